@@ -150,6 +150,8 @@ def test_a_top_p_of_1_leaves_rows_valid_that_were_made_before_there_was_one(micr
     assert set(steps_of(micro)["generations"].settings) == sampling | {"dtype", "bos", "prompt_format"}
     nucleus = micro.model_copy(update={"sweep": micro.sweep.model_copy(update={"top_p": 0.3})})
     assert steps_of(nucleus)["generations"].settings == steps_of(micro)["generations"].settings | {"top_p": 0.3}
+    ablated = micro.model_copy(update={"sweep": micro.sweep.model_copy(update={"edit": "ablation", "factors": ("0", "1")})})
+    assert steps_of(ablated)["generations"].settings == steps_of(micro)["generations"].settings | {"edit": "ablation"}
     plain, p2 = (steps_of(load_experiment(name, ROOT / "config/experiments")) for name in ("tiny-methods", "tiny-methods-p2"))
     for step in ("effects", "generations"):
         assert (plain[step].settings.get("top_p"), p2[step].settings["top_p"]) == (None, 0.3)

@@ -18,7 +18,8 @@ from saesteer.engine.hook_points import hook_point_of
 from saesteer.engine.models import load_language_model
 from saesteer.report.by_words import rated_by_words
 from saesteer.report.candidates import picked_features
-from saesteer.report.recommend import Answer, Question, as_sweep, gist, ordinary_loss, page_of, sentences_of, show, shown
+from saesteer.report.recommend import Answer, Question, as_sweep, gist, ordinary_loss, page_of, show
+from saesteer.report.verdicts import sentences_of, shown
 from saesteer.run import Run
 from saesteer.settings import LocalExamples, SelectionSettings, SettingsError, load_experiment
 from saesteer.settings.load import load_workflow, read_yaml

@@ -1,6 +1,7 @@
 """How hard to steer with a feature has one answer: by hand, and the same wherever it is asked for."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -65,6 +66,9 @@ def test_a_command_says_why_there_is_none(tmp_path: Path) -> None:
     assert recommended_factor(run, layer, feature) == (float(factor), f"recommended: chosen by {chosen_by}")
     with pytest.raises(SettingsError, match="tiny has not steered with feature 0/999, so no factor is recommended: name one"):
         recommended_factor(run, 0, 999)
+    sweep = run.sweep.model_copy(update={"sweep": run.sweep.sweep.model_copy(update={"edit": "projection"})})
+    with pytest.raises(SettingsError, match="edits features by projection .sweep.edit.: its factors are no multiples of a_max"):
+        recommended_factor(replace(run, experiment=sweep), layer, feature)
 
 
 def test_candidates_of_a_recommendation_have_ratings_and_no_tables(tmp_path: Path) -> None:

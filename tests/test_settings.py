@@ -164,6 +164,7 @@ def test_bad_values_are_refused_by_key() -> None:
         ("sweep", "factors", [1, 2], "factor 0 is missing"),
         ("sweep", "factors", [0, 2, 2.0], "given more than once: 2"),
         ("sweep", "factors", [0, -1], "no factor is positive"),
+        ("sweep", "edit", "ablation", "ablation has no strength: its factors are 0"),
         ("output_score", "factor", -1, "a factor here is at least 0, not -1"),
         ("sweep", "factors", [0, "two"], "'two' is no decimal number"),
         ("sweep", "factors", [0, float("inf")], "a number from -10000 to 10000"),

@@ -15,7 +15,16 @@ from small_adapters import a_change, a_lora, a_loreft, left_as_it_was, peft_mode
 from torch import Tensor
 
 from saesteer.core.errors import SettingsError
-from saesteer.engine.interventions import ActivationEdit, Addition, ConditionalAddition, Intervention, Nothing, PromptText
+from saesteer.engine.interventions import (
+    ActivationEdit,
+    Addition,
+    ConditionalAddition,
+    ConditionalClamp,
+    Intervention,
+    Nothing,
+    Projection,
+    PromptText,
+)
 from saesteer.engine.saes import Sae, encode
 from saesteer.engine.steering import check_every_position, steered_model
 
@@ -42,6 +51,18 @@ def codes_set(sae: Sae) -> Callable[[Tensor], Tensor]:
     return change
 
 
+def clamped(residual: Tensor) -> Tensor:
+    """Activations of features 7 and 9 set to 1.5 times -4 and -2 where each is active."""
+    sae = shipped_sae(LAYER)
+    rows = residual.clone().flatten(0, 1)
+    for row in rows:
+        activations = encode(sae, row[None])[0]
+        for feature, value in ((7, -6.0), (9, -3.0)):
+            if activations[feature] > 0:
+                row += (value - activations[feature]) * sae.W_dec[feature]
+    return rows.reshape(residual.shape)
+
+
 def amplified(residual: Tensor) -> Tensor:
     """Each position by its own a_max."""
     a_max = torch.stack([encode(shipped_sae(LAYER), row).max(dim=1).values for row in residual])
@@ -58,11 +79,14 @@ def changed_copy() -> Any:
 
 TOPK = replace(shipped_sae(LAYER), meta=replace(shipped_sae(LAYER).meta, k=12))
 CODES = ActivationEdit(torch.tensor([7, 9]), torch.tensor([4.0, 2.0]))
+CLAMP = ConditionalClamp(torch.tensor([7, 9]), torch.tensor([-4.0, -2.0]))
 CASES: dict[str, tuple[Intervention, Sae, Callable[[], Any]]] = {
     "vector": (Addition(VECTOR, 40.0), shipped_sae(LAYER), lambda: hooked(lambda residual: residual + FACTOR * 40 * VECTOR)),
     "vector by a_max": (Addition(VECTOR, None), shipped_sae(LAYER), lambda: hooked(amplified)),
     "codes": (CODES, shipped_sae(LAYER), lambda: hooked(codes_set(shipped_sae(LAYER)))),
     "codes of a TopK SAE": (CODES, TOPK, lambda: hooked(codes_set(TOPK))),
+    "clamp where active": (CLAMP, shipped_sae(LAYER), lambda: hooked(clamped)),
+    "projection": (Projection(VECTOR), TOPK, lambda: hooked(lambda h: h - FACTOR * (h @ VECTOR)[:, :, None] * VECTOR)),
     "LoRA": (a_lora(shipped_model()), TOPK, lambda: nullcontext(peft_model(shipped_model(), a_lora(shipped_model()), "shipped", FACTOR))),
     "weights": (a_change(shipped_model()), TOPK, lambda: nullcontext(changed_copy())),
 }

@@ -14,9 +14,21 @@ from saesteer.core.counter_rng import streams
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.generations import feature_texts, fit_texts
-from saesteer.engine.interventions import ActivationEdit, Addition, ConditionalAddition, Intervention, Nothing, packed, unpacked
+from saesteer.engine.interventions import (
+    ActivationEdit,
+    Addition,
+    ConditionalAddition,
+    ConditionalClamp,
+    Intervention,
+    Nothing,
+    Projection,
+    kind_of,
+    packed,
+    unpacked,
+)
 from saesteer.engine.models import LanguageModel, final_ids, prompt_token_ids, residual_at
 from saesteer.engine.saes import Sae, encode
+from saesteer.engine.steering import steered_model
 
 LAYER = 1
 GREEDY = Sampling(max_new_tokens=6, temperature=0.0, stop="")
@@ -40,6 +52,9 @@ def _interventions(sae: Sae) -> list[Intervention]:
         ActivationEdit(torch.tensor([11]), torch.tensor([4.0])),
         ConditionalAddition(_unit(4, d), 6.0, _unit(5, d), 0.1, above=True),
         ConditionalAddition(_unit(4, d), 6.0, _unit(5, d), 0.1, above=False),
+        ConditionalClamp(torch.tensor([3, 7]), torch.tensor([-5.0, 2.0])),
+        Projection(_unit(6, d)),
+        Projection(_unit(7, d)),
     ]
 
 
@@ -72,8 +87,12 @@ def _edited(one: Intervention, factor: float, sae: Sae, prompt_length: int) -> C
             if isinstance(one, Addition) and (one.positions == "all" or place >= prompt_length - 1):
                 scale = float(codes.max()) if one.scale is None else one.scale
                 out[0, place] = h + factor * scale * one.vector
-            if isinstance(one, ActivationEdit):
+            if isinstance(one, Projection):
+                out[0, place] = h - factor * float(h @ one.vector) * one.vector
+            if isinstance(one, ActivationEdit | ConditionalClamp):
                 for feature, value in zip(one.features.tolist(), one.values.tolist(), strict=True):
+                    if isinstance(one, ConditionalClamp) and codes[feature] == 0:
+                        continue
                     out[0, place] = out[0, place] + (factor * value - codes[feature]) * sae.W_dec[feature]
         return out
 
@@ -129,11 +148,56 @@ def test_a_condition_is_each_prompts_own() -> None:
     assert below == [plain[place] if one else added[place] for place, one in enumerate([*met, True])]
 
 
-@pytest.mark.parametrize("place", range(1, 9))
+@pytest.mark.parametrize(("edit", "factor"), [("ablation", "1"), ("projection", "0.8")])
+def test_a_sweep_may_ablate_or_project_out_and_its_factor_0_is_the_unsteered_model(edit: str, factor: str) -> None:
+    lm, sae, name = tiny_model("gemma2"), tiny_sae(LAYER), "0" * 16
+    sae = replace(sae, W_dec=sae.W_dec * 3)
+    cells = [{"feature": 11, "factor": of, "prefix_id": name, "sample": 0} for of in ("0", factor)]
+    rows = pl.DataFrame(cells, schema_overrides={"feature": pl.UInt32, "sample": pl.UInt32})
+    made = pl.concat(feature_texts(lm, sae, LAYER, rows, {name: "ba be di do"}, GREEDY, 0, edit=edit)).sort("factor")
+    direction = sae.W_dec[11] / 3
+    one = Projection(direction) if edit == "projection" else ActivationEdit(torch.tensor([11]), torch.tensor([0.0]))
+    prompt = prompt_token_ids(lm, "ba be di do")
+    assert made["token_ids"].to_list() == [_slow(lm, sae, of, float(factor), prompt) for of in (Nothing(), one)]
+    assert made["token_ids"].n_unique() == 2
+
+
+@torch.no_grad()
+def _residual(one: Intervention, factor: float) -> torch.Tensor:
+    """What lies at the hook point under an intervention, of the same three texts."""
+    lm, sae = tiny_model("llama"), tiny_sae(LAYER)
+    ids = torch.randint(3, 90, (3, 9), generator=torch.Generator().manual_seed(1))
+    with steered_model(lm, sae, LAYER, one, factor):
+        return residual_at(lm, ids, LAYER + 1)
+
+
+def test_nothing_is_left_along_a_vector_that_is_projected_out() -> None:
+    """And the rest stays; at half the factor half of it is left."""
+    vector = _unit(6, 32)
+    plain, half, out = (_residual(Projection(vector), factor) for factor in (0.0, 0.5, 1.0))
+    assert (plain @ vector).abs().max() > 0.5
+    assert (out @ vector).abs().max() < 1e-5
+    torch.testing.assert_close(half @ vector, (plain @ vector) / 2, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(out + (plain @ vector)[..., None] * vector, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_a_clamp_leaves_positions_alone_where_the_feature_is_not_active() -> None:
+    """At factor 0 it is ablation: features that are not active have an activation of 0 already."""
+    sae, features, values = tiny_sae(LAYER), torch.tensor([3, 7]), torch.tensor([-5.0, 2.0])
+    plain = _residual(Projection(_unit(6, 32)), 0.0)
+    active = encode(sae, plain.flatten(0, 1))[:, features].reshape(3, 9, 2).any(dim=2)
+    assert 0 < active.sum() < active.numel()
+    changed = (_residual(ConditionalClamp(features, values), 1.0) != plain).any(dim=2)
+    assert torch.equal(changed, active)
+    edits = (kind(features, values) for kind in (ConditionalClamp, ActivationEdit))
+    clamped, ablated = (_residual(edit, 0.0) for edit in edits)
+    torch.testing.assert_close(clamped, ablated, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("place", range(1, 12))
 def test_an_intervention_is_the_same_after_it_was_stored(place: int) -> None:
     one = _interventions(tiny_sae(LAYER))[place]
-    kind = {Addition: "addition", ActivationEdit: "activation_edit", ConditionalAddition: "conditional_addition"}[type(one)]
-    again = unpacked(kind, *packed(one))
+    again = unpacked(kind_of(one), *packed(one))
     assert packed(again) == packed(one)
     assert type(again) is type(one)
 

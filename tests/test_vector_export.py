@@ -22,7 +22,17 @@ from saesteer import cli
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError
 from saesteer.engine.frozen import BlockVector, block_vector, check_constant, median_a_max
-from saesteer.engine.interventions import KINDS, ActivationEdit, Addition, ConditionalAddition, Intervention, Nothing, PromptText
+from saesteer.engine.interventions import (
+    KINDS,
+    ActivationEdit,
+    Addition,
+    ConditionalAddition,
+    ConditionalClamp,
+    Intervention,
+    Nothing,
+    Projection,
+    PromptText,
+)
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import encode
 from saesteer.engine.steering import steered_model
@@ -97,6 +107,8 @@ def test_no_active_feature_is_refused() -> None:
         (PromptText(("a text",)), "puts text before the prompt"),
         (ConditionalAddition(VECTOR, 1.0, VECTOR, 0.1, True), "decides by each prompt whether to add"),
         (ActivationEdit(torch.tensor([1]), torch.tensor([2.0])), "sets .clamps. feature activations"),
+        (ConditionalClamp(torch.tensor([1]), torch.tensor([-2.0])), "where the feature is active, by a different amount"),
+        (Projection(VECTOR), "takes away what each position has along its vector"),
         (a_lora(shipped_model()), "is an adapter .LoRA."),
         (a_loreft(shipped_model()), "is an adapter .LoReFT."),
         (a_change(shipped_model()), "is a fine-tuned model"),

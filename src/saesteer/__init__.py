@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         max_activating_examples,
         output_scores,
         recommend,
+        recommend_less,
         steer,
         top_logit_lens_tokens,
     )
@@ -36,6 +37,7 @@ __all__ = [
     "max_activating_examples",
     "output_scores",
     "recommend",
+    "recommend_less",
     "steer",
     "top_logit_lens_tokens",
 ]

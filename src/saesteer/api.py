@@ -35,6 +35,7 @@ from saesteer.engine.weights import available_device, number_type
 from saesteer.report.recommend import Answer as Answer
 from saesteer.report.recommend import Question
 from saesteer.report.recommend import answer as _answer
+from saesteer.report.recommend import answer_less as _answer_less
 from saesteer.settings.base import canonical_factor
 from saesteer.settings.load import read_workflow
 from saesteer.sources.corpus import tokenised
@@ -197,6 +198,22 @@ def recommend(
     prompting and DiffMean are tried beside the features.
     """
     return _answer(read_workflow(configfile), Question(experiment, concept, n_per_layer, cores, configfile, comparison))
+
+
+def recommend_less(
+    experiment: str,
+    concept: str,
+    *,
+    prompts: Path | None = None,
+    n_per_layer: int = N_PER_LAYER,
+    cores: int = 2,
+    configfile: Path = Path("config/config.yaml"),
+) -> Answer:
+    """Which feature of an experiment to steer away from a concept with, and how hard, as by `saesteer recommend --less`.
+
+    `prompts` is a file of prompts that evoke the concept, one a line; None takes first sentences of the experiment's labelled texts.
+    """
+    return _answer_less(read_workflow(configfile), Question(experiment, concept, n_per_layer, cores, configfile, None, prompts))
 
 
 def _lens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.analysis.halves import split_halves
-from saesteer.analysis.recommended_factor import highest_judged
+from saesteer.analysis.recommended_factor import highest
 from saesteer.core.uncertainty import RATINGS, Interval, difference_interval, mean_interval, of_differences
 from saesteer.settings import IntervalSettings
 
@@ -62,6 +62,8 @@ class Choice:
     """Score minus the unsteered texts'."""
     by_prompt: Mapping[str, float]
     """Held-out score of each prompt."""
+    concept_by_prompt: Mapping[str, float]
+    """Held-out concept rating of each prompt."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,16 @@ class Damage:
     """Of its texts, as a multiple of the unsteered ones'."""
     is_too_much: bool
     """Whether that is not seen to be within the limit."""
+
+
+@dataclass(frozen=True)
+class Fall:
+    """How far the concept rating falls below the unsteered texts', held out, prompt by prompt (analysis.suppression)."""
+
+    of_feature: Estimate
+    of_control: Estimate
+    beyond_control: Estimate
+    """The first minus the second."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,8 @@ class Recommendation:
     """Of each rival: its score minus the feature's, prompt by prompt."""
     rivals_damage: tuple[Damage, ...] = ()
     """Of each rival, once damage is weighed."""
+    fall: Fall | None = None
+    """Where less of the concept is wanted; the one rival is the control then."""
 
 
 def candidates(features: pl.DataFrame, concept: str, n_per_layer: int) -> pl.DataFrame:
@@ -169,7 +183,7 @@ def recommend(concept: str, rated: pl.DataFrame, unsteered: pl.DataFrame, settin
     choices = {kind: best_choice(rated, unsteered, kind, settings) for kind in sorted(set(rated["kind"]))}
     feature = choices.pop(FEATURE, None)
     rivals = sorted((choice for choice in choices.values() if choice), key=lambda choice: -(choice.score.mean or 0.0))
-    behind = tuple(_difference(rival.by_prompt, feature.by_prompt if feature else {}, settings, RATINGS) for rival in rivals)
+    behind = tuple(difference(rival.by_prompt, feature.by_prompt if feature else {}, settings, RATINGS) for rival in rivals)
     return Recommendation(concept, verdict_of(feature), feature, tuple(rivals), behind)
 
 
@@ -181,7 +195,7 @@ def best_choice(rated: pl.DataFrame, unsteered: pl.DataFrame, kind: str, setting
     halves = split_halves(rated["prefix_id"].unique(maintain_order=True))
     half = pl.col("prefix_id").replace_strict(halves, return_dtype=pl.Int64)
     held_out = pl.concat([_at(_best(rows.filter(half != reported)), rows.filter(half == reported)) for reported in (0, 1)])
-    score, concept, fluency = (_by_prompt(held_out, column) for column in ("judge_score", "concept_rating", "fluency_rating"))
+    score, concept, fluency = (by_prompt(held_out, column) for column in ("judge_score", "concept_rating", "fluency_rating"))
     ((_, layer, name, factor),) = _best(rows).rows()
     return Choice(
         kind,
@@ -191,8 +205,9 @@ def best_choice(rated: pl.DataFrame, unsteered: pl.DataFrame, kind: str, setting
         estimated(score.values(), settings, RATINGS),
         estimated(concept.values(), settings, RATINGS),
         estimated(fluency.values(), settings, RATINGS),
-        _above(score, _by_prompt(unsteered, "judge_score"), settings),
+        _above(score, by_prompt(unsteered, "judge_score"), settings),
         score,
+        concept,
     )
 
 
@@ -205,7 +220,7 @@ def _above(score: Mapping[str, float], unsteered: Mapping[str, float], settings:
     return Estimate(float((a - b).mean()), difference_interval(a, b, settings.confidence, RATINGS), len(a))
 
 
-def _difference(
+def difference(
     first: Mapping[str, float], second: Mapping[str, float], settings: IntervalSettings, scale: Interval | None = None
 ) -> Estimate:
     """First minus second over the prompts of both, each of a scale."""
@@ -224,7 +239,7 @@ def estimated(values: Iterable[float], settings: IntervalSettings, scale: Interv
 def perplexity_ratio(choice: Choice, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings) -> Estimate:
     """Perplexity of a choice's texts as a multiple of the unsteered ones': the geometric mean over prompts. Both have mean_nll."""
     steered = rated.filter(kind=choice.kind, layer=choice.layer, name=choice.name, factor=choice.factor)
-    return as_multiple(_difference(_by_prompt(steered, "mean_nll"), _by_prompt(unsteered, "mean_nll"), settings))
+    return as_multiple(difference(by_prompt(steered, "mean_nll"), by_prompt(unsteered, "mean_nll"), settings))
 
 
 def weighed(
@@ -266,13 +281,13 @@ def is_worth_following(choice: Choice) -> bool:
 def _best(rows: pl.DataFrame) -> pl.DataFrame:
     """kind, layer, name, factor of the highest mean score, chosen as every recommended factor is."""
     means = rows.group_by(*_OPTION, "factor").agg(pl.col("judge_score").mean()).sort(_OPTION)
-    return highest_judged(means, ["kind"]).select(*_OPTION, "factor")
+    return highest(means, ["kind"]).select(*_OPTION, "factor")
 
 
 def _at(choice: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
     return rows.join(choice, on=[*_OPTION, "factor"], how="semi")
 
 
-def _by_prompt(rows: pl.DataFrame, column: str) -> dict[str, float]:
+def by_prompt(rows: pl.DataFrame, column: str) -> dict[str, float]:
     known = rows.drop_nulls(column).group_by("prefix_id", maintain_order=True).agg(pl.col(column).cast(pl.Float64).mean())
     return dict(known.iter_rows())

@@ -38,9 +38,13 @@ def factors_by_judge(means: pl.DataFrame) -> pl.DataFrame:
 
 
 def highest_judged(means: pl.DataFrame, of: Sequence[str]) -> pl.DataFrame:
-    """Of each group the row with the highest mean judge score at a positive factor; ties (but for rounding): the smallest factor, then
-    the first row. Groups without a judge score have none."""
-    factor, score = pl.col("factor").cast(pl.Float64), pl.col("judge_score")
-    steered = means.filter(factor > 0).drop_nulls("judge_score")
-    best = steered.filter(score >= score.max().over(of) - TIE).sort(*of, factor, maintain_order=True)
+    """Of each group the row with the highest mean judge score at a positive factor, as `highest`."""
+    return highest(means.filter(pl.col("factor").cast(pl.Float64) > 0), of)
+
+
+def highest(means: pl.DataFrame, of: Sequence[str]) -> pl.DataFrame:
+    """Of each group the row with the highest mean judge score; ties (but for rounding): the factor nearest to 0, what has a word in its
+    place (an ablation) before all factors, then the first row. Groups without a judge score have none."""
+    strength, score = pl.col("factor").cast(pl.Float64, strict=False).abs().fill_null(0.0), pl.col("judge_score")
+    best = means.drop_nulls("judge_score").filter(score >= score.max().over(of) - TIE).sort(*of, strength, maintain_order=True)
     return best.group_by(of, maintain_order=True).first()

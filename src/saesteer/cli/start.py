@@ -27,17 +27,29 @@ def recommend(
     comparison: Annotated[
         str | None, typer.Option(help="A comparison of methods on the same model: prompting and DiffMean are tried beside the features.")
     ] = None,
+    less: Annotated[bool, typer.Option("--less", help="Steer away: which feature gives less of the concept.")] = False,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --less: prompts that evoke the concept, one a line; none: first sentences of the experiment's labelled texts."
+        ),
+    ] = None,
     cores: Annotated[int, typer.Option(min=1, help="Processor cores for what is missing.")] = 2,
     output: Annotated[Path | None, typer.Option(help="Markdown file for the whole answer; none: its gist is printed.")] = None,
     configfile: Configfile = CONFIG,
 ) -> None:
-    """Say which feature to steer with towards a concept, how hard, and whether a prompt or a supervised vector does better."""
+    """Say which feature to steer with towards a concept, how hard, and whether a prompt or a supervised vector does better; or away."""
     from rich.console import Console
 
     from saesteer.core.files import write_text
-    from saesteer.report.recommend import Question, answer, page_of, show
+    from saesteer.report.recommend import Question, answer, answer_less, page_of, show
 
-    answered = answer(workflow_of(configfile), Question(experiment, concept, features, cores, configfile, comparison))
+    if less and comparison:
+        raise SaesteerError("prompting and DiffMean are tried towards more of a concept only: leave out --less or --comparison")
+    if prompts and not less:
+        raise SaesteerError("--prompts names prompts that evoke what there should be less of: add --less, or leave it out")
+    question = Question(experiment, concept, features, cores, configfile, comparison, prompts)
+    answered = (answer_less if less else answer)(workflow_of(configfile), question)
     if output is None:
         show(answered, Console())
     else:

@@ -24,6 +24,8 @@ _NOT_CONSTANT = {
     "prompt_text": "puts text before the prompt",
     "conditional_addition": "decides by each prompt whether to add its vector",
     "activation_edit": "sets (clamps) feature activations, by a different amount at each position",
+    "conditional_clamp": "sets (clamps) feature activations where the feature is active, by a different amount at each position",
+    "projection": "takes away what each position has along its vector, a different amount at each",
     "low_rank_weights": "is an adapter (LoRA), which changes weights",
     "low_rank_subspace": "is an adapter (LoReFT), whose edit depends on the residual",
     "weight_change": "is a fine-tuned model",

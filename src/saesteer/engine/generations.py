@@ -10,7 +10,7 @@ from saesteer.core.counter_rng import hex_keys, streams, text_keys
 from saesteer.core.tables import FEATURE_TEXT, FIT_TEXT, NO_FIT, TEXT_COLUMNS
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts, steered_texts_by_token
-from saesteer.engine.interventions import Addition, Intervention, PromptText, unpacked
+from saesteer.engine.interventions import ActivationEdit, Addition, Intervention, Nothing, Projection, PromptText, unpacked
 from saesteer.engine.models import LanguageModel, check_length, prompt_token_ids
 from saesteer.engine.saes import Sae, check_features
 
@@ -34,15 +34,16 @@ def feature_texts(
     sampling: Sampling,
     seed: int,
     batch: int | None = None,
+    edit: str = "addition",
 ) -> Iterator[pl.DataFrame]:
     """Continue prefixes while steering with single features as P1 (arXiv 2505.20063, section 3) does: `amplify` at the last position of
     every forward, from the last prompt token on, with a_max per row and step. Yields finished tables of up to `batch` rows.
 
     `rows` has feature, factor (decimal string, multiples of a_max), prefix_id (16 hexadecimal digits) and sample; `prefixes` maps prefix_id
     to text, which becomes a prompt in the model's format. The tables have the keys and the columns of a text. Random numbers come from
-    every key.
+    every key. `edit` is the sweep's setting of that name: other than by addition, features are edited at every position.
     """
-    numbered, interventions, prompts = _of_features(lm, sae, layer, rows, prefixes, seed)
+    numbered, interventions, prompts = _of_features(lm, sae, layer, rows, prefixes, seed, edit)
     for texts in steered_texts(lm, sae, layer, numbered.select(_ROW), interventions, prompts, sampling, batch):
         yield _with_keys(numbered, texts, FEATURE_TEXT).with_columns(seconds=pl.lit(None, pl.Float64))
 
@@ -57,7 +58,7 @@ def feature_texts_by_token(
 
 
 def _of_features(
-    lm: LanguageModel, sae: Sae, layer: int, rows: pl.DataFrame, prefixes: Mapping[str, str], seed: int
+    lm: LanguageModel, sae: Sae, layer: int, rows: pl.DataFrame, prefixes: Mapping[str, str], seed: int, edit: str = "addition"
 ) -> tuple[pl.DataFrame, list[Intervention], list[list[int]]]:
     """Rows with what `steered_texts` reads, and the interventions and prompts that they name."""
     features = rows["feature"].unique(maintain_order=True).to_list()
@@ -71,7 +72,12 @@ def _of_features(
         prompt=pl.Series([number_of_prompt[prefix_id] for prefix_id in rows["prefix_id"]], dtype=pl.Int64),
         stream=pl.Series(streams(seed, layer, *keys), dtype=pl.UInt64),
     )
-    return numbered, [feature_addition(sae, feature) for feature in features], list(prompts.values())
+    interventions = [feature_edit(sae, feature, edit) for feature in features]
+    if edit == "ablation":  # which has no strength, so that the unsteered text is under no intervention
+        unsteered = pl.lit(len(features), pl.Int64)
+        numbered = numbered.with_columns(intervention=pl.when(pl.col("factor") == "0").then(unsteered).otherwise("intervention"))
+        interventions.append(Nothing())
+    return numbered, interventions, list(prompts.values())
 
 
 def fit_texts(
@@ -134,6 +140,15 @@ def _prompts(lm: LanguageModel, rows: pl.DataFrame, prefixes: Mapping[str, str])
     if unknown:
         raise ValueError(f"prefix_id {unknown[0]} has no text: the prefixes given are {', '.join(prefixes)}")
     return {name: prompt_token_ids(lm, prefixes[name]) for name in names}
+
+
+def feature_edit(sae: Sae, feature: int, edit: str) -> Intervention:
+    """What the setting `sweep.edit` does with a feature."""
+    if edit == "ablation":
+        return ActivationEdit(torch.tensor([feature]), torch.zeros(1))
+    if edit == "projection":
+        return Projection(torch.nn.functional.normalize(sae.W_dec[feature].float(), dim=0))
+    return feature_addition(sae, feature)
 
 
 def feature_addition(sae: Sae, feature: int) -> Addition:

@@ -54,6 +54,23 @@ class ActivationEdit:
 
 
 @dataclass(frozen=True)
+class ConditionalClamp:
+    """The same at positions where the feature is active, and nothing at others: clamping to a negative value suppresses (arXiv 2410.19278,
+    section 3; 2503.11127). At factor 0 it is the edit itself, for an activation of 0 is one that is not active."""
+
+    features: Int[Tensor, " k"]
+    values: Float[Tensor, " k"]  # activations at factor 1
+
+
+@dataclass(frozen=True)
+class Projection:
+    """`h - factor * (h . v) v` at every position: factor 1 leaves nothing along v (directional ablation, arXiv 2406.11717, section
+    2.4: there in every layer, here at the SAE's hook point alone)."""
+
+    vector: Float[Tensor, " d_model"]  # unit norm
+
+
+@dataclass(frozen=True)
 class LowRankWeights:
     """LoRA: `W + factor * scaling * B @ A` for the output projection of attention in some layers (P4)."""
 
@@ -89,13 +106,26 @@ class PromptText:
     texts: tuple[str, ...]
 
 
-Intervention = Nothing | Addition | ConditionalAddition | ActivationEdit | LowRankWeights | LowRankSubspace | WeightChange | PromptText
+Intervention = (
+    Nothing
+    | Addition
+    | ConditionalAddition
+    | ActivationEdit
+    | ConditionalClamp
+    | Projection
+    | LowRankWeights
+    | LowRankSubspace
+    | WeightChange
+    | PromptText
+)
 
 KINDS: dict[str, type[Intervention]] = {
     "nothing": Nothing,
     "addition": Addition,
     "conditional_addition": ConditionalAddition,
     "activation_edit": ActivationEdit,
+    "conditional_clamp": ConditionalClamp,
+    "projection": Projection,
     "low_rank_weights": LowRankWeights,
     "low_rank_subspace": LowRankSubspace,
     "weight_change": WeightChange,

@@ -21,10 +21,12 @@ from saesteer.engine.interventions import (
     ActivationEdit,
     Addition,
     ConditionalAddition,
+    ConditionalClamp,
     Intervention,
     LowRankSubspace,
     LowRankWeights,
     Nothing,
+    Projection,
     PromptText,
     WeightChange,
     tensors_of,
@@ -79,7 +81,9 @@ def steering_of(
         return _Weights(changed_weights(lm, first, factor))
     if additions := [item for item in interventions if isinstance(item, Addition | ConditionalAddition)]:
         return _additions(additions, which, factor, sae, hook_point)
-    if edits := [item for item in interventions if isinstance(item, ActivationEdit)]:
+    if projections := [item for item in interventions if isinstance(item, Projection)]:
+        return _Projections(hook_point, _rows_of_vectors(projections, which, factor), factor)
+    if edits := [item for item in interventions if isinstance(item, ActivationEdit | ConditionalClamp)]:
         return _activation_edits(edits, which, factor, sae, hook_point)
     if adapters := [item for item in interventions if isinstance(item, LowRankWeights | LowRankSubspace)]:
         every = [tensors_of(adapter) for adapter in adapters]
@@ -126,8 +130,33 @@ def _additions(
 ) -> _Additions:
     scales = [addition.scale for addition in additions if addition.scale is not None]
     scale = torch.tensor(scales, dtype=factor.dtype, device=factor.device)[which] if scales else None
-    vector = torch.stack([addition.vector for addition in additions]).to(factor)[which]
+    vector = _rows_of_vectors(additions, which, factor)
     return _Additions(sae, hook_point, vector, factor, scale, not _only_last(additions[0]))
+
+
+def _rows_of_vectors(
+    of: Sequence[Addition | ConditionalAddition | Projection], which: Tensor, factor: Tensor
+) -> Float[Tensor, "row d_model"]:
+    return torch.stack([one.vector for one in of]).to(factor)[which]
+
+
+@dataclass(frozen=True)
+class _Projections:
+    """`amplify` with the residual's own component along each row's vector, taken away: h - factor * (h . v) v."""
+
+    hook_point: HookPoint
+    vector: Float[Tensor, "row d_model"]
+    factor: Float[Tensor, " row"]
+
+    def take(self, rows: Int[Tensor, " kept"]) -> Steering:
+        return replace(self, vector=self.vector[rows], factor=self.factor[rows])
+
+    def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
+        return steered(lm, self.hook_point, self._projected)
+
+    def _projected(self, value: Float[Tensor, "row seq width"], _read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
+        component = (value.to(self.vector) * self.vector[:, None]).sum(dim=2)
+        return amplify(value, self.vector[:, None], -self.factor[:, None], component)
 
 
 @dataclass(frozen=True)
@@ -143,6 +172,7 @@ class _ActivationEdits:
     decoder: Float[Tensor, "row k d_model"]
     values: Float[Tensor, "row k"]
     present: Float[Tensor, "row k"]  # 0.0 where a row has fewer features than others
+    where_active: bool  # only at positions where the feature is active
 
     def take(self, rows: Int[Tensor, " kept"]) -> Steering:
         tensors = ("features", "encoder", "bias", "threshold", "decoder", "values", "present")
@@ -152,7 +182,10 @@ class _ActivationEdits:
         return steered(lm, self.hook_point, self._edited)
 
     def _edited(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
-        change = (self.values[:, None] - self._activations(read)) * self.present[:, None]  # [row seq k]
+        activations = self._activations(read)  # [row seq k]
+        change = (self.values[:, None] - activations) * self.present[:, None]
+        if self.where_active:
+            change = change * (activations != 0)
         written = change * written_size(self.sae.meta, read)[:, :, None]
         return value + torch.einsum("rsk,rkd->rsd", written, self.decoder).to(value.dtype)
 
@@ -164,7 +197,9 @@ class _ActivationEdits:
         return pre.masked_fill(pre <= self.threshold[:, None], 0)
 
 
-def _activation_edits(edits: Sequence[ActivationEdit], which: Tensor, factor: Tensor, sae: Sae, hook_point: HookPoint) -> _ActivationEdits:
+def _activation_edits(
+    edits: Sequence[ActivationEdit | ConditionalClamp], which: Tensor, factor: Tensor, sae: Sae, hook_point: HookPoint
+) -> _ActivationEdits:
     def stacked(parts: Sequence[Tensor]) -> Tensor:  # [row k], short ones filled with 0
         return nn.utils.rnn.pad_sequence(list(parts), batch_first=True)[which]
 
@@ -172,7 +207,8 @@ def _activation_edits(edits: Sequence[ActivationEdit], which: Tensor, factor: Te
     present = stacked([torch.ones_like(edit.values).to(factor) for edit in edits])
     features = stacked([edit.features.to(factor.device) for edit in edits])
     encoder, bias, threshold, decoder = (part[features].to(factor) for part in (sae.W_enc.T, sae.b_enc, sae.threshold, sae.W_dec))
-    return _ActivationEdits(sae, hook_point, features, encoder, bias, threshold, decoder, values, present)
+    where_active = isinstance(edits[0], ConditionalClamp)
+    return _ActivationEdits(sae, hook_point, features, encoder, bias, threshold, decoder, values, present, where_active)
 
 
 @dataclass(frozen=True)
@@ -216,7 +252,8 @@ def check_every_position(intervention: Intervention) -> None:
     if _only_last(intervention):
         reason = "steers from the prompt's last position on (P1's protocol), and another program's batches do not say where the prompt ends"
     if reason:
-        raise SettingsError(f"this intervention {reason}; vectors, activation edits, LoRA and fine-tuned weights act at every position")
+        able = "vectors, projections, activation edits, LoRA and fine-tuned weights"
+        raise SettingsError(f"this intervention {reason}; {able} act at every position")
 
 
 def steered_model(lm: LanguageModel, sae: Sae, layer: int, intervention: Intervention, factor: float) -> AbstractContextManager[None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.analysis.recommendation import MATCHES, N_SAID, candidates, fired_on
+from saesteer.analysis.suppression import controls
 from saesteer.core.errors import SettingsError
 from saesteer.core.names import did_you_mean
 from saesteer.core.tables import FEATURES, MAX_ACTIVATING_EXAMPLES
@@ -25,8 +26,13 @@ MIN_TEXTS = 8
 """With fewer that have the word its direction is not known."""
 
 
-def picked_features(run: Run, concept: str, n_per_layer: int, configfile: Path) -> pl.DataFrame:
-    """The candidates' FEATURES columns, `match` and `fires_on`; refused where nothing points to the concept."""
+def control_features(run: Run, concept: str, picked: pl.DataFrame, configfile: Path) -> pl.DataFrame:
+    """layer, feature of the control beside the candidates (`controls`)."""
+    return controls(_described(run, concept, configfile), picked, concept)
+
+
+def _described(run: Run, concept: str, configfile: Path) -> pl.DataFrame:
+    """What `candidates` reads of every feature; refused where the scores are not there."""
     path = run.summary_path(FEATURES)
     if not path.exists():
         named = ["--configfile", str(configfile), "--config", f"experiments=[{run.name}]"]
@@ -37,7 +43,12 @@ def picked_features(run: Run, concept: str, n_per_layer: int, configfile: Path) 
     fires = pl.concat(fired_on(run.rows(MAX_ACTIVATING_EXAMPLES, [layer])) for layer in run.layers)
     listed = run.experiment.features
     near = isinstance(listed, ExplainedFeatures) and (listed.query or "").lower() == concept.lower()
-    described = features.join(fires, on=["layer", "feature"], how="left", maintain_order="left").with_columns(near=near)
+    return features.join(fires, on=["layer", "feature"], how="left", maintain_order="left").with_columns(near=near)
+
+
+def picked_features(run: Run, concept: str, n_per_layer: int, configfile: Path) -> pl.DataFrame:
+    """The candidates' FEATURES columns, `match` and `fires_on`; refused where nothing points to the concept."""
+    described = _described(run, concept, configfile)
     picked = candidates(described, concept, n_per_layer)
     if picked["match"].is_in(MATCHES[:N_SAID]).any():
         return picked.join(described, on=["layer", "feature"], how="left", maintain_order="left")
@@ -45,9 +56,9 @@ def picked_features(run: Run, concept: str, n_per_layer: int, configfile: Path) 
         described = described.join(cosines, on=["layer", "feature"], how="left", maintain_order="left")
         picked = candidates(described, concept, n_per_layer)
     if picked.is_empty():
-        labels = sorted(set(features["concept"].drop_nulls()))
+        labels = sorted(set(described["concept"].drop_nulls()))
         raise SettingsError(
-            f"none of the {features.height} features of {run.name} is labelled with, explained by, fires on or promotes"
+            f"none of the {described.height} features of {run.name} is labelled with, explained by, fires on or promotes"
             f" {concept!r}.{did_you_mean(concept, labels)} Labels are {', '.join(labels[:40]) or 'none'}"
         )
     return picked.join(described, on=["layer", "feature"], how="left", maintain_order="left")

@@ -51,10 +51,14 @@ class _NotHere(SaesteerError):
     """A model has to run, which is left to jobs."""
 
 
-def derived_run(source: Run, concept: str, values: Mapping[str, Any], call: Snakemake) -> Run:
-    """The experiment of a concept that is derived from another one, with its texts written and rated."""
+def derived_name(source: Run, purpose: str, concept: str) -> str:
+    """What an experiment is called that is derived from another one for a concept."""
     words = re.sub("[^a-z0-9]+", "-", concept.lower()).strip("-")
-    name = f"{source.name}-recommend-{words}-{text_id(concept)[:4]}"
+    return f"{source.name}-{purpose}-{words}-{text_id(concept)[:4]}"
+
+
+def derived_run(source: Run, name: str, values: Mapping[str, Any], call: Snakemake) -> Run:
+    """The experiment of this name that is derived from another one, with its texts written and rated."""
     write_text(source.workflow.derived_dir / f"{name}.yaml", yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
     run = open_run(name, source.workflow)
     _share_parts(source.data, run.data)

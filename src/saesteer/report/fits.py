@@ -65,6 +65,10 @@ def concept_of(run: Run, layer: int, feature: int) -> str | None:
 def recommended_factor(run: Run, layer: int, feature: int) -> tuple[float, str]:
     """The recommended factor of a feature of a finished sweep, or of the candidates of a recommendation, and what chose it."""
     run.check_layer(layer)
+    if isinstance(run.experiment, Sweep) and run.sweep.sweep.edit != "addition":
+        raise SettingsError(
+            f"{run.name} edits features by {run.sweep.sweep.edit} (sweep.edit): its factors are no multiples of a_max, name one (--factor)"
+        )
     chosen = _recommended(run, layer, feature) if isinstance(run.experiment, Sweep) else None
     if chosen is None or chosen.is_empty():
         raise SettingsError(f"{run.name} has not steered with feature {layer}/{feature}, so no factor is recommended: name one (--factor)")

@@ -6,7 +6,7 @@ The candidates are an experiment of their own (report.derived). Where the experi
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,30 +20,32 @@ from saesteer.analysis.recommendation import (
     FEATURE,
     UNSTEERED,
     Choice,
-    Damage,
     Estimate,
     Recommendation,
     as_multiple,
     estimated,
-    is_worth_following,
     perplexity_ratio,
     recommend,
     weighed,
 )
-from saesteer.analysis.recommended_factor import highest_judged
+from saesteer.analysis.recommended_factor import highest
+from saesteer.analysis.suppression import ABLATED, CONTROL, recommend_less, scored_by_absence
 from saesteer.core.errors import SettingsError
-from saesteer.core.files import text_id
+from saesteer.core.files import text_id, write_text
 from saesteer.core.markdown import escaped, printable, table, words
 from saesteer.core.tables import FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, of_fits
 from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts
-from saesteer.engine.generations import feature_addition
+from saesteer.engine.generations import feature_edit
 from saesteer.engine.models import MIN_ROWS
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.report.by_words import LIMITS, rated_by_words
-from saesteer.report.candidates import picked_features
-from saesteer.report.derived import Snakemake, derived_run
+from saesteer.report.candidates import control_features, picked_features
+from saesteer.report.derived import Snakemake, derived_name, derived_run
+from saesteer.report.evoking import evoking_prompts
+from saesteer.report.verdicts import sentences_of, shown, where_of
 from saesteer.run import Run, open_run
 from saesteer.settings import (
+    IntervalSettings,
     LocalExamples,
     NamedConcepts,
     NoJudge,
@@ -54,7 +56,6 @@ from saesteer.settings import (
     load_experiment,
 )
 from saesteer.settings.methods import N_ORDINARY_TEXTS, ORDINARY_TOKENS
-from saesteer.settings.registry import METHODS
 from saesteer.sources.corpus import read_texts
 
 RIVALS = ("prompting", "diffmean")
@@ -79,6 +80,8 @@ class Question:
     configfile: Path
     comparison: str | None
     """A comparison of methods on the same model, whose settings and labelled texts serve for prompting and a supervised vector."""
+    prompts: Path | None = None
+    """For less of the concept: a file of prompts that evoke it, one a line; None: first sentences of the experiment's labelled texts."""
 
 
 @dataclass(frozen=True)
@@ -99,33 +102,79 @@ class Answer:
     """Whether texts were rated by words (report.by_words), for want of a judge."""
 
     @property
+    def title(self) -> str:
+        """The experiment, and what is wanted."""
+        return f"{self.question.name}: {'' if self.recommendation.fall is None else 'less of '}{self.question.concept}"
+
+    @property
     def score_name(self) -> str:
         """What the scores are called."""
+        if self.recommendation.fall is not None:
+            return "absence score by words" if self.by_words else "absence score"
         return "score by words" if self.by_words else "judge score"
 
 
 def answer(workflow: Workflow, question: Question) -> Answer:
-    """The answer; computes what is missing."""
+    """The answer towards more of the concept; computes what is missing."""
     for name in (question.name, question.comparison):
         if name is not None:
             experiment_name(name)
     source = as_sweep(workflow, question.name)
-    limit = source.sweep.recommendation.damage_limit
     picked = picked_features(source, question.concept, question.n_per_layer, question.configfile)
-    derived = computed(source, of_candidates(question, source.sweep, picked), question)
-    rated = feature_texts(derived)
+    derived = computed(source, "recommend", of_candidates(question, source.sweep, picked), question)
+    rated = feature_texts(derived).filter(pl.col("factor").cast(pl.Float64) >= 0)
     if question.comparison:
         rated = pl.concat([rated, method_texts(workflow, question)])
-    if by_words := isinstance(source.sweep.judge, NoJudge):
-        rated = rated_by_words(rated, question.concept, limit)
+    return _answered(question, derived, picked, _rated(source, question, rated), recommend)
+
+
+def answer_less(workflow: Workflow, question: Question) -> Answer:
+    """The answer towards less of the concept; computes what is missing."""
+    source = as_sweep(workflow, experiment_name(question.name))
+    prompts = evoking_prompts(source, question.concept, question.prompts)
+    picked = picked_features(source, question.concept, question.n_per_layer, question.configfile)
+    control = control_features(source, question.concept, picked, question.configfile)
+    file = workflow.derived_dir / f"{derived_name(source, 'less', question.concept)}.txt"
+    write_text(file, "".join(f"{prompt}\n" for prompt in prompts))
+    positive = sorted((factor for factor in source.sweep.sweep.factors if float(factor) > 0), key=float)
+    below = ["0", *(f"-{factor}" for factor in positive), positive[0]]  # a sweep has a factor above 0
+    features = of_candidates(question, source.sweep, pl.concat([picked.select("layer", "feature"), control]))
+    sweep = {"prefixes": str(file), "published_prefixes": None, "n_prefixes": len(prompts)}
+    added = computed(source, "less", features | {"sweep": sweep | {"factors": below}}, question)
+    ablated = computed(source, "less-ablation", features | {"sweep": sweep | {"factors": ["0", "1"], "edit": "ablation"}}, question)
+    texts = feature_texts(added).filter(pl.col("factor").cast(pl.Float64) <= 0)
+    rated = pl.concat([texts, feature_texts(ablated).filter(factor="1").with_columns(factor=pl.lit(ABLATED))])
+    of_control = control.select(pl.col("layer").cast(pl.Int64), name=pl.col("feature").cast(pl.String), is_control=True)
+    rated = rated.join(of_control, on=["layer", "name"], how="left", maintain_order="left")
+    rated = rated.with_columns(kind=pl.when("is_control").then(pl.lit(CONTROL)).otherwise("kind")).drop("is_control")
+    return _answered(question, added, picked, scored_by_absence(_rated(source, question, rated)), recommend_less)
+
+
+def _rated(source: Run, question: Question, texts: pl.DataFrame) -> pl.DataFrame:
+    """Texts with ratings: the judge's, or by words where the experiment has none."""
+    if isinstance(source.sweep.judge, NoJudge):
+        return rated_by_words(texts, question.concept, source.sweep.recommendation.damage_limit)
+    return texts
+
+
+def _answered(
+    question: Question,
+    derived: Run,
+    picked: pl.DataFrame,
+    rated: pl.DataFrame,
+    recommended_by: Callable[[str, pl.DataFrame, pl.DataFrame, IntervalSettings], Recommendation],
+) -> Answer:
+    """The answer from all texts that were rated, unsteered ones among them."""
+    by_words, settings = isinstance(derived.sweep.judge, NoJudge), derived.sweep.selection
     steered, unsteered = rated.filter(pl.col("factor") != UNSTEERED), rated.filter(factor=UNSTEERED, kind=FEATURE)
-    recommended = recommend(question.concept, steered, unsteered, source.sweep.selection)
+    recommended = recommended_by(question.concept, steered, unsteered, settings)
     if recommended.feature is None:
         return Answer(question, recommended, None, None, picked, rated, by_words)
     choices = (recommended.feature, *recommended.rivals)
-    perplexity, *of_rivals = (perplexity_ratio(choice, steered, unsteered, source.sweep.selection) for choice in choices)
+    perplexity, *of_rivals = (perplexity_ratio(choice, steered, unsteered, settings) for choice in choices)
     loss = ordinary_loss(derived, recommended.feature)
-    recommended = weighed(recommended, [perplexity, None if loss is None else as_multiple(loss)], of_rivals, limit)
+    damage = [perplexity, None if loss is None else as_multiple(loss)]
+    recommended = weighed(recommended, damage, of_rivals, derived.sweep.recommendation.damage_limit)
     return Answer(question, recommended, perplexity, loss, picked, rated, by_words)
 
 
@@ -147,7 +196,8 @@ def ordinary_loss(run: Run, choice: Choice) -> Estimate | None:
         return None
     texts = ordinary_texts(corpus.to_list(), N_ORDINARY_TEXTS, ORDINARY_TOKENS)
     sae = run.sae_with(choice.layer, int(choice.name))
-    rises = loss_rises(run.model(), sae, feature_addition(sae, int(choice.name)), float(choice.factor), texts)
+    edit, factor = ("ablation", 1.0) if choice.factor == ABLATED else ("addition", float(choice.factor))
+    rises = loss_rises(run.model(), sae, feature_edit(sae, int(choice.name), edit), factor, texts)
     return estimated(rises.tolist(), run.experiment.intervals)
 
 
@@ -168,9 +218,9 @@ def of_candidates(question: Question, experiment: Sweep, picked: pl.DataFrame) -
     }
 
 
-def computed(source: Run, values: dict[str, Any], question: Question) -> Run:
+def computed(source: Run, purpose: str, values: dict[str, Any], question: Question) -> Run:
     """The experiment of the question's concept that is derived from another one, with its texts written and rated."""
-    return derived_run(source, question.concept, values, Snakemake(question.cores, question.configfile))
+    return derived_run(source, derived_name(source, purpose, question.concept), values, Snakemake(question.cores, question.configfile))
 
 
 def feature_texts(run: Run) -> pl.DataFrame:
@@ -187,7 +237,7 @@ def method_texts(workflow: Workflow, question: Question) -> pl.DataFrame:
     field = "topics" if settings.concepts.kind == "topics" else "names"
     other = next(name for name in settings.concepts.names if name != question.concept)
     methods = {"methods": ["unsteered", *RIVALS], "concepts": {field: [question.concept, other]}, "words": {}}
-    run = computed(comparison, {"extends": question.comparison, "methods": methods}, question)
+    run = computed(comparison, "recommend", {"extends": question.comparison, "methods": methods}, question)
     rows = (of_fits(rated_texts(run)), run.rows(FITS).cast({"layer": pl.Int64}))
     texts, fits = (at_every_layer(table, run.experiment.layers) for table in rows)
     joined = texts.join(fits.select(*FITS.keys, "n_texts"), on=FITS.keys, maintain_order="left")
@@ -208,52 +258,6 @@ def rated_texts(run: Run) -> pl.DataFrame:
     return ordered.with_columns(prompt=pl.col("prefix_id").replace_strict(dict(prompts)), layer=pl.col("layer").cast(pl.Int64))
 
 
-def sentences_of(recommendation: Recommendation, score_name: str = "judge score") -> list[str]:
-    """The verdict in words: on the best feature, then on each rival."""
-    best, concept, n = recommendation.feature, recommendation.concept, len(recommendation.rivals)
-    of_rivals = zip(recommendation.rivals, recommendation.behind, recommendation.rivals_damage or [None] * n, strict=True)
-    rivals = [_rival(*of_rival, best, score_name) for of_rival in of_rivals]
-    if best is None:
-        return [f"No text of a candidate for {concept!r} could be rated.", *rivals]
-    where = f"feature {best.layer}/{best.name} at factor {best.factor}"
-    score = f"{score_name} {shown(best.score)} of 2, {shown(best.above_unsteered, signed=True)} above unsteered"
-    if recommendation.verdict == "use":
-        return [f"Use {where}: {score}.", *rivals]
-    if recommendation.verdict == "harmful":
-        damage = "its damage (below) is above recommendation.damage_limit: try a smaller factor"
-        return [f"Do not use {where}: it steers towards {concept!r}, {score}, but {damage}.", *rivals]
-    if recommendation.verdict == "weak":
-        return [f"The best candidate, {where}, steers weakly towards {concept!r}: {score}.", *rivals]
-    return [f"No candidate is seen to steer towards {concept!r}: the best is {where}, {score}.", *rivals]
-
-
-def _rival(rival: Choice, behind: Estimate, damage: Damage | None, best: Choice | None, score_name: str) -> str:
-    has_layer = any(row.key == rival.kind and row.has_layer for row in METHODS)
-    where = f"layer {rival.layer}, factor {rival.factor}" if has_layer else f"factor {rival.factor}"
-    scored = f"{rival.name} at {where}: {score_name} {shown(rival.score)}"
-    if best is None or behind.interval is None:
-        return f"{scored}."
-    low, high = behind.interval
-    against = "better than" if low > 0 else "worse than" if high < 0 else "as good as"
-    unsure = "" if low > 0 or high < 0 else ", as far as is seen"
-    is_better = low > 0 and is_worth_following(rival)
-    advice = ", but its damage is above recommendation.damage_limit" if damage and damage.is_too_much else ": use it instead"
-    instead = advice if is_better else ""
-    broken = (
-        "" if damage is None else f"; perplexity of its texts {shown(damage.perplexity)} × unsteered, loss on ordinary text not measured"
-    )
-    return f"{scored}{broken}; {against} the feature{unsure} ({shown(behind, signed=True)}){instead}."
-
-
-def shown(estimate: Estimate | None, signed: bool = False) -> str:
-    """mean [low, high], n."""
-    if estimate is None or estimate.mean is None or estimate.interval is None:
-        return "unknown"
-    sign = "+" if signed else ""
-    low, high = estimate.interval
-    return f"{estimate.mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}] (n = {estimate.n})"
-
-
 def verdict_lines(answered: Answer) -> list[str]:
     """The verdict in words, and who rated."""
     return [*sentences_of(answered.recommendation, answered.score_name), *([LIMITS] if answered.by_words else [])]
@@ -261,8 +265,8 @@ def verdict_lines(answered: Answer) -> list[str]:
 
 def page_of(answered: Answer) -> str:
     """The answer as Markdown: verdict, what it does and what it breaks, candidates, and texts."""
-    question, best = answered.question, answered.recommendation.feature
-    parts = [f"# {question.name}: {escaped(question.concept)}\n", *(f"- {line}" for line in verdict_lines(answered))]
+    best = answered.recommendation.feature
+    parts = [f"# {escaped(answered.title)}\n", *(f"- {line}" for line in verdict_lines(answered))]
     if best is not None:
         measured = [
             (f"{answered.score_name}, 0 to 2, held out", shown(best.score)),
@@ -271,11 +275,11 @@ def page_of(answered: Answer) -> str:
             ("perplexity of its texts, × unsteered", shown(answered.perplexity)),
             ("loss on ordinary text, nats a token more", shown(answered.ordinary_loss, signed=True)),
         ]
-        parts += ["", f"## Feature {best.layer}/{best.name} at factor {best.factor}\n", table(["measured", "mean [95 %]"], measured)]
+        parts += ["", f"## Feature {where_of(best)}\n", table(["measured", "mean [95 %]"], measured)]
     cells = ([escaped(cell) for cell in row] for row in _candidate_cells(answered.candidates, answered.texts))
     parts += ["", "## Candidates\n", table(_CANDIDATE_COLUMNS, cells)]
     if best is not None:
-        parts += ["", f"## Texts at factor {best.factor}, and unsteered\n"]
+        parts += ["", f"## Texts of feature {where_of(best)}, and unsteered\n"]
         rows = _text_cells(_pairs(answered.texts, best).head(N_TEXTS))
         parts.append(table(["prompt", "unsteered", "steered", answered.score_name], rows))
     return "\n".join(parts) + "\n"
@@ -299,7 +303,7 @@ def show(answered: Answer, console: Console) -> None:
 def gist(answered: Answer) -> list[str]:
     """The answer in ten lines at most, and one where texts were rated by words."""
     question, best = answered.question, answered.recommendation.feature
-    lines = [f"{question.name}: {question.concept}", *verdict_lines(answered)]
+    lines = [answered.title, *verdict_lines(answered)]
     if best is None:
         return lines
     lines += [
@@ -310,15 +314,15 @@ def gist(answered: Answer) -> list[str]:
     for pair in _pairs(answered.texts, best).head(1).iter_rows(named=True):
         what = f"{question.name} {best.layer}/{best.name} {shlex.quote(pair['prompt'])} --factor {best.factor}"
         lines += [f"{kind}: {pair['prompt']}{pair[column] or ''}" for kind, column in (("Unsteered", "unsteered"), ("Steered", "text"))]
-        lines.append(f"Try it: saesteer steer {what}")
+        lines += [] if best.factor == ABLATED else [f"Try it: saesteer steer {what}"]
     return lines
 
 
 def _candidate_cells(picked: pl.DataFrame, rated: pl.DataFrame) -> list[list[str]]:
     """A row a candidate, the best first; its best mean is over the prompts that chose its factor, and so too high."""
     cells = []
-    means = rated.filter(kind=FEATURE).group_by("layer", "name", "factor").agg(pl.col("judge_score").mean())
-    bests = highest_judged(means, ["layer", "name"])
+    means = rated.filter(pl.col("factor") != UNSTEERED, kind=FEATURE).group_by("layer", "name", "factor").agg(pl.col("judge_score").mean())
+    bests = highest(means, ["layer", "name"])
     for row in picked.iter_rows(named=True):
         best = bests.filter(layer=row["layer"], name=str(row["feature"])).rows(named=True)
         fires_on = row["concept"] or row["explanation"] or row["fires_on"] or "unclear"

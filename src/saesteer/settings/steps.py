@@ -45,6 +45,9 @@ class SamplingSettings(Settings):
 class SweepSettings(SamplingSettings):
     factors: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)]
     """Steering factors in multiples of a_max; 0 (unsteered) is needed for perplexity limits. The rules choose among those above 0."""
+    edit: Literal["addition", "ablation", "projection"] = "addition"
+    """addition: factor times a_max times the feature's decoder direction is added (P1). ablation: the feature's activation is 0 at every
+    position; its factors are 0 and 1. projection: factor times what each position has along that direction is taken away."""
     prefixes: Path | None = None
     """Text file with one neutral prefix (for a model that answers: one instruction) a line."""
     published_prefixes: str | None = None
@@ -58,6 +61,12 @@ class SweepSettings(SamplingSettings):
     def _one_source(self) -> "SweepSettings":
         if (self.prefixes is None) == (self.published_prefixes is None):
             raise ValueError("give either prefixes (a file) or published_prefixes (a key), and null for the other")
+        return self
+
+    @model_validator(mode="after")
+    def _ablation_has_no_strength(self) -> "SweepSettings":
+        if self.edit == "ablation" and set(self.factors) != {"0", "1"}:
+            raise ValueError("edit: ablation has no strength: its factors are 0 (unsteered) and 1 (ablated)")
         return self
 
     @field_validator("factors")

@@ -7,7 +7,7 @@ import polars as pl
 
 from saesteer.core.tables import FITS, GENERATIONS, as_generations, of_features, of_fits
 from saesteer.run import Run
-from saesteer.settings import Comparison, Experiment, Scores
+from saesteer.settings import Comparison, Experiment, Scores, Sweep
 from saesteer.steps import keys
 from saesteer.steps.step import Step, by_layer, layers_of, model_values, sampling_values
 
@@ -23,6 +23,8 @@ def step(experiment: Experiment) -> Step | None:
     of_fits = isinstance(experiment, Comparison)
     included = SAMPLING | {"sae_features"} if of_fits else SAMPLING
     settings = {**sampling_values(experiment.sampling, include=included), **model_values(experiment)}
+    if isinstance(experiment, Sweep) and experiment.sweep.edit != "addition":
+        settings["edit"] = experiment.sweep.edit
     inputs, modules = ("model", "saes", *(["fits"] if of_fits else [])), ("engine.generations",)
     texts = keys.texts_of(experiment)
     return Step(GENERATIONS, texts, settings, inputs, modules, compute, runs_model=True, unit="text", tokens="n_tokens")
@@ -38,7 +40,7 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
             fits = run.rows(FITS, [layer], ["kind", "tensors", "values"])
             frames = fit_texts(lm, run.sae(layer), layer, of_fits(rows), fits, *how, experiment.methods.sae_features)
         else:
-            frames = feature_texts(lm, run.sae(layer), layer, of_features(rows), *how)
+            frames = feature_texts(lm, run.sae(layer), layer, of_features(rows), *how, edit=run.sweep.sweep.edit)
         yield from map(as_generations, frames)
 
 

@@ -1,0 +1,54 @@
+"""Prompts that evoke a concept, for steering away from it."""
+
+import re
+from pathlib import Path
+
+import polars as pl
+
+from saesteer.analysis.concepts import NO_TOPIC
+from saesteer.core.errors import SettingsError
+from saesteer.core.names import check_known
+from saesteer.run import Run
+from saesteer.settings import TopicConcepts
+from saesteer.sources.encoding import text_of
+from saesteer.sources.prefixes import read_prefixes
+
+_SENTENCE = re.compile(r".*?[.!?](?=\s)", re.DOTALL)
+_N_TOKENS = 8
+"""The first tokens of a text, of which at least half have to be of the concept, and none of another one."""
+
+
+def evoking_prompts(run: Run, concept: str, file: Path | None) -> list[str]:
+    """The lines of a file, or the first sentences of as many of the experiment's texts that are about the concept by their labels as
+    the experiment has prompts."""
+    if file is not None:
+        if not file.is_file():
+            raise SettingsError(f"there is no file {file}: name one with prompts that evoke {concept!r}, one a line")
+        prompts = list(read_prefixes(file, len(text_of(file).splitlines())).values())
+        if len(prompts) < 2:
+            raise SettingsError(f"{file} has {len(prompts)} prompts: 2 at least are needed, to choose on one half and report on the other")
+        return prompts
+    if not isinstance(run.experiment.concepts, TopicConcepts):
+        raise SettingsError(
+            f"the texts of {run.name} have no labels: name a file of prompts that evoke {concept!r}, one a line (--prompts)"
+        )
+    topics, n_prompts = run.topics(), run.sweep.sweep.n_prefixes
+    check_known("topic", concept, topics)
+    texts = pl.read_parquet(run.file("texts"), columns=["text", "token_topics"])
+    prompts = beginnings(texts, topics.index(concept))[:n_prompts]
+    if len(prompts) < n_prompts:
+        raise SettingsError(
+            f"{len(prompts)} texts of {run.name} begin with {concept!r}, but sweep.n_prefixes is {n_prompts}: lower it, or name a file of"
+            " prompts (--prompts)"
+        )
+    return prompts
+
+
+def beginnings(texts: pl.DataFrame, topic: int) -> list[str]:
+    """The distinct first sentences of texts that begin with a topic and go on, in their order. texts: text, token_topics (numbers of topics,
+    or NO_TOPIC)."""
+    begin = pl.col("token_topics").list.head(_N_TOKENS)
+    of_topic, unlabelled = (begin.list.count_matches(number) for number in (topic, NO_TOPIC))
+    about = texts.filter(of_topic >= _N_TOKENS // 2, of_topic + unlabelled == begin.list.len())
+    sentences = (_SENTENCE.match(text) for text in about["text"])
+    return list(dict.fromkeys(" ".join(sentence[0].split()) for sentence in sentences if sentence))

@@ -1,0 +1,129 @@
+"""Which feature gives less of a concept, by hand-made ratings; and the prompts that evoke it."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from test_recommendation import PROMPTS, SETTINGS, WORKFLOW
+
+from saesteer.analysis.recommendation import FEATURE, Estimate, weighed
+from saesteer.analysis.suppression import ABLATED, CONTROL, controls, recommend_less, scored_by_absence
+from saesteer.core.errors import SettingsError
+from saesteer.core.uncertainty import Interval
+from saesteer.report.evoking import beginnings, evoking_prompts
+from saesteer.report.recommend import as_sweep
+from saesteer.report.verdicts import sentences_of
+
+
+def ratings(kind: str, name: str, factor: str, concept: list[float], fluency: float = 2.0) -> pl.DataFrame:
+    columns = {"kind": kind, "layer": 3, "name": name, "factor": factor, "prefix_id": PROMPTS, "concept_rating": concept}
+    return scored_by_absence(pl.DataFrame(columns, strict=False).with_columns(fluency_rating=pl.lit(fluency)))
+
+
+BEFORE = ratings(FEATURE, "7", "0", [2.0, 1.6] * 4)
+
+
+def test_a_text_scores_for_less_where_it_is_fluent_and_not_about_the_concept():
+    """By hand: the harmonic mean of 2 - concept and fluency; a missing rating stays missing."""
+    rated = pl.DataFrame(
+        {"concept_rating": [0, 1, 2, 0, None], "fluency_rating": [2, 2, 2, 0, 2]}, schema_overrides={"concept_rating": pl.UInt8}
+    )
+    assert scored_by_absence(rated)["judge_score"].to_list() == pytest.approx([2.0, 4 / 3, 0.0, 0.0, None])
+
+
+def test_feature_and_factor_are_chosen_on_the_other_half_and_the_fall_is_of_the_concept():
+    """By hand: on even prompts -4 is better, on odd ones ablation; each reports where it was not chosen. The unsteered rating is 1.8."""
+    rated = [ratings(FEATURE, "7", "-4", [0.0, 1.0] * 4), ratings(FEATURE, "7", ABLATED, [0.8, 0.4] * 4)]
+    result = recommend_less("sea", pl.concat([*rated, ratings(CONTROL, "8", "-4", [2.0, 1.6] * 4)]), BEFORE, SETTINGS)
+    assert result.feature is not None
+    assert result.fall is not None
+    assert (result.feature.name, result.feature.factor) == ("7", "-4")
+    assert result.feature.concept_by_prompt == {prompt: 0.8 if number % 2 == 0 else 1.0 for number, prompt in enumerate(PROMPTS)}
+    assert result.fall.of_feature.mean == pytest.approx(1.8 - 0.9)
+    assert result.fall.of_control.mean == pytest.approx(0.0)
+    assert result.fall.beyond_control.mean == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("of_feature", "of_control", "verdict", "said"),
+    [
+        ([0.2, 0.0], [2.0, 1.6], "use", "Use feature 3/7 at factor -2 for less of 'sea': the concept rating falls by 1.70 ["),
+        ([0.2, 0.0], [0.3, 0.1], "weak", "The best candidate for less of 'sea' is feature 3/7 at factor -2"),
+        ([1.7, 1.9], [2.0, 1.6], "none", "No candidate is seen to give less of 'sea'"),
+    ],
+)
+def test_the_verdict_asks_for_a_fall_beyond_the_controls(of_feature: list[float], of_control: list[float], verdict: str, said: str):
+    rated = pl.concat([ratings(FEATURE, "7", "-2", of_feature * 4), ratings(CONTROL, "8", "-2", of_control * 4)])
+    result = recommend_less("sea", rated, BEFORE, SETTINGS)
+    first, control = sentences_of(result)
+    assert (result.verdict, first.startswith(said)) == (verdict, True)
+    assert control.startswith(
+        "Control, the best of features that nothing links to it, chosen alike (3/8 at factor -2): the concept rating falls"
+    )
+
+
+def test_without_a_control_nothing_is_to_be_used_and_damage_counts_as_for_more():
+    rated = ratings(FEATURE, "7", ABLATED, [0.2, 0.0] * 4)
+    alone = recommend_less("sea", rated, BEFORE, SETTINGS)
+    assert (alone.verdict, sentences_of(alone)[1]) == ("weak", "Control: no other feature is there to compare with.")
+    both = recommend_less("sea", pl.concat([rated, ratings(CONTROL, "8", "-2", [2.0, 1.6] * 4)]), BEFORE, SETTINGS)
+    broken = weighed(both, [Estimate(9.0, Interval(8.0, 10.0), 8)], [], 4.0)
+    assert broken.verdict == "harmful"
+    assert sentences_of(broken)[0].startswith("Do not use feature 3/7 ablated for less of 'sea'")
+
+
+def test_broken_texts_are_not_chosen_and_ties_go_to_ablation_then_to_the_factor_nearest_to_0():
+    broken, same = ratings(FEATURE, "7", "-20", [0.0] * 8, fluency=0.0), [0.2, 0.0] * 4
+    factors = ["-10", "-4", "-2"]
+    rated = pl.concat([broken, *(ratings(FEATURE, "7", factor, same) for factor in factors)])
+    chosen = [
+        recommend_less("sea", of, BEFORE, SETTINGS).feature for of in (rated, pl.concat([rated, ratings(FEATURE, "7", ABLATED, same)]))
+    ]
+    assert [choice and choice.factor for choice in chosen] == ["-2", ABLATED]
+
+
+def test_controls_are_of_the_layer_of_like_max_activation_and_match_nothing():
+    """By hand: feature 4 would be nearest but fires on the word; each control is taken once."""
+    columns: dict[str, Any] = {
+        "layer": [3, 3, 3, 3, 3, 6, 6],
+        "feature": [1, 2, 3, 4, 5, 1, 2],
+        "concept": ["sea", "sea", None, None, "tea", "sea", None],
+        "explanation": None,
+        "top_logit_lens_tokens": [["▁a"]] * 7,
+        "max_activation": [5.0, 4.0, 4.8, 5.0, 9.0, 2.0, None],
+        "fires_on": [None, None, None, "sea", None, None, None],
+        "near": False,
+    }
+    features = pl.DataFrame(columns, schema_overrides={"explanation": pl.String})
+    picked = features.filter(concept="sea").select("layer", "feature", "max_activation")
+    assert controls(features, picked, "sea").rows() == [(3, 3), (3, 5)]
+
+
+def test_prompts_are_beginnings_of_texts_that_begin_with_the_topic():
+    """By hand: half of the first eight tokens, none of another topic; told once, and without an end there is nothing to go on from."""
+    texts = {
+        "a ship sailed. it sank.": [255, 1, 1, 1, 1, 255, 255, 255, 1],
+        "a ship sailed. we saw it.": [255, 1, 1, 1, 1, 255, 255, 255, 1],
+        "it is said that he sailed. it sank.": [255, 255, 255, 255, 255, 1, 1, 1, 1],
+        "a judge sailed to the court. it sank.": [255, 2, 1, 1, 1, 1, 1, 1],
+        "is it 3.5 miles?\nthe waves": [1, 1, 1, 1],
+        "the waves.": [1, 1, 1, 1],
+    }
+    frame = pl.DataFrame({"text": list(texts), "token_topics": list(texts.values())})
+    assert beginnings(frame, 1) == ["a ship sailed.", "is it 3.5 miles?"]
+
+
+def test_prompts_of_ones_own_are_a_files_lines(tmp_path: Path):
+    tiny = as_sweep(WORKFLOW, "tiny")
+    file = tmp_path / "prompts.txt"
+    file.write_text("The ship\nThe waves\n")
+    assert evoking_prompts(tiny, "anything", file) == ["The ship", "The waves"]
+    assert len(evoking_prompts(tiny, "sea", None)) == tiny.sweep.sweep.n_prefixes
+    with pytest.raises(SettingsError, match="there is no topic 'seas' here. Did you mean 'sea'"):
+        evoking_prompts(tiny, "seas", None)
+    file.write_text("The ship\n")
+    with pytest.raises(SettingsError, match="has 1 prompts: 2 at least are needed"):
+        evoking_prompts(tiny, "sea", file)
+    with pytest.raises(SettingsError, match="there is no file"):
+        evoking_prompts(tiny, "sea", tmp_path / "none.txt")
