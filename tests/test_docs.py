@@ -30,7 +30,7 @@ FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RESULTS = ["README.md", *(f"docs/{page}.md" for page in ("findings", "open-questions", "books", "methods"))]
 """Pages whose words say what was measured."""
 OF_EARLIER_JUDGE = (
-    *(f"docs/{name}" for name in ("methods/earlier-judge", "kinds", "books/kinds", "books/methods", "books/persistence")),
+    *(f"docs/{name}" for name in ("methods/earlier-judge", "kinds", "books/kinds", "books/persistence", "effects/methods")),
     *(f"docs/open-questions/{name}" for name in EARLIER_JUDGE),
 )
 """Where tables of scores from before docs/audit.md's change of the judges lie."""
