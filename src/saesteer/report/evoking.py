@@ -45,8 +45,8 @@ def evoking_prompts(run: Run, concept: str, file: Path | None) -> list[str]:
 
 
 def beginnings(texts: pl.DataFrame, topic: int) -> list[str]:
-    """The distinct first sentences of texts that begin with a topic and go on, in their order. texts: text, token_topics (numbers of topics,
-    or NO_TOPIC)."""
+    """The distinct first sentences of texts that begin with a topic and go on, in their order. texts: text, token_topics (numbers of
+    topics, or NO_TOPIC)."""
     begin = pl.col("token_topics").list.head(_N_TOKENS)
     of_topic, unlabelled = (begin.list.count_matches(number) for number in (topic, NO_TOPIC))
     about = texts.filter(of_topic >= _N_TOKENS // 2, of_topic + unlabelled == begin.list.len())
