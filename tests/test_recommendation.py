@@ -51,11 +51,21 @@ def test_feature_and_factor_are_chosen_on_the_other_half():
     assert chosen.above_unsteered.mean == pytest.approx(0.5 - 0.125)
 
 
-@pytest.mark.parametrize(("score", "verdict"), [(1.7, "use"), (1.04, "weak"), (0.75, "weak"), (0.1, "none")])
-def test_the_verdict_goes_by_the_intervals_of_the_score_and_of_its_difference_to_unsteered(score: float, verdict: str):
-    """A mean of 1.04 is above 1, its interval is not."""
+@pytest.mark.parametrize(
+    ("score", "verdict", "words"),
+    [
+        (1.7, "use", "Use feature 3/7"),
+        (1.04, "weak", "steers towards 'sea', but there are too few prompts to show that its score is 1 or more"),
+        (0.75, "weak", "steers weakly towards 'sea'"),
+        (0.1, "none", "No candidate is seen to steer"),
+    ],
+)
+def test_the_verdict_goes_by_the_intervals_of_the_score_and_of_its_difference_to_unsteered(score: float, verdict: str, words: str):
+    """A mean of 1.04 is above 1, its interval is not; that of .75 ends below 1."""
     rated = ratings("feature", 3, "7", "1", [score * 1.1, score * 0.9] * 4)
-    assert recommend("sea", rated, unsteered(), SETTINGS).verdict == verdict
+    result = recommend("sea", rated, unsteered(), SETTINGS)
+    assert result.verdict == verdict
+    assert words in sentences_of(result)[0]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A recommendation in words: on the feature, and on each rival or the control."""
 
-from saesteer.analysis.recommendation import Choice, Damage, Estimate, Fall, Recommendation, is_worth_following
+from saesteer.analysis.recommendation import STEERS, Choice, Damage, Estimate, Fall, Recommendation, is_worth_following
 from saesteer.analysis.suppression import ABLATED
 from saesteer.settings.registry import METHODS
 
@@ -22,8 +22,16 @@ def sentences_of(recommendation: Recommendation, score_name: str = "judge score"
         damage = "its damage (below) is above recommendation.damage_limit: try a smaller factor"
         return [f"Do not use {where}: it steers towards {concept!r}, {score}, but {damage}.", *rivals]
     if recommendation.verdict == "weak":
-        return [f"The best candidate, {where}, steers weakly towards {concept!r}: {score}.", *rivals]
+        return [f"The best candidate, {where}, {_how_well(best, concept)}: {score}.", *rivals]
     return [f"No candidate is seen to steer towards {concept!r}: the best is {where}, {score}.", *rivals]
+
+
+def _how_well(best: Choice, concept: str) -> str:
+    """That a feature whose score is not shown to be STEERS or more has a lower one, or that too few prompts leave it open."""
+    interval = best.score.interval
+    if interval is not None and interval.high < STEERS:
+        return f"steers weakly towards {concept!r}"
+    return f"steers towards {concept!r}, but there are too few prompts to show that its score is {STEERS:g} or more"
 
 
 def _of_less(recommendation: Recommendation, fall: Fall) -> list[str]:
