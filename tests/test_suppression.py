@@ -35,14 +35,18 @@ def test_a_text_scores_for_less_where_it_is_fluent_and_not_about_the_concept():
 def test_feature_and_factor_are_chosen_on_the_other_half_and_the_fall_is_of_the_concept():
     """By hand: on even prompts -4 is better, on odd ones ablation; each reports where it was not chosen. The unsteered rating is 1.8."""
     rated = [ratings(FEATURE, "7", "-4", [0.0, 1.0] * 4), ratings(FEATURE, "7", ABLATED, [0.8, 0.4] * 4)]
-    result = recommend_less("sea", pl.concat([*rated, ratings(CONTROL, "8", "-4", [2.0, 1.6] * 4)]), BEFORE, SETTINGS)
+    # The control is at what was chosen for each half: ablated on even prompts, at -4 on odd ones; two features of the layer, their mean.
+    control = [ratings(CONTROL, "8", ABLATED, [1.9, 0.0] * 4), ratings(CONTROL, "9", "-4", [0.0, 1.5] * 4)]
+    control += [ratings(CONTROL, "9", ABLATED, [2.0, 0.0] * 4), ratings(CONTROL, "8", "-8", [0.0] * 8)]
+    control.append(ratings(CONTROL, "8", "-4", [0.0] * 8).with_columns(layer=pl.lit(6)))
+    result = recommend_less("sea", pl.concat([*rated, *control], how="vertical_relaxed"), BEFORE, SETTINGS)
     assert result.feature is not None
     assert result.fall is not None
     assert (result.feature.name, result.feature.factor) == ("7", "-4")
     assert result.feature.concept_by_prompt == {prompt: 0.8 if number % 2 == 0 else 1.0 for number, prompt in enumerate(PROMPTS)}
     assert result.fall.of_feature.mean == pytest.approx(1.8 - 0.9)
-    assert result.fall.of_control.mean == pytest.approx(0.0)
-    assert result.fall.beyond_control.mean == pytest.approx(0.9)
+    assert result.fall.of_control.mean == pytest.approx(1.8 - (1.95 + 1.5) / 2)
+    assert result.fall.beyond_control.mean == pytest.approx((1.95 + 1.5) / 2 - 0.9)
 
 
 @pytest.mark.parametrize(
@@ -58,16 +62,14 @@ def test_the_verdict_asks_for_a_fall_beyond_the_controls(of_feature: list[float]
     result = recommend_less("sea", rated, BEFORE, SETTINGS)
     first, control = sentences_of(result)
     assert (result.verdict, first.startswith(said)) == (verdict, True)
-    assert control.startswith(
-        "Control, the best of features that nothing links to it, chosen alike (3/8 at factor -2): the concept rating falls"
-    )
+    assert control.startswith("Control, features of the layer that nothing links to it, at the same factor: it falls by ")
 
 
 def test_without_a_control_nothing_is_to_be_used_and_damage_counts_as_for_more():
     rated = ratings(FEATURE, "7", ABLATED, [0.2, 0.0] * 4)
     alone = recommend_less("sea", rated, BEFORE, SETTINGS)
-    assert (alone.verdict, sentences_of(alone)[1]) == ("weak", "Control: no other feature is there to compare with.")
-    both = recommend_less("sea", pl.concat([rated, ratings(CONTROL, "8", "-2", [2.0, 1.6] * 4)]), BEFORE, SETTINGS)
+    assert (alone.verdict, sentences_of(alone)[1].endswith("it falls by unknown.")) == ("weak", True)
+    both = recommend_less("sea", pl.concat([rated, ratings(CONTROL, "8", ABLATED, [2.0, 1.6] * 4)]), BEFORE, SETTINGS)
     broken = weighed(both, [Estimate(9.0, Interval(8.0, 10.0), 8)], [], 4.0)
     assert broken.verdict == "harmful"
     assert sentences_of(broken)[0].startswith("Do not use feature 3/7 ablated for less of 'sea'")

@@ -6,7 +6,7 @@ chosen by the judge's mean score: on one half of the prompts for the scores repo
 what is recommended. So the scores are those of the procedure, and owe nothing to the choice.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import exp
 from typing import Literal
@@ -82,6 +82,7 @@ class Fall:
 
     of_feature: Estimate
     of_control: Estimate
+    """With features of the layer that nothing links to the concept, at the same factor."""
     beyond_control: Estimate
     """The first minus the second."""
 
@@ -100,7 +101,7 @@ class Recommendation:
     rivals_damage: tuple[Damage, ...] = ()
     """Of each rival, once damage is weighed."""
     fall: Fall | None = None
-    """Where less of the concept is wanted; the one rival is the control then."""
+    """Where less of the concept is wanted."""
 
 
 def candidates(features: pl.DataFrame, concept: str, n_per_layer: int) -> pl.DataFrame:
@@ -192,9 +193,7 @@ def best_choice(rated: pl.DataFrame, unsteered: pl.DataFrame, kind: str, setting
     rows = rated.filter(kind=kind).drop_nulls("judge_score")
     if rows.is_empty():
         return None
-    halves = split_halves(rated["prefix_id"].unique(maintain_order=True))
-    half = pl.col("prefix_id").replace_strict(halves, return_dtype=pl.Int64)
-    held_out = pl.concat([_at(_best(rows.filter(half != reported)), rows.filter(half == reported)) for reported in (0, 1)])
+    held_out = pl.concat(_at(choice, of_half) for choice, of_half in choices_by_half(rated, rows))
     score, concept, fluency = (by_prompt(held_out, column) for column in ("judge_score", "concept_rating", "fluency_rating"))
     ((_, layer, name, factor),) = _best(rows).rows()
     return Choice(
@@ -209,6 +208,15 @@ def best_choice(rated: pl.DataFrame, unsteered: pl.DataFrame, kind: str, setting
         score,
         concept,
     )
+
+
+def choices_by_half(rated: pl.DataFrame, rows: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """For each half of the prompts: kind, layer, name, factor of what is best among `rows` on the other half, and the half's rows of all
+    that was rated."""
+    halves = split_halves(rated["prefix_id"].unique(maintain_order=True))
+    half = pl.col("prefix_id").replace_strict(halves, return_dtype=pl.Int64)
+    for reported in (0, 1):
+        yield _best(rows.filter(half != reported)), rated.filter(half == reported).drop_nulls("judge_score")
 
 
 def _above(score: Mapping[str, float], unsteered: Mapping[str, float], settings: IntervalSettings) -> Estimate:

@@ -2,7 +2,8 @@
 
 A text's score is the harmonic mean of 2 minus its concept rating and its fluency rating: 0 where it is wholly about the concept, and where
 it is broken. Feature and factor are chosen by it on one half of the prompts and reported on the other, both ways. The verdict goes by the
-concept rating: it has to fall, and further than with features that have nothing to do with the concept, chosen and steered in the same way.
+concept rating: it has to fall, and further than with features of the same layer that have nothing to do with the concept, at the same
+factor, whose additions are as large.
 """
 
 import polars as pl
@@ -15,6 +16,7 @@ from saesteer.analysis.recommendation import (
     best_choice,
     by_prompt,
     candidates,
+    choices_by_half,
     difference,
 )
 from saesteer.analysis.score import harmonic_mean
@@ -51,19 +53,19 @@ def recommend_less(concept: str, rated: pl.DataFrame, unsteered: pl.DataFrame, s
 
     rated: as of `recommend`, scored by absence, of factors below 0 and ABLATED; unsteered: prefix_id and the same ratings.
     """
-    feature, control = (best_choice(rated, unsteered, kind, settings) for kind in (FEATURE, CONTROL))
+    feature = best_choice(rated, unsteered, FEATURE, settings)
     if feature is None:
         return Recommendation(concept, "none", None, (), ())
-    before, of_feature = by_prompt(unsteered, "concept_rating"), feature.concept_by_prompt
-    of_control = {} if control is None else control.concept_by_prompt
+    chosen = choices_by_half(rated, rated.filter(kind=FEATURE).drop_nulls("judge_score"))
+    control = pl.concat(of_half.filter(kind=CONTROL).join(choice, on=["layer", "factor"], how="semi") for choice, of_half in chosen)
+    before, of_control = (by_prompt(rows, "concept_rating") for rows in (unsteered, control))
+    of_feature = feature.concept_by_prompt
     fall = Fall(
         difference(before, of_feature, settings, RATINGS),
         difference(before, of_control, settings, RATINGS),
         difference(of_control, of_feature, settings, RATINGS),
     )
-    rivals = () if control is None else (control,)
-    behind = tuple(difference(rival.by_prompt, feature.by_prompt, settings, RATINGS) for rival in rivals)
-    return Recommendation(concept, verdict_of_fall(fall), feature, rivals, behind, fall=fall)
+    return Recommendation(concept, verdict_of_fall(fall), feature, (), (), fall=fall)
 
 
 def verdict_of_fall(fall: Fall) -> Verdict:

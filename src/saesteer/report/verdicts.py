@@ -47,13 +47,7 @@ def _of_less(recommendation: Recommendation, fall: Fall) -> list[str]:
         f" ({shown(fall.beyond_control, signed=True)}).",
         "none": f"No candidate is seen to give less of {concept!r}: the best is {where}, with which {falls}.",
     }
-    control = "Control: no other feature is there to compare with."
-    for of_control, damage in zip(recommendation.rivals, recommendation.rivals_damage or [None], strict=False):
-        broken = "" if damage is None else f"; perplexity of its texts {shown(damage.perplexity)} × unsteered"
-        control = (
-            f"Control, the best of features that nothing links to it, chosen alike ({where_of(of_control)}):"
-            f" the concept rating falls by {shown(fall.of_control)}{broken}."
-        )
+    control = f"Control, features of the layer that nothing links to it, at the same factor: it falls by {shown(fall.of_control)}."
     return [said[recommendation.verdict], control]
 
 
