@@ -19,7 +19,7 @@ from workflow_folder import ROOT
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import file_digest
-from saesteer.core.tables import METHOD_SUMMARIES, read_summary
+from saesteer.core.tables import METHOD_SUMMARIES, RATING_COLUMNS, read_summary
 from saesteer.methods.compare.imported import imported_scores, with_scores
 from saesteer.methods.compare.protocol import ProtocolError
 from saesteer.report.exports.comparison import to_axbench
@@ -27,11 +27,11 @@ from saesteer.report.imported import Import, import_texts
 from saesteer.run import open_run
 from saesteer.settings import ProtocolSettings, Workflow
 from saesteer.settings.registry import METHODS
-from saesteer.sources.imported import RATINGS, imported_texts
+from saesteer.sources.imported import imported_texts
 
 SETTINGS = method_settings(methods=("unsteered", "diffmean", "prompting", "sae_label", "fgaa"))
 PROMPTS = {f"{number:016x}": f"Prompt {number}" for number in range(4)}
-AS_THERE = ("n_halves", "n_choices", "n_at_smallest", "n_at_largest", "n", "n_missing", "abstains", "factors", "score", *RATINGS)
+AS_THERE = ("n_halves", "n_choices", "n_at_smallest", "n_at_largest", "n", "n_missing", "abstains", "factors", "score", *RATING_COLUMNS)
 """Columns of METHOD_SCORES that a file in AxBench's form holds everything for."""
 
 

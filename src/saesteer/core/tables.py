@@ -111,6 +111,8 @@ GENERATIONS = _TABLES["generations"]
 GEN_SUCCESS = _TABLES["gen_success"]
 PERPLEXITY = _TABLES["perplexity"]
 JUDGEMENTS = _TABLES["judge"]
+RATING_COLUMNS = ("concept_rating", "instruction_rating", "fluency_rating")
+"""What a judge rates of a text, in JUDGEMENTS and in what is made of it."""
 EFFECTS = _TABLES["effects"]
 FITS = _TABLES["fits"]
 DAMAGE = _TABLES["damage"]

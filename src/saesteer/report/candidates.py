@@ -26,11 +26,6 @@ MIN_TEXTS = 8
 """With fewer that have the word its direction is not known."""
 
 
-def control_features(run: Run, concept: str, picked: pl.DataFrame, configfile: Path) -> pl.DataFrame:
-    """layer, feature of the control beside the candidates (`controls`)."""
-    return controls(_described(run, concept, configfile), picked, concept)
-
-
 def _described(run: Run, concept: str, configfile: Path) -> pl.DataFrame:
     """What `candidates` reads of every feature; refused where the scores are not there."""
     path = run.summary_path(FEATURES)
@@ -48,7 +43,17 @@ def _described(run: Run, concept: str, configfile: Path) -> pl.DataFrame:
 
 def picked_features(run: Run, concept: str, n_per_layer: int, configfile: Path) -> pl.DataFrame:
     """The candidates' FEATURES columns, `match` and `fires_on`; refused where nothing points to the concept."""
+    return _picked(run, _described(run, concept, configfile), concept, n_per_layer)
+
+
+def picked_and_control(run: Run, concept: str, n_per_layer: int, configfile: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """`picked_features`, and layer, feature of the control beside them (`controls`)."""
     described = _described(run, concept, configfile)
+    picked = _picked(run, described, concept, n_per_layer)
+    return picked, controls(described, picked, concept)
+
+
+def _picked(run: Run, described: pl.DataFrame, concept: str, n_per_layer: int) -> pl.DataFrame:
     picked = candidates(described, concept, n_per_layer)
     if picked["match"].is_in(MATCHES[:N_SAID]).any():
         return picked.join(described, on=["layer", "feature"], how="left", maintain_order="left")

@@ -13,7 +13,7 @@ import polars as pl
 import saesteer
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id, write_atomically, write_json
-from saesteer.core.tables import GENERATIONS, METHOD_CURVES, METHOD_SUMMARIES, write_summary
+from saesteer.core.tables import GENERATIONS, METHOD_CURVES, METHOD_SUMMARIES, RATING_COLUMNS, write_summary
 from saesteer.figures.definition import Options
 from saesteer.figures.registry import FIGURES
 from saesteer.figures.save import save_figure
@@ -21,7 +21,7 @@ from saesteer.figures.style import visible
 from saesteer.methods.compare.imported import imported_summaries, with_scores
 from saesteer.run import Run
 from saesteer.settings import IntervalSettings, OracleJudge, ProtocolSettings
-from saesteer.sources.imported import AXBENCH, RATINGS, ImportedTexts, imported_texts
+from saesteer.sources.imported import AXBENCH, ImportedTexts, imported_texts
 
 UNREADABLE_IS_0 = "AxBench's program writes 0 for an answer of its judge that it cannot read: such a rating counts as 0 here too"
 _FIGURES = ("methods", "method_curves", "method_differences")
@@ -90,8 +90,8 @@ def _by_judge(texts: pl.DataFrame, run: Run) -> pl.DataFrame:
     reason = pl.when(pl.col("text").is_null()).then(pl.lit("the file has no text"))
     losses = named.select(*GENERATIONS.keys, mean_nll=pl.col("perplexity").log())
     frames = ratings(run, named.select(*GENERATIONS.keys, "text", "concept", reason=reason), losses, prompts)
-    rated = pl.concat(frames).select(*GENERATIONS.keys, *(pl.col(name).cast(pl.Float64) for name in RATINGS), "judge_score")
-    joined = named.drop(RATINGS).join(rated, on=GENERATIONS.keys, how="left", maintain_order="left")
+    rated = pl.concat(frames).select(*GENERATIONS.keys, *(pl.col(name).cast(pl.Float64) for name in RATING_COLUMNS), "judge_score")
+    joined = named.drop(RATING_COLUMNS).join(rated, on=GENERATIONS.keys, how="left", maintain_order="left")
     return joined.select(*(name for name in texts.columns), "judge_score")
 
 

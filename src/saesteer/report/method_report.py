@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from saesteer.core.markdown import number, table
+from saesteer.core.tables import RATING_COLUMNS
 from saesteer.methods.compare.paper_values import FACTS, PAPER_VALUES, Protocol
 from saesteer.methods.compare.protocol import UNSTEERED, row_of
 from saesteer.settings.methods import HELD_OUT_TEXTS, MethodSettings
@@ -81,7 +82,7 @@ def _method_cells(row: _Row) -> Iterator[str]:
     yield f"{row['n_abstaining']} of {row['n_concepts']}"
     yield f"{_interval(row['surviving_score'], row['surviving_low'], row['surviving_high'])} (n = {row['n_surviving']})"
     yield f"{row['n_missing']} of {row['n_texts']}"
-    for name in ("concept_rating", "instruction_rating", "fluency_rating"):
+    for name in RATING_COLUMNS:
         yield number(row[name])
     yield _shown(row["perplexity"], ".3g")
     yield _shown(row["median_factor"], "g")

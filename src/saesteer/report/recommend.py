@@ -39,7 +39,7 @@ from saesteer.engine.generations import feature_edit
 from saesteer.engine.models import MIN_ROWS
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.report.by_words import LIMITS, rated_by_words
-from saesteer.report.candidates import control_features, picked_features
+from saesteer.report.candidates import picked_and_control, picked_features
 from saesteer.report.derived import Snakemake, derived_name, derived_run
 from saesteer.report.evoking import evoking_prompts
 from saesteer.report.verdicts import sentences_of, shown, where_of
@@ -132,8 +132,7 @@ def answer_less(workflow: Workflow, question: Question) -> Answer:
     """The answer towards less of the concept; computes what is missing."""
     source = as_sweep(workflow, experiment_name(question.name))
     prompts = evoking_prompts(source, question.concept, question.prompts)
-    picked = picked_features(source, question.concept, question.n_per_layer, question.configfile)
-    control = control_features(source, question.concept, picked, question.configfile)
+    picked, control = picked_and_control(source, question.concept, question.n_per_layer, question.configfile)
     file = workflow.derived_dir / f"{derived_name(source, 'less', question.concept)}.txt"
     write_text(file, "".join(f"{prompt}\n" for prompt in prompts))
     positive = sorted((factor for factor in source.sweep.sweep.factors if float(factor) > 0), key=float)

@@ -15,13 +15,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import file_digest
-from saesteer.core.tables import SINGLE_FEATURE
+from saesteer.core.tables import RATING_COLUMNS, SINGLE_FEATURE
 from saesteer.settings import canonical_factor
 from saesteer.settings.registry import METHODS
 from saesteer.sources.encoding import refuse_missing, table_of
 from saesteer.sources.published import labelled_concepts
 
-RATINGS = ("concept_rating", "instruction_rating", "fluency_rating")
 TEXT = ("layer", "method", "concept", "prompt", "factor", "sample")
 """The key of a text."""
 TEXTS = {
@@ -33,7 +32,7 @@ TEXTS = {
     "sample": pl.UInt32,
     "number": pl.UInt32,  # of the prompt among its concept's, in the file's order
     "text": pl.String,  # null: the file says that there is none
-    **dict.fromkeys(RATINGS, pl.Float64),
+    **dict.fromkeys(RATING_COLUMNS, pl.Float64),
     "perplexity": pl.Float64,
 }
 
@@ -69,11 +68,11 @@ Rule = Callable[[pl.Expr], pl.Expr]
 _WHOLE: tuple[str, Rule] = ("a whole number from 0 to 65535", lambda value: value.is_between(0, 65535) & (value == value.floor()))
 _NUMBERS: dict[str, tuple[str, Rule]] = {
     **dict.fromkeys(("layer", "sample", "order"), _WHOLE),
-    **dict.fromkeys(RATINGS, ("a number from 0 to 2, or empty", lambda value: value.is_between(0, 2))),
+    **dict.fromkeys(RATING_COLUMNS, ("a number from 0 to 2, or empty", lambda value: value.is_between(0, 2))),
     "perplexity": ("a number above 0, or empty", lambda value: value > 0),
 }
 """Column of numbers -> what a value has to be. Ratings and perplexity may be missing."""
-_MAY_BE_MISSING = (*RATINGS, "perplexity")
+_MAY_BE_MISSING = (*RATING_COLUMNS, "perplexity")
 
 
 @dataclass(frozen=True)

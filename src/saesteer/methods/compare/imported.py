@@ -12,20 +12,20 @@ from saesteer.core.tables import (
     METHOD_DIFFERENCES,
     METHOD_HALVES,
     METHOD_SCORES,
+    RATING_COLUMNS,
 )
 from saesteer.methods.compare.differences import method_differences
 from saesteer.methods.compare.means import ELSEWHERE, family_of, held_out_means, method_curves
 from saesteer.methods.compare.protocol import FIT, ProtocolError, Rows, method_choices, method_halves, method_scores, prompt_halves
 from saesteer.settings import BestFactorSettings, ProtocolSettings
 from saesteer.settings.registry import METHODS
-from saesteer.sources.imported import RATINGS
 
 ABSTAINS = "the file has no text of this method and concept"
 
 
 def with_scores(texts: pl.DataFrame) -> pl.DataFrame:
     """Texts with `judge_score`, the harmonic mean of their ratings; of concept and fluency where no text's instruction is rated."""
-    names = RATINGS if texts["instruction_rating"].is_not_null().any() else ("concept_rating", "fluency_rating")
+    names = RATING_COLUMNS if texts["instruction_rating"].is_not_null().any() else ("concept_rating", "fluency_rating")
     return texts.with_columns(judge_score=harmonic_mean(names))
 
 
@@ -70,7 +70,7 @@ def _rows(texts: pl.DataFrame) -> Rows:
     return Rows(
         texts=keyed.select(*keys, "text"),
         perplexity=keyed.select(*keys, mean_nll=pl.col("perplexity").log(), whole_text_nll=unknown),
-        judgements=keyed.select(*keys, *RATINGS, "judge_score", concept_log_odds=unknown),
+        judgements=keyed.select(*keys, *RATING_COLUMNS, "judge_score", concept_log_odds=unknown),
         fits=fits.with_columns(reason=reason, residual_change=unknown, residual_norm=unknown),
         concepts=concepts.select(list(COMPARED_CONCEPTS.columns)),
     )

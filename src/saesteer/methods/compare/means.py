@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from saesteer.core.tables import METHOD_CURVES, METHODS_TABLE
+from saesteer.core.tables import METHOD_CURVES, METHODS_TABLE, RATING_COLUMNS
 from saesteer.core.uncertainty import RATINGS, Interval, mean_columns
 from saesteer.methods.compare.protocol import FIT, Rows, row_of
 from saesteer.methods.compare.ranks import method_ranks
@@ -20,7 +20,6 @@ ELSEWHERE = "From elsewhere"
 """The family of imported texts whose method the registry does not have."""
 FAMILIES = ("Controls", "Prompt", "Trained weights", "Vectors", "SAE features", "Effects of steering", ELSEWHERE)
 _METHOD = ["layer", "method"]
-_RATINGS = ("concept_rating", "instruction_rating", "fluency_rating")
 _Row = dict[str, Any]
 
 
@@ -88,7 +87,7 @@ def _at_chosen(group: pl.DataFrame) -> _Row:
     return {
         "n_texts": scored["n"].sum(),
         "n_missing": scored["n_missing"].sum(),
-        **{name: scored[name].mean() for name in _RATINGS},
+        **{name: scored[name].mean() for name in RATING_COLUMNS},
         "perplexity": _geometric_mean(scored["log_perplexity"]),
         "median_change": scored["change"].median(),
         "median_relative_change": scored["relative_change"].median(),
@@ -143,13 +142,13 @@ def method_curves(halves: pl.DataFrame, choices: pl.DataFrame, methods: pl.DataF
     """METHOD_HALVES, METHOD_CHOICES and METHODS_TABLE -> METHOD_CURVES: what each factor does, on all prompts, mean over concepts."""
     number = pl.col("factor").cast(pl.Float64)
     whole = halves.sort("layer", "method", "factor", "concept_id", "half").group_by([*_METHOD, "factor", "concept_id"], maintain_order=True)
-    concepts = whole.agg(pl.col("n", "n_missing").sum(), pl.col("score", *_RATINGS, "log_perplexity").mean())
+    concepts = whole.agg(pl.col("n", "n_missing").sum(), pl.col("score", *RATING_COLUMNS, "log_perplexity").mean())
     chosen = choices.drop_nulls("factor").group_by([*_METHOD, "factor"]).agg(pl.len().alias("n_chosen"))
     rows = []
     for group in concepts.partition_by([*_METHOD, "factor"], maintain_order=True):
         place = group.select(*_METHOD, "factor").row(0, named=True)
         point = place | {"n": group.height, "n_texts": group["n"].sum(), "n_missing": group["n_missing"].sum()}
-        for name in ("score", *_RATINGS):
+        for name in ("score", *RATING_COLUMNS):
             point |= mean_over_concepts(name, group[name], settings, scale=RATINGS)
         rows.append(point | {"perplexity": _geometric_mean(group["log_perplexity"])})
     points = pl.DataFrame(rows, schema={name: dtype for name, dtype in METHOD_CURVES.schema.items() if rows and name in rows[0]})

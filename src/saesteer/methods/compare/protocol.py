@@ -16,15 +16,14 @@ from saesteer.analysis.best_factor import PERPLEXITIES, TIE, Curve, first_larges
 from saesteer.analysis.halves import split_halves
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.errors import SaesteerError
-from saesteer.core.tables import FEATURES, FIT_TEXT, GEN_SUCCESS, METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES, of_fits
+from saesteer.core.tables import FEATURES, FIT_TEXT, GEN_SUCCESS, METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES, RATING_COLUMNS, of_fits
 from saesteer.settings import BestFactorSettings, registry
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import Method
 
 UNSTEERED = "unsteered"
 FIT = ["layer", "method", "concept_id"]
-_RATINGS = ("concept_rating", "instruction_rating", "fluency_rating")
-_MEASURES = ("score", *_RATINGS, "concept_log_odds", "log_perplexity")
+_MEASURES = ("score", *RATING_COLUMNS, "concept_log_odds", "log_perplexity")
 _DIRECTIONS = {"held_out": ((0, 1), (1, 0)), "first_half": ((0, 1),), "same_texts": ((0, 0),)}  # half that chooses, half that reports
 _ENDS = {"low": "smallest", "high": "largest"}
 _ADDS_TEXT = [row.key for row in registry.METHODS if row.adds_text]
@@ -74,8 +73,8 @@ def method_halves(rows: Rows, halves: Mapping[str, int], score: str, best_factor
         pl.len().cast(pl.UInt32).alias("n"),
         pl.col("text_score").is_null().sum().cast(pl.UInt32).alias("n_missing"),
         pl.col("text_score").mean(),
-        pl.col(*_RATINGS, "concept_log_odds").mean(),
-        *(pl.col(name).filter(pl.col("text_score").is_not_null()).mean().alias(f"{name}_scored") for name in _RATINGS),
+        pl.col(*RATING_COLUMNS, "concept_log_odds").mean(),
+        *(pl.col(name).filter(pl.col("text_score").is_not_null()).mean().alias(f"{name}_scored") for name in RATING_COLUMNS),
         pl.col("mean_nll").mean().alias("log_perplexity"),
         pl.col("mean_nll").exp().mean().alias("mean_perplexity"),
         pl.col("whole_text_nll").exp().mean().alias("whole_text_perplexity"),
@@ -95,7 +94,7 @@ def _texts(rows: Rows, halves: Mapping[str, int]) -> pl.DataFrame:
     _refuse_unknown(rows, halves)
     keys = list(FIT_TEXT)
     fitted = rows.fits.filter(pl.col("kind").is_not_null()).select(FIT)
-    ratings = [pl.col(name).cast(pl.Float64) for name in _RATINGS]
+    ratings = [pl.col(name).cast(pl.Float64) for name in RATING_COLUMNS]
     texts = rows.texts.select(keys).join(fitted, on=FIT, how="semi")
     texts = texts.join(rows.judgements.select(*keys, *ratings, "concept_log_odds", "judge_score"), on=keys, how="left")
     texts = texts.join(rows.perplexity.select(*keys, "mean_nll", "whole_text_nll"), on=keys, how="left")
@@ -140,7 +139,7 @@ def _text_score(score: str) -> pl.Expr:
 def _of_means(score: str) -> pl.Expr:
     """The score of a concept, factor and half: the mean of the texts' own scores (P4); or, of the mean ratings of its scored texts, P2's
     product of concept and fluency, each over 2, or P1's harmonic mean, of two where there is no instruction."""
-    concept, instruction, fluency = (f"{name}_scored" for name in _RATINGS)
+    concept, instruction, fluency = (f"{name}_scored" for name in RATING_COLUMNS)
     if score == "harmonic_mean":
         return pl.col("text_score")
     if score == "product_of_means":

@@ -23,12 +23,12 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.core.files import text_id, write_atomically
-from saesteer.core.tables import COMPARED_CONCEPTS, FIT_TEXT, FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, of_fits
+from saesteer.core.tables import COMPARED_CONCEPTS, FIT_TEXT, FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, RATING_COLUMNS, of_fits
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.methods.compare.protocol import ProtocolError, Rows, row_of
 from saesteer.run import Run
 from saesteer.settings import NamedConcepts
-from saesteer.sources.imported import AXBENCH_COLUMNS, AXBENCH_METHODS, RATINGS
+from saesteer.sources.imported import AXBENCH_COLUMNS, AXBENCH_METHODS
 from saesteer.sources.published import cached_path, labelled_concepts
 
 ROW = ["concept_id", "input_concept", "sae_id", "dataset_name", "input_id", "factor", "original_prompt"]
@@ -103,5 +103,5 @@ def _columns_of(key: str, rows: pl.DataFrame) -> pl.DataFrame:
         pl.col("mean_nll").exp().alias(f"{name}{AXBENCH_COLUMNS['perplexity']}"),
         strength.alias(f"{name}_strength"),
         pl.col("judge_score").alias(f"{name}_LMJudgeEvaluator"),
-        *(pl.col(column).cast(pl.Float64).alias(f"{name}{AXBENCH_COLUMNS[column]}") for column in RATINGS),
+        *(pl.col(column).cast(pl.Float64).alias(f"{name}{AXBENCH_COLUMNS[column]}") for column in RATING_COLUMNS),
     )
