@@ -100,6 +100,7 @@ TABLES = {
     "effects": ("open-effects", "effects-models", "effects-layers"),
     "judge-errors": ("open-judge-error",),
     "recommend": ("open-recommendations-seeds", "open-fresh-prompts", "open-recommendations"),
+    "feature-sets": ("open-feature-sets", "open-concept-pairs"),
 }
 """Page in docs/tables/ of an open question -> its blocks."""
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {

@@ -13,6 +13,7 @@ from studies.pages.tables import Cell, Column, Row, Rows, Shown, beside, best_fi
 from studies.questions.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, SCALED
 from studies.questions.figures.choice_rules import TITLES
 from studies.questions.registry import QUESTION_TABLES
+from studies.questions.summaries.feature_sets import GREEDY
 from studies.questions.summaries.judge_error import ALL, KEPT, REMOVED
 
 FOLDER = Path("docs/open-questions")
@@ -32,6 +33,8 @@ MEANS = ("score", "best", "regret")
 """Columns of recommendations whose means are shown."""
 FRESH_MEANS = ("fresh", "best", "regret")
 """The same of fresh_prompts."""
+DIFFERENCES = ("regret", "gain", "change")
+"""Columns that are differences of scores."""
 
 
 def results(root: Path, name: str) -> Iterator[Row]:
@@ -115,10 +118,30 @@ def _means(concepts: pl.DataFrame, columns: Iterable[str]) -> dict[str, Any]:
     """Means of columns over concepts, with their intervals."""
     row: dict[str, Any] = {}
     for name in columns:
-        scale = of_differences(RATINGS) if name == "regret" else RATINGS
+        scale = of_differences(RATINGS) if name in DIFFERENCES else RATINGS
         interval = mean_interval(concepts[name].to_numpy(), SelectionSettings.model_fields["confidence"].default, scale)
         row |= interval_columns(name, concepts[name].to_numpy().mean(), interval)
     return row
+
+
+def _feature_sets(root: Path) -> Iterator[Row]:
+    """Means over concepts of the sets of each rule and size, and what they gain over the concept's single feature of GREEDY."""
+    for (experiment, layer), rows in grouped(results(root, "feature_sets"), "experiment layer").items():
+        every = pl.DataFrame(rows)
+        singles = every.filter(rule=GREEDY, size=1).select("concept", single="score")
+        for (rule, size), of in every.join(singles, on="concept").group_by("rule", "size", maintain_order=True):
+            concepts = of.with_columns(gain=pl.col("score") - pl.col("single")).drop_nulls("gain")
+            row = {"experiment": experiment, "layer": layer, "rule": rule, "size": size, "n": concepts.height}
+            yield row | _means(concepts, ("score", "gain"))
+
+
+def _concept_pairs(root: Path) -> Iterator[Row]:
+    """Means over concepts, each the mean over those that are steered to at the same time."""
+    for (experiment, layer), rows in grouped(results(root, "concept_pairs"), "experiment layer").items():
+        pairs = pl.DataFrame(rows).with_columns(change=pl.col("together") - pl.col("alone")).drop_nulls("change")
+        concepts = pairs.group_by("concept", maintain_order=True).agg(pl.col("alone", "together", "change").mean())
+        row = {"experiment": experiment, "layer": layer, "n": concepts.height, "n_pairs": pairs.height}
+        yield row | _means(concepts, ("alone", "together", "change"))
 
 
 BLOCKS = {
@@ -187,6 +210,14 @@ BLOCKS = {
     "open-fresh-prompts": Shown(_fresh_prompts, "experiment", {
         "experiment": "experiment", "intervals that hold the fresh mean": "held", "“use”, of which 1 or more on fresh prompts": "used",
         "score on fresh prompts": "fresh ±", "brute force's choice there": "best ±", "regret": "regret ±",
+    }),
+    "open-feature-sets": Shown(_feature_sets, "experiment layer rule size", {
+        "experiment": "experiment", "layer": "layer", "chosen by": "rule", "features": "size", "concepts": "n", "score": "score ±",
+        "above the best single feature": "gain ±",
+    }),
+    "open-concept-pairs": Shown(_concept_pairs, "experiment layer", {
+        "experiment": "experiment", "layer": "layer", "concepts": "n", "pairs": "n_pairs", "alone": "alone ±", "together": "together ±",
+        "change": "change ±",
     }),
 }  # fmt: skip
 """Block -> its table."""

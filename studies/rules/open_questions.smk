@@ -63,39 +63,6 @@ rule data_sizes:
         "../scripts/summary.py"
 
 
-rule recommendations:
-    """What `saesteer recommend` would say of each concept, against the best that could be said."""
-    input:
-        features=f"{TABLES}/features.parquet",
-        judge=manifests("judge"),
-        prompts=prompts,
-    output:
-        recommendations=f"{TABLES}/recommendations.parquet",
-    params:
-        code=study_code("summary.py", "summaries.recommendations"),
-        settings=setting("selection"),
-    script:
-        "../scripts/summary.py"
-
-
-rule fresh_prompts:
-    """What is recommended, and brute force's choice, on prompts that neither saw."""
-    input:
-        recommendations=f"{TABLES}/recommendations.parquet",
-        prompts=prompts,
-        model_files=fetched("model"),
-        saes=manifests("saes"),
-    output:
-        fresh_prompts=f"{TABLES}/fresh_prompts.parquet",
-    resources:
-        gpu=1,
-    params:
-        code=study_code("summary.py", "summaries.fresh_prompts"),
-        settings=setting("sampling", "judge"),
-    script:
-        "../scripts/summary.py"
-
-
 rule judge_error:
     """Mean scores corrected for how often the judge is measured to err."""
     input:

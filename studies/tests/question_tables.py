@@ -1,5 +1,7 @@
 """Plausible tables of what the papers leave open, of the world of synthetic_tables."""
 
+from itertools import product
+
 import numpy as np
 import polars as pl
 from synthetic_tables import FACTORS, PREFIXES, main_tables, selection_settings
@@ -12,10 +14,11 @@ from studies.questions.predictor import predictions, predictions_from
 from studies.questions.quantity_correlations import quantity_correlations
 from studies.questions.setting_agreement import setting_agreement
 from studies.questions.summaries.data_sizes import data_sizes
+from studies.questions.summaries.feature_sets import BY_ACTIVATION, GREEDY
 from studies.questions.summaries.fresh_prompts import fresh_prompts
 from studies.questions.summaries.judge_error import RatingCounts, judge_error
 from studies.questions.summaries.recommendations import recommendations
-from studies.questions.tables import OUTPUT_SCORE_SETTINGS, QUANTITIES
+from studies.questions.tables import CONCEPT_PAIRS, FEATURE_SETS, OUTPUT_SCORE_SETTINGS, QUANTITIES
 from studies.questions.threshold_transfer import threshold_curves, threshold_transfer
 
 
@@ -99,6 +102,15 @@ def question_tables(
         "judge_error": judge_error(known, steering, synthetic_judgements(steering, seed), COUNTS, settings),
         "recommendations": recommended,
         "fresh_prompts": fresh_prompts(recommended, lambda *which: [{"mean": 1.5, "low": 1.25, "high": 1.75}] * 2, 40),
+        "feature_sets": pl.DataFrame(
+            [
+                {"layer": 1, "concept": concept, "rule": rule, "size": size, "n_pool": 2, "features": "3+8"[: 2 * size - 1]}
+                | {"factor": "1", "score": score + 0.25 * size}
+                for (concept, score), rule, size in product((("sea", 0.5), ("war", 1.0)), (GREEDY, BY_ACTIVATION), (1, 2))
+            ],
+            FEATURE_SETS.schema,
+        ),
+        "concept_pairs": pl.DataFrame([(1, "sea", "war", 1.0, 0.5), (1, "war", "sea", 1.5, 1.25)], CONCEPT_PAIRS.schema, orient="row"),
     }
 
 

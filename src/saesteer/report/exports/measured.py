@@ -60,23 +60,32 @@ def measured(
 ) -> list[dict[str, Any]]:
     """A row a form, the unsteered model's first: number of texts, mean and interval of each score, and perplexity as a multiple of the
     unsteered texts'. A score is null where there is nothing to judge by: no judge, no concept, not one feature. prompts: by prefix_id."""
-    experiment = run.steering
     unsteered = Form(UNSTEERED, Nothing(), 0.0)
-    texts = _texts(experiment, lm, sae, [unsteered, *forms], prompts, n_texts)
-    losses = pl.concat(text_losses(run.model("perplexity_model"), texts, prompts, experiment.model.prompt_format))
-    rated = [losses.select(*GENERATIONS.keys, "mean_nll")]
-    if concept is not None and not isinstance(experiment.judge, NoJudge):
-        judged = pl.concat(ratings(run, texts.with_columns(concept=pl.lit(concept)), losses, prompts))
-        rated.append(judged.select(*GENERATIONS.keys, *SCORES[:3]))
+    texts = rated_texts(run, lm, sae, [unsteered, *forms], concept, n_texts, prompts)
     if lens is not None:
         lens_row = {"layer": sae.meta.layer, "feature": lens.feature, "token_ids": list(lens.token_ids), "tokens": [], "logits": []}
-        of_feature = texts.with_columns(feature=pl.lit(lens.feature, pl.UInt32))
+        of_feature = texts.select(*GENERATIONS.columns).with_columns(feature=pl.lit(lens.feature, pl.UInt32))
         top_logit_lens_tokens = pl.DataFrame([lens_row], schema=LOGIT_LENS.schema)
-        success = gen_success(of_feature, top_logit_lens_tokens, run.tokens(), experiment.gen_success.tokens)
-        rated.append(success.select(*GENERATIONS.keys, "gen_success_20"))
-    for frame in rated:
-        texts = texts.join(frame, on=GENERATIONS.keys, how="left", maintain_order="left")
-    return [_row(experiment, texts, form) for form in (unsteered, *forms)]
+        success = gen_success(of_feature, top_logit_lens_tokens, run.tokens(), run.steering.gen_success.tokens)
+        texts = _with(texts, success, ["gen_success_20"])
+    return [_row(run.steering, texts, form) for form in (unsteered, *forms)]
+
+
+def rated_texts(
+    run: Run, lm: LanguageModel, sae: Sae, forms: Sequence[Form], concept: str | None, n_texts: int, prompts: Mapping[str, str]
+) -> pl.DataFrame:
+    """GENERATIONS rows, `method` the form's name, with mean_nll and, where there is a judge and a concept, the judge's scores."""
+    experiment = run.steering
+    texts = _texts(experiment, lm, sae, forms, prompts, n_texts)
+    losses = pl.concat(text_losses(run.model("perplexity_model"), texts, prompts, experiment.model.prompt_format))
+    rated = _with(texts, losses, ["mean_nll"])
+    if concept is None or isinstance(experiment.judge, NoJudge):
+        return rated
+    return _with(rated, pl.concat(ratings(run, texts.with_columns(concept=pl.lit(concept)), losses, prompts)), SCORES[:3])
+
+
+def _with(texts: pl.DataFrame, scored: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    return texts.join(scored.select(*GENERATIONS.keys, *columns), on=GENERATIONS.keys, how="left", maintain_order="left")
 
 
 def _texts(

@@ -1,0 +1,52 @@
+# What steering with features that are recommended does on other prompts, and with several at once.
+
+
+rule recommendations:
+    """What `saesteer recommend` would say of each concept, against the best that could be said."""
+    input:
+        features=f"{TABLES}/features.parquet",
+        judge=manifests("judge"),
+        prompts=prompts,
+    output:
+        recommendations=f"{TABLES}/recommendations.parquet",
+    params:
+        code=study_code("summary.py", "summaries.recommendations"),
+        settings=setting("selection"),
+    script:
+        "../scripts/summary.py"
+
+
+rule fresh_prompts:
+    """What is recommended, and brute force's choice, on prompts that neither saw."""
+    input:
+        recommendations=f"{TABLES}/recommendations.parquet",
+        prompts=prompts,
+        model_files=fetched("model"),
+        saes=manifests("saes"),
+    output:
+        fresh_prompts=f"{TABLES}/fresh_prompts.parquet",
+    resources:
+        gpu=1,
+    params:
+        code=study_code("summary.py", "summaries.fresh_prompts"),
+        settings=setting("sampling", "judge"),
+    script:
+        "../scripts/summary.py"
+
+
+rule feature_sets:
+    """Whether several features at once steer better than one, and two concepts at once."""
+    input:
+        features=f"{TABLES}/features.parquet",
+        prompts=prompts,
+        model_files=fetched("model"),
+        saes=manifests("saes"),
+    output:
+        **{table.name: f"{TABLES}/{table.name}.parquet" for table in SUMMARIES["feature_sets"].tables},
+    resources:
+        gpu=1,
+    params:
+        code=study_code("summary.py", "summaries.feature_sets"),
+        settings=setting("sampling", "judge", "sweep"),
+    script:
+        "../scripts/summary.py"
