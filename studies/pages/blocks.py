@@ -101,6 +101,7 @@ TABLES = {
     "judge-errors": ("open-judge-error",),
     "recommend": ("open-recommendations-seeds", "open-fresh-prompts", "open-recommendations"),
     "feature-sets": ("open-feature-sets", "open-concept-pairs"),
+    "suppression": ("open-suppression",),
 }
 """Page in docs/tables/ of an open question -> its blocks."""
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {

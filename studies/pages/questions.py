@@ -15,6 +15,7 @@ from studies.questions.figures.choice_rules import TITLES
 from studies.questions.registry import QUESTION_TABLES
 from studies.questions.summaries.feature_sets import GREEDY
 from studies.questions.summaries.judge_error import ALL, KEPT, REMOVED
+from studies.questions.summaries.suppression import WAYS
 
 FOLDER = Path("docs/open-questions")
 """A folder an experiment, a file a table."""
@@ -33,7 +34,7 @@ MEANS = ("score", "best", "regret")
 """Columns of recommendations whose means are shown."""
 FRESH_MEANS = ("fresh", "best", "regret")
 """The same of fresh_prompts."""
-DIFFERENCES = ("regret", "gain", "change")
+DIFFERENCES = ("regret", "gain", "change", "fall", "beyond_control", "fluency_change")
 """Columns that are differences of scores."""
 
 
@@ -119,8 +120,9 @@ def _means(concepts: pl.DataFrame, columns: Iterable[str]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name in columns:
         scale = of_differences(RATINGS) if name in DIFFERENCES else RATINGS
-        interval = mean_interval(concepts[name].to_numpy(), SelectionSettings.model_fields["confidence"].default, scale)
-        row |= interval_columns(name, concepts[name].to_numpy().mean(), interval)
+        values = concepts[name].drop_nulls().to_numpy()
+        interval = mean_interval(values, SelectionSettings.model_fields["confidence"].default, scale)
+        row |= interval_columns(name, values.mean() if len(values) else None, interval)
     return row
 
 
@@ -142,6 +144,27 @@ def _concept_pairs(root: Path) -> Iterator[Row]:
         concepts = pairs.group_by("concept", maintain_order=True).agg(pl.col("alone", "together", "change").mean())
         row = {"experiment": experiment, "layer": layer, "n": concepts.height, "n_pairs": pairs.height}
         yield row | _means(concepts, ("alone", "together", "change"))
+
+
+def _suppression(root: Path) -> Iterator[Row]:
+    """Means over concepts of each way of steering away from them."""
+    for (experiment, layer), rows in grouped(results(root, "suppression"), "experiment layer").items():
+        every = pl.DataFrame(rows, infer_schema_length=None).with_columns(
+            fall=pl.col("concept_rating_before") - pl.col("concept_rating"),
+            beyond_control=pl.col("concept_rating_control") - pl.col("concept_rating"),
+            fluency_change=pl.col("fluency_rating") - pl.col("fluency_rating_before"),
+            gain=pl.col("score") - pl.col("score_before"),
+        )
+        for way in WAYS:
+            concepts = every.filter(way=way)
+            row = {
+                "experiment": experiment,
+                "layer": layer,
+                "way": way,
+                "n": concepts.height,
+                "before": concepts["concept_rating_before"].mean(),
+            }
+            yield row | _means(concepts, ("fall", "beyond_control", "fluency_change", "gain"))
 
 
 BLOCKS = {
@@ -218,6 +241,11 @@ BLOCKS = {
     "open-concept-pairs": Shown(_concept_pairs, "experiment layer", {
         "experiment": "experiment", "layer": "layer", "concepts": "n", "pairs": "n_pairs", "alone": "alone ±", "together": "together ±",
         "change": "change ±",
+    }),
+    "open-suppression": Shown(_suppression, "experiment layer way", {
+        "experiment": "experiment", "layer": "layer", "way": "way", "concepts": "n", "concept rating unsteered": "before .2",
+        "it falls by": "fall ±", "further than with the control": "beyond_control ±", "fluency changes by": "fluency_change ±",
+        "score for less of it rises by": "gain ±",
     }),
 }  # fmt: skip
 """Block -> its table."""

@@ -50,3 +50,22 @@ rule feature_sets:
         settings=setting("sampling", "judge", "sweep"),
     script:
         "../scripts/summary.py"
+
+
+rule suppression:
+    """Ways of steering away from a concept, on prompts that evoke it."""
+    input:
+        features=f"{TABLES}/features.parquet",
+        texts_file=file_of("texts"),
+        topics_file=file_of("topics"),
+        model_files=fetched("model"),
+        saes=manifests("saes"),
+    output:
+        suppression=f"{TABLES}/suppression.parquet",
+    resources:
+        gpu=1,
+    params:
+        code=study_code("summary.py", "summaries.suppression"),
+        settings=setting("sampling", "judge", "sweep"),
+    script:
+        "../scripts/summary.py"

@@ -18,7 +18,8 @@ from studies.questions.summaries.feature_sets import BY_ACTIVATION, GREEDY
 from studies.questions.summaries.fresh_prompts import fresh_prompts
 from studies.questions.summaries.judge_error import RatingCounts, judge_error
 from studies.questions.summaries.recommendations import recommendations
-from studies.questions.tables import CONCEPT_PAIRS, FEATURE_SETS, OUTPUT_SCORE_SETTINGS, QUANTITIES
+from studies.questions.summaries.suppression import OF_A_FEATURE, WAYS
+from studies.questions.tables import CONCEPT_PAIRS, FEATURE_SETS, OUTPUT_SCORE_SETTINGS, QUANTITIES, SUPPRESSION
 from studies.questions.threshold_transfer import threshold_curves, threshold_transfer
 
 
@@ -109,6 +110,15 @@ def question_tables(
                 for (concept, score), rule, size in product((("sea", 0.5), ("war", 1.0)), (GREEDY, BY_ACTIVATION), (1, 2))
             ],
             FEATURE_SETS.schema,
+        ),
+        "suppression": pl.DataFrame(
+            [
+                {"layer": 1, "concept": concept, "way": way, "feature": 3, "factor": "-1", "n": 40, "concept_rating_before": 1.5}
+                | {"fluency_rating_before": 1.75, "score_before": 0.5, "concept_rating": 0.5, "fluency_rating": 1.5, "score": 1.0}
+                | {"concept_rating_control": 1.25 if way in OF_A_FEATURE else None}
+                for concept, way in product(("sea", "war"), WAYS)
+            ],
+            SUPPRESSION.schema,
         ),
         "concept_pairs": pl.DataFrame([(1, "sea", "war", 1.0, 0.5), (1, "war", "sea", 1.5, 1.25)], CONCEPT_PAIRS.schema, orient="row"),
     }
