@@ -12,13 +12,13 @@ from saesteer.settings import SelectionSettings
 from studies.pages.tables import Cell, Column, Row, Rows, Shown, beside, best_first, grouped, matching, text_of
 from studies.questions.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, SCALED
 from studies.questions.figures.choice_rules import TITLES
-from studies.questions.registry import QUESTION_TABLES
+from studies.questions.registry import LABEL_TABLES, QUESTION_TABLES
 from studies.questions.summaries.feature_sets import GREEDY
 from studies.questions.summaries.judge_error import ALL, KEPT, REMOVED
 from studies.questions.summaries.suppression import WAYS
 
-FOLDER = Path("docs/open-questions")
-"""A folder an experiment, a file a table."""
+FOLDER, LABEL_FOLDER = Path("docs/open-questions"), Path("docs/labelled-features")
+"""A folder an experiment, a file a table of QUESTION_TABLES or of LABEL_TABLES."""
 FIRST = "tiny"
 """How the experiments begin that stand first: those on the model that the pages' text is about."""
 SEED = "-seed-"
@@ -40,9 +40,10 @@ DIFFERENCES = ("regret", "gain", "change", "fall", "beyond_control", "fluency_ch
 
 def results(root: Path, name: str) -> Iterator[Row]:
     """Rows of a table of all experiments that git has it of, one experiment after the other. A column that came later is null."""
-    experiments = (path.parent.name for path in (root / FOLDER).glob(f"*/{name}.csv"))
+    folder, schema = root / (LABEL_FOLDER if name in LABEL_TABLES else FOLDER), (QUESTION_TABLES | LABEL_TABLES)[name].schema
+    experiments = (path.parent.name for path in folder.glob(f"*/{name}.csv"))
     for experiment in sorted(experiments, key=lambda name: (not name.startswith(FIRST), name)):
-        rows = pl.read_csv(root / FOLDER / experiment / f"{name}.csv", schema=QUESTION_TABLES[name].schema, missing_columns="insert")
+        rows = pl.read_csv(folder / experiment / f"{name}.csv", schema=schema, missing_columns="insert")
         label = f"`{experiment}`" + (" †" if experiment in EARLIER_JUDGE else "")
         yield from ({"experiment": label, **row} for row in rows.iter_rows(named=True))
 

@@ -23,7 +23,7 @@ from studies.pages.example_agreement import example_agreement
 from studies.pages.kinds_figure import draw
 from studies.pages.scores import scores_by_layer
 from studies.questions.registry import FIGURES as FIGURES_OF_THE_STUDY
-from studies.questions.registry import QUESTION_TABLES
+from studies.questions.registry import LABEL_TABLES, QUESTION_TABLES
 from studies.questions.registry import TABLES as STUDY_TABLES
 from studies.questions.tables import EFFECT_LAYERS, PERSISTENCE
 
@@ -68,6 +68,7 @@ _KIND_TABLES = {name: QUESTION_TABLES[name] for name in kinds.TABLES}
 SNAPSHOTS = (
     Snapshot(SHIPPED, by_name(SELECTION), f"docs/results/{SHIPPED}"),
     *(Snapshot(name, QUESTION_TABLES, f"{questions.FOLDER}/{name}") for name in OPEN_QUESTIONS),
+    *(Snapshot(name, LABEL_TABLES, f"{questions.LABEL_FOLDER}/{name}") for name in OPEN_QUESTIONS),
     *(Snapshot(name, _EFFECT_TABLES, folder, {effects.METHODS: effects.METHOD_COLUMNS}) for name, folder in effects.FOLDERS.items()),
     Snapshot("tiny-effects-layers", by_name(EFFECT_LAYERS), effects.SHIPPED),
     *(Snapshot(f"{of.experiment}-{kind}", _KIND_TABLES, f"{of.folder}/{kind}") for of in KINDS.values() for kind in of.further),

@@ -20,6 +20,11 @@ def steers_every_feature(experiment: Experiment) -> bool:
     return every and isinstance(experiment.concepts, TopicConcepts)
 
 
+def steers_with_labelled_features(experiment: Experiment) -> bool:
+    """Whether ways of steering with the features of a label are tried, which takes the features' scores but no sweep of all of them."""
+    return steers_every_feature(experiment)
+
+
 def measures_effects(experiment: Experiment) -> bool:
     """Whether effects of vectors are measured, at one or two layers: it is asked how far their linear model goes."""
     return isinstance(experiment, Comparison) and effects.step(experiment) is not None and len(experiment.layers) < 3

@@ -1,6 +1,7 @@
 """The tables and figures of the open questions, collected from their modules, and what an experiment has of them."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import grimp
@@ -8,22 +9,29 @@ import grimp
 import studies.questions.figures
 import studies.questions.summaries
 from saesteer.core.modules import declared, module_file
+from saesteer.core.tables import Table
 from saesteer.figures.registry import in_order
 from saesteer.run import Run
+from saesteer.settings import Experiment
 from saesteer.workflow.code_digest import code_digest
 from studies import ROOT
-from studies.questions.experiments import steers_every_feature
+from studies.questions.experiments import steers_every_feature, steers_with_labelled_features
 
 SUMMARIES = declared(studies.questions.summaries, "SUMMARY")
 FIGURES = in_order(studies.questions.figures)
 TABLES = {table.name: table for of_module in SUMMARIES.values() for table in of_module.tables}
-QUESTION_TABLES = {
-    table.name: table
-    for of_module in SUMMARIES.values()
-    if of_module.exists is steers_every_feature and of_module.file is None
-    for table in of_module.tables
-}
-"""What steering every feature says, of all layers together: the tables that git keeps."""
+
+
+def _tables_of(exists: Callable[[Experiment], bool]) -> dict[str, Table]:
+    """The tables, of all layers together, of what is asked of the same experiments."""
+    asked = [of_module for of_module in SUMMARIES.values() if of_module.exists is exists and of_module.file is None]
+    return {table.name: table for of_module in asked for table in of_module.tables}
+
+
+QUESTION_TABLES = _tables_of(steers_every_feature)
+"""What steering every feature says: the tables that git keeps."""
+LABEL_TABLES = _tables_of(steers_with_labelled_features)
+"""What steering with the features of a label says: the tables that git keeps besides."""
 
 
 def further_outputs(run: Run) -> list[str]:

@@ -21,7 +21,7 @@ from saesteer.run import Run
 from saesteer.settings import BestFactorSettings, NoJudge, OutputScoreSettings, SettingsError, Workflow
 from studies import ROOT, open_experiment
 from studies.pages.example_agreement import example_agreement
-from studies.pages.questions import BLOCKS, FOLDER
+from studies.pages.questions import BLOCKS, FOLDER, LABEL_FOLDER
 from studies.pages.results import Snapshot, write_snapshot
 from studies.questions.choice_rules import by_judge, with_quantities
 from studies.questions.experiments import LEARNT, predictor_of
@@ -29,7 +29,7 @@ from studies.questions.grid_ends import grids
 from studies.questions.headline_samples import N_SAMPLED, headline_samples
 from studies.questions.labelled_texts import chosen_texts, concept_tokens, detection, lens_on_concept, texts_by_topic, token_shares
 from studies.questions.predictor import PENALTIES, QUANTITIES, chosen_penalty, normal_scores, predictions, predictions_from, ridge
-from studies.questions.registry import FIGURES, QUESTION_TABLES, further_outputs
+from studies.questions.registry import FIGURES, LABEL_TABLES, QUESTION_TABLES, further_outputs
 from studies.questions.setting_agreement import jaccard, score_settings
 from studies.questions.summaries.data_sizes import by_examples, token_concepts
 from studies.questions.tables import PREDICTOR_WEIGHTS
@@ -46,7 +46,7 @@ def tables() -> Tables:
 
 
 def test_every_table_keeps_its_schema_whatever_the_order_of_rows(tables: Tables) -> None:
-    for name, table in QUESTION_TABLES.items():
+    for name, table in (QUESTION_TABLES | LABEL_TABLES).items():
         assert validate(table, tables[name], "made").height
     mixed = {name: tables[name].sample(fraction=1.0, shuffle=True, seed=3) for name in ("features", "outcomes")}
     for name, made in (
@@ -290,10 +290,11 @@ SEEDS = ("one", "one-seed-1")
 def test_the_page_shows_what_is_kept(tables: Tables, tmp_path: Path) -> None:
     for experiment in SEEDS:
         folder = tmp_path / f"data/{experiment}/tables"
-        for name, table in QUESTION_TABLES.items():
-            assert not (tmp_path / FOLDER / experiment).exists()  # all tables or none
-            write_summary(table, tables[name], folder / f"{name}.parquet")
-            write_snapshot(tmp_path, Snapshot(experiment, QUESTION_TABLES, f"{FOLDER}/{experiment}"))
+        for kept, of_study in ((FOLDER, QUESTION_TABLES), (LABEL_FOLDER, LABEL_TABLES)):
+            for name, table in of_study.items():
+                assert not (tmp_path / kept / experiment).exists()  # all tables or none
+                write_summary(table, tables[name], folder / f"{name}.parquet")
+                write_snapshot(tmp_path, Snapshot(experiment, of_study, f"{kept}/{experiment}"))
     made = {name: shown.markdown(tmp_path) for name, shown in BLOCKS.items()}
     apart = [name for name, shown in BLOCKS.items() if shown.apart]
     over_seeds = [name for name in BLOCKS if name not in apart]

@@ -10,7 +10,7 @@ from study_folder import StudyFolder
 from workflow_folder import ROOT
 
 from saesteer.core.tables import read_summary
-from studies.questions.registry import FIGURES, QUESTION_TABLES
+from studies.questions.registry import FIGURES, LABEL_TABLES, QUESTION_TABLES
 
 pytestmark = pytest.mark.exhaustive
 
@@ -36,7 +36,7 @@ def test_every_question_is_answered_and_nothing_is_left_to_do(tmp_path: Path):
     code, output = folder.run("open_questions", experiment="tiny-brute")
     assert code == 0, output
     data, figures = folder.path / "data/tiny-brute", folder.path / "figures/tiny-brute"
-    tables = {name: read_summary(table, data / f"tables/{name}.parquet") for name, table in QUESTION_TABLES.items()}
+    tables = {name: read_summary(table, data / f"tables/{name}.parquet") for name, table in (QUESTION_TABLES | LABEL_TABLES).items()}
     assert {name: frame.height for name, frame in tables.items() if frame.is_empty()} == {
         "judge_error": 0
     }  # the grammar's judge was not measured so

@@ -22,7 +22,7 @@ from saesteer.engine.saes import Sae
 from saesteer.report.exports.measured import Form, rated_texts
 from saesteer.run import Run
 from saesteer.summaries.summary import Summary
-from studies.questions.experiments import steers_every_feature
+from studies.questions.experiments import steers_with_labelled_features
 from studies.questions.summaries.fresh_prompts import unused_prompts
 from studies.questions.tables import CONCEPT_PAIRS, FEATURE_SETS
 
@@ -143,4 +143,4 @@ def _means(
     return {(method, factor): score for method, factor, score in means.rows()}
 
 
-SUMMARY = Summary((FEATURE_SETS, CONCEPT_PAIRS), steers_every_feature, compute, runs_model=True)
+SUMMARY = Summary((FEATURE_SETS, CONCEPT_PAIRS), steers_with_labelled_features, compute, runs_model=True)

@@ -29,7 +29,7 @@ from saesteer.report.evoking import beginnings
 from saesteer.report.exports.measured import Form, rated_texts
 from saesteer.run import Run
 from saesteer.summaries.summary import Summary
-from studies.questions.experiments import steers_every_feature
+from studies.questions.experiments import steers_with_labelled_features
 from studies.questions.labelled_texts import LARGEST, chosen_texts, texts_by_topic
 from studies.questions.tables import SUPPRESSION
 
@@ -155,4 +155,4 @@ def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     return {SUPPRESSION.name: pl.DataFrame(rows, SUPPRESSION.schema)}
 
 
-SUMMARY = Summary((SUPPRESSION,), steers_every_feature, compute, runs_model=True)
+SUMMARY = Summary((SUPPRESSION,), steers_with_labelled_features, compute, runs_model=True)
