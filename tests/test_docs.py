@@ -23,7 +23,6 @@ from saesteer.settings.registry import METHODS
 from saesteer.summaries.summary import summary_tables
 from studies.pages import kinds
 from studies.pages.blocks import BLOCKS, KINDS, PAGES, TABLES, with_block, written
-from studies.pages.questions import EARLIER_JUDGE
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -31,7 +30,6 @@ RESULTS = ["README.md", *(f"docs/{page}.md" for page in ("findings", "open-quest
 """Pages whose words say what was measured."""
 OF_EARLIER_JUDGE = (
     *(f"docs/{name}" for name in ("methods/earlier-judge", "kinds", "books/kinds", "books/persistence", "effects/methods")),
-    *(f"docs/open-questions/{name}" for name in EARLIER_JUDGE),
 )
 """Where tables of scores from before docs/audit.md's change of the judges lie."""
 INTERVAL = re.compile(r"(?P<mean>[−+]?\d*\.?\d+)(?: times|×)?\s+\[(?P<low>[−+]?\d*\.?\d+),\s+(?P<high>[−+]?\d*\.?\d+)\]")

@@ -23,8 +23,6 @@ FIRST = "tiny"
 """How the experiments begin that stand first: those on the model that the pages' text is about."""
 SEED = "-seed-"
 """In the name of an experiment that is another's on a further training seed."""
-EARLIER_JUDGE = ("tiny-brute-seed-1", "tiny-brute-seed-2")
-"""Experiments whose scores are of the judge before docs/audit.md's change; the pages mark them with a dagger."""
 JUDGED = {"factor_rule": BY_JUDGE}
 SHOWN_RULES = (BEST, "mean_cosine", "max_activation", "output_score", RANDOM)
 """Rules whose picks are shown over seeds."""
@@ -44,8 +42,7 @@ def results(root: Path, name: str) -> Iterator[Row]:
     experiments = (path.parent.name for path in folder.glob(f"*/{name}.csv"))
     for experiment in sorted(experiments, key=lambda name: (not name.startswith(FIRST), name)):
         rows = pl.read_csv(folder / experiment / f"{name}.csv", schema=schema, missing_columns="insert")
-        label = f"`{experiment}`" + (" †" if experiment in EARLIER_JUDGE else "")
-        yield from ({"experiment": label, **row} for row in rows.iter_rows(named=True))
+        yield from ({"experiment": f"`{experiment}`", **row} for row in rows.iter_rows(named=True))
 
 
 def _apart(source: str | Callable[[Path], Iterator[Row]], lines: str, columns: Mapping[str, Column], **further: Any) -> Shown:
