@@ -63,7 +63,7 @@ def _picked(run: Run, described: pl.DataFrame, concept: str, n_per_layer: int) -
         described = described.join(cosines, on=["layer", "feature"], how="left", maintain_order="left")
         picked = candidates(described, concept, n_per_layer)
     if picked.is_empty():
-        labels = sorted(set(described["concept"].drop_nulls()))
+        labels = sorted(set(described.select(pl.coalesce("concept", "label")).to_series().drop_nulls()))
         raise SettingsError(
             f"none of the {described.height} features of {run.name} is labelled with, explained by, fires on or promotes"
             f" {concept!r}.{did_you_mean(concept, labels)} Labels are {', '.join(labels[:40]) or 'none'}"
