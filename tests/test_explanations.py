@@ -28,7 +28,9 @@ from saesteer.core.counter_rng import text_keys
 from saesteer.core.tables import ACTIVATIONS, CONCEPTS, EXPLANATIONS, FEATURES, MAX_ACTIVATING_EXAMPLES
 from saesteer.judge.naming import detection_question, name_question
 from saesteer.judge.parse import LONGEST_NAME, Name, Rating, Unparsed, parse
+from saesteer.report.candidates import picked_features
 from saesteer.report.labels import provenance
+from saesteer.report.site.feature_pages import _with_provenance
 from saesteer.run import Run, open_run
 from saesteer.settings import ExplanationSettings
 from saesteer.settings.load import load_workflow, read_yaml
@@ -346,6 +348,17 @@ def test_the_workflow_names_features_and_a_worlds_judge_knows_its_topics(here: F
     assert known.height >= 3
     assert (known["label"] == known["concept"]).mean() >= 0.5
     assert set(rows["label"].drop_nulls()) <= set(run.topics())
+    # recommend and the report show where a label comes from.
+    first = known.row(0, named=True)
+    picked = picked_features(run, first["label"], 4, Path("config/config.yaml"))
+    said = f"{first['label']} ({provenance(first, 0.95)})"
+    assert said.startswith(f"{first['label']} (label by oracle from examples and lens tokens, detection ")
+    assert said in picked["labelled"].to_list()
+    features = run.summary(FEATURES)
+    shown = _with_provenance(run, features).filter(layer=first["layer"], feature=first["feature"])["explanations"][0].to_list()
+    assert shown == [said]
+    unlabelled = rows.filter(pl.col("label").is_null()).select("layer", "feature")
+    assert features.join(unlabelled, on=["layer", "feature"])["explanations"].list.len().sum() == 0
     # The command asks for nothing that the workflow has made, and a row alone is the row among others.
     parts = here.parts(steps=["explanations"])
     code, said = call()
