@@ -48,3 +48,12 @@ def further_inputs_of_fits(wildcards):
         "steering_prompts": f"{DATA}/steering_prompts/prompts.parquet" if compared.prompt_writer else None,
     }
     return {name: path.format(**wildcards) for name, path in files.items() if path}
+
+
+def further_inputs_of_explanations(wildcards):
+    """What the naming of features reads besides: the judge, where it is no endpoint, and the activations of texts that are local."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    of_judge = {"oracle": ["oracle", "topics"], "model": ["judge_model"]}.get(judge_kind(experiment), [])
+    local = isinstance(experiment.max_activating_examples, LocalExamples)
+    pins = [f"{PINS}/{name}.json" for name in (*of_judge, *(["texts"] if local else []))]
+    return [path.format(**wildcards) for path in pins] + (job_manifests("activations")(wildcards) if local else [])

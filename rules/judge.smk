@@ -57,3 +57,33 @@ rule judge_model:
         **rows_of("judge"),
     script:
         "../scripts/step.py"
+
+
+rule explanations:
+    """What the judge calls each feature, and how well that tells held-out texts."""
+    input:
+        further_inputs_of_explanations,
+        examples=f"{DATA}/max_activating_examples/{{layers}}.json",
+        logit_lens=f"{DATA}/logit_lens/{{layers}}.json",
+        model_files=fetched("model"),
+    output:
+        manifest=f"{DATA}/explanations/{{layers}}.json",
+    wildcard_constraints:
+        experiment=only(lambda experiment: judge_kind(experiment) != "model"),
+    params:
+        **rows_of("explanations"),
+    script:
+        "../scripts/step.py"
+
+
+use rule explanations as explanations_model with:
+    input:
+        further_inputs_of_explanations,
+        examples=f"{DATA}/max_activating_examples/{{layers}}.json",
+        logit_lens=f"{DATA}/logit_lens/{{layers}}.json",
+        model_files=fetched("model"),
+        judge_model_files=fetched("judge_model"),
+    wildcard_constraints:
+        experiment=only(lambda experiment: judge_kind(experiment) == "model"),
+    resources:
+        **gpu_job("explanations"),

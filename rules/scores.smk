@@ -59,6 +59,7 @@ rule features_table:
         logit_lens=manifests("logit_lens"),
         input_score=manifests("input_score"),
         output_score=manifests("output_score"),
+        explanations=manifests("explanations"),
         saes=manifests("saes"),
     output:
         features=f"{TABLES}/features.parquet",

@@ -76,6 +76,8 @@ CASES = {
     "recommend micro sea --prompts a.txt": "add --less, or leave it out",
     "recommend micro seas --less": "there is no topic 'seas' here. Did you mean 'sea'?",
     "recommend micro sea": "there is no data/micro/tables/features.parquet: compute the scores first",
+    "explain micro": "micro has no activations: data/micro/activations/layers_02-06.json is missing; run its workflow first",
+    "explain micro --features 2/4": "--features 2/4: micro has no such feature; write LAYER/FEATURE, e.g. 2/3",
     "export-vector nothing 3/5 --to gguf --output v.gguf": "experiment 'nothing': there is no file",
     "steer nothing 3/5 hi --factor 1": "experiment 'nothing': there is no file",
     "steer micro 9/1 hi": "there is no layer '9' here",

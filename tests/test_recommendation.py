@@ -189,9 +189,11 @@ def test_a_models_text_cannot_break_the_page_or_command_the_terminal():
     row = {
         "layer": 3,
         "feature": 7,
-        "match": "label",
-        "concept": "sea",
-        "explanation": None,
+        "match": "explanation",
+        "concept": None,
+        "explanation": hostile,
+        "label": hostile,
+        "labelled": f"{hostile} (label by {hostile})",
         "fires_on": None,
         "top_logit_lens_tokens": [hostile],
     }
@@ -279,7 +281,7 @@ def test_an_answer_by_words_says_so():
     plain = rated.with_columns(factor=pl.lit("0"), judge_score=pl.lit(0.0))
     picked = pl.DataFrame(
         {"layer": [6], "feature": [8], "match": ["lens"], "concept": None, "explanation": None, "fires_on": ["sea"], "input_score": 0.5}
-        | {"output_score": 0.5, "top_logit_lens_tokens": [["ship"]]}
+        | {"output_score": 0.5, "top_logit_lens_tokens": [["ship"]], "label": None, "labelled": None}
     )
     question = Question("own", "sea", 4, 1, Path("config.yaml"), None)
     recommended = recommend("sea", rated, plain, SETTINGS)
@@ -313,6 +315,7 @@ def test_a_terminal_gets_ten_lines_and_a_table_in_plain_text():
     ]
     plain = rated[0].with_columns(name=pl.lit("8"), factor=pl.lit("0"), judge_score=pl.lit(0.0))
     known = {"match": "label", "concept": "sea", "explanation": None, "fires_on": None, "top_logit_lens_tokens": ["▁ship", "▁", "port"]}
+    known |= {"label": None, "labelled": None}
     picked = pl.DataFrame([{"layer": 6, "feature": feature} | known | {"input_score": 0.5, "output_score": None} for feature in range(10)])
     recommended = recommend("sea", pl.concat([*rated, *rivals]), plain, SETTINGS)
     question = Question("tiny", "sea", 4, 1, Path("config.yaml"), None)

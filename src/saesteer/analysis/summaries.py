@@ -33,6 +33,12 @@ def features_table(
     ).select(list(FEATURES.columns))
 
 
+def with_labels(examples: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
+    """Rows with `explanations`, to which a feature's `label` is added at the end, where it has one."""
+    joined = examples.join(labels, on=["layer", "feature"], how="left", maintain_order="left")
+    return joined.with_columns(pl.col("explanations").list.concat(pl.concat_list("label").list.drop_nulls())).drop("label")
+
+
 def steering_table(
     gen_success: pl.DataFrame, perplexity: pl.DataFrame, judgements: pl.DataFrame, halves: Mapping[str, int]
 ) -> pl.DataFrame:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 VectorForm = Literal["gguf", "repeng", "easysteer", "lm-eval", "neuronpedia", "safetensors", "python"]
 """What reads an exported vector (engine.vector_formats)."""
+Evidence = Literal["examples", "lens", "both"]
 FittedAt = Annotated[int | None, typer.Option(help="Layer that the method was fitted at; needed where there are several.")]
 Factor = Annotated[float | None, typer.Option(help="How hard to steer, below 0 away from it; none: as the experiment chose.")]
 command = commands("Steer")
@@ -35,6 +36,25 @@ def features(experiments: Experiments, configfile: Configfile = CONFIG) -> None:
         run = run_of(name, configfile)
         by_layer = resolve_features(run.experiment, run.workflow.addresses, run.downloads)
         typer.echo(f"{name}: {sum(map(len, by_layer.values()))} features in {len(by_layer)} layers; commit the list")
+
+
+@command()
+def explain(
+    experiment: Annotated[str, typer.Argument(help="Name of an experiment with max-activating examples and a judge.")],
+    evidence: Annotated[
+        Evidence | None, typer.Option("--from", help="What features are named from; none: as the experiment file says, or both.")
+    ] = None,
+    features: Annotated[
+        list[str] | None, typer.Option(help="LAYER/FEATURE, e.g. 6/548; may be repeated. None: all of the experiment.")
+    ] = None,
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Have the judge name features, and say how well each name tells held-out texts in which the feature is active from others."""
+    from saesteer.report.labels import explain, lines
+
+    run = run_of(experiment, configfile)
+    for line in lines(explain(run, evidence, features or ()), run):
+        typer.echo(line)
 
 
 @command()

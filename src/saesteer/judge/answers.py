@@ -22,7 +22,7 @@ from saesteer.core.errors import SaesteerError
 from saesteer.core.files import file_digest, remove_abandoned, value_digest, write_json
 from saesteer.core.store import FINGERPRINT_DIGITS, sound_parts, write_part
 from saesteer.core.tables import Column, Table, validate
-from saesteer.judge.parse import Rating, Unparsed, parse
+from saesteer.judge.parse import Reading, Unparsed
 from saesteer.judge.rubric import ATTEMPTS, Question, rubric_digest
 from saesteer.settings import Endpoint
 
@@ -32,7 +32,7 @@ ANSWERS = Table(
     {
         "request_id": Column(pl.String, "digest of the question's messages"),
         "attempt": Column(pl.UInt8, "0: first asked; 1, 2: asked again because the answers before were unreadable"),
-        "aspect": Column(pl.String, "concept, instruction or fluency; or steering prompt"),
+        "aspect": Column(pl.String, "concept, instruction or fluency; or steering prompt, name or detection"),
         "text_id": Column(pl.String, "first 16 hex digits of the SHA-256 of the rated text, or of the concept"),
         "raw": Column(pl.String, "the answer as it came"),
         "finish_reason": Column(pl.String, "why it ended, as the judge reports it", "the judge does not say"),
@@ -154,13 +154,13 @@ class AnswerBook:
         """What came when the question was first asked; None: it never was."""
         return self._stored.get((question.request_id, 0))
 
-    def reading(self, question: Question) -> Rating | Unparsed | None:
+    def reading(self, question: Question) -> Reading | None:
         """What the stored answers to a question say: the first that is readable, else the last unreadable one; None: never asked."""
         reading = None
         for attempt in range(ATTEMPTS):
             if answer := self._stored.get((question.request_id, attempt)):
-                reading = parse(answer.raw, answer.finish_reason, question.label)
-                if isinstance(reading, Rating):
+                reading = question.reading(answer.raw, answer.finish_reason)
+                if not isinstance(reading, Unparsed):
                     break
         return reading
 
@@ -209,7 +209,7 @@ def answer_all(questions: Sequence[Question], asker: Asker, book: AnswerBook) ->
     unrated = list({question.request_id: question for question in questions}.values())
     for attempt in range(ATTEMPTS):
         book.refresh()
-        unrated = [question for question in unrated if not isinstance(book.reading(question), Rating)]
+        unrated = [question for question in unrated if isinstance(book.reading(question), Unparsed | None)]
         asks = [ask for question in unrated if (ask := Ask(question, attempt)).key not in book]
         if asks:
             asker.ask(asks, book)

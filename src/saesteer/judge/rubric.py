@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Literal
 
 from saesteer.core.files import text_id, value_digest
+from saesteer.judge.parse import RATINGS, Reading, parse
 
 Aspect = Literal["concept", "instruction", "fluency"]
 
@@ -63,20 +64,23 @@ where N is 0, 1 or 2, and write nothing after it:
 
 _REMINDERS = (
     "",
-    "\n\nKeep to the form: the last line of the answer is `{label}: 0`, `{label}: 1` or `{label}: 2`.",
-    "\n\nAnswer with one line only, one of these three: `{label}: 0`, `{label}: 1`, `{label}: 2`. Give no reason this time.",
+    "\n\nKeep to the form: the last line of the answer is {either}.",
+    "\n\nAnswer with one line only, {one_of}. Give no reason this time.",
 )
+_NUMBERS = {2: "two", 3: "three"}
 
 
 @dataclass(frozen=True)
 class Question:
     """One aspect of one text, as it is put to a judge. `label` is what the answer's last line has to start with. Or a concept that a
-    steering prompt is wanted of."""
+    steering prompt is wanted of, or a feature that a name is wanted of (judge.naming)."""
 
-    aspect: Aspect | Literal["steering prompt"]
+    aspect: Aspect | Literal["steering prompt", "name", "detection"]
     text_id: str
     prompt: str
     label: str
+    choices: tuple[str, ...] = RATINGS
+    """What may stand behind the label; none: a name."""
 
     @cached_property
     def request_id(self) -> str:
@@ -86,7 +90,14 @@ class Question:
     def messages(self, attempt: int) -> list[dict[str, str]]:
         """Chat messages of an attempt (0 to 2): one user's turn, as some models' chat templates know no other. Later ones insist on the
         form, since a judge at temperature 0 would only repeat itself."""
-        return [{"role": "user", "content": self.prompt + _REMINDERS[attempt].format(label=self.label)}]
+        lines = [f"`{self.label}: {choice}`" for choice in self.choices] or [f"`{self.label}: NAME`"]
+        either = " or ".join([", ".join(lines[:-1]), lines[-1]] if lines[1:] else lines)
+        one_of = f"one of these {_NUMBERS[len(lines)]}: {', '.join(lines)}" if lines[1:] else f"of the form {either}"
+        return [{"role": "user", "content": self.prompt + _REMINDERS[attempt].format(either=either, one_of=one_of)}]
+
+    def reading(self, raw: str, finish_reason: str | None) -> Reading:
+        """What an answer to it says."""
+        return parse(raw, finish_reason, self.label, self.choices)
 
 
 def questions(text: str, concept: str | None, instruction: str | None) -> dict[Aspect, Question]:

@@ -15,6 +15,7 @@ from saesteer.core.names import did_you_mean
 from saesteer.core.tables import FEATURES, MAX_ACTIVATING_EXAMPLES
 from saesteer.engine.directions import decoder_cosines, difference_of_means
 from saesteer.engine.hook_points import hook_point_of
+from saesteer.report.labels import with_labels
 from saesteer.run import Run
 from saesteer.settings import ExplainedFeatures, LocalExamples
 from saesteer.settings.methods import ORDINARY_TOKENS
@@ -38,7 +39,8 @@ def _described(run: Run, concept: str, configfile: Path) -> pl.DataFrame:
     fires = pl.concat(fired_on(run.rows(MAX_ACTIVATING_EXAMPLES, [layer])) for layer in run.layers)
     listed = run.experiment.features
     near = isinstance(listed, ExplainedFeatures) and (listed.query or "").lower() == concept.lower()
-    return features.join(fires, on=["layer", "feature"], how="left", maintain_order="left").with_columns(near=near)
+    described = with_labels(run, features).join(fires, on=["layer", "feature"], how="left", maintain_order="left")
+    return described.with_columns(near=near)
 
 
 def picked_features(run: Run, concept: str, n_per_layer: int, configfile: Path) -> pl.DataFrame:
@@ -61,7 +63,7 @@ def _picked(run: Run, described: pl.DataFrame, concept: str, n_per_layer: int) -
         described = described.join(cosines, on=["layer", "feature"], how="left", maintain_order="left")
         picked = candidates(described, concept, n_per_layer)
     if picked.is_empty():
-        labels = sorted(set(described["concept"].drop_nulls()))
+        labels = sorted(set(described.select(pl.coalesce("concept", "label")).to_series().drop_nulls()))
         raise SettingsError(
             f"none of the {described.height} features of {run.name} is labelled with, explained by, fires on or promotes"
             f" {concept!r}.{did_you_mean(concept, labels)} Labels are {', '.join(labels[:40]) or 'none'}"

@@ -214,6 +214,7 @@ def of_candidates(question: Question, experiment: Sweep, picked: pl.DataFrame) -
         "features_per_job": None,
         "features": {"kind": "explicit", "features": listed},
         "concepts": concepts,
+        "explanations": None,
     }
 
 
@@ -324,7 +325,8 @@ def _candidate_cells(picked: pl.DataFrame, rated: pl.DataFrame) -> list[list[str
     bests = highest(means, ["layer", "name"])
     for row in picked.iter_rows(named=True):
         best = bests.filter(layer=row["layer"], name=str(row["feature"])).rows(named=True)
-        fires_on = row["concept"] or row["explanation"] or row["fires_on"] or "unclear"
+        explanation = row["labelled"] if row["explanation"] == row["label"] else row["explanation"]
+        fires_on = row["concept"] or explanation or row["fires_on"] or "unclear"
         scores = [f"{row[name]:.2f}" if row[name] is not None else "unknown" for name in ("input_score", "output_score")]
         at_best = [f"{best[0]['judge_score']:.2f}", best[0]["factor"]] if best else [_UNRATED, ""]
         tokens = words(row["top_logit_lens_tokens"][:5])

@@ -36,6 +36,7 @@ from saesteer.settings.steps import (
     BestFactorSettings,
     Endpoint,
     EndpointJudge,
+    ExplanationSettings,
     IntervalSettings,
     LocalModelJudge,
     NoJudge,

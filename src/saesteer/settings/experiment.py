@@ -23,10 +23,12 @@ from saesteer.settings.methods import MethodSettings, most_effect_vectors
 from saesteer.settings.registry import method
 from saesteer.settings.steps import (
     BestFactorSettings,
+    ExplanationSettings,
     GenSuccessSettings,
     InputScoreSettings,
     IntervalSettings,
     JudgeSettings,
+    NoJudge,
     OracleJudge,
     OutputScoreSettings,
     PerplexitySettings,
@@ -133,6 +135,14 @@ class SteeringSections(ScoringSections):
     """The choice of a feature's factor. A comparison reads perplexity and gen_success_limit, where methods.factor_rule is gen_success."""
     judge: JudgeSettings
     """Ratings of concept, instruction (where there is one) and fluency. A comparison needs one that is not of kind none."""
+    explanations: ExplanationSettings | None = None
+    """Names of features by the judge, with which `saesteer recommend` and the report find them; null: none (`saesteer explain`)."""
+
+    @model_validator(mode="after")
+    def _somebody_names(self) -> "SteeringSections":
+        if self.explanations and isinstance(self.judge, NoJudge):
+            raise ValueError("explanations: the judge names the features, and its kind is none: give one of kind endpoint or model")
+        return self
 
     @model_validator(mode="after")
     def _judge_fits_concepts(self) -> "SteeringSections":

@@ -200,6 +200,17 @@ class LocalModelJudge(LanguageModelJudge):
     """The model; instruction-tuned, with a chat template."""
 
 
+class ExplanationSettings(Settings):
+    evidence: Literal["examples", "lens", "both"] = "both"
+    """What a feature is named from: its max-activating examples, its top logit-lens tokens, or both."""
+    n_shown: Annotated[int, Field(gt=0)] = 15
+    """Max-activating examples shown: the largest of those that are not held out."""
+    n_held_out: Annotated[int, Field(ge=2)] = 10
+    """Max-activating examples that a label is scored on, at most half of them, and as many texts in which the feature is not active."""
+    seed: int = 0
+    """Seed of which examples are held out, and of the other texts."""
+
+
 JudgeSettings = Annotated[NoJudge | OracleJudge | EndpointJudge | LocalModelJudge, Field(discriminator="kind")]
 RatingJudge = Annotated[OracleJudge | EndpointJudge | LocalModelJudge, Field(discriminator="kind")]
 """The judges that rate."""

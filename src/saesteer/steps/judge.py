@@ -6,7 +6,7 @@ The judge is that of a shipped world, a language model behind an OpenAI-compatib
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -17,6 +17,9 @@ from saesteer.settings import Comparison, EndpointJudge, Experiment, LocalModelJ
 from saesteer.steps import keys
 from saesteer.steps.generations import texts_of
 from saesteer.steps.step import Step, layers_of
+
+if TYPE_CHECKING:
+    from saesteer.judge.answers import Asker
 
 
 def step(experiment: Experiment) -> Step | None:
@@ -62,20 +65,24 @@ def ratings(run: Run, texts: pl.DataFrame, losses: pl.DataFrame | None, prompts:
         rated = rate(texts, losses, run.world_judge(), run.topics(), experiment.rates_blank_texts)
         yield from rated.partition_by("layer", maintain_order=True)
         return
-    from saesteer.judge.answers import Asker
-    from saesteer.judge.batch import endpoint_asker
     from saesteer.judge.rate_llm import judge_texts
 
-    if isinstance(judge, EndpointJudge):
-        asker: Asker = endpoint_asker(judge, os.environ, run.data)
-    else:
-        from saesteer.engine.models import load_language_model
-        from saesteer.engine.weights import available_device
-        from saesteer.judge.local_model import local_asker
-
-        assert isinstance(judge, LocalModelJudge)
-        lm = load_language_model(run.model_folder("judge_model"), judge.model.dtype, available_device())
-        asker = local_asker(lm, judge, run.pin("judge_model")["digest"])
     instructions = prompts if experiment.model.prompt_format == "chat" else None
     folder, seconds = run.data / "judge/answers", run.workflow.part_seconds
-    yield from judge_texts(texts, instructions, asker, folder, seconds, experiment.rates_blank_texts)
+    yield from judge_texts(texts, instructions, language_model(run), folder, seconds, experiment.rates_blank_texts)
+
+
+def language_model(run: Run) -> "Asker":
+    """The experiment's judge, which is a language model, ready to be asked."""
+    from saesteer.judge.batch import endpoint_asker
+
+    judge = run.steering.judge
+    if isinstance(judge, EndpointJudge):
+        return endpoint_asker(judge, os.environ, run.data)
+    from saesteer.engine.models import load_language_model
+    from saesteer.engine.weights import available_device
+    from saesteer.judge.local_model import local_asker
+
+    assert isinstance(judge, LocalModelJudge)
+    lm = load_language_model(run.model_folder("judge_model"), judge.model.dtype, available_device())
+    return local_asker(lm, judge, run.pin("judge_model")["digest"])

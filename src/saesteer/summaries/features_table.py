@@ -5,18 +5,20 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from saesteer.core.tables import CONCEPTS, FEATURES, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES, Table
+from saesteer.core.tables import CONCEPTS, EXPLANATIONS, FEATURES, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES, Table
 from saesteer.run import Run
 from saesteer.steps.step import Step, steps_of
 from saesteer.summaries.summary import Summary, every_experiment
 
 
 def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
-    from saesteer.analysis.summaries import features_table
+    from saesteer.analysis.summaries import features_table, with_labels
     from saesteer.sources.neuronpedia.sources import known_sources
 
     examples = run.rows(MAX_ACTIVATING_EXAMPLES, layers, ["density", "max_activation", "n_examples", "explanations"])
     concepts, lens = run.rows(CONCEPTS, layers), run.rows(LOGIT_LENS, layers)
+    if EXPLANATIONS.name in steps_of(run.experiment):
+        examples = with_labels(examples, run.rows(EXPLANATIONS, layers, ["label"]))
     scores = [_named_reason(step.table, run.rows(step.table, layers)) for step in steps_of(run.experiment).values() if is_score(step)]
     address = run.workflow.addresses.neuronpedia.rstrip("/")
     pages = {layer: f"{address}/{source}" for layer, source in known_sources(run.experiment, list(layers)).items()}
@@ -25,7 +27,7 @@ def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
 
 def is_score(step: Step) -> bool:
     """Whether a step computes a score of each feature, whose columns the table takes over."""
-    return step.table.keys == FEATURES.keys and step.table not in (MAX_ACTIVATING_EXAMPLES, CONCEPTS, LOGIT_LENS)
+    return step.table.keys == FEATURES.keys and step.table not in (MAX_ACTIVATING_EXAMPLES, CONCEPTS, LOGIT_LENS, EXPLANATIONS)
 
 
 def _named_reason(table: Table, rows: pl.DataFrame) -> pl.DataFrame:

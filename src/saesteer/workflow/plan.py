@@ -14,7 +14,7 @@ import polars as pl
 from saesteer.core.files import value_digest
 from saesteer.core.row_digest import row_digests
 from saesteer.core.store import MEASURED_ON, StoreError, Upstream, Wanted, entry_digest, missing_keys, read_manifest
-from saesteer.core.tables import STEERING_PROMPTS, Table
+from saesteer.core.tables import EXPLANATIONS, JUDGEMENTS, STEERING_PROMPTS, Table
 from saesteer.run import SHARED_STEPS, Run
 from saesteer.settings import Comparison, Endpoint, EndpointJudge, Scores
 from saesteer.sources.model_size import QUANTISED, bytes_of_weights
@@ -162,8 +162,9 @@ def endpoints_to_ask(run: Run) -> list[Endpoint]:
     if isinstance(experiment, Scores):
         return []
     endpoints: list[Endpoint] = []
-    jobs = [run.of_job(group) for group in run.groups("judge")]
-    if isinstance(experiment.judge, EndpointJudge) and any(n_missing(of_job, "judge", layers) != 0 for of_job, layers in jobs):
+    asking = [step for step in (JUDGEMENTS.name, EXPLANATIONS.name) if step in steps_of(experiment)]
+    jobs = [(step, *run.of_job(group)) for step in asking for group in run.groups(step)]
+    if isinstance(experiment.judge, EndpointJudge) and any(n_missing(of_job, step, layers) != 0 for step, of_job, layers in jobs):
         endpoints.append(experiment.judge)
     if isinstance(experiment, Comparison) and experiment.methods.prompt_writer and not run.summary_path(STEERING_PROMPTS).exists():
         endpoints.append(experiment.methods.prompt_writer)

@@ -22,6 +22,7 @@ from saesteer.core.tables import (
     STEERING,
     of_features,
 )
+from saesteer.report.labels import with_labels
 from saesteer.report.site.answers import answers
 from saesteer.report.site.feature_table import N_LOGIT_LENS_TOKENS
 from saesteer.report.site.pieces import grouped, shortened, write_list
@@ -61,7 +62,7 @@ def write_feature_pages(folder: Path, run: Run, features: pl.DataFrame, recommen
     columns = [name for name in features.columns if name not in ("top_logit_lens_token_ids", "explanation")]
 
     def pages() -> Iterator[dict[str, Any]]:
-        for rows in features.partition_by("layer", maintain_order=True):
+        for rows in _with_provenance(run, features).partition_by("layer", maintain_order=True):
             layer = int(rows["layer"][0])
             of_layer = {name: table.filter(pl.col("layer") == layer) for name, table in summaries.items() if table is not None}
             parts = _parts(run, layer, rows, of_layer)
@@ -77,6 +78,14 @@ def write_feature_pages(folder: Path, run: Run, features: pl.DataFrame, recommen
         "rule": run.experiment.best_factor.rule if isinstance(run.experiment, Sweep) else None,
         "texts": [*TEXT_KEYS, *TEXT_COLUMNS],
     }
+
+
+def _with_provenance(run: Run, features: pl.DataFrame) -> pl.DataFrame:
+    """FEATURES whose last explanation, where it is a label of the judge's, says so."""
+    said = pl.col("explanations")
+    labelled = said.list.head(said.list.len() - 1).list.concat(pl.concat_list("labelled"))
+    rows = with_labels(run, features).with_columns(explanations=pl.when(pl.col("label") == said.list.last()).then(labelled).otherwise(said))
+    return rows.select(features.columns)
 
 
 def _parts(run: Run, layer: int, rows: pl.DataFrame, summaries: Mapping[str, pl.DataFrame]) -> dict[str, _Feature]:

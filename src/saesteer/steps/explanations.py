@@ -1,0 +1,139 @@
+"""What the experiment's judge calls each feature, from its max-activating examples, its top logit-lens tokens or both, and how well the
+name tells held-out texts in which the feature is active from others."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from saesteer.core.tables import ACTIVATIONS, EXPLANATIONS, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES
+from saesteer.run import Run
+from saesteer.settings import EndpointJudge, Experiment, LocalExamples, LocalModelJudge, NoJudge, OracleJudge, Scores
+from saesteer.steps.judge import language_model
+from saesteer.steps.step import Step, by_layer, every_feature, values_of
+
+if TYPE_CHECKING:
+    from saesteer.analysis.label_evidence import Corpus, Evidence
+    from saesteer.judge.naming import LanguageModelNamer
+    from saesteer.world.naming import WorldNamer
+
+
+def step(experiment: Experiment) -> Step | None:
+    if isinstance(experiment, Scores) or experiment.explanations is None or isinstance(experiment.judge, NoJudge):
+        return None
+    judge, section = experiment.judge, experiment.explanations
+    inputs: tuple[str, ...] = (MAX_ACTIVATING_EXAMPLES.name, *((LOGIT_LENS.name,) if section.evidence != "examples" else ()))
+    if isinstance(experiment.max_activating_examples, LocalExamples):
+        inputs = ("texts", ACTIVATIONS.name, *inputs)
+    settings: dict[str, Any] = {"kind": judge.kind, **values_of(section)}
+    modules: tuple[str, ...] = ("analysis.label_evidence", "sources.corpus")
+    if isinstance(judge, OracleJudge):
+        inputs, modules = ("oracle", "topics", *inputs), ("world.naming", *modules)
+    else:
+        from saesteer.judge.naming import wording_digest
+
+        modules = ("judge.naming", *modules)
+        settings |= {"wording": wording_digest(), "max_tokens": judge.max_tokens, "seed_of_judge": judge.seed}
+    if isinstance(judge, EndpointJudge):
+        settings["model"] = judge.model
+    if isinstance(judge, LocalModelJudge):
+        inputs, modules = ("judge_model", *inputs), (*modules, "judge.local_model")
+        settings |= judge.model.model_dump(mode="json", include={"dtype", *(["chat"] if judge.model.chat else [])})
+    return Step(EXPLANATIONS, every_feature(experiment), settings, inputs, modules, compute, isinstance(judge, LocalModelJudge))
+
+
+def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    section = run.steering.explanations
+    assert section is not None
+    evidence = [one for layer, rows in by_layer(missing) for one in _evidence(run, layer, rows["feature"].to_list())]
+    with _namer(run) as namer:
+        namer.expect(evidence)
+        size = max(1, namer.at_once // (2 * section.n_held_out))
+        for start in range(0, len(evidence), size):
+            rows = pl.DataFrame(_rows(evidence[start : start + size], namer, section.evidence), schema=EXPLANATIONS.schema)
+            yield from rows.partition_by("layer", maintain_order=True)
+
+
+def _evidence(run: Run, layer: int, features: Sequence[int]) -> "Iterator[Evidence]":
+    from saesteer.analysis.label_evidence import evidence_of
+
+    section, text = run.steering.explanations, run.tokens().text_of
+    assert section is not None
+    wanted = pl.DataFrame({"feature": features}, schema={"feature": pl.UInt32})
+    examples = run.rows(MAX_ACTIVATING_EXAMPLES, [layer], ["examples"]).join(wanted, on="feature", how="semi")
+    lens: Mapping[int, list[str]] = {}
+    if section.evidence != "examples":
+        lens = dict(run.rows(LOGIT_LENS, [layer], ["tokens"]).select("feature", "tokens").iter_rows())
+    n_shown = 0 if section.evidence == "lens" else section.n_shown
+    corpus = _corpus(run, layer, features)
+    for row in examples.iter_rows(named=True):
+        yield evidence_of(row, lens.get(row["feature"], []), corpus, n_shown, section.n_held_out, section.seed, text)
+
+
+def _corpus(run: Run, layer: int, features: Sequence[int]) -> "Corpus | None":
+    """The texts of local max-activating examples; Neuronpedia does not say in which texts a feature is not active."""
+    from saesteer.analysis.label_evidence import Corpus, texts_with
+    from saesteer.core.counter_rng import text_keys
+    from saesteer.sources.corpus import read_texts
+
+    local = run.experiment.max_activating_examples
+    if not isinstance(local, LocalExamples):
+        return None
+    texts = read_texts(local.texts, run.model_folder(), run.experiment.model.bos, local.max_tokens)
+    by_id, strings = dict(texts.select("text_id", "token_ids").iter_rows()), run.tokens().strings
+    active = texts_with(run.rows(ACTIVATIONS, [layer], ["feature"]), features)
+    return Corpus(list(by_id), text_keys(by_id), lambda name: strings(by_id[name]), active)
+
+
+@contextmanager
+def _namer(run: Run) -> "Iterator[LanguageModelNamer | WorldNamer]":
+    """Who names: the experiment's judge, with a book of answers of its own beside the rows."""
+    if isinstance(run.steering.judge, OracleJudge):
+        from saesteer.world.naming import WorldNamer
+
+        yield WorldNamer(run.world_judge(), run.topics())
+        return
+    from saesteer.judge.answers import AnswerBook
+    from saesteer.judge.naming import LanguageModelNamer, naming_fingerprint
+
+    asker, folder = language_model(run), run.data / EXPLANATIONS.name / "answers"
+    with AnswerBook(folder, naming_fingerprint(asker), run.workflow.part_seconds) as book:
+        yield LanguageModelNamer(asker, book)
+
+
+def _rows(features: "Sequence[Evidence]", namer: "LanguageModelNamer | WorldNamer", evidence: str) -> Iterator[dict[str, Any]]:
+    """EXPLANATIONS rows: names first, then all held-out texts of those that have one."""
+    from saesteer.analysis.label_evidence import balanced_accuracy
+
+    labels = namer.names(features)
+    named = [(label.text, one) for label, one in zip(labels, features, strict=True) if label.text]
+    answers = iter(namer.is_active([(name, text) for name, one in named for text in (*one.active, *one.inactive)]))
+    for label, one in zip(labels, features, strict=True):
+        active, inactive = (_counts(islice(answers, len(texts) if label.text else 0)) for texts in (one.active, one.inactive))
+        score = balanced_accuracy(active, inactive)
+        yield {
+            "layer": one.layer,
+            "feature": one.feature,
+            "label": label.text,
+            "model": label.model,
+            "evidence": evidence,
+            "n_shown": len(one.shown),
+            "detection": score,
+            "n_active": active[1],
+            "n_active_detected": active[0],
+            "n_inactive": inactive[1],
+            "n_inactive_detected": inactive[0],
+            "reason": label.reason or (NOT_SCORED if score is None else None),
+        }
+
+
+def _counts(answers: Iterable[bool | None]) -> tuple[int, int]:
+    """How many say yes, and how many are readable."""
+    readable = [answer for answer in answers if answer is not None]
+    return sum(readable), len(readable)
+
+
+NOT_SCORED = "no held-out texts, or no readable answers about them"
+"""Why a label has no score."""
