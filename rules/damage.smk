@@ -1,15 +1,15 @@
-# Whether steering breaks the model, by its loss on ordinary text at the factors that were chosen.
+# Whether steering breaks the model, by what it does to ordinary text; and the methods' scores at equal damage.
 
 
 rule damage:
-    """What each fit at its chosen factors does to ordinary text."""
+    """What each fit does to ordinary text, at every factor."""
     input:
         model=f"{PINS}/model.json",
         model_files=fetched("model"),
         saes=f"{DATA}/saes/{{layers}}.json",
         sae_files=fetched_saes,
         fits=f"{DATA}/fits/{{layers}}.json",
-        method_choices=f"{TABLES}/method_choices.parquet",
+        compared_concepts=f"{TABLES}/compared_concepts.parquet",
         texts=ordinary_texts,
     output:
         manifest=f"{DATA}/damage/{{layers}}.json",
@@ -22,17 +22,19 @@ rule damage:
 
 
 rule method_damage:
-    """Each method's score against what it breaks."""
+    """Each method's score against what it breaks, and its score at equal cost."""
     input:
         topics=topics_of_judge,
         model_files=fetched("model"),
         damage=manifests("damage"),
         generations=manifests("generations"),
         compared_concepts=f"{TABLES}/compared_concepts.parquet",
+        method_halves=f"{TABLES}/method_halves.parquet",
         method_choices=f"{TABLES}/method_choices.parquet",
         methods=f"{TABLES}/methods.parquet",
     output:
         method_damage=f"{TABLES}/method_damage.parquet",
+        method_equal_cost=f"{TABLES}/method_equal_cost.parquet",
     params:
         **summary("method_damage"),
         settings=setting("methods"),

@@ -43,7 +43,7 @@ rule steering_prompts:
 
 
 rule method_tables:
-    """Held-out scores with intervals, differences, costs; and the report that sets them beside the papers' figures."""
+    """Held-out scores with intervals, differences and costs."""
     input:
         compared_concepts=f"{TABLES}/compared_concepts.parquet",
         prompts=prompts,
@@ -55,10 +55,25 @@ rule method_tables:
         judge=manifests("judge"),
     output:
         **{name: f"{TABLES}/{name}.parquet" for name in METHOD_SUMMARIES},
-        report=f"{FIGURES}/methods.md",
     params:
-        code=code("method_tables.py", "summaries.method_tables"),
+        **summary("method_tables"),
         settings=setting("methods", "best_factor", "judge", "model"),
         data=[file_digest(table) for table in (METHODS_TABLE, VALUES, PROTOCOLS)],
     script:
-        "../scripts/method_tables.py"
+        "../scripts/summary.py"
+
+
+rule method_report:
+    """The report that sets the methods' scores beside the papers' figures."""
+    input:
+        compared_concepts=f"{TABLES}/compared_concepts.parquet",
+        tables=[f"{TABLES}/{name}.parquet" for name in ("methods", "method_differences", "method_published")],
+        equal_cost=equal_cost_table,
+    output:
+        report=f"{FIGURES}/methods.md",
+    params:
+        code=code("method_report.py"),
+        settings=setting("methods", "judge", "model"),
+        data=[file_digest(table) for table in (METHODS_TABLE, VALUES, PROTOCOLS)],
+    script:
+        "../scripts/method_report.py"

@@ -43,6 +43,11 @@ def ordinary_texts(wildcards):
     return [f"{PINS.format(**wildcards)}/{pin}.json", *file_of(pin)(wildcards)]
 
 
+def equal_cost_table(wildcards):
+    """The methods' scores at equal cost; nothing where there are no ordinary texts."""
+    return f"{TABLES}/method_equal_cost.parquet".format(**wildcards) if ordinary_texts_pin(EXPERIMENTS[wildcards.experiment]) else []
+
+
 def concept_sources(wildcards):
     """The grammar's words, texts of one's own, or the published list of concepts and its training texts."""
     concepts = EXPERIMENTS[wildcards.experiment].methods.concepts

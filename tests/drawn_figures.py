@@ -13,10 +13,11 @@ from question_tables import synthetic_tables
 from synthetic_tables import selection_settings
 from workflow_folder import ROOT
 
-from saesteer.core.tables import EFFECTS, METHOD_DAMAGE, METHOD_SUMMARIES, SELECTION
+from saesteer.core.tables import EFFECTS, METHOD_DAMAGE, METHOD_EQUAL_COST, METHOD_SUMMARIES, SELECTION, by_name
 from saesteer.figures import registry
 from saesteer.figures.definition import Options
 from saesteer.methods.compare.damage import method_damage
+from saesteer.methods.compare.equal_cost import equal_cost
 from saesteer.methods.compare.paper_values import our_protocol
 from saesteer.settings import load_experiment
 from saesteer.settings.methods import MethodSettings
@@ -63,11 +64,16 @@ def method_tables(**changes: object) -> Tables:
 
 def with_damage(tables: Tables, settings: MethodSettings) -> Tables:
     """And what each method breaks: the more, the larger its factors."""
-    chosen = tables["method_choices"].drop_nulls("factor").select("layer", "method", "concept_id", "factor").unique(maintain_order=True)
-    rise = pl.col("factor").cast(pl.Float64) * 0.1 + pl.int_range(pl.len()) % 5 * 0.01
-    made = chosen.with_columns(loss=2 + rise, unsteered_loss=pl.lit(2.0), divergence=rise / 2, n_tokens=pl.lit(99, pl.UInt32))
-    others = chosen.with_columns(other_rating=rise / 4)
-    return tables | {"method_damage": method_damage(made, others, tables["method_choices"], tables["methods"], settings)}
+    halves, choices, methods = (tables[name] for name in ("method_halves", "method_choices", "methods"))
+    every = halves.select("layer", "method", "concept_id", "factor").unique(maintain_order=True)
+    rise = pl.when(pl.col("method") != "unsteered").then(pl.col("factor").cast(pl.Float64) * 0.1 + pl.int_range(pl.len()) % 5 * 0.01)
+    rise = rise.otherwise(0.0)
+    made = every.with_columns(loss=2 + rise, unsteered_loss=pl.lit(2.0), divergence=rise / 2, n_tokens=pl.lit(99, pl.UInt32))
+    others = every.with_columns(other_rating=rise / 4)
+    return tables | {
+        "method_damage": method_damage(made, others, choices, methods, settings),
+        "method_equal_cost": equal_cost(made, halves, choices, methods, settings),
+    }
 
 
 @cache
@@ -130,7 +136,7 @@ def _of_a_sweep() -> dict[str, object]:
     return {table.name: table for summary in summaries_of(shipped).values() for table in summary.tables}
 
 
-METHOD_FIGURES = reading({**METHOD_SUMMARIES, METHOD_DAMAGE.name: METHOD_DAMAGE})
+METHOD_FIGURES = reading(METHOD_SUMMARIES | by_name(METHOD_DAMAGE, METHOD_EQUAL_COST))
 THIN = dict.fromkeys(reading(_of_a_sweep(), QUESTION_TABLES), ("micro", "one feature", "no scores"))
 THIN |= dict.fromkeys(METHOD_FIGURES, ("one method", "one concept", "no ratings"))
 

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,15 @@ from scipy import stats
 from small_adapters import a_lora, a_loreft, peft_model
 from torch import Tensor
 
-from saesteer.core.tables import DAMAGE, METHOD_CHOICES, METHODS_TABLE
+from saesteer.core.tables import DAMAGE, METHOD_CHOICES, METHODS_TABLE, validate
 from saesteer.core.tokens import load_tokens
 from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts, text_damage
 from saesteer.engine.interventions import ActivationEdit, Addition, Intervention, Nothing, PromptText, kind_of, packed
 from saesteer.engine.saes import encode
 from saesteer.methods.compare.damage import method_damage
+from saesteer.settings import load_experiment
 from saesteer.settings.methods import MethodSettings
+from saesteer.steps.step import steps_of
 from saesteer.world.judges import load_judge
 from saesteer.world.oracle_judge import concept_rating, load_oracle
 from saesteer.world.rating import other_ratings
@@ -76,7 +79,7 @@ def test_a_vector_is_added_at_every_position() -> None:
     close(made, slow(lambda residual: residual + 60 * vector))
     assert made["divergence"] > 0.1
     assert made["unsteered_loss"] == pytest.approx(slow(None)[0], abs=1e-4)
-    rises = loss_rises(shipped_model(), shipped_sae(LAYER), Addition(vector, 40.0), 1.5, ordinary())
+    (rises,) = loss_rises(shipped_model(), shipped_sae(LAYER), Addition(vector, 40.0), [1.5], ordinary())
     lengths = [len(text) - N_CONTEXT for text in ordinary()]
     assert np.average(rises.tolist(), weights=lengths) == pytest.approx(made["loss"] - made["unsteered_loss"], abs=1e-9)
 
@@ -121,6 +124,25 @@ def test_the_model_as_it_is_loses_nothing() -> None:
     made = measured(Nothing())
     assert made["loss"] == made["unsteered_loss"]
     assert made["divergence"] == pytest.approx(0, abs=1e-12)
+
+
+def test_where_a_method_abstains_or_logits_are_not_finite_there_are_no_numbers() -> None:
+    tensors, values = packed(Addition(torch.ones(128), float("inf")))
+    columns = {"layer": LAYER, "method": "m", "concept_id": ["a", "b"], "kind": ["addition", None]}
+    fits = pl.DataFrame(columns | {"tensors": [tensors, None], "values": [values, None]}, schema_overrides={"layer": pl.UInt16})
+    rows = fits.select("layer", "method", "concept_id", factor=pl.lit("1"))
+    made = pl.concat(text_damage(shipped_model(), shipped_sae(LAYER), LAYER, rows, fits, ordinary(), "everywhere"))
+    validate(DAMAGE, made, "damage")
+    assert made["loss"].to_list() == made["divergence"].to_list() == [None, None]
+    assert made["n_tokens"].to_list() == [sum(len(text) - N_CONTEXT for text in ordinary()), 0]
+
+
+def test_damage_waits_for_fits_alone_and_nothing_else_for_damage() -> None:
+    """So a change of it makes no fit, no text and no rating due, and it can run beside the texts."""
+    steps = steps_of(load_experiment("micro-methods", Path("config/experiments")))
+    assert set(steps["damage"].inputs) & set(steps) == {"fits"}
+    assert not any("damage" in step.inputs for step in steps.values())
+    assert set(steps["damage"].table.keys) == {"layer", "method", "concept_id", "factor"}
 
 
 def test_texts_are_spread_over_the_file() -> None:

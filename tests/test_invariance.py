@@ -23,19 +23,24 @@ from test_judge_local import settings as judge_settings
 from test_steered_texts import LAYER, _interventions, _prompts, _rows
 from torch import Tensor
 
+from saesteer.core.tables import DAMAGE, FITS
 from saesteer.engine import continuation, head, models, output_score
 from saesteer.engine.activations import sparse_activations
 from saesteer.engine.adapters import low_rank_subspace_installed, low_rank_weights_installed
 from saesteer.engine.continuation import Sampling
+from saesteer.engine.damage import N_CONTEXT, text_damage
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.generations import feature_texts
+from saesteer.engine.interventions import PromptText, kind_of, packed
 from saesteer.engine.logit_lens import top_logit_lens_tokens
-from saesteer.engine.models import LanguageModel
+from saesteer.engine.models import MIN_ROWS, LanguageModel
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.perplexity import continuation_nll
 from saesteer.judge import local_model
 from saesteer.judge.local_model import local_asker
 from saesteer.methods.fit import effects
+
+FIT_COLUMNS = {name: FITS.schema[name] for name in ("layer", "method", "concept_id", "kind", "tensors", "values")}
 
 
 class Step(NamedTuple):
@@ -105,6 +110,23 @@ def perplexity_step(family: str, half: bool = False) -> Step:
     texts = [" " + " ".join(words[(i * 7 + j * (i % 5)) % len(words)] for j in range(1 + i % 17)) for i in range(200)]
     rows = pl.DataFrame({"row": range(200), "prefix": prompt_of(family), "text": texts}).cast({"row": pl.UInt32})
     return Step(200, lambda places, batch: continuation_nll(lm, rows[places], batch=batch))
+
+
+def damage_step() -> Step:
+    """What every kind of intervention does to ordinary text, at three factors."""
+    lm, sae = tiny_model("gemma2"), tiny_sae(LAYER)
+    interventions = [one for one in _interventions(sae) if not isinstance(one, PromptText)]
+    interventions += [PromptText(("the sea", "a b c", "by the")), a_lora(lm), a_loreft(lm), a_change(lm)]
+    parts = [(kind_of(one), *packed(one)) for one in interventions]
+    fits = pl.DataFrame([(LAYER, str(number), "c", *part) for number, part in enumerate(parts)], schema=FIT_COLUMNS, orient="row")
+    rows = fits.select("layer", "method", "concept_id").join(pl.DataFrame({"factor": ["1", "2", "3"]}), how="cross")
+    ids = torch.randint(5, lm.n_vocab, (MIN_ROWS, 20), generator=torch.Generator().manual_seed(0)).tolist()
+    texts = [[2, *row[: N_CONTEXT + number % 11]] for number, row in enumerate(ids)]
+
+    def run(places: list[int], _batch: int | None) -> pl.DataFrame:
+        return in_order(rows[places], pl.concat(text_damage(lm, sae, LAYER, rows[places], fits, texts, "everywhere")), DAMAGE.keys)
+
+    return Step(rows.height, run)
 
 
 def activations_step() -> Step:
@@ -226,6 +248,7 @@ STEPS = [
         for family in ("gemma2", "gpt2", "shipped")
     ),
     pytest.param(partial(perplexity_step, "llama", half=True), ((None, [7]),), id="perplexity in bfloat16"),
+    pytest.param(damage_step, ((None, range(44, -1, -1)), (None, [16])), id="damage to ordinary text"),
     pytest.param(activations_step, ((1, [3]), (1, range(71, -1, -1))), id="activations"),
     pytest.param(effects_step, ((3, [7, 2, 3, 0]),), id="effects of steering"),
     pytest.param(lens_step, ((32, range(299, -1, -1)), (50, range(300)), (300, range(5, 38)), (128, [9])), id="top logit-lens tokens"),

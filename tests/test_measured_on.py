@@ -19,7 +19,6 @@ from saesteer.core.tables import (
     FITS,
     GENERATIONS,
     MAX_ACTIVATING_EXAMPLES,
-    METHOD_CHOICES,
     PERPLEXITY,
     STEERING_PROMPTS,
     Table,
@@ -97,13 +96,11 @@ class Machine:
         return Run(Workflow(experiments=("any",), data_dir=self.folder.parent), self.folder.name, self.experiment)
 
     def write_inputs(self, step: str) -> None:
-        """What no earlier step computes: pins, SAEs, written prompts, and the choices that are made of fits."""
+        """What no earlier step computes: pins, SAEs and written prompts."""
         first, layers = self.opened.of_job(next(iter(self.opened.groups(step))))
         for name, path in plan.input_files(first, step, layers).items():
             if name not in self.steps:
                 self._write_pin(path, name)
-        if step == "damage":
-            self._write_choices()
         if self.steps[step].written:
             self.prompts()
 
@@ -147,11 +144,6 @@ class Machine:
             keys = pl.DataFrame({"concept_id": concepts, "number": [1] * len(concepts)}, schema=STEERING_PROMPTS.key_schema)
             write_summary(STEERING_PROMPTS, fake_rows(STEERING_PROMPTS, keys, self.name), path)
         return path
-
-    def _write_choices(self) -> None:
-        path, fits = self.opened.summary_path(METHOD_CHOICES), read_rows(FITS, [self.manifest("fits")])
-        path.parent.mkdir(exist_ok=True)
-        fits.select("layer", "method", "concept_id", factor=pl.lit("1"), abstains=pl.lit(False)).write_parquet(path)
 
     def _write_pin(self, path: Path, name: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

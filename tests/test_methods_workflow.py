@@ -13,7 +13,7 @@ from gpu_folder import GpuFolder, assert_alike
 from workflow_folder import ALL_STEPS, ROOT, Checkout, Folder, new_rows
 
 from saesteer.core.files import file_digest, text_id
-from saesteer.core.tables import DAMAGE, METHOD_SUMMARIES, read_summary
+from saesteer.core.tables import METHOD_EQUAL_COST, METHOD_SUMMARIES, read_summary
 from saesteer.figures.registry import FIGURES
 from saesteer.settings import load_experiment
 from saesteer.workflow.outputs import figures
@@ -32,8 +32,8 @@ TOY = re.findall(r"```py\n(from saesteer.*?)```", (ROOT / "docs/methods.md").rea
 """The method that the documentation adds."""
 
 
-LAST_STEP = f"data/{NAME}/damage/layers_06-06.json"
-"""The last that keeps parts; it follows from all others that do."""
+LAST_TABLE = f"data/{NAME}/tables/method_equal_cost.parquet"
+"""It follows from all steps that keep parts."""
 REPORT = f"figures/{NAME}/methods.md"
 
 
@@ -44,9 +44,9 @@ def run(folder: Folder, *arguments: str, targets: Sequence[str] = ("methods",)) 
 
 
 def computed(folder: Folder, *targets: str) -> dict[str, pl.DataFrame]:
-    """Run the comparison to its last step and these files; step -> the rows in the parts that came in."""
+    """Run the comparison to its last table and these files; step -> the rows in the parts that came in."""
     before = folder.parts(NAME, ALL_STEPS)
-    run(folder, targets=(LAST_STEP, *targets))
+    run(folder, targets=(LAST_TABLE, *targets))
     return new_rows(before, folder.parts(NAME, ALL_STEPS))
 
 
@@ -101,6 +101,13 @@ def test_a_finished_comparison_is_complete_and_has_nothing_to_do(compared: Check
     assert all(title in report for title in ("DiffMean", "LoRA", "SAE-TS", "Supervised selection", "Unsteered"))
     tables = {name: read_summary(table, compared.path / f"data/{NAME}/tables/{name}.parquet") for name, table in METHOD_SUMMARIES.items()}
     assert tables["methods"].height == len(METHODS)
+    damage = compared.table("damage", NAME)
+    assert damage.height == N_TEXTS // N_PROMPTS
+    assert damage.filter(pl.col("divergence").is_null())["method"].unique().to_list() == ["supervised"]
+    assert damage.filter(method="unsteered")["divergence"].to_list() == [0.0] * N_CONCEPTS
+    equal_cost = read_summary(METHOD_EQUAL_COST, compared.path / LAST_TABLE)
+    assert equal_cost.height == 4 * len(METHODS)
+    assert "At equal cost" in report
     (abstaining,) = tables["methods"].filter(pl.col("method") == "supervised").to_dicts()
     (unsteered,) = tables["methods"].filter(pl.col("method") == "unsteered").to_dicts()
     assert (abstaining["n_abstaining"], abstaining["score"]) == (N_CONCEPTS, unsteered["score"])
@@ -118,7 +125,7 @@ def test_the_rule_and_the_command_make_the_same_report(compared: Checkout) -> No
     text = by_rule["data/index.js"].decode().removeprefix('saesteer.piece("index",').removesuffix(");\n")
     index = json.loads(text)
     names = figures(load_experiment(NAME, compared.path / "config/experiments"))
-    assert {"methods", "method_curves", "method_differences", "method_damage"} < set(names)
+    assert {"methods", "method_curves", "method_differences", "method_damage", "method_equal_cost"} < set(names)
     assert index["figures"] == [[name, FIGURES[name].caption] for name in names]
     assert len(index["methods"]["keys"]) == len(METHODS)
     saesteer(compared, "report", NAME)
@@ -172,6 +179,11 @@ def test_vectors_go_out_and_come_in_as_a_method_that_writes_the_same_texts(resto
     assert own.equals(trained_elsewhere)
 
 
+def of_fits(n_fits: int, n_texts: int) -> dict[str, int]:
+    """How many rows of each step new fits and their texts are; damage is measured of each fit and factor, as its texts are."""
+    return ({"fits": n_fits} if n_fits else {}) | dict.fromkeys(TEXT_STEPS, n_texts) | {"damage": n_texts // N_PROMPTS}
+
+
 @pytest.mark.exhaustive
 def test_a_new_method_is_one_file_and_one_row(restored: Checkout) -> None:
     others = restored.table("generations", NAME).filter(pl.col("method").is_in(METHODS)).drop("seconds")
@@ -181,18 +193,10 @@ def test_a_new_method_is_one_file_and_one_row(restored: Checkout) -> None:
     compare(restored, methods=[*METHODS, "toy"])
     rows = computed(restored, REPORT)
     n = N_CONCEPTS * N_PROMPTS * len(FACTORS["addition"])
-    assert_damage_of_chosen(restored, rows.pop("damage"), method="toy")
-    assert {step: frame.height for step, frame in rows.items()} == {"fits": N_CONCEPTS} | dict.fromkeys(TEXT_STEPS, n)
+    assert {step: frame.height for step, frame in rows.items()} == of_fits(N_CONCEPTS, n)
     assert all(set(frame["method"]) == {"toy"} for frame in rows.values())
     assert restored.table("generations", NAME).filter(pl.col("method") != "toy").drop("seconds").equals(others)
     assert "| Toy |" in (restored.path / REPORT).read_text()
-
-
-def assert_damage_of_chosen(folder: Checkout, damage: pl.DataFrame | None, **of: str) -> None:
-    """It was measured at the factors chosen of these, and at no others; where none of them was, nowhere."""
-    choices = read_summary(METHOD_SUMMARIES["method_choices"], folder.path / f"data/{NAME}/tables/method_choices.parquet")
-    chosen = choices.drop_nulls("factor").filter(~pl.col("abstains"), **of).select(DAMAGE.keys).unique()
-    assert chosen.sort(DAMAGE.keys).rows() == ([] if damage is None else damage.select(DAMAGE.keys).sort(DAMAGE.keys).rows())
 
 
 @pytest.mark.exhaustive
@@ -200,8 +204,7 @@ def test_one_more_factor_computes_its_texts(restored: Checkout) -> None:
     compare(restored, factors={**FACTORS, "addition": [1, 2, 3]})
     rows = computed(restored)
     n_additions = 3  # diffmean, sae_label, sae_ts
-    assert_damage_of_chosen(restored, rows.pop("damage", None), factor="2")
-    assert {step: frame.height for step, frame in rows.items()} == dict.fromkeys(TEXT_STEPS, n_additions * N_CONCEPTS * N_PROMPTS)
+    assert {step: frame.height for step, frame in rows.items()} == of_fits(0, n_additions * N_CONCEPTS * N_PROMPTS)
     assert all(set(frame["factor"]) == {"2"} for frame in rows.values())
 
 
@@ -209,8 +212,7 @@ def test_one_more_factor_computes_its_texts(restored: Checkout) -> None:
 def test_one_more_concept_computes_its_fits_and_texts(restored: Checkout) -> None:
     compare(restored, concepts={"topics": ["sea", "chess", "garden"]})
     rows = computed(restored)
-    assert_damage_of_chosen(restored, rows.pop("damage"), concept_id=text_id("garden"))
-    assert {step: frame.height for step, frame in rows.items()} == {"fits": len(METHODS)} | dict.fromkeys(TEXT_STEPS, N_TEXTS // N_CONCEPTS)
+    assert {step: frame.height for step, frame in rows.items()} == of_fits(len(METHODS), N_TEXTS // N_CONCEPTS)
     assert all(set(frame["concept_id"]) == {text_id("garden")} for frame in rows.values())
 
 
@@ -255,8 +257,7 @@ def test_a_raised_version_computes_that_method(restored: Checkout) -> None:
     table.write_text("\n".join(changed) + "\n")
     rows = computed(restored)
     n = N_CONCEPTS * N_PROMPTS * len(FACTORS["addition"])
-    assert_damage_of_chosen(restored, rows.pop("damage"), method="diffmean-2")
-    assert {step: frame.height for step, frame in rows.items()} == {"fits": N_CONCEPTS} | dict.fromkeys(TEXT_STEPS, n)
+    assert {step: frame.height for step, frame in rows.items()} == of_fits(N_CONCEPTS, n)
     assert all(set(frame["method"]) == {"diffmean-2"} for frame in rows.values())
 
 
@@ -265,7 +266,7 @@ def test_on_a_gpu_it_gives_the_same_tables(restored: Checkout, tmp_path: Path) -
     folder = GpuFolder(tmp_path / "repo")
     compare(folder)
     for one in (folder, restored):
-        run(one, targets=[LAST_STEP])
+        run(one, targets=[LAST_TABLE])
     rules, logs_of = ("effects", "fits", "method_generations"), folder.path / "logs" / NAME
     logs = [path.read_text() for rule in rules for path in (logs_of / rule).glob("*.log")]
     assert ["on cuda" in log for log in logs] == [True] * 3

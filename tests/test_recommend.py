@@ -147,6 +147,31 @@ show(answer, Console())
     assert done.stdout == answered.said
 
 
+def test_under_a_limit_on_damage_a_weaker_strength_is_recommended_and_nothing_is_computed_anew(answered: Answered):
+    """The limit is just below the damage of the strength that is recommended without one: of its texts, or of ordinary text."""
+    folder, concept = answered.folder, answered.concept
+    program = f"""
+import saesteer
+from saesteer.analysis.recommendation import as_multiple
+from saesteer.report.recommend import LIMITED, page_of
+free = saesteer.recommend("micro", {concept!r})
+damage = max(free.perplexity.interval.high, as_multiple(free.ordinary_loss).interval.high)
+held = saesteer.recommend("micro", {concept!r}, max_damage=max(1.0, damage * 0.999))
+best, before = held.recommendation.feature, free.recommendation.feature
+if best is not None:
+    assert (best.layer, best.name, best.factor) != (before.layer, before.name, before.factor)
+    assert max(held.perplexity.interval.high, as_multiple(held.ordinary_loss).interval.high) <= damage * 0.999
+    assert held.recommendation.verdict != "harmful"
+assert "Limited damage" in page_of(held) and "Limited damage" not in page_of(free)
+print("chosen" if best else "none")
+"""
+    before = folder.parts()
+    done = folder.call("python", "-c", program)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "chosen\n"
+    assert folder.parts() == before
+
+
 def test_what_points_to_no_feature_is_refused_with_the_labels(micro: Folder, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(micro.path)
     result = CliRunner().invoke(app, ["recommend", "micro", "zeppelin"])

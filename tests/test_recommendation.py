@@ -10,15 +10,17 @@ import pytest
 import torch
 import yaml
 from rich.console import Console
+from typer.testing import CliRunner
 
-from saesteer.analysis.recommendation import Estimate, as_multiple, candidates, fired_on, perplexity_ratio, recommend, weighed
+from saesteer.analysis.recommendation import Estimate, as_multiple, candidates, fired_on, is_above, perplexity_ratio, recommend, weighed
+from saesteer.cli import app
 from saesteer.core.uncertainty import Interval
 from saesteer.engine.directions import decoder_cosines, difference_of_means
 from saesteer.engine.hook_points import hook_point_of
 from saesteer.engine.models import load_language_model
 from saesteer.report.by_words import rated_by_words
 from saesteer.report.candidates import picked_features
-from saesteer.report.recommend import Answer, Question, as_sweep, gist, ordinary_loss, page_of, show
+from saesteer.report.recommend import Answer, Question, as_sweep, gist, ordinary_losses, page_of, show
 from saesteer.report.verdicts import sentences_of, shown
 from saesteer.run import Run
 from saesteer.settings import LocalExamples, SelectionSettings, SettingsError, load_experiment
@@ -83,6 +85,58 @@ def test_damage_decides_with_the_score(perplexity: float, loss: float | None, ve
     assert sentences_of(result)[0].startswith("Use feature 3/7" if verdict == "use" else "Do not use feature 3/7 at factor 1: it steers")
     weak = recommend("sea", ratings("feature", 3, "7", "1", [0.8, 0.7] * 4), unsteered(), SETTINGS)
     assert weighed(weak, [of_texts], [], 1.0) == weak
+
+
+def with_loss(rated: pl.DataFrame, loss: float, spread: float = 0.0) -> pl.DataFrame:
+    """The same with a mean_nll of each prompt, `spread` above and below in turns of two."""
+    return rated.with_columns(mean_nll=loss + spread * (pl.int_range(pl.len()) // 2 % 2 * 2 - 1))
+
+
+def test_under_a_limit_on_damage_the_strength_is_the_best_of_those_that_are_seen_to_be_within_it():
+    """The stronger factor has the higher score at exp(2) = 7.4 times the unsteered perplexity; of the middle one, at 2.7 times, the
+    interval reaches beyond 4; the smallest is at 1.6 times. Without a limit the strongest is recommended."""
+    middle = with_loss(ratings("feature", 3, "7", "4", [1.95] * 8), 2.0, 0.6)
+    rated = pl.concat(
+        [
+            with_loss(ratings("feature", 3, "7", "8", [2.0] * 8), 3.0),
+            middle,
+            with_loss(ratings("feature", 3, "7", "2", [1.9, 1.8] * 4), 1.5),
+        ]
+    )
+    plain = with_loss(unsteered(), 1.0)
+    chosen = {limit: recommend("sea", rated, plain, SETTINGS, limit).feature for limit in (None, 8.0, 4.0, 2.0, 1.2)}
+    assert [choice and (choice.factor, choice.score.mean) for choice in chosen.values()] == [
+        ("8", 2.0), ("8", 2.0), ("2", pytest.approx(1.85)), ("2", pytest.approx(1.85)), None,
+    ]  # fmt: skip
+    (nothing,) = sentences_of(recommend("sea", rated, plain, SETTINGS, 1.2))
+    assert nothing == "No text of a candidate for 'sea' could be rated, or was within the limit on damage."
+    assert chosen[4.0] is not None
+    within = perplexity_ratio(chosen[4.0], rated, plain, SETTINGS)
+    assert weighed(recommend("sea", rated, plain, SETTINGS, 4.0), [within], [], 4.0).verdict == "use"
+
+
+def test_a_half_of_the_prompts_keeps_to_the_limit_by_its_own_texts():
+    """On the even prompts the strong factor is within the limit, on the odd ones above: only the first choose it, for the odd ones."""
+    even = pl.int_range(pl.len()) % 2 == 0
+    strong = ratings("feature", 3, "7", "8", [2.0] * 8).with_columns(mean_nll=pl.when(even).then(1.1).otherwise(4.0))
+    rated = pl.concat([strong, with_loss(ratings("feature", 3, "7", "2", [1.0] * 8), 1.1)])
+    choice = recommend("sea", rated, with_loss(unsteered(), 1.0), SETTINGS, 4.0).feature
+    assert choice is not None
+    assert choice.factor == "2"
+    assert choice.by_prompt == {prompt: 1.0 if number % 2 == 0 else 2.0 for number, prompt in enumerate(PROMPTS)}
+
+
+def test_what_is_not_finite_is_above_every_limit_and_no_rise_is_too_large():
+    nan, huge = Estimate(float("nan"), Interval(float("nan"), float("nan")), 8), Estimate(2e3, Interval(1e3, 3e3), 8)
+    assert all(is_above(as_multiple(rise), 1e9) for rise in (nan, huge))
+
+
+@pytest.mark.parametrize("limit", ["-1", "0.5", "nan", "inf"])
+def test_a_limit_that_is_none_is_refused_before_anything_is_read(limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["recommend", "micro", "sea", "--max-damage", limit])
+    assert result.exit_code == 1
+    assert "give a multiple of the unsteered perplexity, 1 or more" in " ".join(result.output.split())
 
 
 def test_ties_go_to_the_smaller_factor_and_ratings_that_are_missing_count_nowhere():
@@ -216,9 +270,7 @@ def test_without_ordinary_texts_that_are_long_enough_their_loss_is_unknown(tmp_p
     pl.DataFrame({"text": ["The sea"] * 31}).write_parquet(tmp_path / "texts.parquet")
     experiment = load_experiment("tiny", *WORKFLOW.experiments_dirs)
     short = experiment.model_copy(update={"max_activating_examples": LocalExamples(kind="local", texts=tmp_path / "texts.parquet")})
-    choice = recommend("sea", ratings("feature", 3, "7", "1", [1.5] * 8), unsteered(), SETTINGS).feature
-    assert choice is not None
-    assert ordinary_loss(Run(WORKFLOW, "tiny", short), choice) is None
+    assert ordinary_losses(Run(WORKFLOW, "tiny", short), [(3, "7", "1")]) == {}
     assert shown(None) == "unknown"
 
 

@@ -188,6 +188,7 @@ def recommend(
     *,
     n_per_layer: int = N_PER_LAYER,
     comparison: str | None = None,
+    max_damage: float | None = None,
     cores: int = 2,
     configfile: Path = Path("config/config.yaml"),
 ) -> Answer:
@@ -195,9 +196,11 @@ def recommend(
 
     The current folder is the project's; what is missing is computed there, as by `saesteer recommend`. `n_per_layer` is the largest number
     of candidates of a layer; `comparison` names a comparison of methods on the same model, by whose settings and labelled texts
-    prompting and DiffMean are tried beside the features.
+    prompting and DiffMean are tried beside the features. With `max_damage` no strength is recommended at which the perplexity of its texts,
+    or of ordinary text, is more than so many times the unsteered one.
     """
-    return _answer(read_workflow(configfile), Question(experiment, concept, n_per_layer, cores, configfile, comparison))
+    question = Question(experiment, concept, n_per_layer, cores, configfile, comparison, max_damage=max_damage)
+    return _answer(read_workflow(configfile), question)
 
 
 def recommend_less(
@@ -206,14 +209,17 @@ def recommend_less(
     *,
     prompts: Path | None = None,
     n_per_layer: int = N_PER_LAYER,
+    max_damage: float | None = None,
     cores: int = 2,
     configfile: Path = Path("config/config.yaml"),
 ) -> Answer:
     """Which feature of an experiment to steer away from a concept with, and how hard, as by `saesteer recommend --less`.
 
     `prompts` is a file of prompts that evoke the concept, one a line; None takes first sentences of the experiment's labelled texts.
+    `max_damage` is that of `recommend`.
     """
-    return _answer_less(read_workflow(configfile), Question(experiment, concept, n_per_layer, cores, configfile, None, prompts))
+    question = Question(experiment, concept, n_per_layer, cores, configfile, None, prompts, max_damage)
+    return _answer_less(read_workflow(configfile), question)
 
 
 def _lens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int) -> Any:

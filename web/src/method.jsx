@@ -24,7 +24,7 @@ function Method({ page, rows, method, level }) {
   const index = useContext(Index), layers = rows.map((row) => row.layer), [layer, setLayer] = useState(layers.at(-1));
   const row = rows.find((one) => one.layer === layer), damage = objects(page.method_damage).find((one) => one.layer === layer);
   const of = (name) => objects(page[name]).filter((one) => one.layer === layer);
-  const scores = useMemo(() => of("method_scores"), [layer]), curves = useMemo(() => of("method_curves"), [layer]), differences = useMemo(() => of("method_differences"), [layer]);
+  const scores = useMemo(() => of("method_scores"), [layer]), curves = useMemo(() => of("method_curves"), [layer]), differences = useMemo(() => of("method_differences"), [layer]), equalCost = useMemo(() => of("method_equal_cost"), [layer]);
   const titles = Object.fromEntries(objects(index.methods.table).map((one) => [one.method, one.title]));
   return <>
     <p class="quiet"><code>{method}</code>, {row.family}{row.paper && `, ${row.paper}`}. Chosen by: {row.chosen_by || "nothing"}. Labelled texts: {TEXT_USE[row.text_use] ?? "none"}.</p>
@@ -36,6 +36,7 @@ function Method({ page, rows, method, level }) {
         {damage && <div><dt>rise of the loss on ordinary text</dt><dd><Num table="method_damage" column="loss_rise" value={damage.loss_rise} /></dd></div>}
         {damage?.other_rating != null && <div><dt>rating of other topics</dt><dd><Num table="method_damage" column="other_rating" value={damage.other_rating} /></dd></div>}</dl></Section>
     {curves.length > 1 && <MethodCurves rows={curves} />}
+    {equalCost.length > 0 && <EqualCost rows={equalCost} />}
     <Concepts key={layer} scores={scores} method={method} layer={layer} />
     {differences.length > 0 && <Section title="Against the other methods" tables={["method_differences"]}><details><summary>{differences.length} differences, paired by concept</summary>
       <Table sortable caption="Differences from other methods" headers={["other method", ["score minus the other's", "method_differences", "mean"], "95 %", "95 %, all pairs together", "concepts", "beside it"]}
@@ -55,6 +56,14 @@ function MethodCurves({ rows }) {
     <Panels factors={factors} panels={[["Ratings by factor, mean over concepts", ratings, false, 2], ["Perplexity by factor", perplexity, true]]} />
     <details><summary>The same as a table</summary><Table caption="Means by factor" headers={["factor", column("score", "score"), column("concept", "concept_rating"), column("fluency", "fluency_rating"), column("perplexity", "perplexity"), column("times chosen", "n_chosen")]}
       rows={rows.map((row) => [row.factor, row.score, row.concept_rating, row.fluency_rating, row.perplexity, row.n_chosen])} /></details></Section>;
+}
+
+function EqualCost({ rows }) {
+  const column = (title, name) => [title, "method_equal_cost", name], between = (row, name) => (row[`${name}_low`] === null ? "–" : ends(row[`${name}_low`], row[`${name}_high`]));
+  return <Section title="At equal cost" tables={["method_equal_cost"]}>
+    <p>At its strongest under a limit on its damage, how far the next-token distribution on ordinary text moves. Where no factor is within the limit, a concept counts as unsteered.</p>
+    <Table caption="Score under a limit on damage" headers={[column("at most, nats", "limit"), column("held-out score", "score"), "95 %", column("divergence", "divergence"), "95 %", column("share unsteered", "share_unsteered")]}
+      rows={rows.map((row) => [row.limit, row.score, between(row, "score"), row.divergence, between(row, "divergence"), row.share_unsteered])} /></Section>;
 }
 
 function Concepts({ scores, method, layer }) {

@@ -40,11 +40,13 @@ export function MethodTable({ layer, most }) {
   const index = useContext(Index);
   const rows = objects(index.methods.table).filter((row) => row.layer === layer).sort((a, b) => (b.score ?? -1) - (a.score ?? -1)).slice(0, most);
   const column = (title, name) => [title, "methods", name], instructed = rows.some((row) => row.instruction_rating !== null);
+  const equalCost = objects(index.methods.equal_cost).filter((row) => row.layer === layer), limited = Object.fromEntries(equalCost.map((row) => [row.method, row]));
+  const limitedScore = (row) => (row ? { sort: row.score, shown: <span class="nowrap">{show(row.score)}{interval(row, "score")}</span> } : null);
   return <Table sortable={!most} caption={`Steering methods, layer ${layer}`}
-    headers={["method", column("score [95 %]", "score"), column("concept", "concept_rating"), ...(instructed ? [column("instruction", "instruction_rating")] : []), column("fluency", "fluency_rating"),
+    headers={["method", column("score [95 %]", "score"), ...(equalCost.length ? [[`at most ${show(equalCost[0].limit)} nats of damage`, "method_equal_cost", "score"]] : []), column("concept", "concept_rating"), ...(instructed ? [column("instruction", "instruction_rating")] : []), column("fluency", "fluency_rating"),
       column("abstains", "n_abstaining"), column("factor", "median_factor"), column("perplexity", "perplexity"), column("labelled texts", "labelled_texts"), column("fit, s", "fit_seconds")]}
     rows={rows.map((row) => [{ sort: row.title, shown: <a href={`#/method/${row.method}`}>{row.title}</a> }, { sort: row.score, shown: <span class="nowrap">{show(row.score)}{interval(row, "score")}</span> },
-      row.concept_rating, ...(instructed ? [row.instruction_rating] : []), row.fluency_rating, row.n_abstaining, row.median_factor, row.perplexity, row.labelled_texts, row.fit_seconds])} />;
+      ...(equalCost.length ? [limitedScore(limited[row.method])] : []), row.concept_rating, ...(instructed ? [row.instruction_rating] : []), row.fluency_rating, row.n_abstaining, row.median_factor, row.perplexity, row.labelled_texts, row.fit_seconds])} />;
 }
 
 export function Methods() {

@@ -6,8 +6,9 @@ chosen by the judge's mean score: on one half of the prompts for the scores repo
 what is recommended. So the scores are those of the procedure, and owe nothing to the choice.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import exp
 from typing import Literal
 
@@ -32,6 +33,8 @@ N_SAID = 3
 _LETTER = r"[\p{L}\p{M}\p{N}'’-]"
 _MOST_TOKENS = 8
 """Tokens on each side of an example's maximum among which those of its word are."""
+_MOST_NATS = 700.0
+"""Of more no multiple is computed: it would be no float."""
 Verdict = Literal["use", "harmful", "weak", "none"]
 _OPTION = ["kind", "layer", "name"]
 
@@ -175,27 +178,33 @@ def _word(token: pl.Expr) -> pl.Expr:
     return token.str.strip_chars("▁Ġ ").str.to_lowercase()
 
 
-def recommend(concept: str, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings) -> Recommendation:
+def recommend(
+    concept: str, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings, max_damage: float | None = None
+) -> Recommendation:
     """The verdict from the ratings of features' and other methods' texts.
 
     rated: kind (feature, or a method's), layer, name, factor, prefix_id, judge_score, concept_rating, fluency_rating: texts at positive
-    factors, prompts in their order. unsteered: prefix_id, judge_score.
+    factors, prompts in their order. unsteered: prefix_id, judge_score. max_damage: as of `harmless`, for which both have mean_nll.
     """
-    choices = {kind: best_choice(rated, unsteered, kind, settings) for kind in sorted(set(rated["kind"]))}
+    choices = {kind: best_choice(rated, unsteered, kind, settings, max_damage) for kind in sorted(set(rated["kind"]))}
     feature = choices.pop(FEATURE, None)
     rivals = sorted((choice for choice in choices.values() if choice), key=lambda choice: -(choice.score.mean or 0.0))
     behind = tuple(difference(rival.by_prompt, feature.by_prompt if feature else {}, settings, RATINGS) for rival in rivals)
     return Recommendation(concept, verdict_of(feature), feature, tuple(rivals), behind)
 
 
-def best_choice(rated: pl.DataFrame, unsteered: pl.DataFrame, kind: str, settings: IntervalSettings) -> Choice | None:
-    """The option of highest mean score on all prompts, with the scores of choosing so held out; None where nothing is rated."""
-    rows = rated.filter(kind=kind).drop_nulls("judge_score")
-    if rows.is_empty():
+def best_choice(
+    rated: pl.DataFrame, unsteered: pl.DataFrame, kind: str, settings: IntervalSettings, max_damage: float | None = None
+) -> Choice | None:
+    """The option of highest mean score on all prompts, of those that are `harmless`, with the scores of choosing so held out; None where
+    nothing is rated, or harmless."""
+    rows, allowed = rated.filter(kind=kind), partial(harmless, unsteered=unsteered, settings=settings, max_damage=max_damage)
+    best = _best(allowed(rows))
+    if best.is_empty():
         return None
-    held_out = pl.concat(_at(choice, of_half) for choice, of_half in choices_by_half(rated, rows))
+    held_out = pl.concat(_at(choice, of_half) for choice, of_half in choices_by_half(rated, rows, allowed))
     score, concept, fluency = (by_prompt(held_out, column) for column in ("judge_score", "concept_rating", "fluency_rating"))
-    ((_, layer, name, factor),) = _best(rows).rows()
+    ((_, layer, name, factor),) = best.rows()
     return Choice(
         kind,
         layer,
@@ -210,13 +219,24 @@ def best_choice(rated: pl.DataFrame, unsteered: pl.DataFrame, kind: str, setting
     )
 
 
-def choices_by_half(rated: pl.DataFrame, rows: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-    """For each half of the prompts: kind, layer, name, factor of what is best among `rows` on the other half, and the half's rows of all
-    that was rated."""
+def choices_by_half(
+    rated: pl.DataFrame, rows: pl.DataFrame, allowed: Callable[[pl.DataFrame], pl.DataFrame]
+) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """For each half of the prompts: kind, layer, name, factor of what is best among the `rows` on the other half that are allowed there,
+    and the half's rows of all that was rated."""
     halves = split_halves(rated["prefix_id"].unique(maintain_order=True))
     half = pl.col("prefix_id").replace_strict(halves, return_dtype=pl.Int64)
     for reported in (0, 1):
-        yield _best(rows.filter(half != reported)), rated.filter(half == reported).drop_nulls("judge_score")
+        yield _best(allowed(rows.filter(half != reported))), rated.filter(half == reported).drop_nulls("judge_score")
+
+
+def harmless(rows: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings, max_damage: float | None) -> pl.DataFrame:
+    """The rows of each option and factor whose texts' perplexity is seen, by its interval, to be at most `max_damage` times the unsteered
+    ones' on the same prompts; None: all."""
+    if max_damage is None:
+        return rows
+    texts = rows.partition_by(*_OPTION, "factor", maintain_order=True)
+    return pl.concat([rows.clear(), *(of for of in texts if not is_above(_perplexity_ratio(of, unsteered, settings), max_damage))])
 
 
 def _above(score: Mapping[str, float], unsteered: Mapping[str, float], settings: IntervalSettings) -> Estimate:
@@ -247,6 +267,10 @@ def estimated(values: Iterable[float], settings: IntervalSettings, scale: Interv
 def perplexity_ratio(choice: Choice, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings) -> Estimate:
     """Perplexity of a choice's texts as a multiple of the unsteered ones': the geometric mean over prompts. Both have mean_nll."""
     steered = rated.filter(kind=choice.kind, layer=choice.layer, name=choice.name, factor=choice.factor)
+    return _perplexity_ratio(steered, unsteered, settings)
+
+
+def _perplexity_ratio(steered: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings) -> Estimate:
     return as_multiple(difference(by_prompt(steered, "mean_nll"), by_prompt(unsteered, "mean_nll"), settings))
 
 
@@ -255,22 +279,23 @@ def weighed(
 ) -> Recommendation:
     """The recommendation once damage is known: harmful where use would be said but a multiple of the unsteered perplexity is not seen to be
     within the limit. A damage that is None was not measured, and decides nothing. of_rivals: the same of each rival's texts."""
-    rivals_damage = tuple(Damage(one, _is_above(one, limit)) for one in of_rivals)
-    too_much = any(one is not None and _is_above(one, limit) for one in damage)
+    rivals_damage = tuple(Damage(one, is_above(one, limit)) for one in of_rivals)
+    too_much = any(one is not None and is_above(one, limit) for one in damage)
     verdict: Verdict = "harmful" if recommendation.verdict == "use" and too_much else recommendation.verdict
     return replace(recommendation, verdict=verdict, rivals_damage=rivals_damage)
 
 
-def _is_above(damage: Estimate, limit: float) -> bool:
-    return damage.interval is None or damage.interval.high > limit
+def is_above(damage: Estimate, limit: float) -> bool:
+    """Whether a multiple of the unsteered perplexity is not seen, by its interval, to be at most the limit."""
+    return damage.interval is None or not damage.interval.high <= limit  # NaN: logits were not finite
 
 
 def as_multiple(rise: Estimate) -> Estimate:
     """A rise of the loss, in nats a token, as a multiple of the perplexity."""
     if rise.mean is None or rise.interval is None:
         return rise
-    low, high = rise.interval
-    return Estimate(exp(rise.mean), Interval(exp(low), exp(high)), rise.n)
+    mean, low, high = (exp(min(nats, _MOST_NATS)) for nats in (rise.mean, *rise.interval))
+    return Estimate(mean, Interval(low, high), rise.n)
 
 
 def verdict_of(choice: Choice | None) -> Verdict:

@@ -6,6 +6,8 @@ concept rating: it has to fall, and further than with features of the same layer
 factor, whose additions are as large.
 """
 
+from functools import partial
+
 import polars as pl
 
 from saesteer.analysis.recommendation import (
@@ -18,6 +20,7 @@ from saesteer.analysis.recommendation import (
     candidates,
     choices_by_half,
     difference,
+    harmless,
 )
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.uncertainty import RATINGS
@@ -48,15 +51,18 @@ def controls(features: pl.DataFrame, picked: pl.DataFrame, concept: str) -> pl.D
     return pl.DataFrame(taken, schema={name: features.schema[name] for name in ("layer", "feature")}, orient="row")
 
 
-def recommend_less(concept: str, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings) -> Recommendation:
+def recommend_less(
+    concept: str, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings, max_damage: float | None = None
+) -> Recommendation:
     """The verdict from the ratings of the candidates' (FEATURE) and the control's texts.
 
     rated: as of `recommend`, scored by absence, of factors below 0 and ABLATED; unsteered: prefix_id and the same ratings.
     """
-    feature = best_choice(rated, unsteered, FEATURE, settings)
+    feature = best_choice(rated, unsteered, FEATURE, settings, max_damage)
     if feature is None:
         return Recommendation(concept, "none", None, (), ())
-    chosen = choices_by_half(rated, rated.filter(kind=FEATURE).drop_nulls("judge_score"))
+    allowed = partial(harmless, unsteered=unsteered, settings=settings, max_damage=max_damage)
+    chosen = choices_by_half(rated, rated.filter(kind=FEATURE), allowed)
     control = pl.concat(of_half.filter(kind=CONTROL).join(choice, on=["layer", "factor"], how="semi") for choice, of_half in chosen)
     before, of_control = (by_prompt(rows, "concept_rating") for rows in (unsteered, control))
     of_feature = feature.concept_by_prompt

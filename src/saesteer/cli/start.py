@@ -34,6 +34,13 @@ def recommend(
             help="With --less: prompts that evoke the concept, one a line; none: first sentences of the experiment's labelled texts."
         ),
     ] = None,
+    max_damage: Annotated[
+        float | None,
+        typer.Option(
+            help="Recommend no strength with more damage: the most perplexity, of its texts and of ordinary text, in multiples of the "
+            "unsteered one; none: the strength of the highest score, whose damage the verdict weighs."
+        ),
+    ] = None,
     cores: Annotated[int, typer.Option(min=1, help="Processor cores for what is missing.")] = 2,
     output: Annotated[Path | None, typer.Option(help="Markdown file for the whole answer; none: its gist is printed.")] = None,
     configfile: Configfile = CONFIG,
@@ -48,7 +55,7 @@ def recommend(
         raise SaesteerError("prompting and DiffMean are tried towards more of a concept only: leave out --less or --comparison")
     if prompts and not less:
         raise SaesteerError("--prompts names prompts that evoke what there should be less of: add --less, or leave it out")
-    question = Question(experiment, concept, features, cores, configfile, comparison, prompts)
+    question = Question(experiment, concept, features, cores, configfile, comparison, prompts, max_damage)
     answered = (answer_less if less else answer)(workflow_of(configfile), question)
     if output is None:
         show(answered, Console())

@@ -144,6 +144,7 @@ METHOD_DIFFERENCES = _TABLES["method_differences"]
 METHOD_CURVES = _TABLES["method_curves"]
 METHOD_PUBLISHED = _TABLES["method_published"]
 METHOD_DAMAGE = _TABLES["method_damage"]
+METHOD_EQUAL_COST = _TABLES["method_equal_cost"]
 METHOD_SUMMARIES = by_name(METHOD_HALVES, METHOD_CHOICES, METHOD_SCORES, METHODS_TABLE, METHOD_DIFFERENCES, METHOD_CURVES, METHOD_PUBLISHED)
 
 TEXT_COLUMNS = {name: column for name, column in GENERATIONS.columns.items() if name not in GENERATIONS.keys}

@@ -5,8 +5,10 @@ act at every position, or from the prompt's last token on where they steer the l
 added text stands before it. Counted are the tokens after the prompt.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from math import isfinite
 
 import polars as pl
 import torch
@@ -18,8 +20,17 @@ from saesteer.engine.conditional import switched
 from saesteer.engine.generations import placed
 from saesteer.engine.head import raw_logits, rows_of_logits, soft_capped
 from saesteer.engine.hook_points import hook_point_of
-from saesteer.engine.interventions import Intervention, PromptText, unpacked
-from saesteer.engine.models import MIN_ROWS, LanguageModel, plain_token_ids
+from saesteer.engine.interventions import (
+    ActivationEdit,
+    Addition,
+    ConditionalAddition,
+    ConditionalClamp,
+    Intervention,
+    Projection,
+    PromptText,
+    unpacked,
+)
+from saesteer.engine.models import MIN_ROWS, LanguageModel, plain_token_ids, residual_at, spliced
 from saesteer.engine.saes import Sae
 from saesteer.engine.steering import steering_of
 
@@ -27,6 +38,21 @@ ALGORITHM_VERSION = 1
 
 N_CONTEXT = 8
 """Tokens of a text that are its prompt, the beginning-of-sequence token included."""
+
+
+_FIT = ["layer", "method", "concept_id"]
+_AT_LAYER = (Addition, ConditionalAddition, Projection, ActivationEdit, ConditionalClamp)
+"""Interventions that leave the blocks below the layer as they are."""
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Texts padded at the end, where causal attention does not look, and where the tokens are that are counted."""
+
+    ids: Int[Tensor, "text seq"]
+    prompts: list[list[int]]
+    row: Int[Tensor, " token"]
+    at: Int[Tensor, " token"]
 
 
 @dataclass(frozen=True)
@@ -41,50 +67,74 @@ class _Read:
 def text_damage(
     lm: LanguageModel, sae: Sae, layer: int, rows: pl.DataFrame, fits: pl.DataFrame, texts: Sequence[Sequence[int]], sae_features: str
 ) -> Iterator[pl.DataFrame]:
-    """DAMAGE rows of the method, concept_id and factor of `rows`, one at a time. `fits` are their FITS rows, `texts` token ids, at least
-    `MIN_ROWS` texts of more than `N_CONTEXT` tokens; `sae_features` is the setting of that name."""
-    unsteered = _read(lm, sae, layer, None, 1.0, texts)
+    """DAMAGE rows of the method, concept_id and factor of `rows`, a fit at a time. `fits` are their FITS rows, `texts` token ids, at least
+    `MIN_ROWS` texts of more than `N_CONTEXT` tokens; `sae_features` is the setting of that name. Where the method abstains, or logits are
+    not finite, loss and divergence are null."""
+    unsteered = _read(lm, _padded(lm, texts))
     loss = float(compared(lm, unsteered, unsteered)[0].mean())
-    for row in rows.join(fits, on=["layer", "method", "concept_id"], how="left", maintain_order="left").iter_rows(named=True):
-        intervention = placed(unpacked(row["kind"], row["tensors"], row["values"]), sae, sae_features)
-        nll, divergence = compared(lm, _read(lm, sae, layer, intervention, float(row["factor"]), texts), unsteered)
-        measured = {"loss": float(nll.mean()), "unsteered_loss": loss, "divergence": float(divergence.mean()), "n_tokens": len(nll)}
-        yield pl.DataFrame([{name: row[name] for name in DAMAGE.keys} | measured], schema=DAMAGE.schema)
+    each = rows.select(_FIT).unique(maintain_order=True).join(fits, on=_FIT, how="left", maintain_order="left")
+    for fit in each.iter_rows(named=True, buffer_size=1):  # adapters are large
+        of_fit = rows.filter(method=fit["method"], concept_id=fit["concept_id"])
+        measured: list[tuple[float | None, float | None, int]] = [(None, None, 0)] * of_fit.height
+        if fit["kind"] is not None:
+            intervention = placed(unpacked(fit["kind"], fit["tensors"], fit["values"]), sae, sae_features)
+            reads = _steered(lm, sae, layer, intervention, of_fit["factor"].cast(pl.Float64), texts)
+            measured = [_means(*compared(lm, steered, unsteered)) for steered in reads]
+        columns = pl.DataFrame(measured, schema=["loss", "divergence", "n_tokens"], orient="row")
+        damage = of_fit.select(DAMAGE.keys).hstack(columns).with_columns(unsteered_loss=loss)
+        yield damage.select(list(DAMAGE.columns)).cast(pl.Schema(DAMAGE.schema))
+
+
+def _means(nll: Float64[Tensor, " token"], divergence: Float64[Tensor, " token"]) -> tuple[float | None, float | None, int]:
+    """Both means and of how many tokens; None where they are not finite."""
+    means = (float(nll.mean()), float(divergence.mean()))
+    return (*(means if all(map(isfinite, means)) else (None, None)), len(nll))
 
 
 @torch.no_grad()
 def loss_rises(
-    lm: LanguageModel, sae: Sae, intervention: Intervention, factor: float, texts: Sequence[Sequence[int]]
-) -> Float64[Tensor, " text"]:
-    """What steering at the SAE's layer adds to the mean loss of each ordinary text, nats a token."""
-    unsteered = _read(lm, sae, sae.meta.layer, None, factor, texts)
-    steered = _read(lm, sae, sae.meta.layer, intervention, factor, texts)
-    rise = compared(lm, steered, unsteered)[0] - compared(lm, unsteered, unsteered)[0]
-    return torch.stack([part.mean() for part in rise.split([len(text) - N_CONTEXT for text in texts])])
+    lm: LanguageModel, sae: Sae, intervention: Intervention, factors: Sequence[float], texts: Sequence[Sequence[int]]
+) -> Float64[Tensor, "factor text"]:
+    """What steering at the SAE's layer adds to the mean loss of each ordinary text, nats a token, at each factor."""
+    unsteered = _read(lm, _padded(lm, texts))
+    loss, lengths = compared(lm, unsteered, unsteered)[0], [len(text) - N_CONTEXT for text in texts]
+    rises = [compared(lm, steered, unsteered)[0] - loss for steered in _steered(lm, sae, sae.meta.layer, intervention, factors, texts)]
+    return torch.stack([torch.stack([part.mean() for part in rise.split(lengths)]) for rise in rises])
 
 
-def _read(
-    lm: LanguageModel, sae: Sae, layer: int, intervention: Intervention | None, factor: float, texts: Sequence[Sequence[int]]
-) -> _Read:
-    """Texts under an intervention; None: as the model reads them."""
-    n_context, whole = N_CONTEXT, [list(text) for text in texts]
-    if isinstance(intervention, PromptText):
-        added = plain_token_ids(lm, intervention.texts[int(factor) - 1])
-        n_context, whole = len(added) + N_CONTEXT - 1, [added + text[1:] for text in whole]
-    # Padded at the end, where causal attention does not look. Which tokens are counted is kept in the host's memory.
-    width, position = max(map(len, whole)), torch.arange(max(map(len, whole)))
+def _padded(lm: LanguageModel, texts: Sequence[Sequence[int]], added: Sequence[int] | None = None) -> _Texts:
+    """Texts, with tokens added in place of the first, the beginning-of-sequence token, which are then part of the prompt."""
+    whole = [[*(added or text[:1]), *text[1:]] for text in texts]
+    n_context, width = len(added or [0]) + N_CONTEXT - 1, max(map(len, whole))
     ids = torch.tensor([text + text[:1] * (width - len(text)) for text in whole], device=lm.device)
-    counted = (position >= n_context) & (position < torch.tensor(list(map(len, whole)))[:, None])  # [text seq]
-    if intervention is None or isinstance(intervention, PromptText):
-        hidden = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    else:
-        hook_point, which = hook_point_of(lm, layer, sae.meta.hook_point), torch.zeros(len(ids), dtype=torch.long, device=lm.device)
-        factors = torch.full((len(ids),), factor, device=lm.device)
-        factors = switched(lm, hook_point, [intervention], which, factors, [text[:n_context] for text in whole])
-        with steering_of(lm, [intervention], which, factors, sae, hook_point).installed(lm, 0, n_context):
-            hidden = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    row, at = (index.to(lm.device) for index in counted.nonzero(as_tuple=True))
-    return _Read(hidden[row, at - 1], ids[row, at])
+    # Which tokens are counted is kept in the host's memory.
+    position, lengths = torch.arange(width), torch.tensor(list(map(len, whole)))[:, None]
+    row, at = ((position >= n_context) & (position < lengths)).nonzero(as_tuple=True)
+    return _Texts(ids, [text[:n_context] for text in whole], row.to(lm.device), at.to(lm.device))
+
+
+def _read(lm: LanguageModel, texts: _Texts) -> _Read:
+    hidden = lm.model.base_model(input_ids=texts.ids, use_cache=False).last_hidden_state
+    return _Read(hidden[texts.row, texts.at - 1], texts.ids[texts.row, texts.at])
+
+
+def _steered(
+    lm: LanguageModel, sae: Sae, layer: int, intervention: Intervention, factors: Iterable[float], texts: Sequence[Sequence[int]]
+) -> Iterator[_Read]:
+    """Texts under an intervention at each factor. Where it acts at the layer only, the blocks below are run once."""
+    if isinstance(intervention, PromptText):
+        for factor in factors:
+            yield _read(lm, _padded(lm, texts, plain_token_ids(lm, intervention.texts[int(factor) - 1])))
+        return
+    plain, hook_point = _padded(lm, texts), hook_point_of(lm, layer, sae.meta.hook_point)
+    which, ones = torch.zeros(len(texts), dtype=torch.long, device=lm.device), torch.ones(len(texts), device=lm.device)
+    met = switched(lm, hook_point, [intervention], which, ones, plain.prompts)
+    below = residual_at(lm, plain.ids, layer) if isinstance(intervention, _AT_LAYER) else None
+    for factor in factors:
+        steering = steering_of(lm, [intervention], which, factor * met, sae, hook_point)
+        with nullcontext() if below is None else spliced(lm, layer, below), steering.installed(lm, 0, N_CONTEXT):
+            read = _read(lm, plain)
+        yield read
 
 
 def compared(lm: LanguageModel, steered: _Read, unsteered: _Read) -> tuple[Float64[Tensor, " token"], Float64[Tensor, " token"]]:

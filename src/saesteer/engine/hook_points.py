@@ -225,11 +225,7 @@ def hidden_after(
 ) -> Float[Tensor, "row seq d_model"]:
     """What the final norm puts out when the value at a place is this one (and `past` goes past it); only the blocks behind it run."""
     residual = value if past is None else past
-    with (
-        _inside(place, value),
-        spliced(lm, place.depth, residual[:, 0]),
-        residual_changed(lm, place.depth, lambda _first: residual),
-    ):
+    with _inside(place, value), spliced(lm, place.depth, residual):
         hidden: Tensor = lm.model.base_model(inputs_embeds=residual, use_cache=False).last_hidden_state
         return hidden
 

@@ -235,10 +235,9 @@ def _bypassed(lm: LanguageModel, blocks: nn.ModuleList) -> Iterator[None]:
 
 
 @contextmanager
-def spliced(lm: LanguageModel, depth: int, rows: Float[Tensor, "row d_model"]) -> Iterator[None]:
-    """Within the context, the first `depth` blocks do nothing and the residual there is `rows` (one position a row) instead."""
-    prepared = rows[:, None]  # [row 1 d_model]
-    with _bypassed(lm, lm.blocks[:depth]), residual_changed(lm, depth, lambda _residual: prepared):
+def spliced(lm: LanguageModel, depth: int, residual: Float[Tensor, "row seq d_model"]) -> Iterator[None]:
+    """Within the context, the first `depth` blocks do nothing and the residual there is this one instead."""
+    with _bypassed(lm, lm.blocks[:depth]), residual_changed(lm, depth, lambda _residual: residual):
         yield
 
 
@@ -299,7 +298,7 @@ def spliced_hidden(lm: LanguageModel, prompt: Prefill, depth: int, rows: Float[T
     shared = [SharedStates(keys, values, len(padded)) if linear else _SharedPrefix(keys, values) for keys, values, linear in states]
     cache = Cache(layers=shared or empty_layers(lm.structure))
     position_ids = torch.full((padded.shape[0], 1), prompt.position, device=lm.device)
-    with spliced(lm, depth, padded):
+    with spliced(lm, depth, padded[:, None]):
         output = lm.model.base_model(inputs_embeds=padded[:, None], position_ids=position_ids, past_key_values=cache, use_cache=True)
     return output.last_hidden_state[: rows.shape[0], -1]
 

@@ -39,14 +39,22 @@ MAX_SHARE_AT_END = 0.05
 
 
 def report_markdown(
-    methods: pl.DataFrame, differences: pl.DataFrame, published: pl.DataFrame, protocols: dict[int, Protocol], settings: MethodSettings
+    methods: pl.DataFrame,
+    differences: pl.DataFrame,
+    published: pl.DataFrame,
+    protocols: dict[int, Protocol],
+    settings: MethodSettings,
+    equal_cost: pl.DataFrame | None = None,
 ) -> str:
-    """METHODS_TABLE, METHOD_DIFFERENCES, METHOD_PUBLISHED and `our_protocol` of each layer -> the whole report."""
+    """METHODS_TABLE, METHOD_DIFFERENCES, METHOD_PUBLISHED, `our_protocol` of each layer and, where damage is measured, METHOD_EQUAL_COST ->
+    the whole report."""
     parts = ["# Steering methods under one protocol", protocol_text(methods, settings)]
     for layer in methods["layer"].unique().sort().to_list():
         ours = methods.filter(layer=layer)
         cells = _table(_METHOD_COLUMNS, map(_method_cells, ranked(ours, settings).iter_rows(named=True)))
         parts += [f"## Layer {layer}", cells, method_notes(ours, settings)]
+        if equal_cost is not None:
+            parts += ["### At equal cost", equal_cost_markdown(ours, equal_cost.filter(layer=layer), settings)]
         parts += ["### Differences between methods", differences_markdown(ours, differences.filter(layer=layer), settings)]
         theirs = published.filter(layer=layer)
         if theirs.height:
@@ -201,6 +209,30 @@ def detectable_text(differences: pl.DataFrame) -> str:
         return "–"
     low, middle, high = (float(values.quantile(q, "linear") or 0) for q in (0, 0.5, 1))
     return f"{number(middle)} ({number(low)} to {number(high)})"
+
+
+def equal_cost_markdown(methods: pl.DataFrame, equal_cost: pl.DataFrame, settings: MethodSettings) -> str:
+    """One layer's METHOD_EQUAL_COST: a column a limit, the methods in the order of the table above."""
+    limits = equal_cost["limit"].unique().sort().to_list()
+    cells = {(row["method"], row["limit"]): _equal_cost_cell(row) for row in equal_cost.iter_rows(named=True)}
+    rows = [
+        [row["title"], _interval(row["score"], row["score_low"], row["score_high"]), *(cells[row["method"], limit] for limit in limits)]
+        for row in ranked(methods, settings).iter_rows(named=True)
+    ]
+    rho = equal_cost.unique("limit").sort("limit").select("limit", *(f"rank_correlation{end}" for end in ("", "_low", "_high")))
+    correlations = "; ".join(f"{limit:g} nats: {_interval(*values)}" for limit, *values in rho.iter_rows())
+    note = (
+        "Each method at its strongest under a limit on its damage: the divergence of the next-token distribution on ordinary text from the "
+        "unsteered one, in nats a token. The factor is chosen as above, among those within the limit; where there is none, the concept "
+        "counts with the unsteered text's score (share of concepts: unsteered). Rank correlation of the methods' order under a limit "
+        f"with that without one, {settings.confidence:.0%} over methods: {correlations}."
+    )
+    return f"{_table(('method', 'no limit', *(f'≤ {limit:g} nats' for limit in limits)), rows)}\n\n{note}"
+
+
+def _equal_cost_cell(row: _Row) -> str:
+    unsteered = f", {row['share_unsteered']:.0%} unsteered" if row["share_unsteered"] else ""
+    return _interval(row["score"], row["score_low"], row["score_high"]) + unsteered
 
 
 def published_markdown(published: pl.DataFrame, ours: Protocol) -> str:

@@ -6,8 +6,10 @@ The candidates are an experiment of their own (report.derived). Where the experi
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from saesteer.analysis.recommendation import (
     Recommendation,
     as_multiple,
     estimated,
+    is_above,
     perplexity_ratio,
     recommend,
     weighed,
@@ -65,6 +68,11 @@ N_CANDIDATES = 8
 """Candidates shown in a terminal, at most."""
 _CANDIDATE_COLUMNS = ("feature", "matched by", "fires on", "writes", "input score", "output score", "best mean score", "at factor")
 _UNRATED = "unrated"
+LIMITED = (
+    "Limited damage: of the strengths those are left out at which the perplexity of the texts, or of ordinary text, is not seen to be at"
+    " most {limit:g} times the unsteered one (--max-damage)."
+)
+_STRENGTH = ["layer", "name", "factor"]
 _SCORES = ("judge_score", "concept_rating", "fluency_rating", "mean_nll")
 _COLUMNS = ("kind", "layer", "name", "factor", "prefix_id", "prompt", "text", *_SCORES)
 
@@ -82,6 +90,15 @@ class Question:
     """A comparison of methods on the same model, whose settings and labelled texts serve for prompting and a supervised vector."""
     prompts: Path | None = None
     """For less of the concept: a file of prompts that evoke it, one a line; None: first sentences of the experiment's labelled texts."""
+    max_damage: float | None = None
+    """Nothing stronger is recommended: the most perplexity, of its texts and of ordinary text, in multiples of the unsteered one. None: the
+    strength of the highest score is, and the verdict weighs its damage (`recommendation.damage_limit`)."""
+
+    def __post_init__(self) -> None:
+        if self.max_damage is not None and not 1 <= self.max_damage < inf:
+            raise SettingsError(
+                f"--max-damage is {self.max_damage:g}: give a multiple of the unsteered perplexity, 1 or more; 4 is four times as much"
+            )
 
 
 @dataclass(frozen=True)
@@ -161,20 +178,31 @@ def _answered(
     derived: Run,
     picked: pl.DataFrame,
     rated: pl.DataFrame,
-    recommended_by: Callable[[str, pl.DataFrame, pl.DataFrame, IntervalSettings], Recommendation],
+    recommended_by: Callable[[str, pl.DataFrame, pl.DataFrame, IntervalSettings, float | None], Recommendation],
 ) -> Answer:
     """The answer from all texts that were rated, unsteered ones among them."""
-    by_words, settings = isinstance(derived.sweep.judge, NoJudge), derived.sweep.selection
+    by_words, settings, limit = isinstance(derived.sweep.judge, NoJudge), derived.sweep.selection, question.max_damage
     steered, unsteered = rated.filter(pl.col("factor") != UNSTEERED), rated.filter(factor=UNSTEERED, kind=FEATURE)
-    recommended = recommended_by(question.concept, steered, unsteered, settings)
+    if limit is not None:
+        steered = _harmless_on_ordinary_text(derived, steered, limit)
+    recommended = recommended_by(question.concept, steered, unsteered, settings, limit)
     if recommended.feature is None:
         return Answer(question, recommended, None, None, picked, rated, by_words)
     choices = (recommended.feature, *recommended.rivals)
     perplexity, *of_rivals = (perplexity_ratio(choice, steered, unsteered, settings) for choice in choices)
-    loss = ordinary_loss(derived, recommended.feature)
+    best = recommended.feature
+    loss = ordinary_losses(derived, [(best.layer, best.name, best.factor)]).get((best.layer, best.name, best.factor))
     damage = [perplexity, None if loss is None else as_multiple(loss)]
-    recommended = weighed(recommended, damage, of_rivals, derived.sweep.recommendation.damage_limit)
+    recommended = weighed(recommended, damage, of_rivals, limit or derived.sweep.recommendation.damage_limit)
     return Answer(question, recommended, perplexity, loss, picked, rated, by_words)
+
+
+def _harmless_on_ordinary_text(run: Run, steered: pl.DataFrame, limit: float) -> pl.DataFrame:
+    """The texts without those of a feature's strengths that are not seen to keep ordinary text's perplexity within the limit."""
+    strengths = steered.filter(kind=FEATURE).select(_STRENGTH).unique(maintain_order=True).rows()
+    above = [of for of, rise in ordinary_losses(run, strengths).items() if is_above(as_multiple(rise), limit)]
+    left_out = pl.DataFrame(above, schema={name: steered.schema[name] for name in _STRENGTH}, orient="row")
+    return steered.join(left_out.with_columns(kind=pl.lit(FEATURE)), on=["kind", *_STRENGTH], how="anti", maintain_order="left")
 
 
 def as_sweep(workflow: Workflow, name: str) -> Run:
@@ -185,19 +213,25 @@ def as_sweep(workflow: Workflow, name: str) -> Run:
         raise SettingsError(f"to recommend is to steer: {name} has to be of kind sweep, or to extend one that is. {fault}") from fault
 
 
-def ordinary_loss(run: Run, choice: Choice) -> Estimate | None:
-    """What steering with the feature adds to the loss of ordinary texts, those of the experiment's max-activating examples."""
+def ordinary_losses(run: Run, strengths: Sequence[tuple[int, str, str]]) -> dict[tuple[int, str, str], Estimate]:
+    """What steering at each layer, feature and factor adds to the loss of ordinary texts, those of the experiment's max-activating
+    examples; empty where it has none, or too short ones."""
     local, model = run.experiment.max_activating_examples, run.experiment.model
     if not isinstance(local, LocalExamples):
-        return None
+        return {}
     corpus = read_texts(local.texts, run.model_folder(), model.bos, ORDINARY_TOKENS)["token_ids"]
     if (corpus.list.len() > N_CONTEXT).sum() < MIN_ROWS:
-        return None
+        return {}
     texts = ordinary_texts(corpus.to_list(), N_ORDINARY_TEXTS, ORDINARY_TOKENS)
-    sae = run.sae_with(choice.layer, int(choice.name))
-    edit, factor = ("ablation", 1.0) if choice.factor == ABLATED else ("addition", float(choice.factor))
-    rises = loss_rises(run.model(), sae, feature_edit(sae, int(choice.name), edit), factor, texts)
-    return estimated(rises.tolist(), run.experiment.intervals)
+    losses: dict[tuple[int, str, str], Estimate] = {}
+    for (layer, name, is_ablated), some in groupby(strengths, lambda strength: (*strength[:2], strength[2] == ABLATED)):
+        sae, factors = run.sae_with(layer, int(name)), [factor for *_, factor in some]
+        edit = feature_edit(sae, int(name), "ablation" if is_ablated else "addition")
+        rises = loss_rises(run.model(), sae, edit, [1.0 if is_ablated else float(factor) for factor in factors], texts)
+        losses |= {
+            (layer, name, factor): estimated(rise, run.experiment.intervals) for factor, rise in zip(factors, rises.tolist(), strict=True)
+        }
+    return losses
 
 
 def of_candidates(question: Question, experiment: Sweep, picked: pl.DataFrame) -> dict[str, Any]:
@@ -259,8 +293,10 @@ def rated_texts(run: Run) -> pl.DataFrame:
 
 
 def verdict_lines(answered: Answer) -> list[str]:
-    """The verdict in words, and who rated."""
-    return [*sentences_of(answered.recommendation, answered.score_name), *([LIMITS] if answered.by_words else [])]
+    """The verdict in words, the limit on damage if one was set, and who rated where it was no judge."""
+    limit = answered.question.max_damage
+    limited = [] if limit is None else [LIMITED.format(limit=limit)]
+    return [*sentences_of(answered.recommendation, answered.score_name), *limited, *([LIMITS] if answered.by_words else [])]
 
 
 def page_of(answered: Answer) -> str:
@@ -301,7 +337,7 @@ def show(answered: Answer, console: Console) -> None:
 
 
 def gist(answered: Answer) -> list[str]:
-    """The answer in ten lines at most, and one where texts were rated by words."""
+    """The answer in ten lines at most, one more where damage is limited, and one where texts were rated by words."""
     question, best = answered.question, answered.recommendation.feature
     lines = [answered.title, *verdict_lines(answered)]
     if best is None:

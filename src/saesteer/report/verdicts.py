@@ -13,7 +13,7 @@ def sentences_of(recommendation: Recommendation, score_name: str = "judge score"
     of_rivals = zip(recommendation.rivals, recommendation.behind, recommendation.rivals_damage or [None] * n, strict=True)
     rivals = [_rival(*of_rival, best, score_name) for of_rival in of_rivals]
     if best is None:
-        return [f"No text of a candidate for {concept!r} could be rated.", *rivals]
+        return [f"No text of a candidate for {concept!r} could be rated, or was within the limit on damage.", *rivals]
     where = f"feature {where_of(best)}"
     score = f"{score_name} {shown(best.score)} of 2, {shown(best.above_unsteered, signed=True)} above unsteered"
     if recommendation.verdict == "use":

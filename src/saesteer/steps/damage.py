@@ -1,4 +1,4 @@
-"""What each fit at its chosen factors does to ordinary text."""
+"""What each fit does to ordinary text, at every factor."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ def step(experiment: Experiment) -> Step | None:
     settings = {"n_ordinary_texts": N_ORDINARY_TEXTS, "ordinary_tokens": ORDINARY_TOKENS, "sae_features": experiment.methods.sae_features}
     settings |= model_values(experiment)
     inputs, modules = ("model", "saes", "fits", texts), ("engine.damage", "sources.corpus")
-    return Step(DAMAGE, keys.chosen_fits(experiment), settings, inputs, modules, compute, runs_model=True, unit="fit")
+    return Step(DAMAGE, keys.fits_at_factors(experiment), settings, inputs, modules, compute, runs_model=True, unit="fit")
 
 
 def ordinary_texts_pin(experiment: Comparison) -> str | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from saesteer.core.files import text_id
-from saesteer.core.tables import COMPARED_CONCEPTS, METHOD_CHOICES, SINGLE_FEATURE
+from saesteer.core.tables import COMPARED_CONCEPTS, SINGLE_FEATURE
 from saesteer.run import Run
 from saesteer.settings import Comparison, MethodSettings, NamedConcepts, Steering, Sweep
 from saesteer.settings.registry import Method, method
@@ -46,43 +46,26 @@ def fits(experiment: Comparison) -> Keys:
     ]
 
 
-def texts_of_fits(experiment: Comparison) -> Keys:
-    """Every method at every factor of its grid, with every concept, prompt and sample; those without a layer at the first layer only."""
+def fits_at_factors(experiment: Comparison, concept: str = "concept_id") -> Keys:
+    """Every method at every factor of its grid, with every concept, whose id is in the column `concept`; those without a layer at the
+    first layer only."""
 
     def axes(layer: int) -> list[Axis]:
-        compared = experiment.methods
-        methods, factors = zip(*strengths(compared, experiment.layers, layer), strict=True)
-        return [
-            configured(method=methods, factor=factors),
-            _concepts(compared, "target"),
-            _prompts(experiment, compared.n_prompts),
-            configured(sample=range(compared.n_samples)),
-        ]
+        methods, factors = zip(*strengths(experiment.methods, experiment.layers, layer), strict=True)
+        return [configured(method=methods, factor=factors), _concepts(experiment.methods, concept)]
 
     return axes
+
+
+def texts_of_fits(experiment: Comparison) -> Keys:
+    """The same with every prompt and sample."""
+    of_fits, compared = fits_at_factors(experiment, "target"), experiment.methods
+    return lambda layer: [*of_fits(layer), _prompts(experiment, compared.n_prompts), configured(sample=range(compared.n_samples))]
 
 
 def texts_of(experiment: Steering) -> Keys:
     """All of an experiment's texts."""
     return texts_of_fits(experiment) if isinstance(experiment, Comparison) else texts_of_features(experiment, experiment.sweep.n_prefixes)
-
-
-def chosen_fits(experiment: Comparison) -> Keys:
-    """Every fit at the factors that were chosen for it."""
-    columns = ("method", "concept_id", "factor")
-
-    def axes(layer: int) -> list[Axis]:
-        of_layer = [row.key for row in methods_at(experiment.methods, experiment.layers, layer)]
-
-        def values(run: Run) -> pl.DataFrame:
-            choices = pl.read_parquet(run.summary_path(METHOD_CHOICES), columns=["layer", "abstains", *columns])
-            has_factor = ~pl.col("abstains") & pl.col("factor").is_not_null()
-            chosen = choices.filter(pl.col("method").is_in(of_layer), pl.col("layer") == layer, has_factor)
-            return chosen.select(columns).unique(maintain_order=True)
-
-        return [Axis(columns, values, None, lambda run: run.summary_path(METHOD_CHOICES))]
-
-    return axes
 
 
 def _prompts(experiment: Steering, n: int) -> Axis:

@@ -160,7 +160,8 @@ def _refuse_gaps(half_means: pl.DataFrame, fits: pl.DataFrame, halves: set[int])
 
 
 def method_choices(halves: pl.DataFrame, fits: pl.DataFrame, factor_choice: str) -> pl.DataFrame:
-    """METHOD_HALVES -> METHOD_CHOICES: for each fit and half reported on the factor that the other chose, and what it is worth there."""
+    """METHOD_HALVES -> METHOD_CHOICES: for each fit and half reported on the factor that the other chose, and what it is worth there.
+    fits: FIT and `kind`, which is null where the method abstains."""
     directions = pl.DataFrame(_DIRECTIONS[factor_choice], schema={"chosen_on": pl.UInt8, "half": pl.UInt8}, orient="row")
     directed = fits.select(*FIT, abstains=pl.col("kind").is_null()).join(directions, how="cross")
     best = _best_factors(halves).rename({"half": "chosen_on"})

@@ -13,7 +13,9 @@ from saesteer.report.site.pieces import as_json, as_rows, shortened, write_list,
 from saesteer.run import Run
 from saesteer.summaries.summary import summary_tables
 
-_OF_METHOD = ("method_scores", "method_curves", "method_damage")
+_OF_METHOD = ("method_scores", "method_curves", "method_damage", "method_equal_cost")
+SHOWN_LIMIT = 0.1
+"""The limit on damage, in nats, whose scores stand in the overview."""
 
 
 def write_method_pages(folder: Path, run: Run, methods: pl.DataFrame) -> dict[str, Any]:
@@ -33,6 +35,7 @@ def write_method_pages(folder: Path, run: Run, methods: pl.DataFrame) -> dict[st
     return {
         "keys": keys,
         "table": as_rows(methods),
+        "equal_cost": as_rows(tables["method_equal_cost"].filter(limit=SHOWN_LIMIT)) if "method_equal_cost" in tables else None,
         "published": as_rows(run.summary_if_any(every["method_published"])),
         "protocol": protocol_text(methods, settings),
         "notes": {layer: method_notes(methods.filter(layer=layer), settings) for layer in methods["layer"].unique().sort().to_list()},

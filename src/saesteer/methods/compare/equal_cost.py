@@ -1,0 +1,74 @@
+"""Methods at equal cost: each at its strongest under a limit on what steering does to ordinary text.
+
+The cost of a fit at a factor is the divergence of DAMAGE: the Kullback-Leibler divergence of the next-token distribution on ordinary text
+from the unsteered one, mean over tokens, in nats. Under a limit the protocol is that of `compare.protocol`, but a half of the prompts
+chooses among the factors whose divergence is at most the limit. Where there is none, the method abstains: the concept counts with the
+unsteered text's score, at a cost of 0. Ordinary texts take no part in any score, so both halves choose among the same factors.
+"""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from saesteer.core.tables import METHOD_EQUAL_COST
+from saesteer.core.uncertainty import RATINGS, rank_correlation
+from saesteer.methods.compare.means import mean_over_concepts
+from saesteer.methods.compare.protocol import FIT, ProtocolError, method_choices
+from saesteer.settings.methods import MethodSettings
+
+LIMITS = (0.05, 0.1, 0.2, 0.5)
+"""Nats of divergence."""
+_METHOD, _POINT = ["layer", "method"], [*FIT, "factor"]
+
+
+def equal_cost(
+    damage: pl.DataFrame, halves: pl.DataFrame, choices: pl.DataFrame, methods: pl.DataFrame, settings: MethodSettings
+) -> pl.DataFrame:
+    """DAMAGE at every factor, METHOD_HALVES, METHOD_CHOICES and METHODS_TABLE -> METHOD_EQUAL_COST."""
+    unmeasured = halves.join(damage, on=_POINT, how="anti").select(_POINT).sort(_POINT)
+    if unmeasured.height:
+        raise ProtocolError(f"table damage has no row of {unmeasured.row(0, named=True)}: compute its missing rows first")
+    fits, lines = choices.select(FIT).unique(), []
+    for limit in LIMITS:
+        concepts = _by_concept(choices_within(limit, damage, halves, fits, settings.factor_choice), damage)
+        groups = concepts.partition_by(_METHOD, maintain_order=True)
+        lines += [group.select(_METHOD).row(0, named=True) | {"limit": limit} | _means(group, settings) for group in groups]
+    table = pl.DataFrame(lines, schema={name: METHOD_EQUAL_COST.schema[name] for name in lines[0]})
+    ends = {f"unlimited_{name}": name for name in ("score", "score_low", "score_high")}
+    table = table.join(methods.select(*_METHOD, "title", "family", "confidence", **ends), on=_METHOD, how="left")
+    table = table.join(_rank_correlations(table, settings.confidence), on=["layer", "limit"], how="left")
+    return table.select(list(METHOD_EQUAL_COST.columns)).sort(METHOD_EQUAL_COST.keys)
+
+
+def choices_within(limit: float, damage: pl.DataFrame, halves: pl.DataFrame, fits: pl.DataFrame, factor_choice: str) -> pl.DataFrame:
+    """METHOD_CHOICES of fits (their keys FIT) among the factors whose divergence is at most the limit; a fit without one abstains."""
+    within = damage.filter(pl.col("divergence") <= limit).select(_POINT)  # a null is not within it
+    steered = within.select(FIT).unique().with_columns(kind=pl.lit("steered"))
+    return method_choices(halves.join(within, on=_POINT, how="semi"), fits.join(steered, on=FIT, how="left"), factor_choice)
+
+
+def _by_concept(choices: pl.DataFrame, damage: pl.DataFrame) -> pl.DataFrame:
+    """Each fit's score and divergence, means of the halves reported on, and whether it is unsteered."""
+    rows = choices.join(damage.select(*_POINT, "divergence"), on=_POINT, how="left")
+    cost = pl.when("abstains").then(0.0).otherwise("divergence").mean().alias("divergence")
+    return rows.group_by(FIT).agg(pl.col("score").mean(), cost, pl.col("abstains").first()).sort(FIT)
+
+
+def _means(group: pl.DataFrame, settings: MethodSettings) -> dict[str, Any]:
+    """Of one method and limit, over concepts."""
+    sizes = {"n_concepts": group.height, "n": group["score"].count(), "share_unsteered": int(group["abstains"].sum()) / group.height}
+    score = mean_over_concepts("score", group["score"], settings, scale=RATINGS)
+    return sizes | score | mean_over_concepts("divergence", group["divergence"], settings)
+
+
+def _rank_correlations(table: pl.DataFrame, confidence: float) -> pl.DataFrame:
+    """layer, limit and Spearman's rho, over methods, of the scores under the limit and without one."""
+    names = ("rank_correlation", "rank_correlation_low", "rank_correlation_high")
+    rows = []
+    for group in table.drop_nulls(["score", "unlimited_score"]).partition_by("layer", "limit"):
+        one_layer = np.zeros(group.height, dtype=np.int64)
+        _, *rho = rank_correlation(group["score"].to_numpy(), group["unlimited_score"].to_numpy(), one_layer, confidence)
+        rows.append((*group.select("layer", "limit").row(0), *rho))
+    schema = {name: METHOD_EQUAL_COST.schema[name] for name in ("layer", "limit", *names)}
+    return pl.DataFrame(rows, schema=schema, orient="row")
