@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from method_rows import LAYER
 
 from saesteer.figures.method_curves import N_SHOWN
+from saesteer.methods.compare.equal_cost import LIMITS
 from saesteer.methods.compare.means import ELSEWHERE, FAMILIES
 
 
@@ -133,3 +134,17 @@ def test_damage_is_drawn_at_its_place_and_the_frontier_climbs() -> None:
     ]
     assert not any(one for one, on in zip(beaten, data["frontier"], strict=True) if on)
     assert {note.get_text() for note in axes.texts} == set(best["title"])
+
+
+def test_a_score_under_a_limit_is_drawn_over_the_score_without_one_and_the_note_says_how_the_orders_agree() -> None:
+    data, figure = drawn("method_equal_cost", world())
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [f"≤ {limit:g} nats" for limit in LIMITS]
+    note = " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
+    for limit, axes in zip(LIMITS, figure.axes, strict=True):
+        of_limit = data.filter(limit=limit)
+        for row in of_limit.iter_rows(named=True):
+            x, y = line(axes, row["method"])
+            assert (x.item(), y.item()) == (row["unlimited_score"], row["score"])
+        best = of_limit.sort("score", "method", descending=[True, False]).row(0, named=True)
+        assert f"{limit:g}: {best['rank_correlation']:.2f} [" in note
+        assert f"], {best['title']}" in note

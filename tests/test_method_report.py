@@ -9,7 +9,7 @@ import pytest
 from method_rows import LAYER, PROMPTS, method_settings, method_summaries, rows_of, score_rows, shuffled, synthetic_rows
 from scipy import stats
 
-from saesteer.core.tables import FEATURES, METHOD_SUMMARIES, validate
+from saesteer.core.tables import FEATURES, METHOD_EQUAL_COST, METHOD_SUMMARIES, validate
 from saesteer.core.uncertainty import RATINGS, mean_interval, of_differences
 from saesteer.methods.compare.differences import method_differences, simultaneous
 from saesteer.methods.compare.means import ELSEWHERE, FAMILIES, family_of
@@ -375,3 +375,22 @@ def test_fits_of_two_layers_are_kept_apart() -> None:
     assert tables["methods"].filter(layer=9, method="diffmean")["score"].item() == 2.0
     text = report(settings, protocols, **tables)
     assert [name for name in sections(text) if name.startswith("Layer")] == ["Layer 5", "Layer 9"]
+
+
+def test_the_report_has_scores_at_equal_cost_where_there_are_some() -> None:
+    tables = world()
+    rows = [
+        {"layer": LAYER, "method": method, "limit": limit, "title": title, "n_concepts": 6, "n": 6, "score": 0.5 + limit}
+        | {"score_low": 0.25, "score_high": 1.0, "share_unsteered": limit, "rank_correlation": 0.75, "confidence": 0.95}
+        for method, title in tables["methods"].select("method", "title").iter_rows()
+        for limit in (0.0, 0.5)
+    ]
+    equal_cost = pl.DataFrame([dict.fromkeys(METHOD_EQUAL_COST.columns) | row for row in rows], schema=METHOD_EQUAL_COST.schema)
+    compared = [tables[name] for name in ("methods", "method_differences", "method_published")]
+    text = report_markdown(*compared, PROTOCOLS, SETTINGS, equal_cost)
+    best = tables["methods"].sort("score", "method", descending=[True, False]).row(0, named=True)
+    _, section = text.split("### At equal cost")
+    assert section.index(best["title"]) < section.index("Unsteered")
+    assert "0.500 [0.250, 1.000] | 1.000 [0.250, 1.000], 50% unsteered |" in section
+    assert "over methods: 0 nats: 0.750; 0.5 nats: 0.750." in section
+    assert "At equal cost" not in report_markdown(*compared, PROTOCOLS, SETTINGS)

@@ -30,19 +30,18 @@ def panel(axes: Axes, rows: pl.DataFrame) -> None:
 def draw(data: pl.DataFrame) -> Figure:
     """A row of panels a layer, a panel a limit."""
     layers, limits = (data[name].unique().sort().to_list() for name in ("layer", "limit"))
-    figure = new_figure(PAGE, 1.6 + 1.9 * max(1, len(layers)), counts(data))
+    figure = new_figure(PAGE, 1.5 + 2.1 * max(1, len(layers)), counts(data))
     panels = figure.subplots(max(1, len(layers)), max(1, len(limits)), squeeze=False, sharex=True, sharey=True)
     for row, layer in zip(panels, layers, strict=False):
         row[0].set_ylabel(f"layer {layer}, under the limit")
         for axes, limit in zip(row, limits, strict=True):
             panel(axes, data.filter(layer=layer, limit=limit))
+            axes.set_title(f"≤ {limit:g} nats")
+            axes.set_xlabel("without a limit")
     if not layers:
         empty_panel(panels[0, 0], "no method has a score")
         panels[0, 0].set_title("scores at equal cost")
         return figure
-    for top, bottom, limit in zip(panels[0], panels[-1], limits, strict=True):
-        top.set_title(f"≤ {limit:g} nats")
-        bottom.set_xlabel("without a limit")
     handles = [*family_handles(data), legend_entry("as without a limit", GREY, linestyle="--", linewidth=0.8)]
     legend_above(figure, handles, [str(handle.get_label()) for handle in handles], columns=4)
     return figure
