@@ -100,7 +100,6 @@ TABLES = {
     "effects": ("open-effects", "effects-models", "effects-layers"),
     "judge-errors": ("open-judge-error",),
     "recommend": ("open-recommendations-seeds", "open-fresh-prompts", "open-recommendations"),
-    "feature-sets": ("open-feature-sets", "open-concept-pairs"),
     "suppression": ("open-suppression",),
 }
 """Page in docs/tables/ of an open question -> its blocks."""

@@ -13,7 +13,6 @@ from studies.pages.tables import Cell, Column, Row, Rows, Shown, beside, best_fi
 from studies.questions.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, SCALED
 from studies.questions.figures.choice_rules import TITLES
 from studies.questions.registry import LABEL_TABLES, QUESTION_TABLES
-from studies.questions.summaries.feature_sets import GREEDY
 from studies.questions.summaries.judge_error import ALL, KEPT, REMOVED
 from studies.questions.summaries.suppression import WAYS
 
@@ -32,7 +31,7 @@ MEANS = ("score", "best", "regret")
 """Columns of recommendations whose means are shown."""
 FRESH_MEANS = ("fresh", "best", "regret")
 """The same of fresh_prompts."""
-DIFFERENCES = ("regret", "gain", "change", "fall", "beyond_control", "fluency_change")
+DIFFERENCES = ("regret", "gain", "fall", "beyond_control", "fluency_change")
 """Columns that are differences of scores."""
 
 
@@ -124,26 +123,6 @@ def _means(concepts: pl.DataFrame, columns: Iterable[str]) -> dict[str, Any]:
     return row
 
 
-def _feature_sets(root: Path) -> Iterator[Row]:
-    """Means over concepts of the sets of each rule and size, and what they gain over the concept's single feature of GREEDY."""
-    for (experiment, layer), rows in grouped(results(root, "feature_sets"), "experiment layer").items():
-        every = pl.DataFrame(rows)
-        singles = every.filter(rule=GREEDY, size=1).select("concept", single="score")
-        for (rule, size), of in every.join(singles, on="concept").group_by("rule", "size", maintain_order=True):
-            concepts = of.with_columns(gain=pl.col("score") - pl.col("single")).drop_nulls("gain")
-            row = {"experiment": experiment, "layer": layer, "rule": rule, "size": size, "n": concepts.height}
-            yield row | _means(concepts, ("score", "gain"))
-
-
-def _concept_pairs(root: Path) -> Iterator[Row]:
-    """Means over concepts, each the mean over those that are steered to at the same time."""
-    for (experiment, layer), rows in grouped(results(root, "concept_pairs"), "experiment layer").items():
-        pairs = pl.DataFrame(rows).with_columns(change=pl.col("together") - pl.col("alone")).drop_nulls("change")
-        concepts = pairs.group_by("concept", maintain_order=True).agg(pl.col("alone", "together", "change").mean())
-        row = {"experiment": experiment, "layer": layer, "n": concepts.height, "n_pairs": pairs.height}
-        yield row | _means(concepts, ("alone", "together", "change"))
-
-
 def _suppression(root: Path) -> Iterator[Row]:
     """Means over concepts of each way of steering away from them."""
     for (experiment, layer), rows in grouped(results(root, "suppression"), "experiment layer").items():
@@ -231,14 +210,6 @@ BLOCKS = {
     "open-fresh-prompts": Shown(_fresh_prompts, "experiment", {
         "experiment": "experiment", "intervals that hold the fresh mean": "held", "“use”, of which 1 or more on fresh prompts": "used",
         "score on fresh prompts": "fresh ±", "brute force's choice there": "best ±", "regret": "regret ±",
-    }),
-    "open-feature-sets": Shown(_feature_sets, "experiment layer rule size", {
-        "experiment": "experiment", "layer": "layer", "chosen by": "rule", "features": "size", "concepts": "n", "score": "score ±",
-        "above the best single feature": "gain ±",
-    }),
-    "open-concept-pairs": Shown(_concept_pairs, "experiment layer", {
-        "experiment": "experiment", "layer": "layer", "concepts": "n", "pairs": "n_pairs", "alone": "alone ±", "together": "together ±",
-        "change": "change ±",
     }),
     "open-suppression": Shown(_suppression, "experiment layer way", {
         "experiment": "experiment", "layer": "layer", "way": "way", "concepts": "n", "concept rating unsteered": "before .2",

@@ -68,7 +68,7 @@ _KIND_TABLES = {name: QUESTION_TABLES[name] for name in kinds.TABLES}
 SNAPSHOTS = (
     Snapshot(SHIPPED, by_name(SELECTION), f"docs/results/{SHIPPED}"),
     *(Snapshot(name, QUESTION_TABLES, f"{questions.FOLDER}/{name}") for name in OPEN_QUESTIONS),
-    *(Snapshot(name, LABEL_TABLES, f"{questions.LABEL_FOLDER}/{name}") for name in OPEN_QUESTIONS),
+    *(Snapshot(name, by_name(table), f"{questions.LABEL_FOLDER}/{name}") for name in OPEN_QUESTIONS for table in LABEL_TABLES.values()),
     *(Snapshot(name, _EFFECT_TABLES, folder, {effects.METHODS: effects.METHOD_COLUMNS}) for name, folder in effects.FOLDERS.items()),
     Snapshot("tiny-effects-layers", by_name(EFFECT_LAYERS), effects.SHIPPED),
     *(Snapshot(f"{of.experiment}-{kind}", _KIND_TABLES, f"{of.folder}/{kind}") for of in KINDS.values() for kind in of.further),
