@@ -11,11 +11,10 @@ import polars as pl
 import pytest
 from run_records import LAST_STEPS, Done, due, results_of, run_measured
 from safetensors.numpy import load_file, save_file
-from workflow_folder import GPU_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Folder
+from workflow_folder import GPU_STEPS, MAIN_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Folder
 
 from saesteer.core.files import text_id
 from saesteer.core.store import write_part
-from saesteer.core.tables import STEPS
 from saesteer.sources.prefixes import read_prefixes
 
 pytestmark = pytest.mark.slow
@@ -190,7 +189,7 @@ def test_another_dtype_computes_everything_that_used_it_and_gc_removes_the_old_p
     assert done.gpu_jobs == done.model_jobs == set(GPU_STEPS)
     assert all(old[step] < parts for step, parts in folder.parts().items()), "old parts stay"
     assert due(folder).keys() <= TABLES_AND_FIGURES - {"features_table", "steering_table"}
-    now = {step: folder.table(step) for step in STEPS}
+    now = {step: folder.table(step) for step in MAIN_STEPS}
 
     listed = run_gc(folder)
     assert {path for path in listed if path.endswith(".parquet")} == {
@@ -199,7 +198,7 @@ def test_another_dtype_computes_everything_that_used_it_and_gc_removes_the_old_p
     assert all((folder.path / path).is_file() for path in listed), "listed, not removed"
     run_gc(folder, "--remove")
     assert not any((folder.path / path).exists() for path in listed)
-    assert all(now[step].equals(folder.table(step)) for step in STEPS)
+    assert all(now[step].equals(folder.table(step)) for step in MAIN_STEPS)
     assert run_gc(folder) == set()
 
 
@@ -220,7 +219,7 @@ def test_another_model_or_sae_computes_again_what_used_it(
 ) -> None:
     folder = finished.copy(tmp_path / "repo")
     folder.edit("micro", **edit(folder))
-    assert set(STEPS) <= set(due(folder))
+    assert set(MAIN_STEPS) <= set(due(folder))
     done = run_measured(folder, "data/micro/logit_lens/layers_02-06.json")
     assert set(done.rows["logit_lens"]["layer"]) == layers
     assert done.n_rows["logit_lens"] == 4 * len(layers)

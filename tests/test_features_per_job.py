@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from test_measured_on import Machine, experiment
-from workflow_folder import ALL_STEPS, Folder, new_rows
+from workflow_folder import ALL_STEPS, MAIN_STEPS, Folder, new_rows
 
 from saesteer.core.store import StoreError, read_manifest, read_rows
 from saesteer.core.tables import GENERATIONS, STEPS
@@ -152,7 +152,7 @@ def test_rows_computed_by_shares_are_those_of_whole_layers_to_the_bit(finished: 
     assert code == 0, printed
     assert {path.name for path in (folder.path / "data/micro/generations").glob("*.json")} == {f"{job}.json" for job in JOBS}
     assert opened(folder).rows(GENERATIONS).height == 8 * 3 * 4
-    for step in STEPS:
+    for step in MAIN_STEPS:
         assert opened(folder).rows(STEPS[step]).equals(opened(finished).rows(STEPS[step])), step
     for name in ("features", "steering", "outcomes"):
         table = f"data/micro/tables/{name}.parquet"

@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 from gpu_folder import GpuFolder, assert_alike
 from run_records import LAST_STEPS
-from workflow_folder import GPU_STEPS, Folder
-
-from saesteer.core.tables import STEPS
+from workflow_folder import GPU_STEPS, MAIN_STEPS, Folder
 
 
 @pytest.mark.slow
@@ -18,4 +16,4 @@ def test_the_smallest_experiment(finished: Folder, tmp_path: Path) -> None:
     assert code == 0, output
     logs = [path.read_text() for step in GPU_STEPS for path in (folder.path / "logs/micro" / step).glob("*.log")]
     assert sum("on cuda" in log for log in logs) == len(GPU_STEPS)
-    assert_alike(folder, finished, "micro", STEPS)
+    assert_alike(folder, finished, "micro", MAIN_STEPS)

@@ -12,10 +12,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 from run_records import results_of
-from workflow_folder import PER_GENERATION, Folder
+from workflow_folder import MAIN_STEPS, PER_GENERATION, Folder
 
 from saesteer.core.files import file_digest
-from saesteer.core.tables import STEPS
 
 N_BEFORE_TABLES, N_JOBS = 16, 33
 """Jobs of the experiment: pins, SAEs and steps; all."""
@@ -139,7 +138,7 @@ def run_to_the_end(folder: Folder, finished: Folder, *targets: str) -> None:
     code, output = folder.run(*targets, part_seconds=0)
     assert code == 0, output
     assert before <= parts_of(folder)
-    for step, table in STEPS.items():
+    for step, table in MAIN_STEPS.items():
         keys = pl.concat([pl.read_parquet(part, columns=list(table.keys)) for part in folder.parts()[step]])
         assert keys.height == keys.n_unique() == finished.table(step).height, f"{step}: finished rows were computed again"
         assert folder.table(step).equals(finished.table(step)), step

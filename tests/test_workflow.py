@@ -8,10 +8,9 @@ from typing import Any
 
 import polars as pl
 import pytest
-from workflow_folder import PER_FEATURE, PER_GENERATION, ROOT, Folder
+from workflow_folder import MAIN_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Folder
 
 from saesteer.core.store import read_manifest
-from saesteer.core.tables import STEPS
 from saesteer.run import Run
 from saesteer.settings import load_experiment, load_workflow
 from saesteer.workflow.outputs import planned_outputs
@@ -21,7 +20,7 @@ from saesteer.workflow.outputs import planned_outputs
 def test_every_step_has_its_rows(finished: Folder) -> None:
     n_texts = pl.read_parquet(ROOT / "data/world/texts.parquet").height
     expected = {"activations": 2 * n_texts} | dict.fromkeys(PER_FEATURE, 8) | dict.fromkeys(PER_GENERATION, 8 * 3 * 4)
-    assert {step: finished.table(step).height for step in STEPS} == expected
+    assert {step: finished.table(step).height for step in MAIN_STEPS} == expected
 
 
 @pytest.mark.slow
@@ -46,7 +45,7 @@ def test_every_file_that_a_rule_makes_is_asked_for(finished: Folder) -> None:
 
 @pytest.mark.slow
 def test_parts_record_the_code_and_the_libraries_that_made_them(finished: Folder) -> None:
-    for step in STEPS:
+    for step in MAIN_STEPS:
         layers = read_manifest(finished.path / f"data/micro/{step}/layers_02-06.json")["layers"].values()
         ((versions,), (same,)) = (entry["made_with"] for entry in layers)
         assert versions == same

@@ -21,6 +21,8 @@ SHIPPED = ("data/world", "data/world-books", "docs")
 """What experiments of the default configuration read, beside config/."""
 GPU_STEPS = ("activations", "logit_lens", "output_score", "generations", "perplexity")
 ALL_STEPS = STEPS | METHOD_STEPS
+MAIN_STEPS = {name: table for name, table in STEPS.items() if name != "explanations"}
+"""The steps of the main job, which names no features."""
 PER_FEATURE = {"max_activating_examples", "concepts", "logit_lens", "input_score", "output_score"}
 PER_GENERATION = {"generations", "gen_success", "perplexity", "judge"}
 
@@ -104,7 +106,7 @@ class Folder:
         path = self.path / f"config/experiments/{experiment}.yaml"
         path.write_text(yaml.safe_dump(self.values(experiment) | sections))
 
-    def parts(self, experiment: str = "micro", steps: Iterable[str] = STEPS) -> dict[str, set[Path]]:
+    def parts(self, experiment: str = "micro", steps: Iterable[str] = MAIN_STEPS) -> dict[str, set[Path]]:
         """The parts of each step: those of the main job, if no others are named."""
         return {step: set((self.path / "data" / experiment / step).glob("*/layer_*/*.parquet")) for step in steps}
 
