@@ -79,9 +79,6 @@ COMMANDS = {
     r"snakemake -s studies/Snakefile( --cores all)?": by(
         "test_open_questions_workflow.py::test_every_question_is_answered_and_nothing_is_left_to_do"
     ),
-    r"saesteer report --configfile studies/config\.yaml tiny-brute-seed-1": by(
-        "test_open_questions.py::test_an_experiment_of_the_studies_is_opened_by_their_configuration"
-    ),
     r"saesteer report tiny": here("run", "test_report.py::test_a_feature_page_says_what_the_tables_say"),
     r"make report-assets": here("dry", "test_report.py::test_the_assets_are_what_their_sources_give"),
     r"snakemake --profile slurm -n": here("run"),

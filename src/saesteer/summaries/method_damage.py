@@ -6,14 +6,14 @@ import polars as pl
 
 from saesteer.core.tables import COMPARED_CONCEPTS, DAMAGE, GENERATIONS, METHOD_DAMAGE, METHOD_EQUAL_COST, METHOD_SUMMARIES, of_fits
 from saesteer.run import Run
-from saesteer.settings import Experiment, OracleJudge
-from saesteer.steps import damage
+from saesteer.settings import Comparison, Experiment, OracleJudge
+from saesteer.steps.damage import ordinary_texts_pin
 from saesteer.summaries.summary import Summary
 
 
 def exists(experiment: Experiment) -> bool:
     """Whether there are ordinary texts on which it can be measured what steering breaks."""
-    return damage.step(experiment) is not None
+    return isinstance(experiment, Comparison) and ordinary_texts_pin(experiment) is not None
 
 
 def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
