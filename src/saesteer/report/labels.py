@@ -21,6 +21,7 @@ from saesteer.core.tables import EXPLANATIONS, FEATURES, write_summary
 from saesteer.run import Run
 from saesteer.settings import ExplanationSettings, ExplicitFeatures, NoJudge
 from saesteer.sources.features import features_of
+from saesteer.steps import explanations
 from saesteer.steps.step import steps_of
 from saesteer.summaries.features_table import SUMMARY
 from saesteer.workflow.completion import complete_manifest
@@ -105,7 +106,8 @@ def provenance(row: Mapping[str, Any], confidence: float) -> str:
 
 def with_labels(run: Run, features: pl.DataFrame) -> pl.DataFrame:
     """FEATURES rows with the experiment's labels: `label`, and `labelled`, the label with its provenance; null where there is none."""
-    rows = run.rows_if_any(EXPLANATIONS) if STEP in steps_of(run.experiment) else pl.DataFrame(schema=EXPLANATIONS.schema)
+    has_labels = explanations.step(run.experiment) is not None
+    rows = run.rows_if_any(EXPLANATIONS) if has_labels else pl.DataFrame(schema=EXPLANATIONS.schema)
     rows = rows.drop_nulls("label")
     shown = [f"{row['label']} ({provenance(row, run.experiment.intervals.confidence)})" for row in rows.iter_rows(named=True)]
     labels = rows.select("layer", "feature", "label", labelled=pl.Series(shown, dtype=pl.String))
