@@ -8,13 +8,13 @@ from synthetic_tables import FACTORS, PREFIXES, main_tables, selection_settings
 
 from saesteer.settings import BestFactorSettings, OutputScoreSettings, SelectionSettings
 from studies.questions.choice_rules import choice_rules, feature_rankings, with_quantities
+from studies.questions.feature_sets import BY_ACTIVATION, GREEDY
 from studies.questions.grid_ends import grid_ends
 from studies.questions.headline_samples import headline_samples
 from studies.questions.predictor import predictions, predictions_from
 from studies.questions.quantity_correlations import quantity_correlations
 from studies.questions.setting_agreement import setting_agreement
 from studies.questions.summaries.data_sizes import data_sizes
-from studies.questions.summaries.feature_sets import BY_ACTIVATION, GREEDY
 from studies.questions.summaries.fresh_prompts import fresh_prompts
 from studies.questions.summaries.judge_error import RatingCounts, judge_error
 from studies.questions.summaries.recommendations import recommendations

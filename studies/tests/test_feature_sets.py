@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import saesteer
 from studies import ROOT
-from studies.questions.summaries.feature_sets import BY_ACTIVATION, GREEDY, LARGEST, Chosen, Means, Members, chosen_sets, set_addition
+from studies.questions.feature_sets import BY_ACTIVATION, GREEDY, LARGEST, Chosen, Means, Members, chosen_sets, set_addition
 
 FACTORS = ("1", "2")
 

@@ -7,7 +7,8 @@ import torch
 import saesteer
 from saesteer.engine.interventions import ActivationEdit, Addition, ConditionalClamp, Projection
 from studies import ROOT
-from studies.questions.summaries.suppression import OF_A_FEATURE, Option, best_options, edit, factors_of
+from studies.questions.summaries.suppression import OF_A_FEATURE
+from studies.questions.suppression import Option, best_options, edit, factors_of
 
 
 def test_each_way_takes_its_highest_mean_and_ties_go_to_the_weaker_factor():
