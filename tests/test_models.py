@@ -112,7 +112,7 @@ def test_blocks_get_their_forward_back_after_an_exception(monkeypatch: pytest.Mo
     lm = tiny_model("gemma2")
     before = lm.model(torch.tensor([[1, 40]])).logits
     for depth in (0, 2):
-        with pytest.raises(RuntimeError, match="inside"), models.spliced(lm, depth, torch.zeros(1, lm.d_model)):
+        with pytest.raises(RuntimeError, match="inside"), models.spliced(lm, depth, torch.zeros(1, 1, lm.d_model)):
             raise RuntimeError("inside")
     with monkeypatch.context() as patched:
         patched.setattr(lm.blocks[3].mlp, "forward", failing)
