@@ -44,7 +44,7 @@ def log_of_the_next_run(folder: Folder) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("to_all", [False, True], ids=["script", "every process"])
+@pytest.mark.parametrize("to_all", [pytest.param(False, marks=pytest.mark.exhaustive), True], ids=["script", "every process"])
 def test_sigterm_keeps_what_is_finished(finished: Folder, tmp_path: Path, to_all: bool) -> None:
     folder = finished.copy(tmp_path / "repo")
     folder.edit("micro", sweep=SWEEP)
