@@ -52,6 +52,7 @@ def of_few_texts(of: Experiment, folder: Path) -> Experiment:
     """With examples from 40 of the shipped texts: each later step's keys are told with the digests of all of them."""
     path = folder / "texts.parquet"
     if not path.is_file():
+        folder.mkdir(exist_ok=True)
         pl.read_parquet(of.max_activating_examples.texts).head(40).write_parquet(path)
     return of.model_copy(update={"max_activating_examples": of.max_activating_examples.model_copy(update={"texts": path})})
 
