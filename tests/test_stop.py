@@ -34,7 +34,7 @@ def log_of_the_next_run(folder: Folder) -> str:
     """The first line of the sweep's log when the same command is given again."""
     (log,) = (folder.path / "logs/micro/generations").glob("*.log")
     log.unlink()
-    run = folder.start(TARGET, cold=True)
+    run = folder.start(TARGET)
     deadline = time.monotonic() + 60
     while not (log.is_file() and "to compute" in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
