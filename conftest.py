@@ -2,13 +2,15 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jaxtyping
 import pytest
 from beartype import BeartypeConf
 from beartype.claw import beartype_packages
+from beartype.claw._ast import _clawaststar
 from filelock import FileLock
 from hypothesis import settings
 from jaxtyping import install_import_hook
@@ -27,6 +29,21 @@ BY_JAXTYPING = [
 ]
 """Modules whose functions say the shapes of tensors and arrays, or name types that are imported for type checkers only, which beartype's
 hook cannot resolve. Elsewhere beartype alone sees the same as jaxtyping's hook, whose calls take 20 times longer."""
+
+
+def of_modules_and_classes(decorator: Callable[..., Any]) -> Callable[..., Any]:
+    """A checker's decorator that leaves functions in functions alone: they would be decorated at every call of the outer one, in
+    milliseconds, which is half of what a small model's forward with its hooks takes."""
+
+    def with_options(**options: Any) -> Callable[[Any], Any]:
+        decorate = decorator(**options)
+        return lambda defined: defined if "<locals>" in defined.__qualname__ else decorate(defined)
+
+    return with_options
+
+
+for place, name in ((jaxtyping, "jaxtyped"), (_clawaststar, "__beartype__")):
+    pytest.MonkeyPatch().setattr(place, name, of_modules_and_classes(getattr(place, name)))
 beartype_packages(SOURCES, conf=BeartypeConf(claw_is_pep526=False))
 install_import_hook(BY_JAXTYPING, "beartype.beartype")
 
@@ -45,6 +62,7 @@ TAKE_MINUTES = (
     "test_methods_real_inputs.py",
     "test_changes.py",
     "test_code_changes.py",
+    "test_every_figure.py",
     "test_kills.py",
     "test_gpu_path.py",
     "test_real_inputs.py",
@@ -64,6 +82,8 @@ TAKE_MINUTES = (
     "test_topk_run.py",
 )
 """Files of tests, the longest first."""
+TOGETHER = ("^tests/slurm/", "_figures?.py$")
+"""Files of which one worker runs all: they need the one SLURM node, or draw the tables of drawn_figures.py, which take 15 seconds."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -90,15 +110,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileScheduling":
-    """With several workers (`make test`), one of them runs a file's tests, which share fixtures; and all that need the one SLURM node."""
+    """With several workers (`make test`), one of them runs a file's tests, which share fixtures; and all of some files."""
     from xdist.scheduler import LoadFileScheduling
 
-    class OneForSlurm(LoadFileScheduling):
+    class SomeFilesTogether(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return "tests/slurm" if file.startswith("tests/slurm/") else file
+            return next((files for files in TOGETHER if re.search(files, file)), file)
 
-    return OneForSlurm(config, log)
+    return SomeFilesTogether(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,12 @@ import re
 import shlex
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
+from workflow_folder import Folder
 
 from saesteer.cli import app
 from saesteer.sources import http
@@ -114,8 +113,7 @@ def test_the_command_that_a_message_gives_can_be_run(folder: Path) -> None:
     """Of an experiment that the configuration does not name."""
     message = CliRunner().invoke(app, ["recommend", "tiny", "sea"]).output
     command = shlex.split(message.partition("compute the scores first: ")[2])
-    command[0] = str(Path(sys.executable).parent / command[0])
-    shown = subprocess.run([*command, "-n", "--snakefile", str(ROOT / "Snakefile")], capture_output=True, text=True, check=False)
+    shown = Folder.existing(folder).call(*command, "-n", "--snakefile", str(ROOT / "Snakefile"))
     assert shown.returncode == 0, shown.stderr
     assert "features_table" in shown.stdout + shown.stderr
 

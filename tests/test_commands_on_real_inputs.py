@@ -1,15 +1,16 @@
 """`saesteer check`, `features`, `export` and `agreement` where everything is on loopback."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
+from hub_server import use_hub
 from real_inputs import EXPERIMENT, LAYERS, N_FEATURES, RealFolder, World, small_world
-from workflow_folder import BIN
+from typer.testing import CliRunner
 
+from saesteer.cli import app
 from saesteer.core.store import MEASURED_ON, Upstream, Wanted, complete
 from saesteer.core.tables import JUDGEMENTS
 from saesteer.judge.agreement import pairwise_agreement
@@ -25,20 +26,24 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture
-def folder(world: World, tmp_path: Path) -> RealFolder:
+def folder(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RealFolder:
+    """The folder that commands are given in, with the world's variables."""
     folder = RealFolder(tmp_path / "run", world)
     folder.write()
+    monkeypatch.chdir(folder.path)
+    use_hub(monkeypatch, world.hub.url)
+    for name, value in world.environment.items():
+        monkeypatch.setenv(name, value)
     return folder
 
 
-def saesteer(folder: RealFolder, *arguments: str, **variables: str) -> tuple[int, str]:
-    environment = folder.environment | variables  # each folder's are its own, so that nothing could be loaded beforehand
-    done = subprocess.run([BIN / "saesteer", *arguments], cwd=folder.path, env=environment, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
+def saesteer(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, list(arguments))
+    return done.exit_code, done.output
 
 
 def test_check_says_what_there_is_and_what_it_takes(folder: RealFolder) -> None:
-    code, printed = saesteer(folder, "check", EXPERIMENT)
+    code, printed = saesteer("check", EXPERIMENT)
     assert code == 0, printed
     lines = dict(line.split(f" {EXPERIMENT}: ")[1].split(": ", 1) for line in printed.splitlines() if EXPERIMENT in line)
     assert lines["files"].startswith("6 features in 2 layers")
@@ -50,9 +55,10 @@ def test_check_says_what_there_is_and_what_it_takes(folder: RealFolder) -> None:
     assert not (folder.path / "data" / EXPERIMENT).exists()
 
 
-def test_check_names_every_problem_at_once(folder: RealFolder) -> None:
+def test_check_names_every_problem_at_once(folder: RealFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "")
     folder.write(saes={"revision": None, "d_model": 64, "n_features": N_FEATURES, "id": "layer_{layer}/width_16k/canonicle"})
-    code, printed = saesteer(folder, "check", EXPERIMENT, OPENAI_API_KEY="")
+    code, printed = saesteer("check", EXPERIMENT)
     assert code == 1
     assert "model: experiment small-gemma: saes.d_model is 64, but google/gemma-2-2b has a residual stream of 32" in printed
     assert "SAEs: release gemma-scope-2b-pt-res-canonical has no SAE 'layer_1/width_16k/canonicle'" in printed
@@ -64,7 +70,7 @@ def test_check_names_what_is_served_otherwise_than_stated(folder: RealFolder, mo
     monkeypatch.setattr(folder.world, "digests", {})
     monkeypatch.setattr(folder.world.hub.repos["google/gemma-2-2b"], "gated", True)
     folder.write(saes={"revision": None, "d_model": 32, "n_features": 64})
-    code, printed = saesteer(folder, "check", EXPERIMENT)
+    code, printed = saesteer("check", EXPERIMENT)
     assert code == 1
     assert "published files: the project knows no digest of nltk/webtext: state it under published_digests" in printed
     assert "bytes of weights in google/gemma-scope-2b-pt-res/layer_1/width_16k/average_l0_102/params.npz, but 32 x 64" in printed
@@ -73,10 +79,10 @@ def test_check_names_what_is_served_otherwise_than_stated(folder: RealFolder, mo
 
 def test_features_are_found_by_their_explanations(folder: RealFolder) -> None:
     folder.write(features={"kind": "explained", "pattern": "word north", "list": "config/features/north.json"})
-    code, printed = saesteer(folder, "check", EXPERIMENT)
+    code, printed = saesteer("check", EXPERIMENT)
     assert code == 1
     assert "`saesteer features EXPERIMENT` makes it" in printed
-    code, printed = saesteer(folder, "features", EXPERIMENT)
+    code, printed = saesteer("features", EXPERIMENT)
     assert code == 0, printed
     kept = json.loads((folder.path / "config/features/north.json").read_text())
     north = [feature for feature in range(N_FEATURES) if feature % 7 == 4]  # real_inputs.WORDS[4] is " north"

@@ -2,11 +2,11 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from report_folders import swept
+from workflow_folder import Folder
 
 from saesteer.report import headline
 
@@ -29,8 +29,7 @@ rule one:
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "Snakefile").write_text(SNAKEFILE)
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return Folder.existing(folder).call("snakemake", "--cores", "1", *arguments)
 
 
 def test_a_run_shows_its_progress_and_ends_with_what_was_found(tmp_path: Path) -> None:

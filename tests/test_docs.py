@@ -214,9 +214,9 @@ def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
     assert rooms.without_detours(direct, ["a", "b", "c", "d"]) == [("a", "b"), ("b", "c"), ("c", "d")]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    """With the options of `make docs`; every generated page has its content."""
+    """With the options of `make docs`, which CI runs before any test; every generated page has its content."""
     (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "sphinx-build" in line]
     options = line.split("sphinx-build ")[1].removesuffix("build/docs").split()
     done = subprocess.run([str(BIN / "sphinx-build"), *options, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -7,7 +7,6 @@ here as far as its dry run, and for real, on something small, by the test named;
 import json
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -241,8 +240,8 @@ def test_a_command_of_setting_up_runs(command: str, empty: Clone) -> None:
 
 
 EACH_PAGE = """
-import json, sys
-for page, program in json.load(sys.stdin).items():
+import json, pathlib
+for page, program in json.loads(pathlib.Path("programs.json").read_text()).items():
     print(f"<page {page}>", flush=True)
     exec(compile(program, page, "exec"), {"__name__": "__main__"})
 """
@@ -257,8 +256,9 @@ def test_the_pages_python_runs(finished: Folder, tmp_path: Path) -> None:
     shutil.copytree(finished.path / "figures/micro", tmp_path / "figures/tiny")
     blocks = {str(page): [content for language, content in fenced(page) if language == "python"] for page in PAGES}
     programs = {page: "\n".join(contents) for page, contents in blocks.items() if contents}
-    command = [str(BIN / "python"), "-c", EACH_PAGE]
-    done = subprocess.run(command, cwd=tmp_path, input=json.dumps(programs), capture_output=True, text=True, check=False)
+    (tmp_path / "programs.json").write_text(json.dumps(programs))
+    (tmp_path / "each_page.py").write_text(EACH_PAGE)
+    done = Folder.existing(tmp_path).call("python", "each_page.py")
     assert done.returncode == 0, done.stderr
     printed = re.split(r"^<page .*>$", done.stdout, flags=re.MULTILINE)[1:]
     assert len(printed) == len(programs)

@@ -12,7 +12,6 @@ from drawn_figures import (
     FIGURES,
     METHOD_FIGURES,
     OPTIONS,
-    STUDY_FIGURES,
     THIN,
     assert_labelled_and_inside,
     data_of,
@@ -24,7 +23,6 @@ from drawn_figures import (
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from saesteer.figures import registry
 from saesteer.figures.method_families import LOOKS
 from saesteer.figures.save import flat, save_figure
 from saesteer.figures.style import PAGE
@@ -61,12 +59,14 @@ print("torch" in sys.modules)
 """Draws the named figures of tables in a folder."""
 
 
+IN_FILES = [pytest.param(name, marks=() if name in AS_PNG_TOO else pytest.mark.exhaustive) for name in FIGURES]
+
+
 @dataclass(frozen=True)
 class Drawing:
     name: str
     data: pl.DataFrame
     figure: Figure
-    stem: Path
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +75,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=FIGURES)
-def drawing(request: pytest.FixtureRequest, folder: Path) -> Drawing:
-    """A figure of the sample tables, in files, and as it is when it is drawn at its own size."""
-    name = request.param
-    data = data_of(name, world())
-    figure = FIGURES[name].draw(data)
-    save_figure(figure, data, folder / name)
-    figure.draw_without_rendering()
-    return Drawing(name, data, figure, folder / name)
+def drawing(request: pytest.FixtureRequest) -> Drawing:
+    """A figure of the sample tables, as it is when it is drawn at its own size."""
+    return Drawing(request.param, *drawn(request.param, world()))
+
+
+def in_files(name: str, folder: Path) -> Path:
+    """A figure of the sample tables in files, without their endings."""
+    if not (folder / f"{name}.pdf").is_file():
+        data = data_of(name, world())
+        save_figure(FIGURES[name].draw(data), data, folder / name)
+    return folder / name
 
 
 def test_declarations_name_tables_and_say_how_to_read_the_figure() -> None:
@@ -128,15 +131,17 @@ def test_nothing_drawn_lies_outside_its_axes(drawing: Drawing) -> None:
         assert data.y1 <= y1
 
 
-def test_files_hold_what_is_drawn(drawing: Drawing) -> None:
-    pdf = drawing.stem.with_suffix(".pdf").read_bytes()
+@pytest.mark.parametrize("name", IN_FILES)
+def test_files_hold_what_is_drawn(name: str, folder: Path) -> None:
+    stem = in_files(name, folder)
+    pdf = stem.with_suffix(".pdf").read_bytes()
     assert b"Date" not in pdf
     assert b"/Type3" not in pdf
     assert b"/FontFile2" in pdf  # embedded TrueType, so that the text stays text
-    assert len(drawing.stem.with_suffix(".png").read_bytes()) > 100
-    assert sorted(path.suffix for path in drawing.stem.parent.glob(f"{drawing.name}.*")) == [".csv", ".pdf", ".png"]
-    data = flat(drawing.data)
-    assert pl.read_csv(drawing.stem.with_suffix(".csv"), schema=data.schema).equals(data)
+    assert len(stem.with_suffix(".png").read_bytes()) > 100
+    assert sorted(path.suffix for path in folder.glob(f"{name}.*")) == [".csv", ".pdf", ".png"]
+    data = flat(data_of(name, world()))
+    assert pl.read_csv(stem.with_suffix(".csv"), schema=data.schema).equals(data)
 
 
 def test_the_order_of_the_tables_rows_changes_nothing(drawing: Drawing) -> None:
@@ -152,10 +157,10 @@ def shuffled(seed: int) -> dict[str, pl.DataFrame]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "names", [[*registry.FIGURES], pytest.param([*STUDY_FIGURES], marks=pytest.mark.exhaustive)], ids=["product", "study"]
+    "names", [[*AS_PNG_TOO], pytest.param([*FIGURES], marks=pytest.mark.exhaustive)], ids=["of each kind", "every figure"]
 )
 def test_another_process_writes_the_same_bytes_without_torch(names: list[str], folder: Path, tmp_path: Path) -> None:
-    """Of every figure, from tables in another order, and with another hash seed."""
+    """From tables in another order, and with another hash seed."""
     names = sorted(names, key=lambda name: name not in AS_PNG_TOO)
     tables, elsewhere = tmp_path / "tables", tmp_path / "figures"
     tables.mkdir()
@@ -167,10 +172,9 @@ def test_another_process_writes_the_same_bytes_without_torch(names: list[str], f
     done = subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": "7"}, capture_output=True, text=True)
     assert (done.stderr, done.stdout.split()) == ("", ["False"])
     for name in names:
-        if not (folder / f"{name}.pdf").is_file():  # where this test runs alone
-            save_figure(FIGURES[name].draw(data_of(name, world())), data_of(name, world()), folder / name)
+        here = in_files(name, folder)
         for kind in ("pdf", "csv", *(["png"] if name in AS_PNG_TOO else [])):
-            assert (folder / f"{name}.{kind}").read_bytes() == (elsewhere / f"{name}.{kind}").read_bytes(), (name, kind)
+            assert here.with_suffix(f".{kind}").read_bytes() == (elsewhere / f"{name}.{kind}").read_bytes(), (name, kind)
 
 
 @pytest.mark.parametrize(("name", "case"), [(name, case) for name, cases in THIN.items() for case in cases])

@@ -56,7 +56,7 @@ def test_every_key_is_wanted_by_one_job_and_rows_are_those_of_whole_layers(tmp_p
 def test_another_share_of_a_job_computes_no_row(tmp_path: Path) -> None:
     here = machine(tmp_path, size=None)
     assert here.run()
-    for size in (3, 1, 2, None):
+    for size in (3, 1, None):
         assert machine(tmp_path, size=size).run() == {}
 
 
@@ -120,14 +120,20 @@ def opened(folder: Folder) -> Run:
 
 
 @pytest.mark.slow
-def test_the_workflow_takes_over_rows_of_whole_layers(finished: Folder, spread: Folder) -> None:
-    """Each step of shares has two jobs; none of them has a row to compute, or asks for a GPU. Then one more feature."""
+def test_the_workflow_plans_a_job_for_each_share(spread: Folder) -> None:
+    """Of each step of shares, two."""
     code, planned = spread.run("-n", *judged(spread))
     assert code == 0, planned
     for step in SHARED_STEPS:
         assert f"\n{step} " in planned
     counts = {line.split()[0]: line.split()[1:] for line in planned.splitlines() if line.split()[:1] in [[step] for step in SHARED_STEPS]}
     assert counts == {step: ["2"] for step in SHARED_STEPS}
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_the_workflow_takes_over_rows_of_whole_layers(finished: Folder, spread: Folder) -> None:
+    """None of the jobs has a row to compute, or asks for a GPU. Then one more feature."""
     before = spread.parts()
     code, printed = spread.run(*judged(spread))
     assert code == 0, printed

@@ -220,7 +220,11 @@ STEPS = [
     ),
     *(
         pytest.param(partial(sweep_step, family, n=n), (), id=f"sweep, {family}", marks=SLOW)
-        for family, n in (("gemma2", 256), ("gemma2_short_window", 120), ("llama", 120), ("gpt_neox", 120), ("gpt2", 120), ("shipped", 120))
+        for family, n in (("gemma2", 256), ("shipped", 120))
+    ),
+    *(
+        pytest.param(partial(sweep_step, family, n=120), (), id=f"sweep, {family}", marks=pytest.mark.exhaustive)
+        for family in ("gemma2_short_window", "llama", "gpt_neox", "gpt2")
     ),
     *(
         pytest.param(

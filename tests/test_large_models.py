@@ -89,7 +89,7 @@ def steps(lm: LanguageModel, sae: Sae) -> dict[str, pl.DataFrame]:
     }
 
 
-@pytest.mark.parametrize("hook_point", ["resid_pre", "resid_post"])
+@pytest.mark.parametrize("hook_point", [pytest.param("resid_pre", marks=pytest.mark.exhaustive), "resid_post"])
 def test_a_model_over_two_gpus_gives_what_it_gives_on_one(folder: Path, hook_point: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretended ones, which refuse operations on tensors of both."""
     sae = tiny_sae(2, hook_point=hook_point)

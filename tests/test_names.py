@@ -2,13 +2,12 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
+from workflow_folder import Folder
 
 from saesteer.cli import app
 from saesteer.settings import SettingsError, load_experiment, load_workflow
@@ -89,5 +88,5 @@ def test_a_point_in_a_name_is_a_point_in_the_rules(tmp_path: Path) -> None:
         yaml.safe_dump({"experiments": ["one-name", "one.name"], "experiments_dirs": [str(experiments)], "data_dir": str(tmp_path)})
     )
     command = ["snakemake", "--dry-run", "--nolock", str(tmp_path / "one-name/judge/layers_02-06.json"), "--configfile", str(own)]
-    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = Folder.existing(ROOT).call(*command)
     assert done.returncode == 0, done.stdout + done.stderr

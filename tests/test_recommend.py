@@ -142,7 +142,8 @@ assert answer.ordinary_loss.n == 32, answer.ordinary_loss
 assert answer.texts.height == answer.candidates.height * answer.texts["factor"].n_unique() * answer.texts["prefix_id"].n_unique()
 show(answer, Console())
 """
-    done = answered.folder.call("python", "-c", program)
+    (answered.folder.path / "asked.py").write_text(program)
+    done = answered.folder.call("python", "asked.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout == answered.said
 

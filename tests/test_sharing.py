@@ -169,6 +169,7 @@ def test_what_dvc_users_expect(published: Clone, pulled: Clone, tmp_path: Path) 
     assert clone.git("status", "--porcelain", "--", "data", "figures", "provenance") == ""
 
 
+@pytest.mark.exhaustive
 def test_one_table_goes_into_another_project(published: Clone, tmp_path: Path) -> None:
     other = Clone(tmp_path, new=True)
     other.tool("dvc", "init", "--quiet")

@@ -1,11 +1,10 @@
 """Steps and summaries as modules: their rules name what they read, each comes after what it reads, and a table has one place."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from workflow_folder import Folder
 
 from saesteer.run import Run
 from saesteer.settings import load_experiment, load_workflow
@@ -26,8 +25,8 @@ def run_of(name: str) -> Run:
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """Output file -> the input files of its job, of some experiments of each kind, by Snakemake."""
     scratch = f"data_dir={tmp_path_factory.mktemp('data')}"  # nothing is there, so that every job is listed
-    command = [sys.executable, "-m", "snakemake", "all", "--dry-run", "--config", f"experiments=[{','.join(NAMES)}]", scratch]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = ["snakemake", "all", "--dry-run", "--config", f"experiments=[{','.join(NAMES)}]", scratch]
+    printed = Folder.existing(ROOT).call(*command).stdout
     jobs = re.findall(r"^ +input: (.*)\n +output: (.*)$", printed, re.MULTILINE)
     return {output: set(read.split(", ")) for read, outputs in jobs for output in outputs.split(", ")}
 

@@ -34,7 +34,7 @@ def log_of_the_next_run(folder: Folder) -> str:
     """The first line of the sweep's log when the same command is given again."""
     (log,) = (folder.path / "logs/micro/generations").glob("*.log")
     log.unlink()
-    run = folder.start(TARGET, cold=True)
+    run = folder.start(TARGET)
     deadline = time.monotonic() + 60
     while not (log.is_file() and "to compute" in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -44,7 +44,7 @@ def log_of_the_next_run(folder: Folder) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("to_all", [False, True], ids=["script", "every process"])
+@pytest.mark.parametrize("to_all", [pytest.param(False, marks=pytest.mark.exhaustive), True], ids=["script", "every process"])
 def test_sigterm_keeps_what_is_finished(finished: Folder, tmp_path: Path, to_all: bool) -> None:
     folder = finished.copy(tmp_path / "repo")
     folder.edit("micro", sweep=SWEEP)

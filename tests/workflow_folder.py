@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 SHIPPED = ("data/world", "data/world-books", "docs")
 """What experiments of the default configuration read, beside config/."""
+OF_ONE_TEST = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")
+"""Variables that a process of pytest sets as it goes on; importing parts of torch sets the second."""
 GPU_STEPS = ("activations", "logit_lens", "output_score", "generations", "perplexity")
 ALL_STEPS = STEPS | METHOD_STEPS
 MAIN_STEPS = {name: table for name, table in STEPS.items() if name != "explanations"}
@@ -57,7 +59,7 @@ class Folder:
         """The same, but that Python's programs, which are found by PATH, are forked from a process that has the libraries loaded."""
         environment = self.environment
         others = [place for place in environment["PYTHONPATH"].split(os.pathsep) if place != str(self.root / "src")]
-        of_all_tests = {key: value for key, value in environment.items() if key != "PYTEST_CURRENT_TEST"}
+        of_all_tests = {key: value for key, value in environment.items() if key not in OF_ONE_TEST}
         programs = server().programs(of_all_tests | {"PYTHONPATH": os.pathsep.join(others)})
         return environment | {"PATH": f"{programs}:{environment['PATH']}"}
 

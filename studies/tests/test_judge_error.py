@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from question_tables import COUNTS, synthetic_judgements, synthetic_tables
+from question_tables import COUNTS, synthetic_judgements, synthetic_quantities
 from synthetic_tables import main_tables, selection_settings
 
 from saesteer.world.books.judge import TextJudge
 from studies.books.fit_judge import save_text_judge
-from studies.questions.choice_rules import RANDOM, RULES, chosen_by_judge
+from studies.questions.choice_rules import RANDOM, RULES, chosen_by_judge, with_quantities
 from studies.questions.summaries.judge_error import (
     ALL,
     KEPT,
@@ -56,9 +56,11 @@ def test_the_correction_gives_back_what_a_simulated_judge_blurs():
 
 
 def test_scores_are_means_over_the_texts_at_the_factor_that_the_other_half_chooses():
-    made = synthetic_tables(n_layers=2, n_features=60)
-    table, steering = made["judge_error"], made["steering"]
+    made = main_tables(n_layers=2, n_features=60)
+    steering = made["steering"]
     judgements = synthetic_judgements(steering)
+    known = with_quantities(made["features"], synthetic_quantities(made["features"]))
+    table = judge_error(known, steering, judgements, COUNTS, SETTINGS)
     assert set(table["group"]) == {*RULES, RANDOM, ALL, KEPT, REMOVED}
     chosen = chosen_by_judge(steering).filter(layer=1)
     scores: dict[int, list[float]] = {}

@@ -6,6 +6,7 @@ What is said of an SAE is what `saesteer.sources.sae_sources.refusal` says of it
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from saesteer.core.markdown import table
 from saesteer.settings import SettingsError
@@ -30,7 +31,8 @@ class Release:
     reason: str | None  # why they cannot be used; None: they can
 
 
-def releases(pattern: str = "") -> list[Release]:
+@cache
+def releases(pattern: str = "") -> tuple[Release, ...]:
     """The releases whose name, model or repository matches a regular expression, upper and lower case alike."""
     try:
         expression = re.compile(pattern, re.IGNORECASE)
@@ -42,7 +44,7 @@ def releases(pattern: str = "") -> list[Release]:
             reason = refusal(source)
             general = reason and re.sub(r"\.\d+\.", ".N.", reason)
             groups.setdefault((source.release, model, general), []).append(source)
-    return [_release(name, model, reason, sources) for (name, model, reason), sources in groups.items()]
+    return tuple(_release(name, model, reason, sources) for (name, model, reason), sources in groups.items())
 
 
 def _release(name: str, model: str, reason: str | None, sources: list[SaeSource]) -> Release:
