@@ -79,7 +79,7 @@ def visit(page: Any, report: Path, route: str) -> None:
 def barriers(page: Any) -> list[tuple[str, list[str]]]:
     """What axe finds on a page: rule, and elements that break it."""
     rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-    faults = axe.Axe().run(page, options={"preload": False, "runOnly": rules}).response["violations"]
+    faults = axe.Axe().run(page, options={"preload": False, "runOnly": rules, "resultTypes": ["violations"]}).response["violations"]
     return [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in faults]
 
 

@@ -85,6 +85,8 @@ def test_a_push_killed_at_any_moment_is_finished_by_the_same_command(finished: F
         time.sleep(moments.uniform(1, 8))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    (first.path / ".dvc/tmp/rwlock").write_text("")  # killed between emptying it and writing it
+    assert "JSON structure is corrupted" in first.tool("dvc", "add", "data/micro/judge", code=None)
     first.tool("saesteer", "push", "micro")
     clone = clone_of(first, tmp_path / "b")
     assert "0 to be made again" in clone.tool("saesteer", "pull")

@@ -31,8 +31,9 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def dvc(folder: Path, *arguments: str) -> bool:
-    """Run DVC in a folder, its output and progress going to the terminal; whether it succeeded."""
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, check=False).returncode == 0
+    """Run DVC in a folder, its errors and progress going to the terminal, its hints nowhere; whether it succeeded."""
+    command = [sys.executable, "-m", "dvc", *arguments]  # not --quiet, which hides errors too
+    return subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
 def set_up_merging(folder: Path) -> None:

@@ -8,6 +8,7 @@ It is read and written through DVC's own Python interface, which is not a public
 """
 
 import hashlib
+import json
 import logging
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ import yaml
 from dvc.dvcfile import load_file
 from dvc.exceptions import DvcException
 from dvc.fs.callbacks import TqdmCallback
+from dvc.lock import make_lock
 from dvc.repo import Repo
+from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
 from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.meta import Meta
 from dvc_data.hashfile.transfer import transfer
@@ -71,6 +74,20 @@ def repository(folder: Path) -> Iterator[Repo]:
             yield repo
     except DvcException as error:
         raise SharingError(f"DVC: {error}") from error
+
+
+def remove_broken_lock(repo: Repo) -> None:
+    """Remove DVC's list of who reads and writes what, where it is not whole: a DVC that was killed while it wrote the list leaves half of
+    it, and each later one then ends with an error."""
+    tmp = Path(repo.tmp_dir)
+    guard = make_lock(str(tmp / RWLOCK_LOCK), tmp_dir=str(tmp), hardlink_lock=repo.config["core"].get("hardlink_lock", False))
+    with guard:  # so that none is writing it now
+        try:
+            json.loads((tmp / RWLOCK_FILE).read_bytes())
+        except FileNotFoundError:
+            return
+        except ValueError:
+            (tmp / RWLOCK_FILE).unlink()
 
 
 def read_version(folder: Path, file: Path) -> tuple[Path, str]:

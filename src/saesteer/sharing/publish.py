@@ -16,7 +16,7 @@ from dvc_data.hashfile.transfer import transfer
 from saesteer.core.files import file_digest
 from saesteer.core.store import mixed_versions
 from saesteer.sharing.commands import SharingError, dvc, git, set_up_merging
-from saesteer.sharing.dvc_metadata import repository
+from saesteer.sharing.dvc_metadata import remove_broken_lock, repository
 from saesteer.sharing.provenance import FOLDER, SHARED, Statement, write_statements
 from saesteer.sharing.snakemake_metadata import read_record
 from saesteer.sharing.soundness import faults, is_manifest
@@ -45,7 +45,9 @@ def record(folder: Path, configuration: list[str]) -> list[Path]:
     for experiment, stated in statements.items():
         write_statements(folder, experiment, stated)
     tracked = sorted({_tracked(output) for output in outputs})
-    if not dvc(folder, "add", "--quiet", *map(str, tracked)):
+    with repository(folder) as repo:
+        remove_broken_lock(repo)
+    if not dvc(folder, "add", *map(str, tracked)):
         raise SharingError("DVC could not take the results into its cache (above: why); nothing was published, run the same command again")
     return tracked
 

@@ -57,7 +57,7 @@ def _set_up_dvc(folder: Path) -> None:
         git(folder, "init", "--quiet")
         top = folder
     below = [] if top.resolve() == folder.resolve() else ["--subdir"]
-    if not dvc(folder, "init", "--quiet", *below) or not dvc(folder, "config", "--quiet", "core.analytics", "false"):
+    if not dvc(folder, "init", *below) or not dvc(folder, "config", "core.analytics", "false"):
         raise SharingError("DVC could not be set up (above: why); the project is written and runs, its results cannot be shared yet")
 
 
