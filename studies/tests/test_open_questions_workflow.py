@@ -15,6 +15,7 @@ from studies.questions.registry import FIGURES, LABEL_TABLES, QUESTION_TABLES
 pytestmark = pytest.mark.exhaustive
 
 N_FEATURES = 128
+SWEEP = {"factors": [0, 1, 2], "n_prefixes": 2, "max_new_tokens": 8, "prefixes": "prompts.txt"}
 
 
 def write_first_features(source: Path, target: Path) -> None:
@@ -29,10 +30,11 @@ def write_first_features(source: Path, target: Path) -> None:
 
 def test_every_question_is_answered_and_nothing_is_left_to_do(tmp_path: Path):
     folder = StudyFolder(tmp_path / "repo")
-    for layer in (3, 6):
-        write_first_features(ROOT / f"data/world/saes/layer_{layer:02d}", folder.path / f"saes/layer_{layer:02d}")
+    write_first_features(ROOT / "data/world/saes/layer_06", folder.path / "saes/layer_06")
+    lines = (ROOT / "config/prefixes.txt").read_text().splitlines(keepends=True)
+    (folder.path / "prompts.txt").write_text("".join(lines[:6]))  # two that choose, four that report
     saes = {"path": "saes/layer_{layer:02d}", "d_model": 128, "n_features": N_FEATURES}
-    folder.edit("tiny-brute", saes=saes, sweep={"factors": [0, 1, 2], "n_prefixes": 2, "max_new_tokens": 8}, layers_per_job=2)
+    folder.edit("tiny-brute", saes=saes, layers=[6], sweep=SWEEP)
     code, output = folder.run("open_questions", experiment="tiny-brute")
     assert code == 0, output
     data, figures = folder.path / "data/tiny-brute", folder.path / "figures/tiny-brute"
@@ -44,7 +46,7 @@ def test_every_question_is_answered_and_nothing_is_left_to_do(tmp_path: Path):
     assert len(names) == 8
     assert all((figures / f"{name}.{ending}").stat().st_size > 100 for name in names for ending in ("pdf", "png", "csv"))
     texts = pl.scan_parquet(data / "generations/*/layer_*/*.parquet").select(pl.len()).collect().item()
-    assert texts == 2 * N_FEATURES * 3 * 2
+    assert texts == N_FEATURES * 3 * 2
     code, output = folder.run("-n", experiment="tiny-brute")
     assert code == 0, output
     assert "Nothing to be done" in output
