@@ -14,7 +14,8 @@ from judge_texts import asker, generations, judged, settings, stored
 from saesteer.judge.answers import Ask, JudgeError
 from saesteer.judge.budget import Budget, SpendLimitReached
 from saesteer.judge.rubric import questions
-from saesteer.judge.spend import Spend, estimate, estimate_texts, most, priced
+from saesteer.judge.spend import Spend, estimate, estimate_labels, estimate_texts, most, priced
+from saesteer.settings import ExplanationSettings
 
 TEXTS = [f"The waves rose {number} times." for number in range(10)]
 PRICES = {"usd_per_million_input_tokens": 2.0, "usd_per_million_output_tokens": 10.0}
@@ -49,6 +50,18 @@ def test_the_estimate_without_texts_counts_every_text():
     assert (plain.requests, answering.requests) == (2000, 3000)
     asks = [Ask(question, 0) for question in questions("y" * 80, "x" * 80, None).values()]
     assert plain.typical.usd == pytest.approx(1000 * estimate(asks, judge).typical.usd, rel=0.01)
+
+
+@pytest.mark.parametrize(("evidence", "characters"), [("examples", 15 * 196), ("lens", 20 * 9), ("both", 15 * 196 + 20 * 9)])
+def test_the_estimate_of_labels_counts_a_name_and_twenty_texts_of_each_feature(evidence: str, characters: int):
+    """The longest excerpts, of 49 tokens, and 20 lens tokens, each on a line."""
+    section, judge = ExplanationSettings.model_validate({"evidence": evidence}), settings("http://h/v1", **PRICES)
+    cost = estimate_labels(100, 20, section, judge)
+    assert cost.requests == 100 * 21
+    of_one_token = estimate_labels(100, 1, ExplanationSettings(evidence="lens"), judge).typical.input_tokens
+    more = cost.typical.input_tokens - of_one_token - 100 * (characters - 9) / 4
+    assert 0 <= more <= 100 * 120  # the words that explain a part
+    assert cost.typical.output_tokens == 100 * 21 * 60
 
 
 @given(st.text(min_size=1), st.text(min_size=1))

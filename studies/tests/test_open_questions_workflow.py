@@ -14,7 +14,7 @@ from studies.questions.registry import FIGURES, LABEL_TABLES, QUESTION_TABLES
 
 pytestmark = pytest.mark.exhaustive
 
-N_FEATURES = 128
+N_FEATURES = 48
 SWEEP = {"factors": [0, 1, 2], "n_prefixes": 2, "max_new_tokens": 8, "prefixes": "prompts.txt"}
 
 
@@ -32,7 +32,7 @@ def test_every_question_is_answered_and_nothing_is_left_to_do(tmp_path: Path):
     folder = StudyFolder(tmp_path / "repo")
     write_first_features(ROOT / "data/world/saes/layer_06", folder.path / "saes/layer_06")
     lines = (ROOT / "config/prefixes.txt").read_text().splitlines(keepends=True)
-    (folder.path / "prompts.txt").write_text("".join(lines[:6]))  # two that choose, four that report
+    (folder.path / "prompts.txt").write_text("".join(lines[:12]))  # two that choose, ten that report
     saes = {"path": "saes/layer_{layer:02d}", "d_model": 128, "n_features": N_FEATURES}
     folder.edit("tiny-brute", saes=saes, layers=[6], sweep=SWEEP)
     code, output = folder.run("open_questions", experiment="tiny-brute")

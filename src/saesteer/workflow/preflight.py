@@ -35,6 +35,7 @@ from saesteer.sources.prefixes import prompt_source
 from saesteer.sources.published import published_file
 from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_source, with_form
 from saesteer.steps.keys import n_concepts, n_fit_generations
+from saesteer.steps.logit_lens import N_TOKENS
 from saesteer.workflow.checks import check_contents, check_files, check_model_config, check_tokens, read_config
 from saesteer.workflow.families import text_config
 from saesteer.workflow.outputs import pins
@@ -91,6 +92,8 @@ def check_experiment(name: str, experiment: Experiment, workflow: Workflow, envi
     checks += [("estimate", "disk", _disk), ("estimate", "GPU memory", _gpu), ("estimate", "this machine", _machine)]
     if not isinstance(experiment, Scores):
         checks.append(("estimate" if isinstance(experiment.judge, EndpointJudge) else "ok", "judge", _judge))
+        if experiment.explanations and isinstance(experiment.judge, EndpointJudge):
+            checks.append(("estimate", "labels", _labels))
     if isinstance(experiment, Comparison) and experiment.methods.prompt_writer:
         checks.append(("estimate", "prompts", _prompts))
     subject = _Subject(name, experiment, workflow, environ, {})
@@ -319,6 +322,18 @@ def _judge(subject: _Subject) -> str:
     spend = estimate_texts(n_texts, characters, experiment.model.prompt_format == "chat", judge)
     limit = f"limit {judge.max_usd:g} USD for all jobs and runs" if judge.max_usd is not None else "no limit is set (judge.max_usd)"
     return f"{judge.model}: {spend.requests:,} requests, about {spend.typical}; {limit}"
+
+
+def _labels(subject: _Subject) -> str:
+    from saesteer.judge.spend import estimate_labels
+
+    experiment = subject.experiment
+    assert not isinstance(experiment, Scores)
+    judge, section = experiment.judge, experiment.explanations
+    assert isinstance(judge, EndpointJudge)
+    assert section is not None
+    spend = estimate_labels(sum(map(len, resolve(experiment).values())), N_TOKENS, section, judge)
+    return f"{judge.model}: {spend.requests:,} requests, about {spend.typical}, within the same limit"
 
 
 def _prompts(subject: _Subject) -> str:
