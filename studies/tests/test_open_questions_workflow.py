@@ -30,11 +30,12 @@ def write_first_features(source: Path, target: Path) -> None:
 
 def test_every_question_is_answered_and_nothing_is_left_to_do(tmp_path: Path):
     folder = StudyFolder(tmp_path / "repo")
-    write_first_features(ROOT / "data/world/saes/layer_06", folder.path / "saes/layer_06")
+    for layer in (3, 6):
+        write_first_features(ROOT / f"data/world/saes/layer_{layer:02d}", folder.path / f"saes/layer_{layer:02d}")
     lines = (ROOT / "config/prefixes.txt").read_text().splitlines(keepends=True)
     (folder.path / "prompts.txt").write_text("".join(lines[:12]))  # two that choose, ten that report
     saes = {"path": "saes/layer_{layer:02d}", "d_model": 128, "n_features": N_FEATURES}
-    folder.edit("tiny-brute", saes=saes, layers=[6], sweep=SWEEP)
+    folder.edit("tiny-brute", saes=saes, sweep=SWEEP, layers_per_job=2)
     code, output = folder.run("open_questions", experiment="tiny-brute")
     assert code == 0, output
     data, figures = folder.path / "data/tiny-brute", folder.path / "figures/tiny-brute"
@@ -46,7 +47,7 @@ def test_every_question_is_answered_and_nothing_is_left_to_do(tmp_path: Path):
     assert len(names) == 8
     assert all((figures / f"{name}.{ending}").stat().st_size > 100 for name in names for ending in ("pdf", "png", "csv"))
     texts = pl.scan_parquet(data / "generations/*/layer_*/*.parquet").select(pl.len()).collect().item()
-    assert texts == N_FEATURES * 3 * 2
+    assert texts == 2 * N_FEATURES * 3 * 2
     code, output = folder.run("-n", experiment="tiny-brute")
     assert code == 0, output
     assert "Nothing to be done" in output
