@@ -16,7 +16,7 @@ from served import Served, serving
 from test_report_pages import DESK, PHONE, barriers, browser, comparison, sweep, sync_api  # noqa: F401
 from test_report_pages import pytestmark as pytestmark
 
-from saesteer.core.tables import COMPARED_CONCEPTS, FEATURES, FITS, METHOD_SUMMARIES
+from saesteer.core.tables import COMPARED_CONCEPTS, FEATURES, FITS, METHOD_SUMMARIES, OUTCOMES
 from saesteer.engine.interventions import Addition, packed
 from saesteer.run import Run
 from saesteer.serve.requests import SteeringField
@@ -94,6 +94,10 @@ def test_search_a_feature_and_steer_with_it(sweep: tuple[Run, Path], served: Ser
     layer, feature = features.select("layer", "feature").row(0)
     page.goto(f"{served.address}/#/")
     page.get_by_role("link", name="Steer", exact=True).click()
+    begun = page.locator(".strengths a").inner_text()  # to begin with, the best feature at its recommended strength
+    best = sweep[0].summary(OUTCOMES).sort("judge_score", "layer", "feature", descending=[True, False, False], nulls_last=True)
+    assert begun == "{}/{}".format(*best.select("layer", "feature").row(0))
+    page.get_by_role("button", name=f"remove {begun}").click()
     page.get_by_label("Add a feature").fill(f"{layer}/{feature}")
     page.locator(".found button").click()
     page.get_by_label("Prompt").fill(PROMPT)

@@ -45,11 +45,12 @@ async function* events(answer) {
 }
 
 export function Steer({ table, query }) {
-  const index = useContext(Index), [form, setForm] = useState(() => asked(query, index));
+  const index = useContext(Index), [form, setForm] = useState(() => asked(query, index)), [begins, setBegins] = useState(query.size === 0);
   const [texts, setTexts] = useState(null), [next, setNext] = useState(null), [fault, setFault] = useState(""), running = useRef(null);
   const ids = { prompt: useId(), samples: useId(), seed: useId(), prompts: useId() };
   const set = (changes) => setForm((old) => ({ ...old, ...changes }));
-  const change = (at, changes) => set({ features: form.features.map((one, i) => (i === at ? { ...one, ...changes } : one)) });
+  const add = (layer, feature, factor) => set({ fit: null, features: [...form.features, { layer, feature, factor: String(factor ?? DEFAULT_STRENGTH) }] });
+  const setFeatures = (features) => { setBegins(false); set({ features }); };
   const stop = () => running.current?.abort();
   useEffect(() => stop, []);
   const start = async (event) => {
@@ -83,9 +84,10 @@ export function Steer({ table, query }) {
   return <>
     <h1 tabIndex={-1}>Steer</h1>
     <form onSubmit={start}>
-      <Finder table={table} onChoose={(layer, feature, factor) => set({ fit: null, features: [...form.features, { layer, feature, factor: String(factor ?? DEFAULT_STRENGTH) }] })} />
+      <Finder table={table} onBegin={begins ? add : null} onChoose={(...one) => { setBegins(false); add(...one); }} />
+      {begins && form.features.length > 0 && <p>To begin with: the feature with the highest {TITLES[index.table.ranked_by]}, at its recommended strength.</p>}
       {form.features.length > 0 && <ul class="strengths">{form.features.map((one, at) => <Strength key={`${one.layer}/${one.feature}`} {...{ table, one }}
-        onChange={(factor) => change(at, { factor })} onRemove={() => set({ features: form.features.filter((_, i) => i !== at) })} />)}</ul>}
+        onChange={(factor) => setFeatures(form.features.map((old, i) => (i === at ? { ...old, factor } : old)))} onRemove={() => setFeatures(form.features.filter((_, i) => i !== at))} />)}</ul>}
       {index.methods && <Fit fit={form.fit} onChange={(fit) => set({ fit, features: fit ? [] : form.features })} />}
       <div class="fields">
         <span class="field grow"><label for={ids.prompt}>Prompt</label>
@@ -106,14 +108,19 @@ export function Steer({ table, query }) {
   </>;
 }
 
-/** A search for features by label, top logit-lens tokens and words of their examples, or by number. */
-function Finder({ table, onChoose }) {
+/** A search for features by label, top logit-lens tokens and words of their examples, or by number. `onBegin` gets the best one at once. */
+function Finder({ table, onBegin, onChoose }) {
   const id = useId(), index = useContext(Index), [needle, setNeedle] = useState(""), [, came] = useReducer((n) => n + 1, 0), [columns, setColumns] = useState(null);
   const names = index.table.numbers.map(([name]) => name), rank = index.table.ranked_by;
   useEffect(() => {
     const needed = ["feature", "order", ...[rank, "strength"].filter((name) => names.includes(name))];
-    Promise.all(needed.map(async (name) => [name, await table.numbers(name)])).then((loaded) => setColumns(Object.fromEntries(loaded)));
+    Promise.all(needed.map(async (name) => [name, await table.numbers(name)])).then((loaded) => {
+      const all = Object.fromEntries(loaded), [best] = all.order;
+      setColumns(all);
+      if (onBegin && Number.isFinite(all[rank]?.[best])) onBegin(...choice(all, best));
+    });
   }, []);
+  const choice = (all, row) => [table.layerOf(row), all.feature[row], Number.isFinite(all.strength?.[row]) ? Number(all.strength[row].toPrecision(6)) : null];
   const label = table.text("label", came), lens = table.text("lens", came), text = needle.trim().toLowerCase(), more = text ? table.text("more", came) : null;
   const rows = [];
   if (columns && text) {
@@ -123,11 +130,7 @@ function Finder({ table, onChoose }) {
   }
   return <div class="finder"><span class="field grow"><label for={id}>Add a feature: search a concept, a token, a word of its examples, or LAYER/FEATURE</label>
     <input id={id} type="search" value={needle} autocomplete="off" spellcheck={false} onInput={(event) => setNeedle(event.target.value)} /></span>
-    {text && <ul class="found" aria-label="Features that fit">{rows.slice(0, N_FOUND).map((row) => <li><button type="button" onClick={() => {
-      const strength = columns.strength?.[row];
-      onChoose(table.layerOf(row), columns.feature[row], Number.isFinite(strength) ? Number(strength.toPrecision(6)) : null);
-      setNeedle("");
-    }}><strong>{table.layerOf(row)}/{columns.feature[row]}</strong> {table.textOf(label, row) || "no label"} <span class="quiet">{table.textOf(lens, row)}{columns[rank] && !Number.isNaN(columns[rank][row]) ? ` · ${TITLES[rank]} ${show(columns[rank][row])}` : ""}</span></button></li>)}
+    {text && <ul class="found" aria-label="Features that fit">{rows.slice(0, N_FOUND).map((row) => <li><button type="button" onClick={() => { onChoose(...choice(columns, row)); setNeedle(""); }}><strong>{table.layerOf(row)}/{columns.feature[row]}</strong> {table.textOf(label, row) || "no label"} <span class="quiet">{table.textOf(lens, row)}{columns[rank] && !Number.isNaN(columns[rank][row]) ? ` · ${TITLES[rank]} ${show(columns[rank][row])}` : ""}</span></button></li>)}
       {rows.length === 0 && label.done && lens.done && more.done && <li class="quiet">No feature has this label, token or word.</li>}
       {rows.length > N_FOUND && <li class="quiet">{rows.length - N_FOUND} more: be more specific</li>}</ul>}</div>;
 }
