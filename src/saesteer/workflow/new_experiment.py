@@ -48,7 +48,7 @@ def write_experiment(name: str, model: Path, saes: Path, texts: Path | None, fol
     chat = (model / "chat_template.jinja").is_file()
     chat = chat or (tokenizer_config.is_file() and "chat_template" in read_config(tokenizer_config))
     text = _FILE.read_text(encoding="utf-8").format(
-        description=json.dumps(f"P1's experiment on {model.name}, layers {', '.join(map(str, layers))}"),
+        description=json.dumps(f"P1's experiment on {model.name}, layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"),
         model=json.dumps(model.as_posix()),
         bos=bos,
         bos_reason=bos_reason,
