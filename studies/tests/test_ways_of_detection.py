@@ -1,5 +1,7 @@
 """Ways of detecting a concept: each one's numbers by a slow formula, their AUROC by hand and by SciPy, regressions by scikit-learn."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,17 +11,21 @@ from scipy.stats import mannwhitneyu
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from saesteer.core.markdown import number
+from saesteer.core.uncertainty import SHARES, mean_interval, of_differences
 from saesteer.engine.hook_points import hook_point_of
 from saesteer.engine.models import residual_at
 from saesteer.engine.saes import encode
 from saesteer.methods.fit.problem import Tokens
 from saesteer.sources.corpus import topic_names
 from studies import ROOT
+from studies.pages.questions import BLOCKS, LABEL_FOLDER
 from studies.questions.detection import Sample, classified, detected, sample
 from studies.questions.labelled_texts import chosen_texts, texts_by_topic
 from studies.questions.summaries.detection import BY_AUROC, DIFFMEAN, LABELLED, PROBE, WAYS, WORDS
+from studies.questions.tables import DETECTION
 
-LAYER, LABEL, N = 3, 5, 12
+LAYER, LABEL, N = 3, 5, 8
 
 
 def test_the_auroc_is_the_share_of_pairs_in_order() -> None:
@@ -64,6 +70,22 @@ def test_each_way_is_its_slow_formula_and_reads_no_first_token() -> None:
     means = [np.stack([residual.double().mean(dim=0).numpy() for residual in half]) for half in residuals]
     scaled = [(half - means[0].mean(axis=0)) / means[0].std(axis=0) for half in means]
     counts = [np.array([[text[1:].count(token) for token in range(lm.n_vocab)] for text in half.texts]) for half in (train, test)]
+    assert test.token_counts(lm.n_vocab).tolist() == counts[1].tolist()
     for way, (seen, unseen) in ((PROBE, scaled), (WORDS, counts)):
         theirs = LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000).fit(seen, train.is_on_concept)
         np.testing.assert_allclose(ways[way][1], theirs.decision_function(unseen) - theirs.intercept_, atol=2e-3)
+
+
+def test_the_page_shows_means_and_pairs_concepts_with_the_bag_of_words(tmp_path: Path) -> None:
+    """By hand: DiffMean is .1 above and .3 below the bag of words, .1 below in the mean. A concept that a way lacks counts nowhere."""
+    values = {DIFFMEAN: (0.9, 0.6), WORDS: (0.8, 0.9), PROBE: (0.7,)}
+    rows = [(LAYER, concept, way, None, 9, 9, value) for way, of in values.items() for concept, value in zip("ab", of, strict=False)]
+    (tmp_path / LABEL_FOLDER / "tiny-x").mkdir(parents=True)
+    pl.DataFrame(rows, DETECTION.schema, orient="row").write_csv(tmp_path / LABEL_FOLDER / "tiny-x/detection.csv")
+    lines = {line.split(" | ")[2]: line.split(" | ")[3:] for line in BLOCKS["open-detection"].markdown(tmp_path).splitlines()[2:]}
+    low, high = mean_interval(np.array([0.1, -0.3]), 0.95, of_differences(SHARES)) or (0, 0)
+    assert lines[DIFFMEAN][0] == "2"
+    assert lines[DIFFMEAN][1].startswith("0.75 [")
+    assert lines[DIFFMEAN][2] == f"−0.10 [{number(low)}, {number(high)}] |"
+    assert lines[WORDS][2] == lines[LABELLED][2] == "– |"
+    assert (lines[PROBE], lines[LABELLED][:2]) == (["1", "0.70", "−0.10 |"], ["0", "–"])
