@@ -10,13 +10,13 @@ from method_rows import LAYER, PROMPTS, method_settings, method_summaries, rows_
 from scipy import stats
 
 from saesteer.core.tables import FEATURES, METHOD_EQUAL_COST, METHOD_SUMMARIES, validate
-from saesteer.core.uncertainty import RATINGS, mean_interval, of_differences
+from saesteer.core.uncertainty import RATINGS, SHARES, mean_interval, of_differences
 from saesteer.methods.compare.differences import method_differences, simultaneous
 from saesteer.methods.compare.means import ELSEWHERE, FAMILIES, family_of
 from saesteer.methods.compare.paper_values import P4, PAPER_VALUES, Protocol, compared, our_protocol
 from saesteer.methods.compare.protocol import ProtocolError
 from saesteer.report.exports.comparison import to_axbench
-from saesteer.report.method_report import method_notes, report_markdown
+from saesteer.report.method_report import both_ways, method_notes, report_markdown
 from saesteer.settings.methods import MethodSettings, PublishedConcepts
 from saesteer.settings.registry import METHODS, method
 from saesteer.sources.imported import AXBENCH_METHODS
@@ -140,6 +140,30 @@ def test_pairs_are_paired_and_missing_concepts_left_out() -> None:
     own = mean_interval(np.ones(4), 0.95, of_differences(RATINGS))  # what the scale allows: four equal differences have no spread
     assert [sure[name] for name in ("low", "high", "simultaneous_low", "simultaneous_high")] == pytest.approx([*own, *own])
     assert differences["simultaneous_low"].null_count() == differences["low"].null_count() == 3
+
+
+def test_the_win_rate_is_the_share_of_concepts_won_with_ties_as_halves() -> None:
+    """By hand lat wins 2 of 4 concepts from pca and ties 1 (its sum differs in the last bit), (2 + .5) / 4; a concept that either lacks
+    counts nowhere, and a pair without any has no rate. Then every pair of random scores, in plain Python, both ways round."""
+    by_hand = {"lat": [2.0, 0.1 + 0.2, 1.0, 0.5, None], "pca": [1.0, 0.3, 0.0, 1.5, 2.0], "probe": [None] * 5}
+    first, *without = method_differences(score_rows(by_hand), SETTINGS).to_dicts()
+    columns = ("win_rate", "win_rate_low", "win_rate_high")
+    assert (first["n"], first["win_rate"]) == (4, 0.625)
+    assert [first[name] for name in columns[1:]] == pytest.approx(mean_interval(np.array([1, 0.5, 1, 0]), 0.95, SHARES))
+    assert {row[name] for row in without for name in columns} == {None}
+    rng = np.random.default_rng(3)
+    drawn = {
+        key: [None if rng.random() < 0.1 else float(rng.integers(0, 5)) / 2 for _ in range(16)] for key in ("lat", "pca", "ssv", "sft")
+    }
+    pairs = both_ways(method_differences(score_rows(drawn), SETTINGS)).to_dicts()
+    assert len(pairs) == 12
+    for row in pairs:
+        both = [(a, b) for a, b in zip(drawn[row["method"]], drawn[row["other"]], strict=True) if a is not None and b is not None]
+        won = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in both]
+        assert row["win_rate"] == pytest.approx(sum(won) / len(won))
+        assert [row[name] for name in columns[1:]] == pytest.approx(mean_interval(np.array(won), 0.95, SHARES))
+    every = method_differences(score_rows({"lat": [1.0] * 8, "pca": [0.0] * 8}), SETTINGS).row(0, named=True)
+    assert every["win_rate_low"] == pytest.approx(stats.binomtest(8, 8).proportion_ci().low, abs=1e-6)  # Clopper and Pearson's
 
 
 def test_of_one_pair_the_simultaneous_interval_is_students_and_of_many_it_is_sidaks() -> None:
@@ -309,6 +333,10 @@ def test_the_report_counts_pairs_and_turns_them_round() -> None:
     sign = 1 if keys[0] == "unsteered" else -1
     assert f"{sign * pair['mean']:.3f} [{min(sign * pair['low'], sign * pair['high']):.3f}, ".replace("-", "−") in line
     assert line.startswith("| Unsteered | – | – |")
+    ((rate, low, high),) = differences.filter(method="sae_label", other="unsteered").select("^win_rate.*$").rows()
+    assert line.endswith(f"| {1 - rate:.3f} [{1 - high:.3f}, {1 - low:.3f}] |")
+    (labelled,) = (line for line in lines if line.startswith("| SAE, by label |"))
+    assert labelled.endswith("| – |")
 
 
 def test_the_report_of_instructions_of_survivors_and_of_concepts_without_a_score() -> None:

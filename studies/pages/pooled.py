@@ -22,8 +22,8 @@ from jaxtyping import Float
 
 from saesteer.core.tables import METHOD_DIFFERENCES
 from saesteer.core.uncertainty import RATINGS as RATED
-from saesteer.core.uncertainty import Interval, of_differences, student_t
-from saesteer.methods.compare.differences import method_differences
+from saesteer.core.uncertainty import SHARES, Interval, of_differences, student_t
+from saesteer.methods.compare.differences import method_differences, wins
 from saesteer.methods.compare.means import mean_over_concepts
 from saesteer.methods.compare.ranks import method_ranks
 from saesteer.settings.methods import MethodSettings
@@ -50,8 +50,11 @@ def pooled_methods(
     pooled = pooled_scores(scores)
     values = _by_method(scores)
     rows = [
-        row | _with_seeds(row, _difference(row, values), settings, of_differences(RATED), "mean", "", "simultaneous_")
+        row
+        | _with_seeds(row, of_pair, settings, of_differences(RATED), "mean", "", "simultaneous_")
+        | _with_seeds(row, wins(of_pair), settings, SHARES, "win_rate", "win_rate_")
         for row in method_differences(pooled, settings).to_dicts()
+        for of_pair in [_difference(row, values)]
     ]
     differences = pl.DataFrame(rows, schema=METHOD_DIFFERENCES.schema)
     lines = []

@@ -7,12 +7,14 @@ from typing import Any
 import polars as pl
 
 from saesteer.analysis.recommendation import STEERS
-from saesteer.core.uncertainty import RATINGS, interval_columns, mean_interval, of_differences
+from saesteer.core.uncertainty import RATINGS, SHARES, Interval, interval_columns, mean_interval, of_differences
 from saesteer.settings import SelectionSettings
 from studies.pages.tables import Cell, Column, Row, Rows, Shown, beside, best_first, grouped, matching, text_of
 from studies.questions.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, SCALED
 from studies.questions.figures.choice_rules import TITLES
 from studies.questions.registry import LABEL_TABLES, QUESTION_TABLES
+from studies.questions.summaries.detection import WAYS as DETECTION_WAYS
+from studies.questions.summaries.detection import WORDS
 from studies.questions.summaries.judge_error import ALL, KEPT, REMOVED
 from studies.questions.summaries.suppression import WAYS
 
@@ -31,8 +33,8 @@ MEANS = ("score", "best", "regret")
 """Columns of recommendations whose means are shown."""
 FRESH_MEANS = ("fresh", "best", "regret")
 """The same of fresh_prompts."""
-DIFFERENCES = ("regret", "gain", "fall", "beyond_control", "fluency_change")
-"""Columns that are differences of scores."""
+DIFFERENCES = ("regret", "gain", "fall", "beyond_control", "fluency_change", "beyond_words")
+"""Columns that are differences of what the others hold."""
 
 
 def results(root: Path, name: str) -> Iterator[Row]:
@@ -112,13 +114,13 @@ def _fresh_prompts(root: Path) -> Iterator[Row]:
         yield {"experiment": experiment} | shares | _means(concepts, FRESH_MEANS)
 
 
-def _means(concepts: pl.DataFrame, columns: Iterable[str]) -> dict[str, Any]:
-    """Means of columns over concepts, with their intervals."""
+def _means(concepts: pl.DataFrame, columns: Iterable[str], scale: Interval = RATINGS) -> dict[str, Any]:
+    """Means over concepts of columns of a scale, or of differences on it, with their intervals."""
     row: dict[str, Any] = {}
     for name in columns:
-        scale = of_differences(RATINGS) if name in DIFFERENCES else RATINGS
         values = concepts[name].drop_nulls().to_numpy()
-        interval = mean_interval(values, SelectionSettings.model_fields["confidence"].default, scale)
+        confidence = SelectionSettings.model_fields["confidence"].default
+        interval = mean_interval(values, confidence, of_differences(scale) if name in DIFFERENCES else scale)
         row |= interval_columns(name, values.mean() if len(values) else None, interval)
     return row
 
@@ -142,6 +144,20 @@ def _suppression(root: Path) -> Iterator[Row]:
                 "before": concepts["concept_rating_before"].mean(),
             }
             yield row | _means(concepts, ("fall", "beyond_control", "fluency_change", "gain"))
+
+
+def _detection(root: Path) -> Iterator[Row]:
+    """Means over concepts of each way of detecting them, and of its differences from the bag of words."""
+    for (experiment, layer), rows in grouped(results(root, "detection"), "experiment layer").items():
+        every = pl.DataFrame(rows, infer_schema_length=None)
+        words = every.filter(way=WORDS).select("concept", words="auroc")
+        with_words = every.join(words, on="concept").with_columns(
+            beyond_words=pl.when(pl.col("way") != WORDS).then(pl.col("auroc") - pl.col("words"))
+        )
+        for way in DETECTION_WAYS:
+            concepts = with_words.filter(way=way)
+            row = {"experiment": experiment, "layer": layer, "way": way, "n": concepts.height}
+            yield row | _means(concepts, ("auroc", "beyond_words"), SHARES)
 
 
 BLOCKS = {
@@ -215,6 +231,10 @@ BLOCKS = {
         "experiment": "experiment", "layer": "layer", "way": "way", "concepts": "n", "concept rating unsteered": "before .2",
         "it falls by": "fall ±", "further than with the control": "beyond_control ±", "fluency changes by": "fluency_change ±",
         "score for less of it rises by": "gain ±",
+    }),
+    "open-detection": Shown(_detection, "experiment layer way", {
+        "experiment": "experiment", "layer": "layer", "way": "way", "concepts": "n", "AUROC": "auroc ±",
+        "above the bag of words": "beyond_words ±",
     }),
 }  # fmt: skip
 """Block -> its table."""

@@ -15,11 +15,12 @@ from studies.questions.predictor import predictions, predictions_from
 from studies.questions.quantity_correlations import quantity_correlations
 from studies.questions.setting_agreement import setting_agreement
 from studies.questions.summaries.data_sizes import data_sizes
+from studies.questions.summaries.detection import WAYS as DETECTION_WAYS
 from studies.questions.summaries.fresh_prompts import fresh_prompts
 from studies.questions.summaries.judge_error import RatingCounts, judge_error
 from studies.questions.summaries.recommendations import recommendations
 from studies.questions.summaries.suppression import OF_A_FEATURE, WAYS
-from studies.questions.tables import CONCEPT_PAIRS, FEATURE_SETS, OUTPUT_SCORE_SETTINGS, QUANTITIES, SUPPRESSION
+from studies.questions.tables import CONCEPT_PAIRS, DETECTION, FEATURE_SETS, OUTPUT_SCORE_SETTINGS, QUANTITIES, SUPPRESSION
 from studies.questions.threshold_transfer import threshold_curves, threshold_transfer
 
 
@@ -119,6 +120,13 @@ def question_tables(
                 for concept, way in product(("sea", "war"), WAYS)
             ],
             SUPPRESSION.schema,
+        ),
+        "detection": pl.DataFrame(
+            [
+                {"layer": 1, "concept": concept, "way": way, "n_positive": 30, "n_negative": 30, "auroc": 0.75}
+                for concept, way in product(("sea", "war"), DETECTION_WAYS)
+            ],
+            DETECTION.schema,
         ),
         "concept_pairs": pl.DataFrame([(1, "sea", "war", 1.0, 0.5), (1, "war", "sea", 1.5, 1.25)], CONCEPT_PAIRS.schema, orient="row"),
     }

@@ -77,6 +77,7 @@ def test_by_hand(tmp_path: Path) -> None:
     # Every concept has b half above a in both seeds; but four concepts tell no pair apart among three.
     pair = differences.row(by_predicate=(pl.col("method") == "a") & (pl.col("other") == "b"), named=True)
     assert pair["low"] == pytest.approx(-0.5 - 1.5 * (1 - 0.025**0.25))
+    assert [pair[name] for name in ("win_rate", "win_rate_low", "win_rate_high")] == pytest.approx([0, 0, 1 - 0.025**0.25], abs=1e-6)
     assert {row[name] for row in (a, b, c) for name in ("n_above", "n_below")} == {0}
     for name, table in zip(POOLED_FILES, (rows, differences), strict=True):
         table.write_csv(tmp_path / name, float_precision=4)

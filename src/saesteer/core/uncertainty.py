@@ -23,6 +23,8 @@ class Interval(NamedTuple):
 
 RATINGS, SUCCESS = Interval(0.0, 2.0), Interval(0.0, 20.0)
 """Scales of judges' ratings and scores, and of GenSuccess@20."""
+SHARES = Interval(0.0, 1.0)
+"""The scale of shares: win rates, AUROC."""
 SCALES = {"gen_success_20": SUCCESS, **dict.fromkeys(("judge_score", "concept_rating", "fluency_rating"), RATINGS)}
 """Measure -> its scale."""
 

@@ -12,6 +12,7 @@ from saesteer.core.tables import RATING_COLUMNS
 from saesteer.methods.compare.paper_values import FACTS, PAPER_VALUES, Protocol
 from saesteer.methods.compare.protocol import UNSTEERED, row_of
 from saesteer.settings.methods import HELD_OUT_TEXTS, MethodSettings
+from saesteer.settings.registry import method
 
 _Row = dict[str, Any]
 _CHOICES = {
@@ -34,6 +35,8 @@ _METHOD_COLUMNS = (
     "factor", "of residual norm", "at smallest / largest factor", "chosen by", "density", "share on concept", "labelled texts",
     "learning rate", "epochs", "held-out loss", "fit, s", "ms a token", "R²",
 )  # fmt: skip
+_LABELLED = method("sae_label").key
+"""P4's win rates are against the SAE feature with the concept's label."""
 MAX_SHARE_AT_END = 0.05
 """Of a method's choices, at its smallest or at its largest factor, above which its grid is taken to be too short."""
 
@@ -168,6 +171,8 @@ def both_ways(differences: pl.DataFrame) -> pl.DataFrame:
     """METHOD_DIFFERENCES with each pair also the other way round."""
     ends = {"low": "high", "high": "low", "simultaneous_low": "simultaneous_high", "simultaneous_high": "simultaneous_low"}
     turned = {name: -pl.col(other) for name, other in ({"mean": "mean"} | ends).items()}
+    shares = {"win_rate": "win_rate", "win_rate_low": "win_rate_high", "win_rate_high": "win_rate_low"}
+    turned |= {name: 1 - pl.col(other) for name, other in shares.items()}
     return pl.concat([differences, differences.with_columns(method="other", other="method", **turned)])
 
 
@@ -177,10 +182,18 @@ def differences_markdown(methods: pl.DataFrame, differences: pl.DataFrame, setti
     titles = dict(zip(order["method"], order["title"], strict=True))
     unsteered = next(key for key in titles if row_of(key).name == UNSTEERED)
     best = next(iter(titles))
+    rival = _LABELLED if _LABELLED in titles else unsteered
     pairs = {(row["method"], row["other"]): row for row in both_ways(differences).iter_rows(named=True)}
-    header = ("method", "minus unsteered", "all pairs together", f"minus {titles[best]}", "all pairs together")
+    header = (
+        "method",
+        "minus unsteered",
+        "all pairs together",
+        f"minus {titles[best]}",
+        "all pairs together",
+        f"wins over {titles[rival]}",
+    )
     rows = [
-        [title, *_difference_cells(pairs.get((key, unsteered))), *_difference_cells(pairs.get((key, best)))]
+        [title, *_difference_cells(pairs.get((key, unsteered))), *_difference_cells(pairs.get((key, best))), _wins(pairs.get((key, rival)))]
         for key, title in titles.items()
     ]
     intervals = differences.drop_nulls("low")
@@ -191,7 +204,8 @@ def differences_markdown(methods: pl.DataFrame, differences: pl.DataFrame, setti
         f"0; of so many pairs about {1 - settings.confidence:.0%} would if no two methods differed. `all pairs together` holds for all of "
         f"them at once (signs of concepts flipped, smallest p): there {together} leave out 0. With as many concepts a pair's difference of "
         f"{detectable_text(intervals)} would be seen with probability .8 (median and range over pairs, as if means were normal). With few "
-        f"concepts both kinds are somewhat too narrow.\n\n{_table(header, rows)}"
+        f"concepts both kinds are somewhat too narrow. `wins`: the share of concepts on which the method scores above that one, a tie "
+        f"counting one half (P4's win rate).\n\n{_table(header, rows)}"
     )
 
 
@@ -200,6 +214,10 @@ def _difference_cells(row: _Row | None) -> tuple[str, str]:
         return "–", "–"
     together = "–" if row["simultaneous_low"] is None else _ends(row["simultaneous_low"], row["simultaneous_high"])
     return f"{_interval(row['mean'], row['low'], row['high'])} (n = {row['n']})", together
+
+
+def _wins(row: _Row | None) -> str:
+    return "–" if row is None else _interval(row["win_rate"], row["win_rate_low"], row["win_rate_high"])
 
 
 def detectable_text(differences: pl.DataFrame) -> str:

@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
+from saesteer.analysis.best_factor import TIE
 from saesteer.core.tables import METHOD_DIFFERENCES
-from saesteer.core.uncertainty import RATINGS, mean_columns, of_differences, random_stream, student_t
+from saesteer.core.uncertainty import RATINGS, SHARES, mean_columns, of_differences, random_stream, student_t
 from saesteer.settings.methods import ProtocolSettings
 
 POWER = 0.8
@@ -43,7 +44,14 @@ def method_differences(scores: pl.DataFrame, settings: ProtocolSettings) -> pl.D
 def _difference(a: Float[np.ndarray, " concept"], b: Float[np.ndarray, " concept"], settings: ProtocolSettings) -> _Row:
     differences = (a - b)[~np.isnan(a - b)]
     mean = mean_columns("mean", differences, settings, ends="", scale=of_differences(RATINGS))
-    return {"n": len(differences), **mean, "detectable": detectable(differences, settings.confidence)}
+    win_rate = mean_columns("win_rate", wins(differences), settings, scale=SHARES)
+    return {"n": len(differences), **mean, "detectable": detectable(differences, settings.confidence), **win_rate}
+
+
+def wins(differences: Float[np.ndarray, "*concept"]) -> Float[np.ndarray, "*concept"]:
+    """1 where a method scores above another, 0 where below, a half where they tie, NaN where one has no score. The mean over concepts is
+    P4's win rate (arXiv 2501.17148, section 5.2: overall scores compared on each concept, ties 0.5 wins and 0.5 losses)."""
+    return (1 + np.sign(np.where(np.abs(differences) <= TIE, 0.0, differences))) / 2
 
 
 def detectable(differences: Float[np.ndarray, " concept"], confidence: float) -> float | None:
