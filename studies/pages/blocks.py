@@ -101,6 +101,7 @@ TABLES = {
     "judge-errors": ("open-judge-error",),
     "recommend": ("open-recommendations-seeds", "open-fresh-prompts", "open-recommendations"),
     "suppression": ("open-suppression",),
+    "side-effects": ("open-side-effects", "open-side-effect-filter"),
 }
 """Page in docs/tables/ of an open question -> its blocks."""
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {

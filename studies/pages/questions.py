@@ -14,6 +14,7 @@ from studies.questions.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, SCALE
 from studies.questions.figures.choice_rules import TITLES
 from studies.questions.registry import LABEL_TABLES, QUESTION_TABLES
 from studies.questions.summaries.judge_error import ALL, KEPT, REMOVED
+from studies.questions.summaries.side_effects import EFFECTS, PREDICTORS
 from studies.questions.summaries.suppression import WAYS
 
 FOLDER, LABEL_FOLDER = Path("docs/open-questions"), Path("docs/labelled-features")
@@ -144,6 +145,25 @@ def _suppression(root: Path) -> Iterator[Row]:
             yield row | _means(concepts, ("fall", "beyond_control", "fluency_change", "gain"))
 
 
+def _side_effects(root: Path) -> Iterator[Row]:
+    """Rows with what the predictor is called."""
+    return ({**row, "title": PREDICTORS[row["predictor"]]} for row in results(root, "side_effect_correlations"))
+
+
+def _significant(rows: Rows) -> str:
+    """A rank correlation, bold where its corrected p is below .05."""
+    text = text_of("rho ±", rows)
+    return f"**{text}**" if rows and rows[0]["p"] is not None and rows[0]["p"] < 0.05 else text
+
+
+def _by_effect(cell: Cell) -> Shown:
+    """A line a predictor, a column a side effect."""
+    columns: dict[str, Column] = {name: name for name in ("experiment", "layer")}
+    columns |= {"predictor": "title", "features": ("n", {"side_effect": "judge_score"})}
+    columns |= {title: (cell, {"side_effect": effect}) for effect, title in EFFECTS.items()}
+    return Shown(_side_effects, "experiment layer predictor", columns)
+
+
 BLOCKS = {
     "open-choices": _apart("choice_rules", "rule", {
         "picks": "rule title", "layer {layer}": ("score ±", JUDGED), "above random, layer {layer}": ("above_random ±", JUDGED),
@@ -216,5 +236,7 @@ BLOCKS = {
         "it falls by": "fall ±", "further than with the control": "beyond_control ±", "fluency changes by": "fluency_change ±",
         "score for less of it rises by": "gain ±",
     }),
+    "open-side-effects": _by_effect(_significant),
+    "open-side-effect-filter": _by_effect("difference ±"),
 }  # fmt: skip
 """Block -> its table."""
