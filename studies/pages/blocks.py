@@ -102,6 +102,7 @@ TABLES = {
     "recommend": ("open-recommendations-seeds", "open-fresh-prompts", "open-recommendations"),
     "suppression": ("open-suppression",),
     "detection": ("open-detection",),
+    "side-effects": ("open-side-effects", "open-side-effect-filter"),
 }
 """Page in docs/tables/ of an open question -> its blocks."""
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {

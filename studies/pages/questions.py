@@ -16,6 +16,7 @@ from studies.questions.registry import LABEL_TABLES, QUESTION_TABLES
 from studies.questions.summaries.detection import WAYS as DETECTION_WAYS
 from studies.questions.summaries.detection import WORDS
 from studies.questions.summaries.judge_error import ALL, KEPT, REMOVED
+from studies.questions.summaries.side_effects import EFFECTS, PREDICTORS
 from studies.questions.summaries.suppression import WAYS
 
 FOLDER, LABEL_FOLDER = Path("docs/open-questions"), Path("docs/labelled-features")
@@ -160,6 +161,25 @@ def _detection(root: Path) -> Iterator[Row]:
             yield row | _means(concepts, ("auroc", "beyond_words"), SHARES)
 
 
+def _side_effects(root: Path) -> Iterator[Row]:
+    """Rows with what the predictor is called."""
+    return ({**row, "title": PREDICTORS[row["predictor"]]} for row in results(root, "side_effect_correlations"))
+
+
+def _significant(rows: Rows) -> str:
+    """A rank correlation, bold where its corrected p is below .05."""
+    text = text_of("rho ±", rows)
+    return f"**{text}**" if rows and rows[0]["p"] is not None and rows[0]["p"] < 0.05 else text
+
+
+def _by_effect(cell: Cell) -> Shown:
+    """A line a predictor, a column a side effect."""
+    columns: dict[str, Column] = {name: name for name in ("experiment", "layer")}
+    columns |= {"predictor": "title", "features": ("n", {"side_effect": "judge_score"})}
+    columns |= {title: (cell, {"side_effect": effect}) for effect, title in EFFECTS.items()}
+    return Shown(_side_effects, "experiment layer predictor", columns)
+
+
 BLOCKS = {
     "open-choices": _apart("choice_rules", "rule", {
         "picks": "rule title", "layer {layer}": ("score ±", JUDGED), "above random, layer {layer}": ("above_random ±", JUDGED),
@@ -236,5 +256,7 @@ BLOCKS = {
         "experiment": "experiment", "layer": "layer", "way": "way", "concepts": "n", "AUROC": "auroc ±",
         "above the bag of words": "beyond_words ±",
     }),
+    "open-side-effects": _by_effect(_significant),
+    "open-side-effect-filter": _by_effect("difference ±"),
 }  # fmt: skip
 """Block -> its table."""

@@ -30,6 +30,11 @@ SCHEMA = {"layer": pl.UInt16, "feature": pl.UInt32, "gradient": pl.Float64, "abl
 ROWS_AT_A_TIME = 256
 
 
+def lens_log_probabilities(lm: LanguageModel, residual: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+    """log softmax(head(final_norm(row))), nats; no soft cap."""
+    return scaled(lm, raw_logits(lm, final_norm(lm, residual))).double().log_softmax(dim=1)
+
+
 @torch.no_grad()
 def decoder_quantities(
     lm: LanguageModel, rows: Float[Tensor, "feature width"], to_residual: Callable[[Tensor], Tensor] = lambda rows: rows
@@ -40,7 +45,7 @@ def decoder_quantities(
     head = torch.nn.functional.normalize(lm.head.weight.float(), dim=1)
     for part in rows.split(ROWS_AT_A_TIME):
         residual = to_residual(part.to(lm.device))
-        confidence.append(scaled(lm, raw_logits(lm, final_norm(lm, residual))).double().log_softmax(dim=1).amax(dim=1))
+        confidence.append(lens_log_probabilities(lm, residual).amax(dim=1))
         cosine.append((torch.nn.functional.normalize(residual.float(), dim=1) @ head.T).amax(dim=1).double())
     return pl.DataFrame({"lens_confidence": torch.cat(confidence).cpu().numpy(), "head_cosine": torch.cat(cosine).cpu().numpy()})
 

@@ -87,3 +87,27 @@ rule suppression:
         settings=setting("sampling", "judge", "sweep"),
     script:
         "../scripts/summary.py"
+
+
+rule side_effects:
+    """What steering with a feature does besides, and whether it can be foreseen."""
+    input:
+        features=f"{TABLES}/features.parquet",
+        steering=f"{TABLES}/steering.parquet",
+        activations=manifests("activations"),
+        generations=manifests("generations"),
+        judge=manifests("judge"),
+        prompts=prompts,
+        topics=topics_of_judge,
+        texts_file=file_of("texts"),
+        model_files=fetched("model"),
+        saes=manifests("saes"),
+    output:
+        **{table.name: f"{TABLES}/{table.name}.parquet" for table in SUMMARIES["side_effects"].tables},
+    resources:
+        gpu=1,
+    params:
+        code=study_code("summary.py", "summaries.side_effects"),
+        settings=setting("selection", "judge"),
+    script:
+        "../scripts/summary.py"

@@ -14,13 +14,22 @@ from studies.questions.headline_samples import headline_samples
 from studies.questions.predictor import predictions, predictions_from
 from studies.questions.quantity_correlations import quantity_correlations
 from studies.questions.setting_agreement import setting_agreement
+from studies.questions.side_effects import side_effect_correlations
 from studies.questions.summaries.data_sizes import data_sizes
 from studies.questions.summaries.detection import WAYS as DETECTION_WAYS
 from studies.questions.summaries.fresh_prompts import fresh_prompts
 from studies.questions.summaries.judge_error import RatingCounts, judge_error
 from studies.questions.summaries.recommendations import recommendations
 from studies.questions.summaries.suppression import OF_A_FEATURE, WAYS
-from studies.questions.tables import CONCEPT_PAIRS, DETECTION, FEATURE_SETS, OUTPUT_SCORE_SETTINGS, QUANTITIES, SUPPRESSION
+from studies.questions.tables import (
+    CONCEPT_PAIRS,
+    DETECTION,
+    FEATURE_SETS,
+    OUTPUT_SCORE_SETTINGS,
+    QUANTITIES,
+    SIDE_EFFECTS,
+    SUPPRESSION,
+)
 from studies.questions.threshold_transfer import threshold_curves, threshold_transfer
 
 
@@ -75,6 +84,14 @@ def synthetic_judgements(steering: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
     return rows.with_columns(**ratings)
 
 
+def synthetic_side_effects(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
+    """A SIDE_EFFECTS table of labelled features, in which nothing foresees anything."""
+    rng = np.random.default_rng(seed + 12)
+    rows = features.drop_nulls("concept").select("layer", "feature", "concept", n=pl.lit(10))
+    made = [pl.Series(name, rng.normal(size=rows.height)) for name in SIDE_EFFECTS.columns if name not in rows.columns]
+    return rows.with_columns(made).select(list(SIDE_EFFECTS.columns)).cast(pl.Schema(SIDE_EFFECTS.schema))
+
+
 COUNTS = RatingCounts(np.array([[80, 15, 5], [20, 60, 20], [10, 20, 70]]), np.array([[90, 10, 0], [10, 80, 10], [0, 20, 80]]))
 """Of a judge that is right more often than not."""
 
@@ -112,6 +129,7 @@ def question_tables(
             ],
             FEATURE_SETS.schema,
         ),
+        "side_effect_correlations": side_effect_correlations(synthetic_side_effects(features, seed), settings),
         "suppression": pl.DataFrame(
             [
                 {"layer": 1, "concept": concept, "way": way, "feature": 3, "factor": "-1", "n": 40, "concept_rating_before": 1.5}

@@ -223,11 +223,11 @@ def ordinary_losses(run: Run, strengths: Sequence[tuple[int, str, str]]) -> dict
     if (corpus.list.len() > N_CONTEXT).sum() < MIN_ROWS:
         return {}
     texts = ordinary_texts(corpus.to_list(), N_ORDINARY_TEXTS, ORDINARY_TOKENS)
-    losses: dict[tuple[int, str, str], Estimate] = {}
+    losses, lm = dict[tuple[int, str, str], Estimate](), run.model()
     for (layer, name, is_ablated), some in groupby(strengths, lambda strength: (*strength[:2], strength[2] == ABLATED)):
         sae, factors = run.sae_with(layer, int(name)), [factor for *_, factor in some]
         edit = feature_edit(sae, int(name), "ablation" if is_ablated else "addition")
-        rises = loss_rises(run.model(), sae, edit, [1.0 if is_ablated else float(factor) for factor in factors], texts)
+        rises = loss_rises(lm, sae, edit, [1.0 if is_ablated else float(factor) for factor in factors], texts)
         losses |= {
             (layer, name, factor): estimated(rise, run.experiment.intervals) for factor, rise in zip(factors, rises.tolist(), strict=True)
         }
