@@ -103,7 +103,7 @@ def test_controls_are_of_the_layer_of_like_max_activation_and_match_nothing():
 
 
 def test_prompts_are_beginnings_of_texts_that_begin_with_the_topic():
-    """By hand: half of the first eight tokens, none of another topic; told once, and without an end there is nothing to go on from."""
+    """By hand: half of the first eight tokens, none of another topic; once each, of 30 words at most, and the text has to go on."""
     texts = {
         "a ship sailed. it sank.": [255, 1, 1, 1, 1, 255, 255, 255, 1],
         "a ship sailed. we saw it.": [255, 1, 1, 1, 1, 255, 255, 255, 1],
@@ -111,9 +111,11 @@ def test_prompts_are_beginnings_of_texts_that_begin_with_the_topic():
         "a judge sailed to the court. it sank.": [255, 2, 1, 1, 1, 1, 1, 1],
         "is it 3.5 miles?\nthe waves": [1, 1, 1, 1],
         "the waves.": [1, 1, 1, 1],
+        f"{'sail ' * 30}on. it sank.": [1, 1, 1, 1],
+        f"{'sail ' * 29}on. it sank.": [1, 1, 1, 1],
     }
     frame = pl.DataFrame({"text": list(texts), "token_topics": list(texts.values())})
-    assert beginnings(frame, 1) == ["a ship sailed.", "is it 3.5 miles?"]
+    assert beginnings(frame, 1) == ["a ship sailed.", "is it 3.5 miles?", f"{'sail ' * 29}on."]
 
 
 def test_prompts_of_ones_own_are_a_files_lines(tmp_path: Path):

@@ -21,6 +21,7 @@ from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae
 from saesteer.report.exports.measured import Form, rated_texts
 from saesteer.run import Run
+from studies.questions.summaries.feature_sets import BY_ACTIVATION, GREEDY
 from studies.questions.summaries.fresh_prompts import unused_prompts
 from studies.questions.tables import CONCEPT_PAIRS, FEATURE_SETS
 
@@ -30,8 +31,6 @@ LARGEST = 5
 """Features of the largest set."""
 NEIGHBOURS = (-2, -1, 1, 2)
 """A concept is steered to together with the concepts at these places beside it, by name and round the end."""
-GREEDY, BY_ACTIVATION = "greedy", "max activation"
-
 Members = tuple[int, ...]
 """Features, ascending."""
 Means = Mapping[tuple[Members, str], float | None]

@@ -16,6 +16,8 @@ from saesteer.sources.prefixes import read_prefixes
 _SENTENCE = re.compile(r".*?[.!?](?=\s)", re.DOTALL)
 _N_TOKENS = 8
 """The first tokens of a text, of which at least half have to be of the concept, and none of another one."""
+_MOST_WORDS = 30
+"""Of a first sentence that serves as a prompt."""
 
 
 def evoking_prompts(run: Run, concept: str, file: Path | None) -> list[str]:
@@ -45,10 +47,10 @@ def evoking_prompts(run: Run, concept: str, file: Path | None) -> list[str]:
 
 
 def beginnings(texts: pl.DataFrame, topic: int) -> list[str]:
-    """The distinct first sentences of texts that begin with a topic and go on, in their order. texts: text, token_topics (numbers of
+    """The distinct short first sentences of texts that begin with a topic and go on, in their order. texts: text, token_topics (numbers of
     topics, or NO_TOPIC)."""
     begin = pl.col("token_topics").list.head(_N_TOKENS)
     of_topic, unlabelled = (begin.list.count_matches(number) for number in (topic, NO_TOPIC))
     about = texts.filter(of_topic >= _N_TOKENS // 2, of_topic + unlabelled == begin.list.len())
-    sentences = (_SENTENCE.match(text) for text in about["text"])
-    return list(dict.fromkeys(" ".join(sentence[0].split()) for sentence in sentences if sentence))
+    sentences = (sentence[0].split() for text in about["text"] if (sentence := _SENTENCE.match(text)))
+    return list(dict.fromkeys(" ".join(words) for words in sentences if len(words) <= _MOST_WORDS))
