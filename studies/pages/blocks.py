@@ -100,6 +100,7 @@ TABLES = {
     "effects": ("open-effects", "effects-models", "effects-layers"),
     "judge-errors": ("open-judge-error",),
     "recommend": ("open-recommendations-seeds", "open-fresh-prompts", "open-recommendations"),
+    "feature-sets": ("open-feature-sets", "open-concept-pairs"),
     "suppression": ("open-suppression",),
     "detection": ("open-detection",),
     "side-effects": ("open-side-effects", "open-side-effect-filter"),

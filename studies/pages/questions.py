@@ -15,6 +15,7 @@ from studies.questions.figures.choice_rules import TITLES
 from studies.questions.registry import LABEL_TABLES, QUESTION_TABLES
 from studies.questions.summaries.detection import WAYS as DETECTION_WAYS
 from studies.questions.summaries.detection import WORDS
+from studies.questions.summaries.feature_sets import GREEDY
 from studies.questions.summaries.judge_error import ALL, KEPT, REMOVED
 from studies.questions.summaries.side_effects import EFFECTS, PREDICTORS
 from studies.questions.summaries.suppression import WAYS
@@ -34,7 +35,7 @@ MEANS = ("score", "best", "regret")
 """Columns of recommendations whose means are shown."""
 FRESH_MEANS = ("fresh", "best", "regret")
 """The same of fresh_prompts."""
-DIFFERENCES = ("regret", "gain", "fall", "beyond_control", "fluency_change", "beyond_words")
+DIFFERENCES = ("regret", "gain", "change", "fall", "beyond_control", "fluency_change", "beyond_words")
 """Columns that are differences of what the others hold."""
 
 
@@ -124,6 +125,27 @@ def _means(concepts: pl.DataFrame, columns: Iterable[str], scale: Interval = RAT
         interval = mean_interval(values, confidence, of_differences(scale) if name in DIFFERENCES else scale)
         row |= interval_columns(name, values.mean() if len(values) else None, interval)
     return row
+
+
+def _feature_sets(root: Path) -> Iterator[Row]:
+    """Means over concepts of the sets of each rule and size, and what they gain over the concept's single feature of GREEDY."""
+    for (experiment, layer), rows in grouped(results(root, "feature_sets"), "experiment layer").items():
+        every = pl.DataFrame(rows)
+        singles = every.filter(rule=GREEDY, size=1).select("concept", single="score")
+        for (rule, size), of in every.join(singles, on="concept").group_by("rule", "size", maintain_order=True):
+            concepts = of.with_columns(gain=pl.col("score") - pl.col("single")).drop_nulls("gain")
+            row = {"experiment": experiment, "layer": layer, "rule": rule, "size": size, "n": concepts.height}
+            compared = concepts.with_columns(gain=None) if (rule, size) == (GREEDY, 1) else concepts
+            yield row | _means(compared, ("score", "gain"))
+
+
+def _concept_pairs(root: Path) -> Iterator[Row]:
+    """Means over concepts, each the mean over those that are steered to at the same time."""
+    for (experiment, layer), rows in grouped(results(root, "concept_pairs"), "experiment layer").items():
+        pairs = pl.DataFrame(rows).with_columns(change=pl.col("together") - pl.col("alone")).drop_nulls("change")
+        concepts = pairs.group_by("concept", maintain_order=True).agg(pl.col("alone", "together", "change").mean())
+        row = {"experiment": experiment, "layer": layer, "n": concepts.height, "n_pairs": pairs.height}
+        yield row | _means(concepts, ("alone", "together", "change"))
 
 
 def _suppression(root: Path) -> Iterator[Row]:
@@ -246,6 +268,14 @@ BLOCKS = {
     "open-fresh-prompts": Shown(_fresh_prompts, "experiment", {
         "experiment": "experiment", "intervals that hold the fresh mean": "held", "“use”, of which 1 or more on fresh prompts": "used",
         "score on fresh prompts": "fresh ±", "brute force's choice there": "best ±", "regret": "regret ±",
+    }),
+    "open-feature-sets": Shown(_feature_sets, "experiment layer rule size", {
+        "experiment": "experiment", "layer": "layer", "chosen by": "rule", "features": "size", "concepts": "n", "score": "score ±",
+        "above the best single feature": "gain ±",
+    }),
+    "open-concept-pairs": Shown(_concept_pairs, "experiment layer", {
+        "experiment": "experiment", "layer": "layer", "concepts": "n", "pairs": "n_pairs", "alone": "alone ±", "together": "together ±",
+        "change": "change ±",
     }),
     "open-suppression": Shown(_suppression, "experiment layer way", {
         "experiment": "experiment", "layer": "layer", "way": "way", "concepts": "n", "concept rating unsteered": "before .2",
