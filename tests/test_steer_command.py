@@ -78,6 +78,14 @@ def test_without_a_factor_it_is_the_recommended_one(tmp_path: Path) -> None:
     assert f"steered at factor {factor} (recommended: chosen by {chosen_by})" in heading(run, request)
 
 
+def test_without_a_prompt_it_is_the_experiments_first(comparison: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *_ = comparison.prompts().values()
+    assert request_of(comparison, "6/7", [1.0], None, 3) == request_of(comparison, "6/7", [1.0], first, 3)
+    monkeypatch.setattr(Run, "prompts_if_any", lambda run: {})
+    with pytest.raises(SettingsError, match=f"{NAME} has no prompts of its own: name one, saesteer steer {NAME} 6/7 PROMPT"):
+        request_of(comparison, "6/7", [1.0], None, 3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

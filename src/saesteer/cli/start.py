@@ -67,7 +67,9 @@ def recommend(
 def steer(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment that was run here.")],
     feature: Annotated[str, typer.Argument(help="LAYER/FEATURE, e.g. 6/548.")],
-    prompt: Annotated[str, typer.Argument(help="What the model goes on from, or answers.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="What the model goes on from, or answers; none: the experiment's first prompt.")
+    ] = None,
     factor: Annotated[
         list[float] | None,
         typer.Option(help="How hard to steer, in multiples of a_max, below 0 away; may be given several times; none: as recommended."),

@@ -43,12 +43,21 @@ class Request:
 
 
 def request_of(
-    run: Run, which: str, factors: Sequence[float], prompt: str, n_samples: int, seed: int | None = None, max_tokens: int | None = None
+    run: Run,
+    which: str,
+    factors: Sequence[float],
+    prompt: str | None,
+    n_samples: int,
+    seed: int | None = None,
+    max_tokens: int | None = None,
 ) -> Request:
-    """A request for LAYER/FEATURE; no factors: the recommended one."""
+    """A request for LAYER/FEATURE; no factors: the recommended one; no prompt: the experiment's first one."""
     layer_and_feature = parse_feature(which)
     if layer_and_feature is None:
         raise not_a_feature(which)
+    prompt = next(iter(run.prompts_if_any().values()), None) if prompt is None else prompt
+    if prompt is None:
+        raise SettingsError(f"{run.name} has no prompts of its own: name one, saesteer steer {run.name} {which} PROMPT")
     if factors:
         return Request(*layer_and_feature, tuple(factors), prompt, n_samples, "", seed, max_tokens)
     factor, factor_from = recommended_factor(run, *layer_and_feature)
