@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from saesteer.analysis.label_evidence import CLOSES, OPENS, Evidence
+from saesteer.analysis.label_evidence import AFTER, BEFORE, CLOSES, OPENS, Evidence
 from saesteer.core.files import text_id, value_digest
 from saesteer.judge.answers import AnswerBook, Ask, Asker, answer_all, unanswered
 from saesteer.judge.parse import Name, Rating
 from saesteer.judge.rubric import ATTEMPTS, Question, enclosed
+from saesteer.judge.spend import CHARACTERS_PER_TOKEN, Estimate, estimate
+from saesteer.settings import Endpoint, ExplanationSettings
 
 ALGORITHM_VERSION = 1
 
@@ -79,6 +81,17 @@ def _question(aspect: Literal["name", "detection"], frame: str, untrusted: Mappi
     label = f"{word} {code}" if word.lower() in together.lower() else word
     prompt = frame.format(code=code, material=material, label=label, **more)
     return Question(aspect, text_id(together), prompt, label, ("no", "yes") if aspect == "detection" else ())
+
+
+def estimate_labels(n_features: int, n_tokens: int, section: ExplanationSettings, settings: Endpoint) -> Estimate:
+    """Of naming so many features, with so many top logit-lens tokens, and scoring each name: before their examples are known, of as many
+    and as long ones as there can be."""
+    excerpt = "x" * round((BEFORE + 1 + AFTER) * CHARACTERS_PER_TOKEN)
+    shown = () if section.evidence == "lens" else (excerpt,) * section.n_shown
+    tokens = () if section.evidence == "examples" else ("x" * 8,) * n_tokens
+    asks = [name_question(Evidence(0, 0, shown, tokens, (), ())), *[detection_question("x" * 40, excerpt)] * (2 * section.n_held_out)]
+    of_a_feature = estimate([Ask(question, 0) for question in asks if question], settings)
+    return Estimate(of_a_feature.requests * n_features, of_a_feature.typical * n_features, of_a_feature.most * n_features)
 
 
 def wording_digest() -> str:

@@ -7,11 +7,9 @@ by its bytes (a token is at least one) and the longest answer allowed. Afterward
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from saesteer.analysis.label_evidence import AFTER, BEFORE, Evidence
 from saesteer.judge.answers import Answer, Ask
-from saesteer.judge.naming import detection_question, name_question
 from saesteer.judge.rubric import questions
-from saesteer.settings import Endpoint, ExplanationSettings
+from saesteer.settings import Endpoint
 
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text; an estimate. Other scripts have fewer."""
@@ -88,17 +86,6 @@ def estimate_texts(n_texts: int, text_characters: int, answers_instructions: boo
     sample = questions("x" * text_characters, "x" * 80, "x" * 200 if answers_instructions else None)
     of_a_text = estimate([Ask(question, 0) for question in sample.values()], settings)
     return Estimate(of_a_text.requests * n_texts, of_a_text.typical * n_texts, of_a_text.most * n_texts)
-
-
-def estimate_labels(n_features: int, n_tokens: int, section: ExplanationSettings, settings: Endpoint) -> Estimate:
-    """Of naming so many features, with so many top logit-lens tokens, and scoring each name: before their examples are known, of as many
-    and as long ones as there can be."""
-    excerpt = "x" * round((BEFORE + 1 + AFTER) * CHARACTERS_PER_TOKEN)
-    shown = () if section.evidence == "lens" else (excerpt,) * section.n_shown
-    tokens = () if section.evidence == "examples" else ("x" * 8,) * n_tokens
-    asks = [name_question(Evidence(0, 0, shown, tokens, (), ())), *[detection_question("x" * 40, excerpt)] * (2 * section.n_held_out)]
-    of_a_feature = estimate([Ask(question, 0) for question in asks if question], settings)
-    return Estimate(of_a_feature.requests * n_features, of_a_feature.typical * n_features, of_a_feature.most * n_features)
 
 
 def actual(settings: Endpoint, characters: int, answer: Answer) -> Spend:

@@ -325,7 +325,7 @@ def _judge(subject: _Subject) -> str:
 
 
 def _labels(subject: _Subject) -> str:
-    from saesteer.judge.spend import estimate_labels
+    from saesteer.judge.naming import estimate_labels
 
     experiment = subject.experiment
     assert not isinstance(experiment, Scores)
