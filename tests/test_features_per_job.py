@@ -56,7 +56,7 @@ def test_every_key_is_wanted_by_one_job_and_rows_are_those_of_whole_layers(tmp_p
 def test_another_share_of_a_job_computes_no_row(tmp_path: Path) -> None:
     here = machine(tmp_path, size=None)
     assert here.run()
-    for size in (3, 1, None):
+    for size in (3, 1, 2, None):
         assert machine(tmp_path, size=size).run() == {}
 
 

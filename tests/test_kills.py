@@ -101,9 +101,9 @@ def sweep_to_do(finished: Folder, path: Path) -> Folder:
 
 @pytest.mark.slow
 def test_kill_9_loses_at_most_the_parts_in_flight(finished: Folder, tmp_path: Path) -> None:
-    """In the sweep."""
+    """In the sweep, and once more when the texts are rated."""
     folder = sweep_to_do(finished, tmp_path / "repo")
-    struck = killed_at(folder, [Moment(0, 4.0)], *TARGETS)
+    struck = killed_at(folder, [Moment(0, 4.0), Moment(4, 0.5)], *TARGETS)
     assert struck
     run_to_the_end(folder, finished, *TARGETS)
 

@@ -15,7 +15,7 @@ from saesteer.engine.memory import GIB
 
 LIMIT = 2 * GIB
 GROUPS = Path("/sys/fs/cgroup/memory")
-COMPUTED = "generations"
+COMPUTED = ("output_score", "generations")
 OTHER_PROGRAM = """
 import sys
 sys.stdin.readline()
@@ -56,11 +56,13 @@ def control_group(n_others: int) -> Iterator[Callable[[int], None]]:
 @pytest.mark.slow
 def test_in_2_gib_shared_with_another_program_the_batch_falls_and_every_row_is_the_same(finished: Folder, tmp_path: Path) -> None:
     folder = finished.copy(tmp_path / "repo")
-    shutil.rmtree(folder.path / "data/micro" / COMPUTED)
+    for step in COMPUTED:
+        shutil.rmtree(folder.path / "data/micro" / step)
     with control_group(n_others=int(1.45 * GIB)) as join:
-        process = folder.start(f"data/micro/{COMPUTED}/layers_02-06.json", cold=True)
+        process = folder.start("--cores", "1", *(f"data/micro/{step}/layers_02-06.json" for step in COMPUTED), cold=True)
         join(process.pid)
         output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     assert "rows at a time instead of 512" in (folder.path / "logs/micro/generations/layers_02-06.log").read_text()
-    assert folder.table(COMPUTED).equals(finished.table(COMPUTED))
+    for step in COMPUTED:
+        assert folder.table(step).equals(finished.table(step)), step

@@ -72,7 +72,7 @@ def test_second_run_computes_nothing_and_changes_no_byte(step: Step) -> None:
     assert {path: path.read_bytes() for path in step.folder.rglob("*.*")} == before
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.sets(st.integers(0, 30), min_size=1, max_size=12), st.none() | st.integers(0, 5)), min_size=1, max_size=6))
 def test_any_history_of_changes_and_failures_gives_the_same_rows(tmp_path_factory: pytest.TempPathFactory, history) -> None:
     step = Step(tmp_path_factory.mktemp("store"))

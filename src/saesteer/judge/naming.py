@@ -90,8 +90,7 @@ def estimate_labels(n_features: int, n_tokens: int, section: ExplanationSettings
     shown = () if section.evidence == "lens" else (excerpt,) * section.n_shown
     tokens = () if section.evidence == "examples" else ("x" * 8,) * n_tokens
     asks = [name_question(Evidence(0, 0, shown, tokens, (), ())), *[detection_question("x" * 40, excerpt)] * (2 * section.n_held_out)]
-    of_a_feature = estimate([Ask(question, 0) for question in asks if question], settings)
-    return Estimate(of_a_feature.requests * n_features, of_a_feature.typical * n_features, of_a_feature.most * n_features)
+    return estimate([Ask(question, 0) for question in asks if question], settings) * n_features
 
 
 def wording_digest() -> str:

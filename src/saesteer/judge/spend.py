@@ -55,6 +55,9 @@ class Estimate:
     typical: Spend
     most: Spend
 
+    def __mul__(self, times: int) -> "Estimate":
+        return Estimate(self.requests * times, self.typical * times, self.most * times)
+
 
 def priced(settings: Endpoint, input_tokens: int, output_tokens: int) -> Spend:
     """Tokens with their price by the configuration."""
@@ -84,8 +87,7 @@ def estimate(asks: Sequence[Ask], settings: Endpoint) -> Estimate:
 def estimate_texts(n_texts: int, text_characters: int, answers_instructions: bool, settings: Endpoint) -> Estimate:
     """The same before there are texts: for so many of about so many characters. Equal texts, which are asked about once, count in full."""
     sample = questions("x" * text_characters, "x" * 80, "x" * 200 if answers_instructions else None)
-    of_a_text = estimate([Ask(question, 0) for question in sample.values()], settings)
-    return Estimate(of_a_text.requests * n_texts, of_a_text.typical * n_texts, of_a_text.most * n_texts)
+    return estimate([Ask(question, 0) for question in sample.values()], settings) * n_texts
 
 
 def actual(settings: Endpoint, characters: int, answer: Answer) -> Spend:

@@ -124,7 +124,7 @@ def _published(experiment: Experiment) -> list[str]:
 def _files(subject: _Subject) -> str:
     check_files(subject.name, subject.experiment)
     check_contents(subject.experiment)
-    n_features = sum(map(len, resolve(subject.experiment).values()))
+    n_features = _n_features(subject.experiment)
     return f"{n_features} features in {counted(len(subject.experiment.layers), 'layer')}; what is on this machine fits"
 
 
@@ -297,7 +297,7 @@ def _machine(subject: _Subject) -> str:
         scorer=numbers.get("perplexity_model", 0.0),
         sae=sae / 4,
         n_layers=len(experiment.layers),
-        n_features=sum(map(len, resolve(experiment).values())),
+        n_features=_n_features(experiment),
         n_texts=_n_texts(experiment),
         n_new=experiment.sampling.max_new_tokens,
         corpus_tokens=_corpus_tokens(experiment),
@@ -332,7 +332,7 @@ def _labels(subject: _Subject) -> str:
     judge, section = experiment.judge, experiment.explanations
     assert isinstance(judge, EndpointJudge)
     assert section is not None
-    spend = estimate_labels(sum(map(len, resolve(experiment).values())), N_TOKENS, section, judge)
+    spend = estimate_labels(_n_features(experiment), N_TOKENS, section, judge)
     return f"{judge.model}: {spend.requests:,} requests, about {spend.typical}, within the same limit"
 
 
@@ -352,13 +352,17 @@ def _prompts(subject: _Subject) -> str:
     return f"{writer.model}: {spend.requests:,} requests, about {spend.typical}"
 
 
+def _n_features(experiment: Experiment) -> int:
+    return sum(map(len, resolve(experiment).values()))
+
+
 def _n_texts(experiment: Experiment) -> int:
     if isinstance(experiment, Scores):
         return 0
     if isinstance(experiment, Comparison):
         return n_fit_generations(experiment)
     sweep = experiment.sweep
-    return sum(map(len, resolve(experiment).values())) * len(sweep.factors) * sweep.n_prefixes * sweep.n_samples
+    return _n_features(experiment) * len(sweep.factors) * sweep.n_prefixes * sweep.n_samples
 
 
 def _corpus_tokens(experiment: Experiment) -> int:
