@@ -92,3 +92,54 @@ def test_the_signal_is_neither_lost_nor_disturbing(swallowed: str, printed: str)
     program = PROGRAM.format(swallowed=swallowed)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, printed)
+
+
+FETCHING = """
+import asyncio, os, signal, sys
+from functools import partial
+from saesteer.sources.http import as_finished, as_they_come
+from saesteer.workflow.job import Stop
+
+async def job(number):
+    for _ in range(3):
+        await asyncio.sleep(0.001)
+    return number
+
+async def results():
+    async for number in as_finished([partial(job, number) for number in range(4)], 2):
+        yield number
+
+def stopped_before_callback(number):
+    n_callbacks = 0
+    def profile(frame, event, arg):
+        nonlocal n_callbacks
+        if event == "call" and frame.f_code is asyncio.Handle._run.__code__:
+            n_callbacks += 1
+            if n_callbacks == number:
+                sys.setprofile(None)
+                signal.raise_signal(signal.SIGTERM)
+    stop = Stop()
+    signal.alarm(5)  # a child that hangs is killed by SIGALRM
+    sys.setprofile(profile)
+    try:
+        for _ in as_they_come(results()):
+            stop.check()
+    except BaseException:
+        stop.check()
+        raise
+
+for number in range(1, 26):
+    child = os.fork()
+    if not child:
+        try:
+            stopped_before_callback(number)
+        except SystemExit as stopped:
+            os._exit(stopped.code)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_the_signal_does_not_break_the_event_loop_at_any_of_its_callbacks() -> None:
+    done = subprocess.run([sys.executable, "-c", FETCHING], capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.split() == [str(128 + signal.SIGTERM)] * 25, done.stderr

@@ -3,6 +3,7 @@
 The package's science knows nothing of this module; `snakemake` is the object that Snakemake gives to a script.
 """
 
+import asyncio
 import gc
 import logging
 import signal
@@ -38,7 +39,14 @@ class Stop:
     def _come(self, number: int, frame: Any) -> None:
         signal.signal(number, signal.SIG_IGN)  # SLURM and Snakemake may both send it, and writing out must not be disturbed
         self.code = 128 + number
-        raise SystemExit(self.code)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.check()
+        else:
+            # Raised between two lines of the loop itself, the exit would lose the callback that was about to run, and cancelling the task
+            # that waits for it would never end.
+            loop.call_soon_threadsafe(self.check)
 
     def check(self) -> None:
         """Exit now if the signal came where an exception is swallowed or replaced, as in some libraries' imports and contexts."""
