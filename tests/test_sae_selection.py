@@ -101,7 +101,22 @@ def test_factor_1_adds_the_max_activation_times_the_decoder_row_or_sets_it() -> 
     assert (edit.features.tolist(), edit.values.tolist()) == ([2], [5.5])
 
 
-@pytest.mark.parametrize("method", [sae_choice.by_label, sae_choice.clamped, sae_choice.by_label_and_output_score])
+def test_other_ways_of_steering_with_the_labelled_feature_take_its_strength_too() -> None:
+    decoder = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    given = by_codes([[[1.0, 1.0]]], [[[0.0, 0.0]]], decoder=decoder, label=0, max_activation=[2.0, 7.0])
+    clamp, component = sae_choice.clamped_where_active(given), sae_choice.component_scaled(given)
+    floor, decaying = sae_choice.component_raised(given), sae_choice.decaying(given)
+    assert (clamp.features.tolist(), clamp.values.tolist()) == ([0], [2.0])
+    assert (floor.scale, decaying.scale, decaying.decay) == (pytest.approx(10.0), pytest.approx(10.0), 0.9)
+    for vector in (component.vector, floor.vector, decaying.vector):
+        assert torch.allclose(vector, torch.tensor([0.6, 0.8]))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [sae_choice.by_label, sae_choice.clamped_where_active, sae_choice.component_raised, sae_choice.decaying]
+    + [sae_choice.clamped, sae_choice.by_label_and_output_score],
+)
 def test_methods_by_label_abstain_without_a_feature_that_has_a_strength(method: object) -> None:
     texts = [[[1.0, 1.0]]], [[[0.0, 0.0]]]
     with pytest.raises(Abstains, match="no feature is labelled"):
@@ -225,7 +240,17 @@ def test_labelled_texts_count_where_they_choose() -> None:
     assert labelled.label is not None
     counted = {row.name: n_choosing_texts(labelled, row) for row in METHODS}
     none = {"unsteered", "random_vector", "from_file", "sae_label", "sae_clamp", "sae_label_output_score", "sae_label_delta_confidence"}
-    none |= {"sae_label_largest", "sae_ts", "sae_ts_pinv", "sae_ts_rotation", "sae_ts_bias"}
+    none |= {
+        "sae_clamp_active",
+        "sae_component",
+        "sae_floor",
+        "sae_decay",
+        "sae_label_largest",
+        "sae_ts",
+        "sae_ts_pinv",
+        "sae_ts_rotation",
+        "sae_ts_bias",
+    }
     assert counted == {row.name: 0 if row.name in none else 8 for row in METHODS}
     changed = replace(labelled, label=None, lm=replace(labelled.lm, prompt_format="chat"))
     differs = {row.name: n for row in METHODS if (n := n_choosing_texts(changed, row)) != counted[row.name]}

@@ -20,10 +20,13 @@ from saesteer.engine.interventions import (
     Addition,
     ConditionalAddition,
     ConditionalClamp,
+    DecayingAddition,
     Intervention,
     Nothing,
     Projection,
+    ProjectionFloor,
     PromptText,
+    ScaledComponent,
 )
 from saesteer.engine.saes import Sae, encode
 from saesteer.engine.steering import check_every_position, steered_model
@@ -87,6 +90,8 @@ CASES: dict[str, tuple[Intervention, Sae, Callable[[], Any]]] = {
     "codes of a TopK SAE": (CODES, TOPK, lambda: hooked(codes_set(TOPK))),
     "clamp where active": (CLAMP, shipped_sae(LAYER), lambda: hooked(clamped)),
     "projection": (Projection(VECTOR), TOPK, lambda: hooked(lambda h: h - FACTOR * (h @ VECTOR)[:, :, None] * VECTOR)),
+    "component": (ScaledComponent(VECTOR), TOPK, lambda: hooked(lambda h: h + FACTOR * (h @ VECTOR)[:, :, None] * VECTOR)),
+    "floor": (ProjectionFloor(VECTOR, 9.0), TOPK, lambda: hooked(lambda h: h + (FACTOR * 9 - h @ VECTOR).relu()[:, :, None] * VECTOR)),
     "LoRA": (a_lora(shipped_model()), TOPK, lambda: nullcontext(peft_model(shipped_model(), a_lora(shipped_model()), "shipped", FACTOR))),
     "weights": (a_change(shipped_model()), TOPK, lambda: nullcontext(changed_copy())),
 }
@@ -137,6 +142,7 @@ def test_generation_with_a_cache_and_padding_before_the_prompts(case: str) -> No
         (PromptText(("a text",)), "puts text before the prompt and steers nothing"),
         (ConditionalAddition(VECTOR, 1.0, VECTOR, 0.1, True), "decides by each prompt whether to steer"),
         (a_loreft(shipped_model()), "edits the first and last positions of the prompt"),
+        (DecayingAddition(VECTOR, 1.0, 0.9), "weakens from the prompt's last position on"),
         (Addition(VECTOR, None, "last"), "steers from the prompt's last position on .P1's protocol."),
     ],
 )

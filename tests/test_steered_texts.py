@@ -19,9 +19,12 @@ from saesteer.engine.interventions import (
     Addition,
     ConditionalAddition,
     ConditionalClamp,
+    DecayingAddition,
     Intervention,
     Nothing,
     Projection,
+    ProjectionFloor,
+    ScaledComponent,
     kind_of,
     packed,
     unpacked,
@@ -55,6 +58,11 @@ def _interventions(sae: Sae) -> list[Intervention]:
         ConditionalClamp(torch.tensor([3, 7]), torch.tensor([-5.0, 2.0])),
         Projection(_unit(6, d)),
         Projection(_unit(7, d)),
+        DecayingAddition(_unit(8, d), 6.0, 0.7),
+        DecayingAddition(_unit(9, d), 6.0, 0.4),
+        ScaledComponent(_unit(10, d)),
+        ProjectionFloor(_unit(11, d), 4.0),
+        ProjectionFloor(-_unit(12, d), -0.1),
     ]
 
 
@@ -87,6 +95,13 @@ def _edited(one: Intervention, factor: float, sae: Sae, prompt_length: int) -> C
             if isinstance(one, Addition) and (one.positions == "all" or place >= prompt_length - 1):
                 scale = float(codes.max()) if one.scale is None else one.scale
                 out[0, place] = h + factor * scale * one.vector
+            if isinstance(one, DecayingAddition) and place >= prompt_length - 1:
+                out[0, place] = h + factor * one.scale * one.decay ** (place - prompt_length + 1) * one.vector
+            if isinstance(one, ScaledComponent):
+                along = torch.outer(one.vector, one.vector)
+                out[0, place] = h - along @ h + (1 + factor) * along @ h
+            if isinstance(one, ProjectionFloor):
+                out[0, place] = h + max(factor * one.scale - float(h @ one.vector), 0.0) * one.vector
             if isinstance(one, Projection):
                 out[0, place] = h - factor * float(h @ one.vector) * one.vector
             if isinstance(one, ActivationEdit | ConditionalClamp):
@@ -200,7 +215,7 @@ def test_a_clamp_leaves_positions_alone_where_the_feature_is_not_active() -> Non
     torch.testing.assert_close(clamped, ablated, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("place", range(1, 12))
+@pytest.mark.parametrize("place", range(1, 17))
 def test_an_intervention_is_the_same_after_it_was_stored(place: int) -> None:
     one = _interventions(tiny_sae(LAYER))[place]
     again = unpacked(kind_of(one), *packed(one))

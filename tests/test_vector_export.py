@@ -28,10 +28,13 @@ from saesteer.engine.interventions import (
     Addition,
     ConditionalAddition,
     ConditionalClamp,
+    DecayingAddition,
     Intervention,
     Nothing,
     Projection,
+    ProjectionFloor,
     PromptText,
+    ScaledComponent,
 )
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import encode
@@ -108,6 +111,9 @@ def test_no_active_feature_is_refused() -> None:
         (ConditionalAddition(VECTOR, 1.0, VECTOR, 0.1, True), "decides by each prompt whether to add"),
         (ActivationEdit(torch.tensor([1]), torch.tensor([2.0])), "sets .clamps. feature activations"),
         (ConditionalClamp(torch.tensor([1]), torch.tensor([-2.0])), "where the feature is active, by a different amount"),
+        (DecayingAddition(VECTOR, 1.0, 0.9), "adds less at each further token"),
+        (ScaledComponent(VECTOR), "scales what each position has along its vector"),
+        (ProjectionFloor(VECTOR, 1.0), "raises what each position has along its vector to a floor"),
         (Projection(VECTOR), "takes away what each position has along its vector"),
         (a_lora(shipped_model()), "is an adapter .LoRA."),
         (a_loreft(shipped_model()), "is an adapter .LoReFT."),

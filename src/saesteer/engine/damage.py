@@ -25,9 +25,12 @@ from saesteer.engine.interventions import (
     Addition,
     ConditionalAddition,
     ConditionalClamp,
+    DecayingAddition,
     Intervention,
     Projection,
+    ProjectionFloor,
     PromptText,
+    ScaledComponent,
     unpacked,
 )
 from saesteer.engine.models import MIN_ROWS, LanguageModel, plain_token_ids, residual_at, spliced
@@ -41,7 +44,16 @@ N_CONTEXT = 8
 
 
 _FIT = ["layer", "method", "concept_id"]
-_AT_LAYER = (Addition, ConditionalAddition, Projection, ActivationEdit, ConditionalClamp)
+_AT_LAYER = (
+    Addition,
+    ConditionalAddition,
+    DecayingAddition,
+    Projection,
+    ScaledComponent,
+    ProjectionFloor,
+    ActivationEdit,
+    ConditionalClamp,
+)
 """Interventions that leave the blocks below the layer as they are."""
 
 

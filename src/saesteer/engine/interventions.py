@@ -45,6 +45,16 @@ class ConditionalAddition:
 
 
 @dataclass(frozen=True)
+class DecayingAddition:
+    """`h + factor * decay**t * scale * vector` at the t-th position from the prompt's last one on, t = 0 there. Steering that decays over
+    tokens is of arXiv 2510.01246; that it decays geometrically is ours, as the paper's schedule could not be looked up."""
+
+    vector: Float[Tensor, " d_model"]  # unit norm
+    scale: float  # activation that factor 1 adds at t = 0
+    decay: float  # in [0, 1]
+
+
+@dataclass(frozen=True)
 class ActivationEdit:
     """Features' activations set to `factor * values` at every position: the difference, decoded, is added, so the SAE's error stays (P3,
     arXiv 2605.31183; P4's clamping)."""
@@ -68,6 +78,23 @@ class Projection:
     2.4: there in every layer, here at the SAE's hook point alone)."""
 
     vector: Float[Tensor, " d_model"]  # unit norm
+
+
+@dataclass(frozen=True)
+class ScaledComponent:
+    """`h + factor * (h . v) v` at every position: Neuronpedia's orthogonal decomposition, (I - P) h + s P h with P = v v^T and s = 1 +
+    factor."""
+
+    vector: Float[Tensor, " d_model"]  # unit norm
+
+
+@dataclass(frozen=True)
+class ProjectionFloor:
+    """`h + max(factor * scale - h . v, 0) v` at every position: the component along v is raised to a floor where it is below. With -v and
+    the factor's sign changed it is a cap: Neuronpedia's projection cap, and the activation capping of arXiv 2601.10387."""
+
+    vector: Float[Tensor, " d_model"]  # unit norm
+    scale: float  # floor at factor 1
 
 
 @dataclass(frozen=True)
@@ -110,9 +137,12 @@ Intervention = (
     Nothing
     | Addition
     | ConditionalAddition
+    | DecayingAddition
     | ActivationEdit
     | ConditionalClamp
     | Projection
+    | ScaledComponent
+    | ProjectionFloor
     | LowRankWeights
     | LowRankSubspace
     | WeightChange
@@ -123,9 +153,12 @@ KINDS: dict[str, type[Intervention]] = {
     "nothing": Nothing,
     "addition": Addition,
     "conditional_addition": ConditionalAddition,
+    "decaying_addition": DecayingAddition,
     "activation_edit": ActivationEdit,
     "conditional_clamp": ConditionalClamp,
     "projection": Projection,
+    "scaled_component": ScaledComponent,
+    "projection_floor": ProjectionFloor,
     "low_rank_weights": LowRankWeights,
     "low_rank_subspace": LowRankSubspace,
     "weight_change": WeightChange,

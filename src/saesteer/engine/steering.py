@@ -22,12 +22,15 @@ from saesteer.engine.interventions import (
     Addition,
     ConditionalAddition,
     ConditionalClamp,
+    DecayingAddition,
     Intervention,
     LowRankSubspace,
     LowRankWeights,
     Nothing,
     Projection,
+    ProjectionFloor,
     PromptText,
+    ScaledComponent,
     WeightChange,
     tensors_of,
 )
@@ -63,7 +66,7 @@ def changes_prompt(intervention: Intervention) -> bool:
 
 def _only_last(intervention: Intervention) -> bool:
     """Whether it acts from the prompt's last token on."""
-    return isinstance(intervention, Addition) and intervention.positions == "last"
+    return isinstance(intervention, DecayingAddition) or (isinstance(intervention, Addition) and intervention.positions == "last")
 
 
 def steering_of(
@@ -79,10 +82,14 @@ def steering_of(
     first = interventions[0]
     if isinstance(first, WeightChange):
         return _Weights(changed_weights(lm, first, factor))
-    if additions := [item for item in interventions if isinstance(item, Addition | ConditionalAddition)]:
+    if additions := [item for item in interventions if isinstance(item, Addition | ConditionalAddition | DecayingAddition)]:
         return _additions(additions, which, factor, sae, hook_point)
-    if projections := [item for item in interventions if isinstance(item, Projection)]:
-        return _Projections(hook_point, _rows_of_vectors(projections, which, factor), factor)
+    if components := [item for item in interventions if isinstance(item, Projection | ScaledComponent)]:
+        sign = -1 if isinstance(first, Projection) else 1
+        return _ScaledComponents(hook_point, _rows_of_vectors(components, which, factor), sign * factor)
+    if floors := [item for item in interventions if isinstance(item, ProjectionFloor)]:
+        scale = torch.tensor([item.scale for item in floors]).to(factor)[which]
+        return _Floors(hook_point, _rows_of_vectors(floors, which, factor), factor * scale)
     if edits := [item for item in interventions if isinstance(item, ActivationEdit | ConditionalClamp)]:
         return _activation_edits(edits, which, factor, sae, hook_point)
     if adapters := [item for item in interventions if isinstance(item, LowRankWeights | LowRankSubspace)]:
@@ -94,7 +101,7 @@ def steering_of(
 
 @dataclass(frozen=True)
 class _Additions:
-    """`amplify` with each row's vector and factor, at every position or from the prompt's last token on."""
+    """`amplify` with each row's vector and factor, at every position or from the prompt's last token on, where it may decay."""
 
     sae: Sae
     hook_point: HookPoint
@@ -102,47 +109,61 @@ class _Additions:
     factor: Float[Tensor, " row"]
     scale: Float[Tensor, " row"] | None  # None: a_max, each position's own (the authors' program takes the whole batch's)
     everywhere: bool
+    decay: Float[Tensor, " row"] | None  # None: as strong at every position
 
     def take(self, rows: Int[Tensor, " kept"]) -> Steering:
-        scale = None if self.scale is None else self.scale[rows]
-        return replace(self, vector=self.vector[rows], factor=self.factor[rows], scale=scale)
+        scale, decay = (None if values is None else values[rows] for values in (self.scale, self.decay))
+        return replace(self, vector=self.vector[rows], factor=self.factor[rows], scale=scale, decay=decay)
 
     def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
         first = 0 if self.everywhere else max(0, prompt_length - 1 - start)  # place of the first position that is steered
+        tokens_before = start + first - (prompt_length - 1)
 
         def change(value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
             if not first:
-                return self._added(value, read)
-            return torch.cat([value[:, :first], self._added(value[:, first:], read[:, first:])], dim=1)
+                return self._added(value, read, tokens_before)
+            return torch.cat([value[:, :first], self._added(value[:, first:], read[:, first:], tokens_before)], dim=1)
 
         return steered(lm, self.hook_point, change)
 
-    def _added(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
+    def _added(
+        self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"], tokens_before: int
+    ) -> Float[Tensor, "row seq width"]:
         if self.scale is None:
             scale = largest_activation(self.sae, read.flatten(0, 1)).reshape(read.shape[:2])
         else:
             scale = self.scale[:, None].expand(value.shape[:2])
+        if self.decay is not None:
+            scale = scale * self.decay[:, None] ** torch.arange(tokens_before, tokens_before + value.shape[1], device=value.device)
         return amplify(value, self.vector[:, None], self.factor[:, None], scale)
 
 
 def _additions(
-    additions: Sequence[Addition | ConditionalAddition], which: Tensor, factor: Tensor, sae: Sae, hook_point: HookPoint
+    additions: Sequence[Addition | ConditionalAddition | DecayingAddition],
+    which: Tensor,
+    factor: Tensor,
+    sae: Sae,
+    hook_point: HookPoint,
 ) -> _Additions:
-    scales = [addition.scale for addition in additions if addition.scale is not None]
-    scale = torch.tensor(scales, dtype=factor.dtype, device=factor.device)[which] if scales else None
+    def of_rows(values: Sequence[float]) -> Float[Tensor, " row"] | None:
+        return torch.tensor(values, dtype=factor.dtype, device=factor.device)[which] if values else None
+
+    scale = of_rows([addition.scale for addition in additions if addition.scale is not None])
+    decay = of_rows([addition.decay for addition in additions if isinstance(addition, DecayingAddition)])
     vector = _rows_of_vectors(additions, which, factor)
-    return _Additions(sae, hook_point, vector, factor, scale, not _only_last(additions[0]))
+    return _Additions(sae, hook_point, vector, factor, scale, not _only_last(additions[0]), decay)
 
 
-def _rows_of_vectors(
-    of: Sequence[Addition | ConditionalAddition | Projection], which: Tensor, factor: Tensor
-) -> Float[Tensor, "row d_model"]:
+_OfVector = Addition | ConditionalAddition | DecayingAddition | Projection | ScaledComponent | ProjectionFloor
+
+
+def _rows_of_vectors(of: Sequence[_OfVector], which: Tensor, factor: Tensor) -> Float[Tensor, "row d_model"]:
     return torch.stack([one.vector for one in of]).to(factor)[which]
 
 
 @dataclass(frozen=True)
-class _Projections:
-    """`amplify` with the residual's own component along each row's vector, taken away: h - factor * (h . v) v."""
+class _ScaledComponents:
+    """`amplify` with the residual's component along each row's vector: h + factor * (h . v) v, which factor -1 projects out."""
 
     hook_point: HookPoint
     vector: Float[Tensor, "row d_model"]
@@ -152,11 +173,33 @@ class _Projections:
         return replace(self, vector=self.vector[rows], factor=self.factor[rows])
 
     def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
-        return steered(lm, self.hook_point, self._projected)
+        return steered(lm, self.hook_point, self._scaled)
 
-    def _projected(self, value: Float[Tensor, "row seq width"], _read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
-        component = (value.to(self.vector) * self.vector[:, None]).sum(dim=2)
-        return amplify(value, self.vector[:, None], -self.factor[:, None], component)
+    def _scaled(self, value: Float[Tensor, "row seq width"], _read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
+        return amplify(value, self.vector[:, None], self.factor[:, None], _component(value, self.vector))
+
+
+def _component(value: Float[Tensor, "row seq width"], vector: Float[Tensor, "#row d_model"]) -> Float[Tensor, "row seq"]:
+    return (value.to(vector) * vector[:, None]).sum(dim=2)
+
+
+@dataclass(frozen=True)
+class _Floors:
+    """The residual's component along each row's vector, raised to the row's floor where it is below."""
+
+    hook_point: HookPoint
+    vector: Float[Tensor, "row d_model"]
+    floor: Float[Tensor, " row"]
+
+    def take(self, rows: Int[Tensor, " kept"]) -> Steering:
+        return replace(self, vector=self.vector[rows], floor=self.floor[rows])
+
+    def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
+        return steered(lm, self.hook_point, self._raised)
+
+    def _raised(self, value: Float[Tensor, "row seq width"], _read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
+        lacking = (self.floor[:, None] - _component(value, self.vector)).clamp(min=0)
+        return value + (lacking[:, :, None] * self.vector[:, None]).to(value.dtype)
 
 
 @dataclass(frozen=True)
@@ -247,9 +290,10 @@ def check_every_position(intervention: Intervention) -> None:
         Nothing: "changes nothing: it is the unsteered model",
         PromptText: "puts text before the prompt and steers nothing: put the text into the tasks' prompts",
         ConditionalAddition: "decides by each prompt whether to steer, and another program's batches do not say what is prompt",
+        DecayingAddition: "weakens from the prompt's last position on, and another program's batches do not say where the prompt ends",
         LowRankSubspace: "edits the first and last positions of the prompt, and another program's batches do not say where it ends",
     }.get(type(intervention))
-    if _only_last(intervention):
+    if reason is None and _only_last(intervention):
         reason = "steers from the prompt's last position on (P1's protocol), and another program's batches do not say where the prompt ends"
     if reason:
         able = "vectors, projections, activation edits, LoRA and fine-tuned weights"

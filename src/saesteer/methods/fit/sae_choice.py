@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from saesteer.engine.interventions import ActivationEdit, Addition
+from saesteer.engine.interventions import ActivationEdit, Addition, ConditionalClamp, DecayingAddition, ProjectionFloor, ScaledComponent
 from saesteer.methods.fit.problem import Abstains, Problem
 from saesteer.methods.fit.sae_features import (
     addition,
@@ -10,6 +10,7 @@ from saesteer.methods.fit.sae_features import (
     best,
     combination,
     detectors,
+    direction,
     labelled,
     ranked,
     with_auroc,
@@ -22,6 +23,9 @@ MIN_OUTPUT_SCORE = 0.1
 MIN_INPUT_SCORE = 0.1
 """Share of a feature's max-activating examples whose maximum is on one of its top logit-lens tokens. No paper names one: that of the output
 score."""
+
+DECAY = 0.9
+"""What is left of the strength at each further token: half of it after seven. Ours, see engine.interventions.DecayingAddition."""
 
 K = 5
 """Features added up; fewer where fewer survive."""
@@ -40,6 +44,35 @@ def clamped(problem: Problem) -> ActivationEdit:
     """The labelled feature, clamped (P4, arXiv 2501.17148): its activation is set to factor * max_act at every position, whatever it was,
     and the difference, decoded, is added."""
     return at_max_activations(problem, [labelled(problem)])
+
+
+def clamped_where_active(problem: Problem) -> ConditionalClamp:
+    """The labelled feature, clamped at positions where it is active (arXiv 2410.19278, section 3, which clamps below 0 to unlearn)."""
+    everywhere = clamped(problem)
+    return ConditionalClamp(everywhere.features, everywhere.values)
+
+
+def component_scaled(problem: Problem) -> ScaledComponent:
+    """The residual's component along the labelled feature's decoder direction, scaled (Neuronpedia's orthogonal decomposition)."""
+    return ScaledComponent(direction(problem, labelled(problem)))
+
+
+def component_raised(problem: Problem) -> ProjectionFloor:
+    """The same component, raised to factor * max_act where it is below (Neuronpedia's projection cap, of the opposite direction)."""
+    added = by_label(problem)
+    return ProjectionFloor(added.vector, _strength(added))
+
+
+def decaying(problem: Problem) -> DecayingAddition:
+    """The labelled feature, added from the prompt's last token on, by a share DECAY less at each further token (arXiv 2510.01246)."""
+    added = by_label(problem)
+    return DecayingAddition(added.vector, _strength(added), DECAY)
+
+
+def _strength(added: Addition) -> float:
+    if added.scale is None:
+        raise ValueError("the feature's addition has no scale")
+    return added.scale
 
 
 def by_label_and_output_score(problem: Problem) -> Addition:
