@@ -194,7 +194,7 @@ def test_without_a_judge_texts_are_rated_by_words(micro: Folder):
 
 @pytest.mark.exhaustive
 def test_less_of_a_concept_is_asked_for_on_prompts_that_evoke_it(micro: Folder):
-    """Two experiments are derived, and a second time nothing is computed."""
+    """Three experiments are derived, and a second time nothing is computed."""
     concept = labels(micro)[0]
     code, said, log = ask(micro, "micro", concept, "--less", "--features", "1")
     assert code == 0, log
@@ -202,10 +202,11 @@ def test_less_of_a_concept_is_asked_for_on_prompts_that_evoke_it(micro: Folder):
     assert "the concept rating falls by" in said
     assert "absence score" in said
     runs = sorted(path.name for path in (micro.path / "data").glob("micro-less-*"))
-    assert [bool(re.match("micro-less-ablation-", name)) for name in runs] == [True, False]
+    assert [re.sub("-[^-]*$", "", name) for name in runs] == ["micro-less-ablation", "micro-less-clamp", "micro-less"]
     experiments = [yaml.safe_load((micro.path / f"data/derived/{name}.yaml").read_text())["sweep"] for name in runs]
     assert experiments[0]["factors"] == ["0", "1"]
-    assert experiments[1]["factors"] == ["0", "-2", "-4", "2"]
+    assert [of["factors"] for of in experiments[1:]] == [["0", "-2", "-4", "2"]] * 2
+    assert (experiments[1]["edit"], experiments[2].get("edit")) == ("clamp", None)
     prompts = Path(micro.path / experiments[0]["prefixes"]).read_text().splitlines()
     assert len(prompts) == len(set(prompts)) == experiments[0]["n_prefixes"]
     parts = micro.parts()

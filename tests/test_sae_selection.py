@@ -114,8 +114,14 @@ def test_other_ways_of_steering_with_the_labelled_feature_take_its_strength_too(
 
 @pytest.mark.parametrize(
     "method",
-    [sae_choice.by_label, sae_choice.clamped_where_active, sae_choice.component_raised, sae_choice.decaying]
-    + [sae_choice.clamped, sae_choice.by_label_and_output_score],
+    [
+        sae_choice.by_label,
+        sae_choice.clamped,
+        sae_choice.clamped_where_active,
+        sae_choice.component_raised,
+        sae_choice.decaying,
+        sae_choice.by_label_and_output_score,
+    ],
 )
 def test_methods_by_label_abstain_without_a_feature_that_has_a_strength(method: object) -> None:
     texts = [[[1.0, 1.0]]], [[[0.0, 0.0]]]

@@ -7,6 +7,7 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 from engine_models import shipped_model, shipped_sae
 from report_folders import swept
@@ -18,7 +19,9 @@ from saesteer import api
 from saesteer.analysis.recommended_factor import recommended_factors
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError
+from saesteer.core.files import text_id
 from saesteer.core.tables import STEERING
+from saesteer.engine.generations import feature_texts
 from saesteer.report.terminal import Request, heading, request_of, show, texts_by_token
 from saesteer.run import Run
 from saesteer.steps.generations import sampling_of
@@ -68,6 +71,31 @@ def test_the_command(comparison: Run) -> None:
     assert heading(comparison, Request(6, 7, (1.5,), PROMPT, n_samples=1)).endswith("; 1 text of each.")
     made = CliRunner().invoke(app, ["steer", NAME, "6/7", PROMPT])
     assert made.output == f"{NAME} has not steered with feature 6/7, so no factor is recommended: name one (--factor)\n"
+
+
+def test_a_feature_may_be_ablated_projected_out_or_clamped(comparison: Run) -> None:
+    sae, prompts = shipped_sae(6), {text_id(PROMPT): PROMPT}
+    made = {}
+    for edit, factors in (("ablation", []), ("projection", []), ("clamp", [-20.0])):
+        request = request_of(comparison, "6/7", factors, PROMPT, 1, 4, 12, edit)
+        sampling = replace(sampling_of(comparison.experiment), max_new_tokens=12)
+        rows = pl.DataFrame(
+            [{"feature": 7, "factor": factor, "prefix_id": text_id(PROMPT), "sample": 0} for factor in request.every_factor],
+            schema_overrides={"feature": pl.UInt32, "sample": pl.UInt32},
+        )
+        expected = pl.concat(feature_texts(shipped_model(), sae, 6, rows, prompts, sampling, 4, edit=edit))
+        expected = rows.join(expected, on=["feature", "factor", "prefix_id", "sample"], maintain_order="left")
+        made[edit] = list(texts_by_token(comparison, request))[-1]
+        assert made[edit] == expected["text"].to_list()
+        assert len(made[edit]) == 2
+    assert len({texts[0] for texts in made.values()}) == 1, "the unsteered text is the model's"
+    said = [heading(comparison, request_of(comparison, "6/7", [], PROMPT, 1, edit=edit)) for edit in ("ablation", "projection")]
+    assert "unsteered, and ablated; 1 text" in said[0]
+    assert "projected out at factor 1; 1 text" in said[1]
+    with pytest.raises(SettingsError, match="an ablation has no strength"):
+        request_of(comparison, "6/7", [2.0], PROMPT, 1, edit="ablation")
+    with pytest.raises(SettingsError, match="no strength of a clamp is recommended"):
+        request_of(comparison, "6/7", [], PROMPT, 1, edit="clamp")
 
 
 def test_without_a_factor_it_is_the_recommended_one(tmp_path: Path) -> None:

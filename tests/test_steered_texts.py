@@ -58,6 +58,8 @@ def _interventions(sae: Sae) -> list[Intervention]:
         ConditionalClamp(torch.tensor([3, 7]), torch.tensor([-5.0, 2.0])),
         Projection(_unit(6, d)),
         Projection(_unit(7, d)),
+        ConditionalClamp(torch.tensor([3]), None),
+        ConditionalClamp(torch.tensor([11, 7]), None),
         DecayingAddition(_unit(8, d), 6.0, 0.7),
         DecayingAddition(_unit(9, d), 6.0, 0.4),
         ScaledComponent(_unit(10, d)),
@@ -105,7 +107,8 @@ def _edited(one: Intervention, factor: float, sae: Sae, prompt_length: int) -> C
             if isinstance(one, Projection):
                 out[0, place] = h - factor * float(h @ one.vector) * one.vector
             if isinstance(one, ActivationEdit | ConditionalClamp):
-                for feature, value in zip(one.features.tolist(), one.values.tolist(), strict=True):
+                values = [float(codes.max())] * len(one.features) if one.values is None else one.values.tolist()
+                for feature, value in zip(one.features.tolist(), values, strict=True):
                     if isinstance(one, ConditionalClamp) and codes[feature] == 0:
                         continue
                     out[0, place] = out[0, place] + (factor * value - codes[feature]) * sae.W_dec[feature]
@@ -169,15 +172,16 @@ def test_a_condition_is_each_prompts_own() -> None:
     assert below == [plain[place] if one else added[place] for place, one in enumerate([*met, True])]
 
 
-@pytest.mark.parametrize(("edit", "factor"), [("ablation", "1"), ("projection", "0.8")])
-def test_a_sweep_may_ablate_or_project_out_and_its_factor_0_is_the_unsteered_model(edit: str, factor: str) -> None:
+@pytest.mark.parametrize(("edit", "factor"), [("ablation", "1"), ("projection", "0.8"), ("clamp", "-2")])
+def test_a_sweep_may_ablate_project_out_or_clamp_and_its_factor_0_is_the_unsteered_model(edit: str, factor: str) -> None:
     lm, sae, name = tiny_model("gemma2"), tiny_sae(LAYER), "0" * 16
     sae = replace(sae, W_dec=sae.W_dec * 3)
     cells = [{"feature": 11, "factor": of, "prefix_id": name, "sample": 0} for of in ("0", factor)]
     rows = pl.DataFrame(cells, schema_overrides={"feature": pl.UInt32, "sample": pl.UInt32})
-    made = pl.concat(feature_texts(lm, sae, LAYER, rows, {name: "ba be di do"}, GREEDY, 0, edit=edit)).sort("factor")
-    direction = sae.W_dec[11] / 3
-    one = Projection(direction) if edit == "projection" else ActivationEdit(torch.tensor([11]), torch.tensor([0.0]))
+    made = pl.concat(feature_texts(lm, sae, LAYER, rows, {name: "ba be di do"}, GREEDY, 0, edit=edit)).sort(pl.col("factor") != "0")
+    features = torch.tensor([11])
+    ablation, projection = ActivationEdit(features, torch.tensor([0.0])), Projection(sae.W_dec[11] / 3)
+    one = {"ablation": ablation, "projection": projection, "clamp": ConditionalClamp(features, None)}[edit]
     prompt = prompt_token_ids(lm, "ba be di do")
     assert made["token_ids"].to_list() == [_slow(lm, sae, of, float(factor), prompt) for of in (Nothing(), one)]
     assert made["token_ids"].n_unique() == 2
@@ -215,7 +219,7 @@ def test_a_clamp_leaves_positions_alone_where_the_feature_is_not_active() -> Non
     torch.testing.assert_close(clamped, ablated, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("place", range(1, 17))
+@pytest.mark.parametrize("place", range(1, 19))
 def test_an_intervention_is_the_same_after_it_was_stored(place: int) -> None:
     one = _interventions(tiny_sae(LAYER))[place]
     again = unpacked(kind_of(one), *packed(one))

@@ -8,12 +8,12 @@ import pytest
 from test_recommendation import PROMPTS, SETTINGS, WORKFLOW
 
 from saesteer.analysis.recommendation import FEATURE, Estimate, weighed
-from saesteer.analysis.suppression import ABLATED, CONTROL, controls, recommend_less, scored_by_absence
+from saesteer.analysis.suppression import ABLATED, CLAMPED, CONTROL, controls, edit_of, recommend_less, scored_by_absence
 from saesteer.core.errors import SettingsError
 from saesteer.core.uncertainty import Interval
 from saesteer.report.evoking import beginnings, evoking_prompts
 from saesteer.report.recommend import as_sweep
-from saesteer.report.verdicts import sentences_of
+from saesteer.report.verdicts import sentences_of, where_of
 
 
 def ratings(kind: str, name: str, factor: str, concept: list[float], fluency: float = 2.0) -> pl.DataFrame:
@@ -83,6 +83,11 @@ def test_broken_texts_are_not_chosen_and_ties_go_to_ablation_then_to_the_factor_
         recommend_less("sea", of, BEFORE, SETTINGS).feature for of in (rated, pl.concat([rated, ratings(FEATURE, "7", ABLATED, same)]))
     ]
     assert [choice and choice.factor for choice in chosen] == ["-2", ABLATED]
+    clamped = [ratings(FEATURE, "7", f"{CLAMPED}{factor}", [0.0] * 8) for factor in ("-10", "-2", "-4")]
+    choice = recommend_less("sea", pl.concat([*clamped, ratings(CONTROL, "8", f"{CLAMPED}-2", [0.0] * 8)]), BEFORE, SETTINGS).feature
+    assert choice is not None
+    assert where_of(choice) == "3/7 clamped at factor -2"
+    assert edit_of(choice.factor) == ("clamp", -2.0)
 
 
 def test_controls_are_of_the_layer_of_like_max_activation_and_match_nothing():

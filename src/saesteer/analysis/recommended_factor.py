@@ -43,8 +43,9 @@ def highest_judged(means: pl.DataFrame, of: Sequence[str]) -> pl.DataFrame:
 
 
 def highest(means: pl.DataFrame, of: Sequence[str]) -> pl.DataFrame:
-    """Of each group the row with the highest mean judge score; ties (but for rounding): the factor nearest to 0, what has a word in its
-    place (an ablation) before all factors, then the first row. Groups without a judge score have none."""
-    strength, score = pl.col("factor").cast(pl.Float64, strict=False).abs().fill_null(0.0), pl.col("judge_score")
+    """Of each group the row with the highest mean judge score; ties (but for rounding): the factor nearest to 0, an ablation,
+    which has none, before all factors, then the first row. Groups without a judge score have none."""
+    number, score = pl.col("factor").str.extract(r"(\S+)$"), pl.col("judge_score")
+    strength = number.cast(pl.Float64, strict=False).abs().fill_null(0.0)
     best = means.drop_nulls("judge_score").filter(score >= score.max().over(of) - TIE).sort(*of, strength, maintain_order=True)
     return best.group_by(of, maintain_order=True).first()

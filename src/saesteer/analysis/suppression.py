@@ -24,12 +24,23 @@ from saesteer.analysis.recommendation import (
 )
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.uncertainty import RATINGS
-from saesteer.settings import IntervalSettings
+from saesteer.settings import Edit, IntervalSettings
 
 CONTROL = "control"
 """The kind of texts steered with features that have nothing to do with the concept."""
 ABLATED = "ablated"
 """In place of a factor: the feature's activation is 0 at every position."""
+CLAMPED = "clamped at factor "
+"""Before a factor: where the feature is active, its activation is that multiple of a_max."""
+
+
+def edit_of(factor: str) -> tuple[Edit, float]:
+    """What is done with a feature (settings: `sweep.edit`), and at which factor."""
+    if factor == ABLATED:
+        return "ablation", 1.0
+    if factor.startswith(CLAMPED):
+        return "clamp", float(factor.removeprefix(CLAMPED))
+    return "addition", float(factor)
 
 
 def scored_by_absence(rated: pl.DataFrame) -> pl.DataFrame:
@@ -56,7 +67,7 @@ def recommend_less(
 ) -> Recommendation:
     """The verdict from the ratings of the candidates' (FEATURE) and the control's texts.
 
-    rated: as of `recommend`, scored by absence, of factors below 0 and ABLATED; unsteered: prefix_id and the same ratings.
+    rated: as of `recommend`, scored by absence, of factors below 0, also CLAMPED, and ABLATED; unsteered: prefix_id and the same ratings.
     """
     feature = best_choice(rated, unsteered, FEATURE, settings, max_damage)
     if feature is None:

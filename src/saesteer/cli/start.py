@@ -6,7 +6,7 @@ import re
 import sys
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -77,6 +77,10 @@ def steer(
     samples: Annotated[int, typer.Option(min=1, help="Texts of each strength.")] = 3,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the sampling; none: the experiment's.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text; none: the experiment's.")] = None,
+    edit: Annotated[
+        Literal["addition", "ablation", "projection", "clamp"],
+        typer.Option(help="What is done with the feature, as sweep.edit: added, set to 0, projected out, or clamped where it is active."),
+    ] = "addition",
     configfile: Configfile = CONFIG,
 ) -> None:
     """Show what a model writes unsteered and steered with a feature, side by side, while it is written."""
@@ -85,7 +89,7 @@ def steer(
     from saesteer.report.terminal import heading, request_of, show, texts_by_token
 
     run = run_of(experiment, configfile)
-    request = request_of(run, feature, factor or [], prompt, samples, seed, max_tokens)
+    request = request_of(run, feature, factor or [], prompt, samples, seed, max_tokens, edit)
     typer.echo(heading(run, request))
     show(texts_by_token(run, request), request, Console())
 

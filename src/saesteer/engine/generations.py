@@ -10,7 +10,15 @@ from saesteer.core.counter_rng import hex_keys, streams, text_keys
 from saesteer.core.tables import FEATURE_TEXT, FIT_TEXT, NO_FIT, TEXT_COLUMNS
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts, steered_texts_by_token
-from saesteer.engine.interventions import ActivationEdit, Addition, Intervention, Nothing, Projection, PromptText, unpacked
+from saesteer.engine.interventions import (
+    ActivationEdit,
+    Addition,
+    ConditionalClamp,
+    Intervention,
+    Projection,
+    PromptText,
+    unpacked,
+)
 from saesteer.engine.models import LanguageModel, check_length, prompt_token_ids
 from saesteer.engine.saes import Sae, check_features
 
@@ -49,10 +57,17 @@ def feature_texts(
 
 
 def feature_texts_by_token(
-    lm: LanguageModel, sae: Sae, layer: int, rows: pl.DataFrame, prefixes: Mapping[str, str], sampling: Sampling, seed: int
+    lm: LanguageModel,
+    sae: Sae,
+    layer: int,
+    rows: pl.DataFrame,
+    prefixes: Mapping[str, str],
+    sampling: Sampling,
+    seed: int,
+    edit: str = "addition",
 ) -> Iterator[list[str | None]]:
     """The texts of `feature_texts` while they are written, after each token: of a few rows, whose prefixes have one length."""
-    numbered, interventions, prompts = _of_features(lm, sae, layer, rows, prefixes, seed)
+    numbered, interventions, prompts = _of_features(lm, sae, layer, rows, prefixes, seed, edit)
     for growing in steered_texts_by_token(lm, sae, layer, numbered.select(_ROW), interventions, prompts, sampling):
         yield growing.texts
 
@@ -73,10 +88,10 @@ def _of_features(
         stream=pl.Series(streams(seed, layer, *keys), dtype=pl.UInt64),
     )
     interventions = [feature_edit(sae, feature, edit) for feature in features]
-    if edit == "ablation":  # which has no strength, so that the unsteered text is under no intervention
+    if edit in ("ablation", "clamp"):  # at factor 0 these edit too, so for the unsteered text they edit no feature
         unsteered = pl.lit(len(features), pl.Int64)
         numbered = numbered.with_columns(intervention=pl.when(pl.col("factor") == "0").then(unsteered).otherwise("intervention"))
-        interventions.append(Nothing())
+        interventions.append(_no_edit(edit))
     return numbered, interventions, list(prompts.values())
 
 
@@ -142,12 +157,20 @@ def _prompts(lm: LanguageModel, rows: pl.DataFrame, prefixes: Mapping[str, str])
     return {name: prompt_token_ids(lm, prefixes[name]) for name in names}
 
 
+def _no_edit(edit: str) -> Intervention:
+    """Of the kind of an edit, so that the two share a batch."""
+    none = torch.tensor([], dtype=torch.long)
+    return ConditionalClamp(none, None) if edit == "clamp" else ActivationEdit(none, torch.zeros(0))
+
+
 def feature_edit(sae: Sae, feature: int, edit: str) -> Intervention:
     """What the setting `sweep.edit` does with a feature."""
     if edit == "ablation":
         return ActivationEdit(torch.tensor([feature]), torch.zeros(1))
     if edit == "projection":
         return Projection(torch.nn.functional.normalize(sae.W_dec[feature].float(), dim=0))
+    if edit == "clamp":
+        return ConditionalClamp(torch.tensor([feature]), None)
     return feature_addition(sae, feature)
 
 

@@ -69,7 +69,7 @@ class ConditionalClamp:
     section 3; 2503.11127). At factor 0 it is the edit itself, for an activation of 0 is one that is not active."""
 
     features: Int[Tensor, " k"]
-    values: Float[Tensor, " k"]  # activations at factor 1
+    values: Float[Tensor, " k"] | None  # activations at factor 1; None: a_max, the largest feature activation at each position (P1)
 
 
 @dataclass(frozen=True)

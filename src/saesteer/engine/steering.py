@@ -52,6 +52,8 @@ def kind_of_batch(intervention: Intervention) -> object:
     """What interventions have in common that can steer rows of one batch."""
     if isinstance(intervention, Addition):
         return Addition, intervention.positions, intervention.scale is None
+    if isinstance(intervention, ConditionalClamp):
+        return ConditionalClamp, intervention.values is None
     if isinstance(intervention, LowRankWeights | LowRankSubspace):
         tensors = tensors_of(intervention)
         values = tuple(value for name, value in vars(intervention).items() if name not in tensors)  # layers, scaling, positions
@@ -213,9 +215,10 @@ class _ActivationEdits:
     bias: Float[Tensor, "row k"]
     threshold: Float[Tensor, "row k"]
     decoder: Float[Tensor, "row k d_model"]
-    values: Float[Tensor, "row k"]
+    values: Float[Tensor, "row k"]  # activations, or multiples of a_max
     present: Float[Tensor, "row k"]  # 0.0 where a row has fewer features than others
     where_active: bool  # only at positions where the feature is active
+    by_a_max: bool
 
     def take(self, rows: Int[Tensor, " kept"]) -> Steering:
         tensors = ("features", "encoder", "bias", "threshold", "decoder", "values", "present")
@@ -226,7 +229,10 @@ class _ActivationEdits:
 
     def _edited(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
         activations = self._activations(read)  # [row seq k]
-        change = (self.values[:, None] - activations) * self.present[:, None]
+        values = self.values[:, None]
+        if self.by_a_max:
+            values = values * largest_activation(self.sae, read.flatten(0, 1)).reshape(*read.shape[:2], 1)
+        change = (values - activations) * self.present[:, None]
         if self.where_active:
             change = change * (activations != 0)
         written = change * written_size(self.sae.meta, read)[:, :, None]
@@ -246,12 +252,15 @@ def _activation_edits(
     def stacked(parts: Sequence[Tensor]) -> Tensor:  # [row k], short ones filled with 0
         return nn.utils.rnn.pad_sequence(list(parts), batch_first=True)[which]
 
-    values = stacked([edit.values.to(factor) for edit in edits]) * factor[:, None]
-    present = stacked([torch.ones_like(edit.values).to(factor) for edit in edits])
+    ones = [torch.ones(len(edit.features)).to(factor) for edit in edits]
+    values = stacked([one if edit.values is None else edit.values.to(factor) for edit, one in zip(edits, ones, strict=True)])
+    present = stacked(ones)
     features = stacked([edit.features.to(factor.device) for edit in edits])
     encoder, bias, threshold, decoder = (part[features].to(factor) for part in (sae.W_enc.T, sae.b_enc, sae.threshold, sae.W_dec))
     where_active = isinstance(edits[0], ConditionalClamp)
-    return _ActivationEdits(sae, hook_point, features, encoder, bias, threshold, decoder, values, present, where_active)
+    by_a_max = edits[0].values is None
+    values = values * factor[:, None]
+    return _ActivationEdits(sae, hook_point, features, encoder, bias, threshold, decoder, values, present, where_active, by_a_max)
 
 
 @dataclass(frozen=True)

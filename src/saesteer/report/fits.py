@@ -67,7 +67,7 @@ def recommended_factor(run: Run, layer: int, feature: int) -> tuple[float, str]:
     run.check_layer(layer)
     if isinstance(run.experiment, Sweep) and run.sweep.sweep.edit != "addition":
         raise SettingsError(
-            f"{run.name} edits features by {run.sweep.sweep.edit} (sweep.edit): its factors are no multiples of a_max, name one (--factor)"
+            f"{run.name} edits features by {run.sweep.sweep.edit} (sweep.edit) and recommends no factor of an addition: name one (--factor)"
         )
     chosen = _recommended(run, layer, feature) if isinstance(run.experiment, Sweep) else None
     if chosen is None or chosen.is_empty():

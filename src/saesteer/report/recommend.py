@@ -32,7 +32,7 @@ from saesteer.analysis.recommendation import (
     weighed,
 )
 from saesteer.analysis.recommended_factor import highest
-from saesteer.analysis.suppression import ABLATED, CONTROL, recommend_less, scored_by_absence
+from saesteer.analysis.suppression import ABLATED, CLAMPED, CONTROL, edit_of, recommend_less, scored_by_absence
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id, write_text
 from saesteer.core.markdown import escaped, printable, table, words
@@ -158,8 +158,15 @@ def answer_less(workflow: Workflow, question: Question) -> Answer:
     sweep = {"prefixes": str(file), "published_prefixes": None, "n_prefixes": len(prompts)}
     added = computed(source, "less", features | {"sweep": sweep | {"factors": below}}, question)
     ablated = computed(source, "less-ablation", features | {"sweep": sweep | {"factors": ["0", "1"], "edit": "ablation"}}, question)
-    texts = feature_texts(added).filter(pl.col("factor").cast(pl.Float64) <= 0)
-    rated = pl.concat([texts, feature_texts(ablated).filter(factor="1").with_columns(factor=pl.lit(ABLATED))])
+    clamped = computed(source, "less-clamp", features | {"sweep": sweep | {"factors": below, "edit": "clamp"}}, question)
+    number = pl.col("factor").cast(pl.Float64)
+    rated = pl.concat(
+        [
+            feature_texts(added).filter(number <= 0),
+            feature_texts(ablated).filter(factor="1").with_columns(factor=pl.lit(ABLATED)),
+            feature_texts(clamped).filter(number < 0).with_columns(factor=pl.concat_str(pl.lit(CLAMPED), "factor")),
+        ]
+    )
     of_control = control.select(pl.col("layer").cast(pl.Int64), name=pl.col("feature").cast(pl.String), is_control=True)
     rated = rated.join(of_control, on=["layer", "name"], how="left", maintain_order="left")
     rated = rated.with_columns(kind=pl.when("is_control").then(pl.lit(CONTROL)).otherwise("kind")).drop("is_control")
@@ -224,10 +231,9 @@ def ordinary_losses(run: Run, strengths: Sequence[tuple[int, str, str]]) -> dict
         return {}
     texts = ordinary_texts(corpus.to_list(), N_ORDINARY_TEXTS, ORDINARY_TOKENS)
     losses, lm = dict[tuple[int, str, str], Estimate](), run.model()
-    for (layer, name, is_ablated), some in groupby(strengths, lambda strength: (*strength[:2], strength[2] == ABLATED)):
+    for (layer, name, edit), some in groupby(strengths, lambda strength: (*strength[:2], edit_of(strength[2])[0])):
         sae, factors = run.sae_with(layer, int(name)), [factor for *_, factor in some]
-        edit = feature_edit(sae, int(name), "ablation" if is_ablated else "addition")
-        rises = loss_rises(lm, sae, edit, [1.0 if is_ablated else float(factor) for factor in factors], texts)
+        rises = loss_rises(lm, sae, feature_edit(sae, int(name), edit), [edit_of(factor)[1] for factor in factors], texts)
         losses |= {
             (layer, name, factor): estimated(rise, run.experiment.intervals) for factor, rise in zip(factors, rises.tolist(), strict=True)
         }
@@ -348,10 +354,17 @@ def gist(answered: Answer) -> list[str]:
         f"Loss on ordinary text: {shown(answered.ordinary_loss, signed=True)} nats a token.",
     ]
     for pair in _pairs(answered.texts, best).head(1).iter_rows(named=True):
-        what = f"{question.name} {best.layer}/{best.name} {shlex.quote(pair['prompt'])} --factor {best.factor}"
+        what = f"{question.name} {best.layer}/{best.name} {shlex.quote(pair['prompt'])}{_options(best.factor)}"
         lines += [f"{kind}: {pair['prompt']}{pair[column] or ''}" for kind, column in (("Unsteered", "unsteered"), ("Steered", "text"))]
-        lines += [] if best.factor == ABLATED else [f"Try it: saesteer steer {what}"]
+        lines.append(f"Try it: saesteer steer {what}")
     return lines
+
+
+def _options(factor: str) -> str:
+    """Of `saesteer steer`, with a strength."""
+    edit, number = edit_of(factor)
+    of_edit = "" if edit == "addition" else f" --edit {edit}"
+    return of_edit if edit == "ablation" else f"{of_edit} --factor {number:g}"
 
 
 def _candidate_cells(picked: pl.DataFrame, rated: pl.DataFrame) -> list[list[str]]:

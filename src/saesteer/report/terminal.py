@@ -19,8 +19,12 @@ from saesteer.core.tables import NOT_FINITE
 from saesteer.engine.generations import feature_texts_by_token
 from saesteer.report.fits import concept_of, not_a_feature, parse_feature, recommended_factor
 from saesteer.run import Run
+from saesteer.settings import Edit
 from saesteer.settings.base import canonical_factor
 from saesteer.steps.generations import sampling_of
+
+DONE: dict[Edit, str] = {"addition": "steered", "ablation": "ablated", "projection": "projected out", "clamp": "clamped where active"}
+"""What is done with the feature, in words."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Request:
     factor_from: str = ""  # what chose the factor, where none was given
     seed: int | None = None  # None: the experiment's
     max_tokens: int | None = None  # None: the experiment's
+    edit: Edit = "addition"
 
     @property
     def every_factor(self) -> list[str]:
@@ -50,18 +55,25 @@ def request_of(
     n_samples: int,
     seed: int | None = None,
     max_tokens: int | None = None,
+    edit: Edit = "addition",
 ) -> Request:
-    """A request for LAYER/FEATURE; no factors: the recommended one; no prompt: the experiment's first one."""
+    """A request for LAYER/FEATURE; no factors: the recommended one, 1 of an edit that is none of a clamp's; no prompt: the experiment's
+    first one."""
     layer_and_feature = parse_feature(which)
     if layer_and_feature is None:
         raise not_a_feature(which)
     prompt = next(iter(run.prompts_if_any().values()), None) if prompt is None else prompt
     if prompt is None:
         raise SettingsError(f"{run.name} has no prompts of its own: name one, saesteer steer {run.name} {which} PROMPT")
-    if factors:
-        return Request(*layer_and_feature, tuple(factors), prompt, n_samples, "", seed, max_tokens)
-    factor, factor_from = recommended_factor(run, *layer_and_feature)
-    return Request(*layer_and_feature, (factor,), prompt, n_samples, factor_from, seed, max_tokens)
+    if factors and edit == "ablation":
+        raise SettingsError("an ablation has no strength: leave out --factor")
+    if not factors and edit == "clamp":
+        raise SettingsError("no strength of a clamp is recommended: name one in multiples of a_max, e.g. --factor -2")
+    chosen, factor_from = tuple(factors), ""
+    if not factors:
+        factor, factor_from = (1.0, "") if edit != "addition" else recommended_factor(run, *layer_and_feature)
+        chosen = (factor,)
+    return Request(*layer_and_feature, chosen, prompt, n_samples, factor_from, seed, max_tokens, edit)
 
 
 def heading(run: Run, request: Request) -> str:
@@ -69,7 +81,8 @@ def heading(run: Run, request: Request) -> str:
     concept = concept_of(run, request.layer, request.feature)
     about = f"feature {request.layer}/{request.feature}" + (f" ({concept})" if concept else "")
     factors, because = " and ".join(request.every_factor[1:]), f" ({request.factor_from})" if request.factor_from else ""
-    return f"{run.name}, {about}: unsteered, and steered at factor {factors}{because}; {counted(request.n_samples, 'text')} of each."
+    done = DONE[request.edit] if request.edit == "ablation" else f"{DONE[request.edit]} at factor {factors}"
+    return f"{run.name}, {about}: unsteered, and {done}{because}; {counted(request.n_samples, 'text')} of each."
 
 
 def texts_by_token(run: Run, request: Request) -> Iterator[list[str | None]]:
@@ -83,14 +96,15 @@ def texts_by_token(run: Run, request: Request) -> Iterator[list[str | None]]:
     rows = pl.DataFrame(list(keys), schema=schema, orient="row")
     seed = run.experiment.sampling.seed if request.seed is None else request.seed
     try:
-        yield from feature_texts_by_token(lm, sae, request.layer, rows, {prompt_id: request.prompt}, sampling, seed)
+        yield from feature_texts_by_token(lm, sae, request.layer, rows, {prompt_id: request.prompt}, sampling, seed, request.edit)
     except ValueError as fault:  # too long a prompt, or none
         raise SettingsError(str(fault)) from fault
 
 
 def show(texts: Iterable[Sequence[str | None]], request: Request, console: Console) -> None:
     """Draw the texts as they grow, a column a factor and a row a sample; where the output is no terminal, once they are there."""
-    titles = [f"factor {factor}" if float(factor) else "unsteered" for factor in request.every_factor]
+    steered = "ablated" if request.edit == "ablation" else "factor {}"
+    titles = [steered.format(factor) if float(factor) else "unsteered" for factor in request.every_factor]
     with Live(console=console, refresh_per_second=12) as live:
         for by_factor in texts:
             shown = (printable(f" ({NOT_FINITE})" if text is None else text) for text in by_factor)

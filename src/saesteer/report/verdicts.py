@@ -1,7 +1,7 @@
 """A recommendation in words: on the feature, and on each rival or the control."""
 
 from saesteer.analysis.recommendation import STEERS, Choice, Damage, Estimate, Fall, Recommendation, is_worth_following
-from saesteer.analysis.suppression import ABLATED
+from saesteer.analysis.suppression import ABLATED, CLAMPED
 from saesteer.settings.registry import METHODS
 
 
@@ -53,7 +53,8 @@ def _of_less(recommendation: Recommendation, fall: Fall) -> list[str]:
 
 def where_of(choice: Choice) -> str:
     """A feature and what is done with it."""
-    return f"{choice.layer}/{choice.name} {ABLATED if choice.factor == ABLATED else f'at factor {choice.factor}'}"
+    done = choice.factor if choice.factor == ABLATED or choice.factor.startswith(CLAMPED) else f"at factor {choice.factor}"
+    return f"{choice.layer}/{choice.name} {done}"
 
 
 def _rival(rival: Choice, behind: Estimate, damage: Damage | None, best: Choice | None, score_name: str) -> str:

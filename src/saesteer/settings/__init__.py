@@ -34,6 +34,7 @@ from saesteer.settings.methods import (
 )
 from saesteer.settings.steps import (
     BestFactorSettings,
+    Edit,
     Endpoint,
     EndpointJudge,
     ExplanationSettings,

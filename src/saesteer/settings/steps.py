@@ -42,12 +42,17 @@ class SamplingSettings(Settings):
     """Seed of the sampling, and of a comparison's fits; every row has its own random numbers, from this seed and its key."""
 
 
+Edit = Literal["addition", "ablation", "projection", "clamp"]
+"""What is done with a feature."""
+
+
 class SweepSettings(SamplingSettings):
     factors: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)]
     """Steering factors in multiples of a_max; 0 (unsteered) is needed for perplexity limits. The rules choose among those above 0."""
-    edit: Literal["addition", "ablation", "projection"] = "addition"
+    edit: Edit = "addition"
     """addition: factor times a_max times the feature's decoder direction is added (P1). ablation: the feature's activation is 0 at every
-    position; its factors are 0 and 1. projection: factor times what each position has along that direction is taken away."""
+    position; its factors are 0 and 1. projection: factor times what each position has along that direction is taken away. clamp: where
+    the feature is active, its activation is set to factor times a_max, below 0 to suppress; factor 0 is unsteered."""
     prefixes: Path | None = None
     """Text file with one neutral prefix (for a model that answers: one instruction) a line."""
     published_prefixes: str | None = None
