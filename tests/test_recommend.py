@@ -202,7 +202,7 @@ def test_less_of_a_concept_is_asked_for_on_prompts_that_evoke_it(micro: Folder):
     assert "the concept rating falls by" in said
     assert "absence score" in said
     runs = sorted(path.name for path in (micro.path / "data").glob("micro-less-*"))
-    assert [re.sub("-[^-]*$", "", name) for name in runs] == ["micro-less-ablation", "micro-less-clamp", "micro-less"]
+    assert [re.findall("micro-less-(ablation-|clamp-|)", name) for name in runs] == [["ablation-"], ["clamp-"], [""]]
     experiments = [yaml.safe_load((micro.path / f"data/derived/{name}.yaml").read_text())["sweep"] for name in runs]
     assert experiments[0]["factors"] == ["0", "1"]
     assert [of["factors"] for of in experiments[1:]] == [["0", "-2", "-4", "2"]] * 2
