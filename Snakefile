@@ -11,6 +11,7 @@ if len(workflow.included_stack) == 1:
 
 
 include: "rules/common.smk"
+include: "rules/params.smk"
 include: "rules/paths.smk"
 include: "rules/artifacts.smk"
 include: "rules/cluster.smk"

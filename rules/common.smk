@@ -1,6 +1,5 @@
-# Helpers of the rules: the experiments, and what makes a job due besides its files. No rules here.
+# Helpers of the rules: the experiments and their places. No rules here.
 
-import functools
 import gc
 import os
 from pathlib import Path
@@ -14,7 +13,7 @@ from saesteer.sources.pins import MODELS, pinned_path
 from saesteer.summaries.summary import summaries
 from saesteer.workflow import plan
 from saesteer.workflow.checks import check_contents, check_files, check_present_files, check_tokens
-from saesteer.workflow.code_digest import PACKAGE, code_digest
+from saesteer.workflow.code_digest import PACKAGE
 from saesteer.workflow.outputs import planned_outputs
 from saesteer.workflow.project import bring_inputs
 
@@ -82,43 +81,6 @@ def job_manifests(step):
         return [str(path) for path in run.manifests(step, layers)]
 
     return of_job
-
-
-def code(script, *modules):
-    """For params: digest of a rule's script and of the package's modules that it uses, since Snakemake notices the script only. A function,
-    so that it is computed for the rules that are needed."""
-    return lambda wildcards: code_digest(*modules, scripts=(SCRIPTS / script,))
-
-
-def summary(name):
-    """For params: which tables of saesteer.summaries are made (a rule that is used as a module's may have another name), and their code."""
-    return {"summary": name, "code": code("summary.py", f"summaries.{name}")}
-
-
-def setting(*sections):
-    """For params: the values of sections of the experiment file that a job reads, in words."""
-
-    def of_job(wildcards):
-        experiment = EXPERIMENTS[wildcards.experiment].model_dump(mode="json")
-        return plan.in_words({section: experiment[section] for section in sections if section in experiment})
-
-    return of_job
-
-
-def rows_of(step):
-    """For params: the keys, settings and versions that a job of a step computes rows for, in words."""
-
-    def of(name):
-        return lambda wildcards: wants_of(step, wildcards.experiment, wildcards.layers)[name]
-
-    return {name: of(name) for name in ("rows", "settings", "versions")}
-
-
-@functools.cache
-def wants_of(step, name, group):
-    """What plan.wants says of a job."""
-    run, layers = RUNS[name].of_job(group)
-    return plan.wants(run, step, layers)
 
 
 def check_all_files():

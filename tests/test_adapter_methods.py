@@ -32,7 +32,7 @@ from saesteer.engine.interventions import Intervention, LowRankSubspace, LowRank
 from saesteer.engine.models import LanguageModel
 from saesteer.methods.fit import lora, loreft, sft
 from saesteer.methods.fit.problem import Problem, Text
-from saesteer.methods.fit.training import ReadText, losses_behind, text_loss
+from saesteer.methods.fit.training import ReadText, losses_behind, text_loss, token_losses
 from saesteer.settings.recipes import recipes_of
 
 N_TEXTS = 24
@@ -319,3 +319,8 @@ def _plain_training(
                 if weight.grad is not None:
                     weight.grad *= min(1.0, clip / float(norm))
         optimizer.step()
+
+
+def test_a_text_whose_first_token_nothing_predicts_is_refused() -> None:
+    with pytest.raises(ValueError, match="a text without context"):
+        token_losses(tiny_model("gemma2"), [Text([1, 2], 1), Text([1, 2], 0)])

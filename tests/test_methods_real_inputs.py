@@ -15,15 +15,12 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from engine_models import tiny_model
 from hub_fakes import gemma_scope, random_model
 from real_inputs import D_MODEL, KEY, N_FEATURES, RealFolder, World, layer_examples, small_world
 from workflow_folder import ALL_STEPS, BIN, ROOT, Checkout, Folder, new_rows
 
 from saesteer.core.files import text_id
 from saesteer.core.tables import COMPARED_CONCEPTS, FIT_TEXT, METHOD_SUMMARIES, STEERING_PROMPTS, read_summary
-from saesteer.methods.fit.problem import Text
-from saesteer.methods.fit.training import token_losses
 from saesteer.report.exports.neuronpedia import write_export
 from saesteer.run import Run
 from saesteer.settings import SaeSettings, SettingsError, Workflow, load_experiment
@@ -394,8 +391,3 @@ def test_what_a_step_does_not_depend_on_makes_no_job_due() -> None:
     assert due(n_prompts=4) == due(n_samples=2) == due(factors=factors) == set(TEXT_STEPS)
     assert due(concepts=concepts) == due(methods=(*experiment.methods.methods, "sft")) == {"fits", *TEXT_STEPS}
     assert due(effects=effects) == {"effects", "fits"}  # the approximator is fitted on more vectors
-
-
-def test_a_text_whose_first_token_nothing_predicts_is_refused() -> None:
-    with pytest.raises(ValueError, match="a text without context"):
-        token_losses(tiny_model("gemma2"), [Text([1, 2], 1), Text([1, 2], 0)])
