@@ -7,13 +7,20 @@ import polars as pl
 
 from saesteer.core.files import write_text
 from saesteer.core.markdown import number
-from saesteer.core.tables import METHOD_DAMAGE, METHOD_SUMMARIES, Table
+from saesteer.core.tables import METHOD_DAMAGE, METHOD_EQUAL_COST, METHOD_SUMMARIES, Table
 from saesteer.methods.compare.paper_values import P4, PAPER_VALUES
 from saesteer.report.method_report import detectable_text
+from saesteer.report.site.method_pages import SHOWN_LIMIT
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import method
 from studies.pages.pooled import LOSSES, RATINGS, pooled_methods
-from studies.pages.tables import Column, Row, Rows, beside, best_first, every, last, markdown
+from studies.pages.tables import Column, Row, Rows, beside, best_first, every, last, markdown, text_of
+
+
+def _interval(name: str) -> tuple[str, str, str]:
+    """A column and the ends of its interval."""
+    return name, f"{name}_low", f"{name}_high"
+
 
 POOLED_FILES = ("methods.csv", "differences.csv")
 """Of a comparison's folder: the results over seeds."""
@@ -27,8 +34,12 @@ POOLED_COLUMNS = {
 """What of them is pooled."""
 FITTED = ("surviving_score", "learning_rate", "learning_rate_low", "learning_rate_high", "n_epochs")
 ENDS = ("share_at_rate_end", "share_at_smallest", "share_at_largest")
-TABLE_COLUMNS = POOLED_COLUMNS | {"methods": (*POOLED_COLUMNS["methods"], *FITTED, *ENDS)}
-"""What of them is in git: besides, how each method was trained, and how often its choices lie at an end of a grid."""
+EQUAL_COST = ("layer", "method", "limit", "title", *_interval("score"), "share_unsteered", *_interval("unlimited_score"))
+TABLE_COLUMNS = POOLED_COLUMNS | {
+    "methods": (*POOLED_COLUMNS["methods"], *FITTED, *ENDS),
+    "method_equal_cost": (*EQUAL_COST, *_interval("rank_correlation")),
+}
+"""What of them is in git: besides, how each method was trained, how often its choices lie at an end of a grid, and scores at equal cost."""
 SCORES: dict[str, Column] = {"method": "title", "layer {layer}": "score ±"}
 SEEDS: dict[str, Column] = {"seeds, layer {layer}": lambda rows: " ".join(number(rows[0][name]) for name in _seeds(rows))}
 DAMAGE: dict[str, Column] = {
@@ -61,8 +72,35 @@ def pool_results(seeds: Sequence[Path], settings: MethodSettings, folder: Path) 
 
 def scores_markdown(folder: Path) -> str:
     """Every method's score, and what steering at the chosen factors costs ordinary text: best first by its mean over layers."""
-    rows = pl.read_csv(folder / POOLED_FILES[0]).to_dicts()
-    return markdown(best_first("method", "score")(rows), "method", SCORES | {"loss rise": DAMAGE["loss rise"]})
+    rows, limited = pl.read_csv(folder / POOLED_FILES[0]), _equal_cost(folder).filter(limit=SHOWN_LIMIT)
+    names = dict(zip(_interval("limited"), _interval("score"), strict=True))
+    joined = rows.join(limited.select("layer", "method", **names), on=["layer", "method"], how="left", maintain_order="left").to_dicts()
+    at_limit: dict[str, Column] = {f"at most {SHOWN_LIMIT} nats, layer {{layer}}": "limited ±"} if limited.height else {}
+    return markdown(best_first("method", "score")(joined), "method", SCORES | at_limit | {"loss rise": DAMAGE["loss rise"]})
+
+
+def equal_cost_markdown(folder: Path) -> str:
+    """A table a layer: every method's score without and under each limit on its damage."""
+    columns: dict[str, Column] = {"method": "title", "no limit": "unlimited_score ±", "≤ {limit} nats": _limited}
+    parts = []
+    for (layer,), of_layer in _equal_cost(folder).partition_by("layer", as_dict=True).items():
+        rho = of_layer.unique("limit").sort("limit").rows(named=True)
+        shown = "; ".join(f"{row['limit']:g} nats: {text_of('rank_correlation ±', [row])}" for row in rho)
+        cells = markdown(best_first("method", "unlimited_score")(of_layer.to_dicts()), "method", columns)
+        parts += [f"Layer {layer}:", cells, f"Rank correlation with the order without a limit, over methods: {shown}."]
+    return "\n\n".join(parts)
+
+
+def _limited(rows: Rows) -> str:
+    share = rows[0]["share_unsteered"]
+    return text_of("score ±", rows) + (f", {share:.0%} unsteered" if share else "")
+
+
+def _equal_cost(folder: Path) -> pl.DataFrame:
+    """METHOD_EQUAL_COST of the first seed in git; no row where it was not measured."""
+    columns = {name: METHOD_EQUAL_COST.schema[name] for name in TABLE_COLUMNS[METHOD_EQUAL_COST.name]}
+    files = sorted(folder.glob(f"*/{METHOD_EQUAL_COST.name}.csv"))
+    return pl.read_csv(files[0], schema=columns) if files else pl.DataFrame(schema=columns)
 
 
 def methods_markdown(folder: Path) -> str:

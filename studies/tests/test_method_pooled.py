@@ -15,6 +15,7 @@ from studies.pages.methods import (
     POOLED_FILES,
     TABLE_COLUMNS,
     TABLES,
+    equal_cost_markdown,
     methods_markdown,
     pool_results,
     published_order_markdown,
@@ -87,6 +88,23 @@ def test_by_hand(tmp_path: Path) -> None:
     assert text.splitlines()[2].startswith(f"| B | {score} | 0.65 0.65 | 1.00 / 1.50 | 0.75 | – | 0 / 0 | 2 |")
     assert "n = 4 concepts, each the mean of 2 training seeds" in text
     assert scores_markdown(tmp_path).splitlines()[2] == f"| B | {score} | 0.75 |"
+    _write_equal_cost(tmp_path / "one")
+    assert scores_markdown(tmp_path).splitlines()[2] == f"| B | {score} | 0.40 [0.10, 0.70] | 0.75 |"
+    of_layer, table, rho = equal_cost_markdown(tmp_path).split("\n\n")
+    assert of_layer == "Layer 3:"
+    assert table.splitlines()[2] == "| B | 0.65 [0.60, 0.70] | 0.30 [0.00, 0.60], 25% unsteered | 0.40 [0.10, 0.70] |"
+    assert rho.endswith("0.05 nats: 0.50 [0.10, 0.80]; 0.1 nats: 0.75 [0.10, 0.80].")
+
+
+def _write_equal_cost(folder: Path) -> None:
+    """Scores of b under two limits."""
+    of_b = {"layer": 3, "method": "b", "title": "B", "unlimited_score": 0.65, "unlimited_score_low": 0.6, "unlimited_score_high": 0.7}
+    ends = {"rank_correlation_low": 0.1, "rank_correlation_high": 0.8}
+    at = ((0.05, 0.3, 0.0, 0.6, 0.25, 0.5), (0.1, 0.4, 0.1, 0.7, 0.0, 0.75))
+    names = ("limit", "score", "score_low", "score_high", "share_unsteered", "rank_correlation")
+    rows = pl.DataFrame([of_b | ends | dict(zip(names, values, strict=True)) for values in at])
+    folder.mkdir()
+    rows.select(TABLE_COLUMNS["method_equal_cost"]).write_csv(folder / "method_equal_cost.csv")
 
 
 def test_seeds_are_kept_one_at_a_time_and_pooled_from_what_is_kept(tmp_path: Path) -> None:
