@@ -14,7 +14,7 @@ from studies.pages import effects, findings, kinds, questions
 from studies.pages.demonstration import demonstration
 from studies.pages.example_agreement import SCHEMA
 from studies.pages.kinds_figure import SHOWN
-from studies.pages.methods import methods_markdown, published_order_markdown, scores_markdown
+from studies.pages.methods import equal_cost_markdown, methods_markdown, published_order_markdown, scores_markdown
 from studies.pages.scores import HIGH
 from studies.pages.tables import Row, Rows, Shown, beside, every, last, matching
 from studies.questions.figures.choice_rules import TITLES
@@ -120,10 +120,14 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "p4": lambda root: published_order_markdown(root / "docs/methods"),
     },
     "docs/books.md": {"books-scores": lambda root: scores_markdown(root / "docs/books/methods")},
-    "docs/tables/methods.md": {"methods": lambda root: methods_markdown(root / "docs/methods")},
+    "docs/tables/methods.md": {
+        "methods": lambda root: methods_markdown(root / "docs/methods"),
+        "equal-cost": lambda root: equal_cost_markdown(root / "docs/methods"),
+    },
     "docs/tables/books.md": {
         "books": lambda root: headline_markdown(findings.metrics(root, "books")).rstrip(),
         "books-methods": lambda root: methods_markdown(root / "docs/books/methods"),
+        "books-equal-cost": lambda root: equal_cost_markdown(root / "docs/books/methods"),
         "books-records": MAX_ACTIVATING_EXAMPLES.markdown,
     },
     **{f"docs/tables/{page}.md": {block: BLOCKS[block] for block in blocks} for page, blocks in TABLES.items()},
