@@ -103,6 +103,7 @@ TABLES = {
     "feature-sets": ("open-feature-sets", "open-concept-pairs"),
     "suppression": ("open-suppression",),
     "detection": ("open-detection",),
+    "attributes": ("open-attributes", "open-attribute-shares", "open-attribute-scores"),
     "side-effects": ("open-side-effects", "open-side-effect-filter"),
 }
 """Page in docs/tables/ of an open question -> its blocks."""

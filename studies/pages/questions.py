@@ -13,12 +13,16 @@ from studies.pages.tables import Cell, Column, Row, Rows, Shown, beside, best_fi
 from studies.questions.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, SCALED
 from studies.questions.figures.choice_rules import TITLES
 from studies.questions.registry import LABEL_TABLES, QUESTION_TABLES
+from studies.questions.summaries.attributes import BEST as BEST_ON_PROMPTS
+from studies.questions.summaries.attributes import BY_COLUMN, DIFFMEAN, UNSTEERED
+from studies.questions.summaries.attributes import RULES as ATTRIBUTE_RULES
 from studies.questions.summaries.detection import WAYS as DETECTION_WAYS
 from studies.questions.summaries.detection import WORDS
 from studies.questions.summaries.feature_sets import GREEDY
 from studies.questions.summaries.judge_error import ALL, KEPT, REMOVED
 from studies.questions.summaries.side_effects import EFFECTS, PREDICTORS
 from studies.questions.summaries.suppression import WAYS
+from studies.questions.text_attributes import ATTRIBUTES as WORDS_OF_ATTRIBUTES
 
 FOLDER, LABEL_FOLDER = Path("docs/open-questions"), Path("docs/labelled-features")
 """A folder an experiment, a file a table of QUESTION_TABLES or of LABEL_TABLES."""
@@ -35,7 +39,7 @@ MEANS = ("score", "best", "regret")
 """Columns of recommendations whose means are shown."""
 FRESH_MEANS = ("fresh", "best", "regret")
 """The same of fresh_prompts."""
-DIFFERENCES = ("regret", "gain", "change", "fall", "beyond_control", "fluency_change", "beyond_words")
+DIFFERENCES = ("regret", "gain", "change", "fall", "beyond_control", "fluency_change", "beyond_words", "above_random", "above_diffmean")
 """Columns that are differences of what the others hold."""
 
 
@@ -183,6 +187,24 @@ def _detection(root: Path) -> Iterator[Row]:
             yield row | _means(concepts, ("auroc", "beyond_words"), SHARES)
 
 
+def _by_attribute(rows: Rows) -> Rows:
+    """Of each experiment the attributes in their order, each at all layers."""
+    return sorted(
+        rows,
+        key=lambda row: (not row["experiment"].startswith(f"`{FIRST}"), row["experiment"], [*WORDS_OF_ATTRIBUTES].index(row["attribute"])),
+    )
+
+
+def _attributes(root: Path) -> Iterator[Row]:
+    """Means over attributes of each way of choosing a direction for them."""
+    for (experiment, layer), rows in grouped(results(root, "attributes"), "experiment layer").items():
+        every = pl.DataFrame(rows, infer_schema_length=None).drop_nulls("score")
+        for rule in ATTRIBUTE_RULES:
+            of = every.filter(rule=rule)
+            row = {"experiment": experiment, "layer": layer, "rule": rule, "n": of.height, "share": of["share"].mean()}
+            yield row | {"auroc": of["auroc"].mean()} | _means(of, ("score", "above_random", "above_diffmean"))
+
+
 def _side_effects(root: Path) -> Iterator[Row]:
     """Rows with what the predictor is called."""
     return ({**row, "title": PREDICTORS[row["predictor"]]} for row in results(root, "side_effect_correlations"))
@@ -286,6 +308,20 @@ BLOCKS = {
         "experiment": "experiment", "layer": "layer", "way": "way", "concepts": "n", "AUROC": "auroc ±",
         "above the bag of words": "beyond_words ±",
     }),
+    "open-attributes": Shown(_attributes, "experiment layer rule", {
+        "experiment": "experiment", "layer": "layer", "rule": "rule", "attributes": "n", "AUROC": "auroc .2", "share with it": "share .2",
+        "score": "score ±", "above a random pick": "above_random ±", "above DiffMean": "above_diffmean ±",
+    }),
+    "open-attribute-shares": Shown(lambda root: results(root, "attributes"), "experiment attribute layer", {
+        "experiment": "experiment", "attribute": "attribute", "layer": "layer", "stretches": ("n_having", {"rule": UNSTEERED}),
+        "unsteered": ("share ±", {"rule": UNSTEERED}),
+        **{rule: ("share .2", {"rule": rule}) for rule in (*BY_COLUMN.values(), BEST_ON_PROMPTS)},
+        DIFFMEAN: ("share ±", {"rule": DIFFMEAN}),
+    }, _by_attribute),
+    "open-attribute-scores": Shown(lambda root: results(root, "attributes"), "experiment attribute layer", {
+        "experiment": "experiment", "attribute": "attribute", "layer": "layer",
+        **{rule: ("above_random ±", {"rule": rule}) for rule in (*BY_COLUMN.values(), BEST_ON_PROMPTS, DIFFMEAN)},
+    }, lambda rows: [row for row in _by_attribute(rows) if row["n"]]),
     "open-side-effects": _by_effect(_significant),
     "open-side-effect-filter": _by_effect("difference ±"),
 }  # fmt: skip

@@ -15,6 +15,7 @@ from studies.questions.predictor import predictions, predictions_from
 from studies.questions.quantity_correlations import quantity_correlations
 from studies.questions.setting_agreement import setting_agreement
 from studies.questions.side_effects import side_effect_correlations
+from studies.questions.summaries.attributes import RULES as ATTRIBUTE_RULES
 from studies.questions.summaries.data_sizes import data_sizes
 from studies.questions.summaries.detection import WAYS as DETECTION_WAYS
 from studies.questions.summaries.fresh_prompts import fresh_prompts
@@ -22,6 +23,7 @@ from studies.questions.summaries.judge_error import RatingCounts, judge_error
 from studies.questions.summaries.recommendations import recommendations
 from studies.questions.summaries.suppression import OF_A_FEATURE, WAYS
 from studies.questions.tables import (
+    ATTRIBUTES,
     CONCEPT_PAIRS,
     DETECTION,
     FEATURE_SETS,
@@ -145,6 +147,13 @@ def question_tables(
                 for concept, way in product(("sea", "war"), DETECTION_WAYS)
             ],
             DETECTION.schema,
+        ),
+        "attributes": pl.DataFrame(
+            [
+                {"layer": 1, "attribute": attribute, "rule": rule, "n_having": 90, "n": 40, "factor": "1", "share": share, "score": share}
+                for (attribute, share), rule in product((("past", 0.25), ("question", 0.5)), ATTRIBUTE_RULES)
+            ],
+            ATTRIBUTES.schema,
         ),
         "concept_pairs": pl.DataFrame([(1, "sea", "war", 1.0, 0.5), (1, "war", "sea", 1.5, 1.25)], CONCEPT_PAIRS.schema, orient="row"),
     }
