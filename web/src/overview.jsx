@@ -43,7 +43,7 @@ export function MethodTable({ layer, most }) {
   const equalCost = objects(index.methods.equal_cost).filter((row) => row.layer === layer), limited = Object.fromEntries(equalCost.map((row) => [row.method, row]));
   const limitedScore = (row) => (row ? { sort: row.score, shown: <span class="nowrap">{show(row.score)}{interval(row, "score")}</span> } : null);
   return <Table sortable={!most} caption={`Steering methods, layer ${layer}`}
-    headers={["method", column("score [95 %]", "score"), ...(equalCost.length ? [[`at most ${show(equalCost[0].limit)} nats of damage`, "method_equal_cost", "score"]] : []), column("concept", "concept_rating"), ...(instructed ? [column("instruction", "instruction_rating")] : []), column("fluency", "fluency_rating"),
+    headers={["method", column("score [95 %]", "score"), ...(equalCost.length ? [[`at ≤ ${show(equalCost[0].limit)} nats`, "method_equal_cost", "score"]] : []), column("concept", "concept_rating"), ...(instructed ? [column("instruction", "instruction_rating")] : []), column("fluency", "fluency_rating"),
       column("abstains", "n_abstaining"), column("factor", "median_factor"), column("perplexity", "perplexity"), column("labelled texts", "labelled_texts"), column("fit, s", "fit_seconds")]}
     rows={rows.map((row) => [{ sort: row.title, shown: <a class="name" href={`#/method/${row.method}`}>{row.title}</a> }, { sort: row.score, shown: <span class="nowrap">{show(row.score)}{interval(row, "score")}</span> },
       ...(equalCost.length ? [limitedScore(limited[row.method])] : []), row.concept_rating, ...(instructed ? [row.instruction_rating] : []), row.fluency_rating, row.n_abstaining, row.median_factor, row.perplexity, row.labelled_texts, row.fit_seconds])} />;
