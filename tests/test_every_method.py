@@ -11,7 +11,16 @@ from methods_world import problem, random_effects
 from slow_vectors import slow_residuals
 from small_adapters import left_as_it_was
 
-from saesteer.engine.interventions import ActivationEdit, Addition, ConditionalAddition, packed
+from saesteer.engine.interventions import (
+    ActivationEdit,
+    Addition,
+    ConditionalAddition,
+    ConditionalClamp,
+    DecayingAddition,
+    ProjectionFloor,
+    ScaledComponent,
+    packed,
+)
 from saesteer.methods.fit import sae_features, sae_ssv
 from saesteer.methods.fit.fits import fit_of, intervention_of
 from saesteer.methods.fit.problem import Problem, Text
@@ -93,9 +102,15 @@ def test_a_vector_has_unit_norm_and_the_papers_scale(name: str) -> None:
     to, intervention = given(name, epochs=BRIEF), fitted(name)
     if isinstance(intervention, ConditionalAddition):
         intervention = Addition(intervention.vector, intervention.scale)
+    if isinstance(intervention, DecayingAddition | ProjectionFloor):
+        intervention = Addition(intervention.vector, intervention.scale, features=(to.label,))
+    if isinstance(intervention, ScaledComponent):  # which has no scale of its own
+        assert int((to.sae.W_dec @ intervention.vector).argmax()) == to.label
+        assert intervention.vector.norm().item() == pytest.approx(1, abs=1e-5)
+        return
     if not isinstance(intervention, Addition):
         assert (name in {"unsteered", "prompting", "prompt_search", "lora", "loreft", "sft", "reps_lora", "reps_loreft"}) or isinstance(
-            intervention, ActivationEdit
+            intervention, ActivationEdit | ConditionalClamp
         )
         return
     assert intervention.positions == "all"
