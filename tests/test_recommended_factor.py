@@ -67,7 +67,7 @@ def test_a_command_says_why_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="tiny has not steered with feature 0/999, so no factor is recommended: name one"):
         recommended_factor(run, 0, 999)
     sweep = run.sweep.model_copy(update={"sweep": run.sweep.sweep.model_copy(update={"edit": "projection"})})
-    with pytest.raises(SettingsError, match="edits features by projection .sweep.edit.: its factors are no multiples of a_max"):
+    with pytest.raises(SettingsError, match="edits features by projection .sweep.edit. and recommends no factor of an addition"):
         recommended_factor(replace(run, experiment=sweep), layer, feature)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 import saesteer
 from saesteer.engine.hook_points import hook_point_of
-from saesteer.engine.interventions import ActivationEdit, Addition
+from saesteer.engine.interventions import ActivationEdit, Addition, ConditionalClamp
 from saesteer.engine.models import depth_of, residual_at
 from saesteer.engine.output_score import output_scores, output_scores_from_file
 from saesteer.engine.sae_convert import convert_sae, fetch_and_convert
@@ -339,12 +339,18 @@ def test_additions_and_code_edits_are_in_units_of_the_residuals_size(k: int | No
     edit = ActivationEdit(features, torch.tensor([2.0, 0.5, 1.0]))
     factor, which = torch.full((32,), 1.5), torch.zeros(32, dtype=torch.long)
     hook_point = hook_point_of(lm, 2, "resid_post")
-    edited = steering_of(lm, [edit], which, factor, sae, hook_point)._edited(residual, residual)
-    added = steering_of(lm, [Addition(sae.W_dec[7], None, "last")], which, factor, sae, hook_point)._added(residual, residual)
+    edited, clamped = (
+        steering_of(lm, [one], which, factor, sae, hook_point)._edited(residual, residual)
+        for one in (edit, ConditionalClamp(features, None))
+    )
+    added = steering_of(lm, [Addition(sae.W_dec[7], None, "last")], which, factor, sae, hook_point)._added(residual, residual, 0)
     for position in range(4):
         codes, size = codes_in_its_units(sae, residual[0, position])
         change = sum((1.5 * float(value) - codes[f]) * size * sae.W_dec[f] for f, value in zip(features, edit.values, strict=True))
         close(edited[0, position] - residual[0, position], change, 1e-4)
+        active = [f for f in features if codes[f] != 0]
+        change = sum(((1.5 * codes.max() - codes[f]) * size * sae.W_dec[f] for f in active), torch.zeros(()))
+        close(clamped[0, position], residual[0, position] + change, 1e-4)
         close(added[0, position] - residual[0, position], 1.5 * codes.max() * size * sae.W_dec[7], 1e-4)
 
 

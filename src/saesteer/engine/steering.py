@@ -229,13 +229,15 @@ class _ActivationEdits:
 
     def _edited(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
         activations = self._activations(read)  # [row seq k]
-        values = self.values[:, None]
-        if self.by_a_max:
-            values = values * largest_activation(self.sae, read.flatten(0, 1)).reshape(*read.shape[:2], 1)
-        change = (values - activations) * self.present[:, None]
+        size = written_size(self.sae.meta, read)[:, :, None]
+        if self.by_a_max:  # which has the size in it
+            a_max = largest_activation(self.sae, read.flatten(0, 1)).reshape(*read.shape[:2], 1)
+            written = self.values[:, None] * a_max - activations * size
+        else:
+            written = (self.values[:, None] - activations) * size
+        written = written * self.present[:, None]
         if self.where_active:
-            change = change * (activations != 0)
-        written = change * written_size(self.sae.meta, read)[:, :, None]
+            written = written * (activations != 0)
         return value + torch.einsum("rsk,rkd->rsd", written, self.decoder).to(value.dtype)
 
     def _activations(self, read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq k"]:
