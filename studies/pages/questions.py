@@ -189,10 +189,8 @@ def _detection(root: Path) -> Iterator[Row]:
 
 def _by_attribute(rows: Rows) -> Rows:
     """Of each experiment the attributes in their order, each at all layers."""
-    return sorted(
-        rows,
-        key=lambda row: (not row["experiment"].startswith(f"`{FIRST}"), row["experiment"], [*WORDS_OF_ATTRIBUTES].index(row["attribute"])),
-    )
+    place = [*WORDS_OF_ATTRIBUTES].index
+    return [row for of in grouped(rows, "experiment").values() for row in sorted(of, key=lambda row: place(row["attribute"]))]
 
 
 def _attributes(root: Path) -> Iterator[Row]:

@@ -33,6 +33,7 @@ from saesteer.run import Run
 from saesteer.settings.methods import FactorGrids
 from saesteer.settings.recipes import Training
 from saesteer.world.judges import WorldJudge
+from studies.questions.detection import largest_projections
 from studies.questions.labelled_texts import texts_by_topic
 from studies.questions.summaries.attributes import BEST, BY_COLUMN, DIFFMEAN, DIFFMEAN_LAST, RANDOM, RULES, UNSTEERED
 from studies.questions.summaries.fresh_prompts import unused_prompts
@@ -155,10 +156,8 @@ class _Attribute:
     def aurocs(self) -> dict[str, float]:
         """Option -> AUROC of the test stretches, by their largest activation or projection."""
         of_features = auroc(*self.test.largest_activations)
-        largest = [
-            torch.stack([(residual @ self.direction).amax() for residual in tokens.by_text()])[:, None]
-            for tokens in (self.test.positive_tokens, self.test.negative_tokens)
-        ]
+        groups = (self.test.positive_tokens, self.test.negative_tokens)
+        largest = [largest_projections(tokens, self.direction)[:, None] for tokens in groups]
         of_direction = auroc(largest[0], largest[1]).item()
         features = {str(feature): of_features[feature].item() for feature in self.pool["feature"]}
         mean = float(np.mean(list(features.values())))

@@ -49,15 +49,17 @@ class Sample:
     def largest_activations(self, sae: Sae) -> Float[Tensor, "text n_features"]:
         return torch.stack([encode(sae, read).amax(dim=0) for read in self.tokens.read.split(self.tokens.lengths)])
 
-    def largest_projections(self, direction: Float[Tensor, " d_model"]) -> Float[Tensor, " text"]:
-        return torch.stack([(residual @ direction).amax() for residual in self.tokens.by_text()])
-
     def mean_residuals(self) -> Float64[Tensor, "text d_model"]:
         return torch.stack([residual.double().mean(dim=0) for residual in self.tokens.by_text()])
 
     def token_counts(self, n_vocab: int) -> Float64[Tensor, "text n_vocab"]:
         """How often each text has each token."""
         return torch.stack([torch.tensor(text[1:]).bincount(minlength=n_vocab) for text in self.texts]).double()
+
+
+def largest_projections(tokens: Tokens, direction: Float[Tensor, " d_model"]) -> Float[Tensor, " text"]:
+    """Of each text the largest projection of a residual on a direction."""
+    return torch.stack([(residual @ direction).amax() for residual in tokens.by_text()])
 
 
 def sample(lm: LanguageModel, hook_point: HookPoint, on_concept: pl.DataFrame, others: pl.DataFrame) -> Sample:
@@ -84,7 +86,7 @@ def detected(lm: LanguageModel, hook_point: HookPoint, sae: Sae, label: int, tra
     yield BY_AUROC, best, activations[:, best]
     having, lacking = ([text for text, on in zip(train.texts, train.is_on_concept, strict=True) if on == which] for which in (True, False))
     (direction,) = difference_of_means(lm, [hook_point], having, lacking)
-    yield DIFFMEAN, None, test.largest_projections(normalize(direction, dim=0))
+    yield DIFFMEAN, None, largest_projections(test.tokens, normalize(direction, dim=0))
     means = train.mean_residuals()
     centre, spread = means.mean(dim=0), means.std(dim=0, unbiased=False)
     yield PROBE, None, classified((means - centre) / spread, train.is_on_concept, (test.mean_residuals() - centre) / spread)

@@ -90,7 +90,7 @@ def steering_of(
         sign = -1 if isinstance(first, Projection) else 1
         return _ScaledComponents(hook_point, _rows_of_vectors(components, which, factor), sign * factor)
     if floors := [item for item in interventions if isinstance(item, ProjectionFloor)]:
-        scale = torch.tensor([item.scale for item in floors]).to(factor)[which]
+        scale = _rows_of_numbers([item.scale for item in floors], which, factor)
         return _Floors(hook_point, _rows_of_vectors(floors, which, factor), factor * scale)
     if edits := [item for item in interventions if isinstance(item, ActivationEdit | ConditionalClamp)]:
         return _activation_edits(edits, which, factor, sae, hook_point)
@@ -147,11 +147,9 @@ def _additions(
     sae: Sae,
     hook_point: HookPoint,
 ) -> _Additions:
-    def of_rows(values: Sequence[float]) -> Float[Tensor, " row"] | None:
-        return torch.tensor(values, dtype=factor.dtype, device=factor.device)[which] if values else None
-
-    scale = of_rows([addition.scale for addition in additions if addition.scale is not None])
-    decay = of_rows([addition.decay for addition in additions if isinstance(addition, DecayingAddition)])
+    scales = [addition.scale for addition in additions if addition.scale is not None]
+    decays = [addition.decay for addition in additions if isinstance(addition, DecayingAddition)]
+    scale, decay = (_rows_of_numbers(numbers, which, factor) if numbers else None for numbers in (scales, decays))
     vector = _rows_of_vectors(additions, which, factor)
     return _Additions(sae, hook_point, vector, factor, scale, not _only_last(additions[0]), decay)
 
@@ -161,6 +159,10 @@ _OfVector = Addition | ConditionalAddition | DecayingAddition | Projection | Sca
 
 def _rows_of_vectors(of: Sequence[_OfVector], which: Tensor, factor: Tensor) -> Float[Tensor, "row d_model"]:
     return torch.stack([one.vector for one in of]).to(factor)[which]
+
+
+def _rows_of_numbers(numbers: Sequence[float], which: Tensor, factor: Tensor) -> Float[Tensor, " row"]:
+    return torch.tensor(numbers, dtype=factor.dtype, device=factor.device)[which]
 
 
 @dataclass(frozen=True)

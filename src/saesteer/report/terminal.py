@@ -57,8 +57,7 @@ def request_of(
     max_tokens: int | None = None,
     edit: Edit = "addition",
 ) -> Request:
-    """A request for LAYER/FEATURE; no factors: the recommended one, 1 of an edit that is none of a clamp's; no prompt: the experiment's
-    first one."""
+    """A request for LAYER/FEATURE; no factors: the recommended one of an addition, otherwise 1; no prompt: the experiment's first one."""
     layer_and_feature = parse_feature(which)
     if layer_and_feature is None:
         raise not_a_feature(which)
@@ -67,13 +66,20 @@ def request_of(
         raise SettingsError(f"{run.name} has no prompts of its own: name one, saesteer steer {run.name} {which} PROMPT")
     if factors and edit == "ablation":
         raise SettingsError("an ablation has no strength: leave out --factor")
-    if not factors and edit == "clamp":
-        raise SettingsError("no strength of a clamp is recommended: name one in multiples of a_max, e.g. --factor -2")
-    chosen, factor_from = tuple(factors), ""
+    factor_from = ""
     if not factors:
-        factor, factor_from = (1.0, "") if edit != "addition" else recommended_factor(run, *layer_and_feature)
-        chosen = (factor,)
-    return Request(*layer_and_feature, chosen, prompt, n_samples, factor_from, seed, max_tokens, edit)
+        factor, factor_from = _factor_of(run, *layer_and_feature, edit)
+        factors = [factor]
+    return Request(*layer_and_feature, tuple(factors), prompt, n_samples, factor_from, seed, max_tokens, edit)
+
+
+def _factor_of(run: Run, layer: int, feature: int, edit: Edit) -> tuple[float, str]:
+    """The factor of an edit where none was given, and what chose it."""
+    if edit == "addition":
+        return recommended_factor(run, layer, feature)
+    if edit == "clamp":
+        raise SettingsError("no strength of a clamp is recommended: name one in multiples of a_max, e.g. --factor -2")
+    return 1.0, ""
 
 
 def heading(run: Run, request: Request) -> str:

@@ -1,7 +1,7 @@
 """A recommendation in words: on the feature, and on each rival or the control."""
 
 from saesteer.analysis.recommendation import STEERS, Choice, Damage, Estimate, Fall, Recommendation, is_worth_following
-from saesteer.analysis.suppression import ABLATED, CLAMPED
+from saesteer.analysis.suppression import edit_of
 from saesteer.settings.registry import METHODS
 
 
@@ -53,7 +53,7 @@ def _of_less(recommendation: Recommendation, fall: Fall) -> list[str]:
 
 def where_of(choice: Choice) -> str:
     """A feature and what is done with it."""
-    done = choice.factor if choice.factor == ABLATED or choice.factor.startswith(CLAMPED) else f"at factor {choice.factor}"
+    done = f"at factor {choice.factor}" if edit_of(choice.factor)[0] == "addition" else choice.factor
     return f"{choice.layer}/{choice.name} {done}"
 
 

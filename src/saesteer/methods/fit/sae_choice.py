@@ -15,6 +15,7 @@ from saesteer.methods.fit.sae_features import (
     ranked,
     with_auroc,
     with_label,
+    written,
 )
 
 MIN_OUTPUT_SCORE = 0.1
@@ -59,20 +60,12 @@ def component_scaled(problem: Problem) -> ScaledComponent:
 
 def component_raised(problem: Problem) -> ProjectionFloor:
     """The same component, raised to factor * max_act where it is below (Neuronpedia's projection cap, of the opposite direction)."""
-    added = by_label(problem)
-    return ProjectionFloor(added.vector, _strength(added))
+    return ProjectionFloor(*written(problem, labelled(problem)))
 
 
 def decaying(problem: Problem) -> DecayingAddition:
     """The labelled feature, added from the prompt's last token on, by a share DECAY less at each further token (arXiv 2510.01246)."""
-    added = by_label(problem)
-    return DecayingAddition(added.vector, _strength(added), DECAY)
-
-
-def _strength(added: Addition) -> float:
-    if added.scale is None:
-        raise ValueError("the feature's addition has no scale")
-    return added.scale
+    return DecayingAddition(*written(problem, labelled(problem)), DECAY)
 
 
 def by_label_and_output_score(problem: Problem) -> Addition:

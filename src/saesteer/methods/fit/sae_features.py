@@ -102,13 +102,18 @@ def direction(problem: Problem, feature: int) -> Float[Tensor, " d_model"]:
 
 def addition(problem: Problem, feature: int, activation: float | None = None) -> Addition:
     """Steering with one feature: factor 1 adds max_act * W_dec[f] everywhere (P4, arXiv 2501.17148, section 4), what the feature writes at
-    its max activation, or at another. Decoder rows have unit norm in most SAEs; where they have not, the norm is part of the scale.
-    An SAE that divides its input by its size writes in units of that size: the median over the concept's texts."""
-    strength = max_activation(problem, feature) if activation is None else activation
+    its max activation, or at another."""
+    return Addition(*written(problem, feature, activation), features=(feature,))
+
+
+def written(problem: Problem, feature: int, activation: float | None = None) -> tuple[Float[Tensor, " d_model"], float]:
+    """What a feature writes at its max activation, or at another: its decoder direction, and how far along it. Decoder rows have unit norm
+    in most SAEs; where they have not, the norm is part of the length. An SAE that divides its input by its size writes in units of that
+    size: the median over the concept's texts."""
+    length = max_activation(problem, feature) if activation is None else activation
     if problem.sae.meta.scale is not None:
-        strength *= float(written_size(problem.sae.meta, problem.positive_tokens.read).median())
-    norm = float(problem.sae.W_dec[feature].float().norm())
-    return Addition(direction(problem, feature), strength * norm, features=(feature,))
+        length *= float(written_size(problem.sae.meta, problem.positive_tokens.read).median())
+    return direction(problem, feature), length * float(problem.sae.W_dec[feature].float().norm())
 
 
 def combination(problem: Problem, features: list[int], activations: Float[Tensor, " feature"]) -> Addition:
