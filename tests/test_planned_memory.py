@@ -10,7 +10,8 @@ import torch
 from pretended_gpu import WORK, pretended_gpu
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from gpu_counts import PREFIXES, contents
+from gpu_counts import contents
+from gpu_works import PREFIXES
 from random_model import GEMMA_2_2B, random_gemma2, random_sae, swept
 
 from saesteer.engine.attention import attention_on_gpu
