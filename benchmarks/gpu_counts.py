@@ -164,6 +164,8 @@ def row_of(name: str, dtype: str, counts: Counts) -> tuple[str, ...]:
 
 def measured_cells(name: str, dtype: str) -> tuple[str, str]:
     """Seconds for 1,000 rows and the most memory held, as `gpu_measured.py` found them on an H100."""
+    if not MEASURED.is_file():
+        return "–", "–"
     rows = pl.read_csv(MEASURED).filter(pl.col("gpu").str.contains("H100"), work=name, dtype=dtype)
     if rows.is_empty():
         return "–", "–"

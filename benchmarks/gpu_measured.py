@@ -34,7 +34,7 @@ def timed(work: Callable[[], int]) -> dict[str, float]:
     work()
     torch.cuda.reset_peak_memory_stats()
     took = used(work, "cuda")
-    return {"rows": took.result, "seconds": round(took.wall, 4), "gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)}
+    return {"rows": took.result, "seconds": took.wall, "gib": torch.cuda.max_memory_allocated() / 2**30}
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
 
 def keep(row: pl.DataFrame) -> None:
     """Put a row in the place of the one with the same GPU, number format and work."""
-    before = [pl.read_csv(MEASURED).join(row, on=KEYS, how="anti")] if MEASURED.is_file() else []
+    before = [pl.read_csv(MEASURED, schema=row.schema).join(row, on=KEYS, how="anti")] if MEASURED.is_file() else []
     pl.concat([*before, row]).write_csv(MEASURED)
 
 
