@@ -168,7 +168,7 @@ def lens_step() -> Step:
 
     def run(places: list[int], batch: int | None) -> pl.DataFrame:
         ids, values = top_logit_lens_tokens(lm, sae.W_dec[places], 20, **({"block": batch} if batch else {}))
-        return pl.concat([as_rows(ids), as_rows(values).rename({"bytes": "values"})], how="horizontal")
+        return as_rows(ids).with_columns(values=pl.Series(values.cpu().numpy().tolist(), dtype=pl.List(pl.Float32)))
 
     return Step(300, run)
 

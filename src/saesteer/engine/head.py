@@ -1,12 +1,13 @@
 """A language model's head: logits of final hidden rows, whole or in parts of the vocabulary, in float32 whatever the model's format."""
 
+import math
 from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
-from saesteer.engine.models import MIN_ROWS, LanguageModel, pad_rows, shape_matters
+from saesteer.engine.models import MIN_ROWS, LanguageModel, pad_columns, pad_rows, shape_matters
 from saesteer.engine.precision import is_narrow, product
 
 ALGORITHM_VERSION = 1
@@ -66,7 +67,7 @@ def token_nll(
     losses = []
     for rows, tokens in zip(hidden.split(n_rows), targets.split(n_rows), strict=True):
         logits = soft_capped(lm, raw_logits(lm, pad_rows(rows, n_rows) if shape_matters(lm) else rows))[: len(rows)]
-        losses.append((logits.logsumexp(dim=1) - logits.gather(1, tokens[:, None]).squeeze(1)).double())
+        losses.append((pad_columns(logits, -math.inf).logsumexp(dim=1) - logits.gather(1, tokens[:, None]).squeeze(1)).double())
     return torch.cat(losses)
 
 

@@ -17,7 +17,7 @@ from saesteer.engine.amplify import amplify
 from saesteer.engine.head import logit_chunks, raw_logits, soft_capped
 from saesteer.engine.hook_points import HookPoint, Place, hidden_after_prompt, hook_point_of, reading
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
-from saesteer.engine.models import MIN_ROWS, LanguageModel, Prefill, pad_rows, plain_token_ids, prefill, shape_matters
+from saesteer.engine.models import MIN_ROWS, LanguageModel, Prefill, pad_columns, pad_rows, plain_token_ids, prefill, shape_matters
 from saesteer.engine.saes import Sae, check_features, checked_meta, decoder_blocks, largest_activation, largest_activation_in_file
 
 ALGORITHM_VERSION = 2
@@ -186,7 +186,7 @@ def _statistics(
         rank += larger.sum(dim=1) - itself.squeeze(1).long()
         capped = soft_capped(lm, logits)
         largest.append(capped.amax(dim=1))
-        sums.append((capped - largest[-1][:, None]).exp_().sum(dim=1))
+        sums.append(pad_columns((capped - largest[-1][:, None]).exp_(), 0.0).sum(dim=1))
     tops = torch.stack(largest, dim=1).double()  # [row chunk]
     log_sum = (torch.stack(sums, dim=1).double().log() + tops).logsumexp(dim=1)
     return rank, (soft_capped(lm, best).squeeze(1) - log_sum).exp(), tops.amax(dim=1) - log_sum

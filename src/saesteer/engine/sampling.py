@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
+from saesteer.engine.models import pad_columns
+
 ALGORITHM_VERSION = 1
 
 NOTHING = -1
@@ -26,7 +28,8 @@ def sample_tokens(
     if not 0 < top_k < logits.shape[1]:
         n_rows = max(1, NUMBERS_AT_A_TIME // logits.shape[1])
         pairs = zip(logits.split(n_rows), numbers.split(n_rows), strict=True)
-        return torch.cat([_places(part, drawn, temperature, top_p) for part, drawn in pairs])
+        places = torch.cat([_places(pad_columns(part, -math.inf), drawn, temperature, top_p) for part, drawn in pairs])
+        return places.clamp(max=logits.shape[1] - 1)
     ids = largest_ids(logits, top_k).sort(dim=1).values
     places = _places(logits.gather(1, ids), numbers, temperature, top_p)
     return torch.where(places == NOTHING, NOTHING, ids.gather(1, places.clamp(min=0)[:, None]).squeeze(1))
