@@ -38,8 +38,11 @@ MOST_ROWS = (512, 4096)
 """Largest batch on a CPU and on a GPU."""
 
 TILE = (64, 512)
-"""Rows of every forward where shapes matter, on a CPU and on a GPU: enough there that launching kernels takes no longer than they do
-(benchmarks/gpu_counts.py). Under fine-tuned weights, which few rows share, it is `MIN_ROWS`."""
+"""Rows of every forward where shapes matter, on a CPU and on a GPU. Under fine-tuned weights, which few rows share, it is `MIN_ROWS`."""
+
+TILE_OF_SHORT, SHORT = 2048, 16
+"""Rows of a forward on a GPU of prompts that take up to `SHORT` places in the caches, as the beginnings of sentences do that a sweep goes
+on with: on an H100 launching Gemma-2-2B's kernels takes as long as 2,048 such rows do, and as 512 of a chat's (docs/performance.md)."""
 
 SHORTEST_BUFFER = (8, 64)
 """Prompts up to this length share forwards where shapes matter; the second under fine-tuned weights, whose forwards take the time to read
@@ -103,10 +106,16 @@ class Slots:
             yield Slots(self.row[part], self.running[part], self.numbers[part], self.token[part], steering, [cache], self.place, before)
 
 
-def tile_rows(lm: LanguageModel, size: int, batch_size: int | None, full: int | None = None) -> int | None:
-    """Rows of every forward: None where any number gives the same; else `full` (None: `TILE`), fewer only where memory does not hold as
-    many. A small batch that was asked for is padded."""
-    full = full or TILE[lm.device.type == "cuda"]
+def full_tile(device: torch.device, length: int) -> int:
+    """Rows of a forward where shapes matter, of prompts that take `length` places in the caches."""
+    if device.type != "cuda":
+        return TILE[0]
+    return TILE_OF_SHORT if length <= SHORT else TILE[1]
+
+
+def tile_rows(lm: LanguageModel, size: int, batch_size: int | None, full: int) -> int | None:
+    """Rows of every forward: None where any number gives the same; else `full`, fewer only where memory does not hold as many. A small
+    batch that was asked for is padded."""
     if not shape_matters(lm):
         return None
     return full if size == batch_size else min(full, size)
@@ -120,9 +129,10 @@ def buffer_length(lm: LanguageModel, n_prompt: int, n_new: int, shortest: int = 
     return max(n_prompt, min(max(shortest, 2 ** (n_prompt - 1).bit_length()), lm.n_positions - n_new))
 
 
-def step_bytes(lm: LanguageModel, capacity: int) -> int:
-    """About the bytes of a row's step with so many positions in its cache: its forward or, after it, two copies of its logits."""
-    return max(forward_bytes(lm, 1, capacity), 8 * lm.n_vocab)
+def step_bytes(lm: LanguageModel, capacity: int, device: torch.device) -> int:
+    """About the bytes of a row's step with so many positions in its cache: its forward, which on a GPU copies nothing of the cache
+    (engine.attention), or, after it, two copies of its logits."""
+    return max(forward_bytes(lm, 1, 0 if device.type == "cuda" else capacity), 8 * lm.n_vocab)
 
 
 def padded_index(index: Int[np.ndarray, " row"], tile: int | None) -> Int[np.ndarray, " slot"]:

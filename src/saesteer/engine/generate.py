@@ -24,7 +24,6 @@ from saesteer.engine.conditional import switched
 from saesteer.engine.continuation import (
     MOST_ROWS,
     SHORTEST_BUFFER,
-    TILE,
     Continued,
     Sampling,
     Slots,
@@ -34,6 +33,7 @@ from saesteer.engine.continuation import (
     continue_rows,
     continued_steps,
     ending_tokens,
+    full_tile,
     padded_index,
     step_bytes,
     step_logits,
@@ -128,10 +128,11 @@ def steered_texts(
         return
     halving = Halving("texts", lm.device)
     for length, group in _groups(run, rows):
-        full = MIN_ROWS if isinstance(interventions[group["intervention"][0]], WeightChange) else None  # few rows share weights
+        few_share_weights = isinstance(interventions[group["intervention"][0]], WeightChange)
+        full = MIN_ROWS if few_share_weights else full_tile(lm.device, length)
         size = batch or _rows_that_fit(run, length, full)
 
-        def finished(part: slice, size: int, length: int = length, group: pl.DataFrame = group, full: int | None = full) -> pl.DataFrame:
+        def finished(part: slice, size: int, length: int = length, group: pl.DataFrame = group, full: int = full) -> pl.DataFrame:
             return _continued(run, group[part], length, tile_rows(lm, size, batch, full))
 
         yield from halving.over(group.height, size, finished)
@@ -175,13 +176,13 @@ def _one_batch(
     """Rows that can share a batch, each at its prompt's last token."""
     run = _Run(lm, sae, hook_point_of(lm, layer, sae.meta.hook_point), interventions, prompts, sampling, Prefixes(lm))
     ((length, group),) = _groups(run, rows)
-    return run, group, _start(run, group, length, tile_rows(lm, group.height, group.height))
+    return run, group, _start(run, group, length, tile_rows(lm, group.height, group.height, full_tile(lm.device, length)))
 
 
-def _rows_that_fit(run: _Run, length: int, full: int | None) -> int:
+def _rows_that_fit(run: _Run, length: int, full: int) -> int:
     """Rows of a batch: their caches, and a step of one tile or, where there are none, of all."""
     capacity = length - 1 + run.sampling.max_new_tokens
-    cache, step = run.cache_bytes[0] * capacity + run.cache_bytes[1], step_bytes(run.lm, capacity)
+    cache, step = run.cache_bytes[0] * capacity + run.cache_bytes[1], step_bytes(run.lm, capacity, run.lm.device)
     tile = tile_rows(run.lm, MOST_ROWS[-1], None, full)
     if tile is None:
         return rows_that_fit(cache + step, run.lm.device, MOST_ROWS)
@@ -191,15 +192,17 @@ def _rows_that_fit(run: _Run, length: int, full: int | None) -> int:
 def sweep_bytes(lm: LanguageModel, held: int, gpu: int, prompt_format: str, n_new: int) -> int:
     """About the most bytes that a sweep of texts of `n_new` tokens takes of a GPU of `gpu` bytes: `held` by weights and SAE, the caches of
     as many texts as go together (without states of linear layers), and a step of one tile. The model may be without weights."""
-    capacity = buffer_length(lm, ABOUT_PROMPT_TOKENS[prompt_format], n_new) - 1 + n_new
+    length = buffer_length(lm, ABOUT_PROMPT_TOKENS[prompt_format], n_new)
+    capacity, device = length - 1 + n_new, torch.device("cuda")
+    tile = full_tile(device, length)
     config = lm.model.config
     n_heads = config.num_attention_heads
     n_kv_heads = getattr(config, "num_key_value_heads", None) or n_heads
     head_dim = getattr(config, "head_dim", None) or lm.d_model // n_heads
     numbers = 2 * lm.structure.linear.count(False) * int(n_kv_heads * head_dim)  # of a position, keys and values
-    cache, step = numbers * capacity * lm.dtype.itemsize, step_bytes(lm, capacity)
-    rows = rows_within(gpu - held, cache, MOST_ROWS[1], besides=TILE[1] * step)
-    return held + rows * cache + min(rows, TILE[1]) * step
+    cache, step = numbers * capacity * lm.dtype.itemsize, step_bytes(lm, capacity, device)
+    rows = rows_within(gpu - held, cache, MOST_ROWS[1], besides=tile * step)
+    return held + rows * cache + min(rows, tile) * step
 
 
 def _groups(run: _Run, rows: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:

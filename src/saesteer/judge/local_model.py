@@ -73,7 +73,7 @@ class LocalModelAsker(Asker):
         for length, rows in sorted(rows_of_length.items()):
             capacity = length + self.settings.max_tokens
             cache = 2 * self.lm.n_layers * self.lm.d_model * capacity * self.lm.dtype.itemsize  # at most: key heads may be fewer
-            row_bytes = forward_bytes(self.lm, length) + cache + step_bytes(self.lm, capacity)
+            row_bytes = forward_bytes(self.lm, length) + cache + step_bytes(self.lm, capacity, self.lm.device)
             size = max(MIN_ROWS, rows_that_fit(row_bytes, self.lm.device, MOST_ROWS))
 
             def answers(part: slice, size: int, length: int = length, rows: list[tuple[Ask, list[int]]] = rows) -> list[Answer]:
