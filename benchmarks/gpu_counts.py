@@ -15,9 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import torch
-from gpu_measured import MEASURED
 from gpu_works import FULL_STOP, LAYER, N_NEW, instructions, works
 from measuring import command_line, publish
 from random_model import GEMMA_2_2B, PROMPT, random_gemma2, random_sae
@@ -36,8 +34,7 @@ COMMAND = "python benchmarks/gpu_counts.py"
 ANOTHER = 10
 ENDS = 0.055
 """Chance of a full stop: texts of at most 20 tokens then have 12 on average, as the shipped model's."""
-HOPPER = {2: 989e12, 4: 67e12}
-GPUS = {"H200": (HOPPER, 4.8e12), "H100": (HOPPER, 3.35e12), "A100": ({2: 312e12, 4: 19.5e12}, 2.0e12)}
+GPUS = {"H200": ({2: 989e12, 4: 67e12}, 4.8e12), "A100": ({2: 312e12, 4: 19.5e12}, 2.0e12)}
 """FLOPs a second by bytes of a number (bfloat16, float32 without TF32), bytes a second."""
 REACHED, LAUNCH = 0.7, 5e-6
 N_PAPER_SCORES, N_PAPER_TEXTS = 26 * 16_384, 2600 * 12 * 50
@@ -52,8 +49,6 @@ HEADINGS = (
     "GB moved",
     "GiB held",
     *(f"{gpu}, s" for gpu in GPUS),
-    "H100 measured, s",
-    "GiB measured",
 )
 
 
@@ -158,19 +153,7 @@ def row_of(name: str, dtype: str, counts: Counts) -> tuple[str, ...]:
     )
     work, moved = (sum(column) * thousand for column in list(zip(*counts.operations, strict=True))[1:3])
     amounts = (f"{work / 1e12:,.1f}", f"{moved / 1e9:,.0f}", f"{counts.peak / 2**30:.1f}")
-    modelled = (f"{counts.seconds(gpu) * thousand:.3f}" for gpu in GPUS)
-    return (name, dtype, f"{counts.n_rows:,}", *of_steps, *amounts, *modelled, *measured_cells(name, dtype))
-
-
-def measured_cells(name: str, dtype: str) -> tuple[str, str]:
-    """Seconds for 1,000 rows and the most memory held, as `gpu_measured.py` found them on an H100."""
-    if not MEASURED.is_file():
-        return "–", "–"
-    rows = pl.read_csv(MEASURED).filter(pl.col("gpu").str.contains("H100"), work=name, dtype=dtype)
-    if rows.is_empty():
-        return "–", "–"
-    (row,) = rows.to_dicts()
-    return f"{row['seconds'] / row['rows'] * 1000:.3f}", f"{row['gib']:.1f}"
+    return (name, dtype, f"{counts.n_rows:,}", *of_steps, *amounts, *(f"{counts.seconds(gpu) * thousand:.3f}" for gpu in GPUS))
 
 
 def results(dtype: str) -> dict[str, Counts]:

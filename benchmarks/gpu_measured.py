@@ -1,28 +1,29 @@
 """The main kinds of work at Gemma-2-2B's shapes with random weights, timed on a GPU: what `gpu_counts.py` counts and models without one.
 
-    python benchmarks/gpu_measured.py bfloat16
-    python benchmarks/gpu_measured.py float32 "output score" "sweep, texts of 20 tokens"
+    python benchmarks/gpu_measured.py --dtype bfloat16
+    python benchmarks/gpu_measured.py --dtype float32 "output score" "sweep, texts of 20 tokens"
+    python benchmarks/gpu_measured.py
 
-puts its rows into `benchmarks/gpu_measured.csv`; `gpu_counts.py` shows them beside its own. Each kind of work is done twice and the second
-time counts: the first loads the GPU's programs. `tf32`: float32 with its products in TF32.
+puts its rows into `benchmarks/gpu_measured.csv`, and that file's into benchmarks/RESULTS.md; without `--dtype` nothing is measured. Each
+kind of work is done twice and the second time counts: the first loads the GPU's programs. `tf32`: float32 with its products in TF32.
 """
 
-import argparse
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import torch
 from gpu_works import LAYER, PREFIXES, works
-from measuring import used
+from measuring import command_line, publish, used, written_by
 from random_model import GEMMA_2_2B, PROMPT, random_gemma2, random_sae
 
+from saesteer.core.markdown import table
 from saesteer.engine.attention import attention_on_gpu
 from saesteer.engine.saes import TENSORS
 from saesteer.engine.weights import number_type
 
+TITLE = "Measured on a GPU"
 MEASURED = Path(__file__).with_suffix(".csv")
 KEYS = ["gpu", "dtype", "work"]
 ENDS_BY_CHANCE = "sweep (P1)"
@@ -37,28 +38,57 @@ def timed(work: Callable[[], int]) -> dict[str, float]:
     return {"rows": took.result, "seconds": took.wall, "gib": torch.cuda.max_memory_allocated() / 2**30}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dtype", choices=("bfloat16", "float32", "tf32"))
-    parser.add_argument("works", nargs="*", help="default: all")
-    options = parser.parse_args()
-    dtype = number_type(options.dtype)
-    lm = random_gemma2(GEMMA_2_2B, [PROMPT, ".", *PREFIXES.values()], "cuda", dtype)
+def measure(dtype: str, names: Sequence[str]) -> None:
+    """Time the kinds of work of these names, or all, and keep a row of each."""
+    lm = random_gemma2(GEMMA_2_2B, [PROMPT, ".", *PREFIXES.values()], "cuda", number_type(dtype))
     lm.model.set_attn_implementation(attention_on_gpu(lm.model))
     sae = random_sae(GEMMA_2_2B, LAYER)
-    sae = replace(sae, **{name: getattr(sae, name).to(getattr(torch, dtype)).to("cuda") for name in TENSORS})
+    sae = replace(sae, **{name: getattr(sae, name).to(lm.dtype).to("cuda") for name in TENSORS})
     with torch.no_grad():
         for name, work in works(lm, sae, GEMMA_2_2B).items():
-            if name in (options.works or works(lm, sae, GEMMA_2_2B)) and name != ENDS_BY_CHANCE:
-                row = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "dtype": options.dtype, "work": name, **timed(work)}
-                print(time.strftime("%H:%M:%S"), row, flush=True)
-                keep(pl.DataFrame([row]))
+            if name in (names or works(lm, sae, GEMMA_2_2B)) and name != ENDS_BY_CHANCE:
+                made = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "dtype": dtype, "work": name}
+                keep(pl.DataFrame([made | timed(work)]))
 
 
 def keep(row: pl.DataFrame) -> None:
     """Put a row in the place of the one with the same GPU, number format and work."""
     before = [pl.read_csv(MEASURED, schema=row.schema).join(row, on=KEYS, how="anti")] if MEASURED.is_file() else []
     pl.concat([*before, row]).write_csv(MEASURED)
+
+
+def report() -> list[str]:
+    """The section of the page."""
+    rows = pl.read_csv(MEASURED)
+    cells = [
+        (
+            row["work"],
+            row["dtype"],
+            f"{row['rows']:,}",
+            f"{row['seconds']:.2f}",
+            f"{1000 * row['seconds'] / row['rows']:.3f}",
+            f"{row['gib']:.1f}",
+        )
+        for row in rows.iter_rows(named=True)
+    ]
+    made_with = " and ".join(f"{gpu} with torch {version}" for gpu, version in rows.select("gpu", "torch").unique().rows())
+    return [
+        *written_by(TITLE, "python benchmarks/gpu_measured.py --dtype bfloat16"),
+        "",
+        f"Gemma-2-2B's shapes, random weights, SAE of 16,384 features at layer {LAYER}. {made_with}.",
+        "",
+        table(("work", "format", "rows", "seconds", "seconds for 1,000 rows", "GiB held"), cells),
+    ]
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("--dtype", choices=("bfloat16", "float32", "tf32"), help="measure in this number format; default: nothing")
+    parser.add_argument("works", nargs="*", help="default: all")
+    options = parser.parse_args()
+    if options.dtype:
+        measure(options.dtype, options.works)
+    publish(report(), options.write)
 
 
 if __name__ == "__main__":
