@@ -118,8 +118,8 @@ def written(problem: Problem, feature: int, activation: float | None = None) -> 
 
 def combination(problem: Problem, features: list[int], activations: Float[Tensor, " feature"]) -> Addition:
     """Steering with several features at once: the sum of activations * W_dec[f], as one vector like any other."""
-    written = activations[:, None] * problem.sae.W_dec[features].float()  # [feature d_model]
-    return scaled_addition(problem, unit(written.sum(dim=0), "what its features write adds up to nothing"), tuple(features))
+    of_each = activations[:, None] * problem.sae.W_dec[features].float()  # [feature d_model]
+    return scaled_addition(problem, unit(of_each.sum(dim=0), "what its features write adds up to nothing"), tuple(features))
 
 
 def at_max_activations(problem: Problem, features: list[int]) -> ActivationEdit:
