@@ -21,7 +21,16 @@ from saesteer.engine.activations import sparse_activations
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import top_logit_lens_tokens
-from saesteer.engine.memory import GIB, Halving, control_group_bytes, forward_bytes, free_bytes, is_out_of_memory, rows_that_fit
+from saesteer.engine.memory import (
+    GIB,
+    Halving,
+    control_group_bytes,
+    forward_bytes,
+    free_bytes,
+    is_out_of_memory,
+    rows_that_fit,
+    tiled_rows_that_fit,
+)
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.perplexity import continuation_nll
 
@@ -44,6 +53,13 @@ def test_a_batch_is_a_power_of_two_within_half_of_the_free_memory(monkeypatch: p
     sizes = [rows_that_fit(mib * 2**20, CPU, (512, 4096)) for mib in (0, 1, 2, 3, 7, 8, 15, 16, 900)]
     assert sizes == [512, 256, 128, 128, 64, 32, 32, 32, 32]  # 500 / 3 is 166, 500 / 7 is 71, 500 / 8 is 62
     assert rows_that_fit(1, torch.device("cuda"), (512, 4096)) == 4096
+
+
+def test_where_no_full_tile_fits_one_smaller_tile_is_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row keeps 3 MiB, a forward needs 2 MiB more for each row: 5 MiB where all rows are in one."""
+    monkeypatch.setattr(memory, "free_bytes", lambda _device: 8000 * 2**20)
+    sizes = [tiled_rows_that_fit(3 * 2**20, 2 * 2**20, tile, torch.device("cuda"), (512, 4096)) for tile in (32, 512, 1024, 2048)]
+    assert sizes == [1024, 512, 512, 512]  # 3936 / 3 is 1312, 2976 / 3 is 992; 1952 / 3 is 650, fewer than 1024, so 4000 / 5 is 800
 
 
 def test_free_memory_is_the_least_of_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:

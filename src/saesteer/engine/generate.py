@@ -41,7 +41,7 @@ from saesteer.engine.continuation import (
 )
 from saesteer.engine.hook_points import HookPoint, hook_point_of
 from saesteer.engine.interventions import Intervention, WeightChange
-from saesteer.engine.memory import Halving, rows_that_fit, rows_within
+from saesteer.engine.memory import Halving, rows_that_fit, rows_within, tiled_rows_that_fit
 from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, prefills
 from saesteer.engine.saes import Sae
 from saesteer.engine.steering import changes_prompt, steering_of, together
@@ -186,7 +186,7 @@ def _rows_that_fit(run: _Run, length: int, full: int) -> int:
     tile = tile_rows(run.lm, MOST_ROWS[-1], None, full)
     if tile is None:
         return rows_that_fit(cache + step, run.lm.device, MOST_ROWS)
-    return rows_that_fit(cache, run.lm.device, MOST_ROWS, besides=tile * step)
+    return tiled_rows_that_fit(cache, step, tile, run.lm.device, MOST_ROWS)
 
 
 def sweep_bytes(lm: LanguageModel, held: int, gpu: int, prompt_format: str, n_new: int) -> int:
@@ -202,6 +202,8 @@ def sweep_bytes(lm: LanguageModel, held: int, gpu: int, prompt_format: str, n_ne
     numbers = 2 * lm.structure.linear.count(False) * int(n_kv_heads * head_dim)  # of a position, keys and values
     cache, step = numbers * capacity * lm.dtype.itemsize, step_bytes(lm, capacity, device)
     rows = rows_within(gpu - held, cache, MOST_ROWS[1], besides=tile * step)
+    if rows < tile:
+        rows = rows_within(gpu - held, cache + step, MOST_ROWS[1])
     return held + rows * cache + min(rows, tile) * step
 
 

@@ -75,6 +75,14 @@ def rows_that_fit(row_bytes: int, device: torch.device, most: tuple[int, int], l
     return rows
 
 
+def tiled_rows_that_fit(kept: int, step: int, tile: int, device: torch.device, most: tuple[int, int]) -> int:
+    """`rows_that_fit` where each row keeps `kept` bytes and forwards of `tile` rows need `step` more for each; where not even one such tile
+    fits, of a smaller tile, which is then the batch."""
+    if rows_within(free_bytes(device), kept, most[device.type == "cuda"], besides=tile * step) < tile:
+        return rows_that_fit(kept + step, device, most)
+    return rows_that_fit(kept, device, most, besides=tile * step)
+
+
 def rows_within(free: int, row_bytes: int, most: int, least: int = MIN_ROWS, besides: int = 0) -> int:
     """As many rows as `SHARE` of so many free bytes holds `besides` other bytes, at least `least`, at most `most`, rounded down to a power
     of two so that shapes repeat."""
