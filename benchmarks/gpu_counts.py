@@ -11,14 +11,14 @@ are the makers'.
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from gpu_works import FULL_STOP, LAYER, N_NEW, instructions, works
 from measuring import command_line, publish
-from random_model import GEMMA_2_2B, PROMPT, random_gemma2, random_sae
+from random_model import GEMMA_2_2B, PROMPT, random_gemma2, sae_on_gpu
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the pretended GPU
 from pretended_gpu import EVENTS, WORK, pretended_gpu
@@ -27,7 +27,6 @@ from saesteer.core.markdown import table
 from saesteer.engine import continuation, generate
 from saesteer.engine.attention import attention_on_gpu
 from saesteer.engine.models import LanguageModel
-from saesteer.engine.saes import TENSORS
 
 TITLE = "Counted for a GPU"
 COMMAND = "python benchmarks/gpu_counts.py"
@@ -127,10 +126,11 @@ def live_share(n_concepts: int, n_factors: int = 14) -> float:
     lengths = np.array(
         [max(continuation.SHORTEST_BUFFER[0], 2 ** (len(prompt) - 1).bit_length()) for prompt in instructions(10 * n_concepts)]
     )
-    tile, most = continuation.TILE[1], continuation.MOST_ROWS[1]
-    groups = [n_factors * int((lengths == length).sum()) for length in np.unique(lengths)]
-    padded = [n // most * most + -(-(n % most) // tile) * tile for n in groups]
-    return sum(groups) / sum(padded)
+    most, cuda = continuation.MOST_ROWS[1], torch.device("cuda")
+    groups = {length: n_factors * int((lengths == length).sum()) for length in np.unique(lengths).tolist()}
+    tiles = {length: continuation.full_tile(cuda, length) for length in groups}
+    padded = [n // most * most + -(-(n % most) // tiles[length]) * tiles[length] for length, n in groups.items()]
+    return sum(groups.values()) / sum(padded)
 
 
 def p4_minutes(counts: Counts, gpu: str) -> float:
@@ -162,9 +162,8 @@ def results(dtype: str) -> dict[str, Counts]:
         lm = random_gemma2(GEMMA_2_2B, [PROMPT, "."], "meta", dtype)
         lm.model.to("cuda")
         lm.model.set_attn_implementation(attention_on_gpu(lm.model))
-        sae = random_sae(GEMMA_2_2B, LAYER)
-        sae = replace(sae, **{name: getattr(sae, name).to(getattr(torch, dtype)).to("cuda") for name in TENSORS})
-        return {name: counted(work) for name, work in works(lm, sae, GEMMA_2_2B).items()}
+        kinds = works(lm, sae_on_gpu(GEMMA_2_2B, LAYER, dtype), GEMMA_2_2B)
+        return {name: counted(work) for name, work in kinds.items()}
 
 
 def report(every: dict[str, dict[str, Counts]]) -> list[str]:

@@ -9,18 +9,16 @@ kind of work is done twice and the second time counts: the first loads the GPU's
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import torch
 from gpu_works import LAYER, PREFIXES, works
 from measuring import command_line, publish, used, written_by
-from random_model import GEMMA_2_2B, PROMPT, random_gemma2, random_sae
+from random_model import GEMMA_2_2B, PROMPT, random_gemma2, sae_on_gpu
 
 from saesteer.core.markdown import table
 from saesteer.engine.attention import attention_on_gpu
-from saesteer.engine.saes import TENSORS
 from saesteer.engine.weights import number_type
 
 TITLE = "Measured on a GPU"
@@ -42,11 +40,10 @@ def measure(dtype: str, names: Sequence[str]) -> None:
     """Time the kinds of work of these names, or all, and keep a row of each."""
     lm = random_gemma2(GEMMA_2_2B, [PROMPT, ".", *PREFIXES.values()], "cuda", number_type(dtype))
     lm.model.set_attn_implementation(attention_on_gpu(lm.model))
-    sae = random_sae(GEMMA_2_2B, LAYER)
-    sae = replace(sae, **{name: getattr(sae, name).to(lm.dtype).to("cuda") for name in TENSORS})
+    kinds = works(lm, sae_on_gpu(GEMMA_2_2B, LAYER, number_type(dtype)), GEMMA_2_2B)
     with torch.no_grad():
-        for name, work in works(lm, sae, GEMMA_2_2B).items():
-            if name in (names or works(lm, sae, GEMMA_2_2B)) and name != ENDS_BY_CHANCE:
+        for name, work in kinds.items():
+            if name in (names or kinds) and name != ENDS_BY_CHANCE:
                 made = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "dtype": dtype, "work": name}
                 keep(pl.DataFrame([made | timed(work)]))
 

@@ -20,7 +20,7 @@ from saesteer.core.files import file_digest
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generations import feature_texts
 from saesteer.engine.models import LanguageModel, language_model
-from saesteer.engine.saes import Sae, SaeMeta
+from saesteer.engine.saes import TENSORS, Sae, SaeMeta
 from saesteer.engine.structure import untried_structure
 
 
@@ -147,6 +147,12 @@ def sae_meta(shape: Shape, layer: int, sha256: str = "") -> SaeMeta:
 def random_sae(shape: Shape, layer: int) -> Sae:
     """A random SAE in memory, on the CPU, in float32."""
     return Sae(**random_sae_tensors(shape, layer), meta=sae_meta(shape, layer))
+
+
+def sae_on_gpu(shape: Shape, layer: int, dtype: str) -> Sae:
+    """The same on a GPU, in a number format."""
+    sae = random_sae(shape, layer)
+    return replace(sae, **{name: getattr(sae, name).to(getattr(torch, dtype)).to("cuda") for name in TENSORS})
 
 
 def write_sae(shape: Shape, layer: int, path: Path, device: str = "cpu") -> None:

@@ -12,13 +12,12 @@ from pretended_gpu import WORK, pretended_gpu
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from gpu_counts import contents
 from gpu_works import PREFIXES
-from random_model import GEMMA_2_2B, random_gemma2, random_sae, swept
+from random_model import GEMMA_2_2B, random_gemma2, sae_on_gpu, swept
 
 from saesteer.engine.attention import attention_on_gpu
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import sweep_bytes
 from saesteer.engine.models import model_without_weights
-from saesteer.engine.saes import TENSORS
 
 SHAPE = replace(GEMMA_2_2B, n_vocab=32_000, n_layers=3, n_features=512)
 
@@ -30,8 +29,7 @@ def test_a_sweeps_peak_is_within_a_tenth_of_the_plan(dtype: str, gib: int) -> No
         lm = random_gemma2(SHAPE, list(PREFIXES.values()), "meta", dtype)
         lm.model.to("cuda")
         lm.model.set_attn_implementation(attention_on_gpu(lm.model))
-        sae = random_sae(SHAPE, 1)
-        sae = replace(sae, **{name: getattr(sae, name).to(getattr(torch, dtype)).to("cuda") for name in TENSORS})
+        sae = sae_on_gpu(SHAPE, 1, dtype)
         held, WORK.peak = WORK.held, 0
         torch.cuda.mem_get_info = lambda *_: (gib * 2**30 - held, gib * 2**30)  # what the pretended GPU has free by now
         swept(lm, sae, 32, PREFIXES, Sampling(6), ("1", "2", "4", "8"))

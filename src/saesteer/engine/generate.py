@@ -41,7 +41,7 @@ from saesteer.engine.continuation import (
 )
 from saesteer.engine.hook_points import HookPoint, hook_point_of
 from saesteer.engine.interventions import Intervention, WeightChange
-from saesteer.engine.memory import Halving, rows_that_fit, rows_within, tiled_rows_that_fit
+from saesteer.engine.memory import Halving, rows_that_fit, tiled_rows_that_fit, tiled_rows_within
 from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, prefills
 from saesteer.engine.saes import Sae
 from saesteer.engine.steering import changes_prompt, steering_of, together
@@ -201,9 +201,7 @@ def sweep_bytes(lm: LanguageModel, held: int, gpu: int, prompt_format: str, n_ne
     head_dim = getattr(config, "head_dim", None) or lm.d_model // n_heads
     numbers = 2 * lm.structure.linear.count(False) * int(n_kv_heads * head_dim)  # of a position, keys and values
     cache, step = numbers * capacity * lm.dtype.itemsize, step_bytes(lm, capacity, device)
-    rows = rows_within(gpu - held, cache, MOST_ROWS[1], besides=tile * step)
-    if rows < tile:
-        rows = rows_within(gpu - held, cache + step, MOST_ROWS[1])
+    rows = tiled_rows_within(gpu - held, cache, step, tile, MOST_ROWS[1])
     return held + rows * cache + min(rows, tile) * step
 
 

@@ -65,22 +65,29 @@ def control_group_bytes(membership: Path, root: Path) -> Iterator[int]:
                 yield int(most) - int((folder / used).read_text()) + int(counts.get(reclaimable, 0))
 
 
-def rows_that_fit(row_bytes: int, device: torch.device, most: tuple[int, int], least: int = MIN_ROWS, besides: int = 0) -> int:
-    """How many rows of `row_bytes` bytes to take together, `besides` other bytes, at most `most` (on a CPU, on a GPU): `rows_within` what
-    is free."""
+def rows_that_fit(row_bytes: int, device: torch.device, most: tuple[int, int], least: int = MIN_ROWS) -> int:
+    """How many rows of `row_bytes` bytes to take together, at most `most` (on a CPU, on a GPU): `rows_within` what is free."""
     usual, free = most[device.type == "cuda"], free_bytes(device)
-    rows = rows_within(free, row_bytes, usual, least, besides)
+    return _logged(rows_within(free, row_bytes, usual, least), usual, free, device)
+
+
+def tiled_rows_that_fit(kept: int, step: int, tile: int, device: torch.device, most: tuple[int, int]) -> int:
+    """The same where forwards are of `tile` rows: `tiled_rows_within` what is free."""
+    usual, free = most[device.type == "cuda"], free_bytes(device)
+    return _logged(tiled_rows_within(free, kept, step, tile, usual), usual, free, device)
+
+
+def _logged(rows: int, usual: int, free: int, device: torch.device) -> int:
     if rows < usual:
         log.info("memory: %d rows at a time instead of %d, since %.2f GiB are free on %s", rows, usual, free / GIB, device.type)
     return rows
 
 
-def tiled_rows_that_fit(kept: int, step: int, tile: int, device: torch.device, most: tuple[int, int]) -> int:
-    """`rows_that_fit` where each row keeps `kept` bytes and forwards of `tile` rows need `step` more for each; where not even one such tile
-    fits, of a smaller tile, which is then the batch."""
-    if rows_within(free_bytes(device), kept, most[device.type == "cuda"], besides=tile * step) < tile:
-        return rows_that_fit(kept + step, device, most)
-    return rows_that_fit(kept, device, most, besides=tile * step)
+def tiled_rows_within(free: int, kept: int, step: int, tile: int, most: int) -> int:
+    """`rows_within` where each row keeps `kept` bytes, and a forward of `tile` rows needs `step` more for each of its rows; where not even
+    one such tile fits, as many as fit into one smaller forward."""
+    rows = rows_within(free, kept, most, besides=tile * step)
+    return rows if rows >= tile else rows_within(free, kept + step, most)
 
 
 def rows_within(free: int, row_bytes: int, most: int, least: int = MIN_ROWS, besides: int = 0) -> int:
