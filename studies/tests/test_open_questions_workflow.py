@@ -14,8 +14,8 @@ from studies.questions.registry import FIGURES, LABEL_TABLES, QUESTION_TABLES
 
 pytestmark = pytest.mark.exhaustive
 
-N_FEATURES = 48
-SWEEP = {"factors": [0, 1, 2], "n_prefixes": 2, "max_new_tokens": 8, "prefixes": "prompts.txt"}
+N_FEATURES = 24
+SWEEP = {"factors": [0, 1, 2], "n_prefixes": 2, "max_new_tokens": 6, "prefixes": "prompts.txt"}
 
 
 def write_first_features(source: Path, target: Path) -> None:
@@ -33,7 +33,7 @@ def test_every_question_is_answered_and_nothing_is_left_to_do(tmp_path: Path):
     for layer in (3, 6):
         write_first_features(ROOT / f"data/world/saes/layer_{layer:02d}", folder.path / f"saes/layer_{layer:02d}")
     lines = (ROOT / "config/prefixes.txt").read_text().splitlines(keepends=True)
-    (folder.path / "prompts.txt").write_text("".join(lines[:12]))  # two that choose, ten that report
+    (folder.path / "prompts.txt").write_text("".join(lines[:8]))  # two that choose, six that report
     saes = {"path": "saes/layer_{layer:02d}", "d_model": 128, "n_features": N_FEATURES}
     folder.edit("tiny-brute", saes=saes, sweep=SWEEP, layers_per_job=2)
     code, output = folder.run("open_questions", experiment="tiny-brute")

@@ -91,8 +91,8 @@ FIGURE = FigureDefinition(
     position=60,
     tables=("factor_bins",),
     caption="Mean GenSuccess@20 (left) and geometric mean perplexity by a second model (right) at each steering factor, one line for "
-    "each bin of the output score; factors are multiples of a_max, on a logarithmic axis on which 0 stands apart. Success "
-    "that comes before perplexity rises is useful, success after it is repetition.",
+    "each bin of the output score; factors are in the unit of sweep.edit (an addition's: a_max), on a logarithmic axis on which 0 "
+    "stands apart. Success that comes before perplexity rises is useful, success after it is repetition.",
     data=data,
     draw=draw,
     counts=counts,
