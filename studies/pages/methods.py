@@ -71,11 +71,13 @@ def pool_results(seeds: Sequence[Path], settings: MethodSettings, folder: Path) 
 
 
 def scores_markdown(folder: Path) -> str:
-    """Every method's score, and what steering at the chosen factors costs ordinary text: best first by its mean over layers."""
+    """Every method's score over seeds, on the first seed with a limit on its damage, and what steering costs ordinary text: best first by
+    the mean over layers."""
     rows, limited = pl.read_csv(folder / POOLED_FILES[0]), _equal_cost(folder).filter(limit=SHOWN_LIMIT)
     names = dict(zip(_interval("limited"), _interval("score"), strict=True))
     joined = rows.join(limited.select("layer", "method", **names), on=["layer", "method"], how="left", maintain_order="left").to_dicts()
-    at_limit: dict[str, Column] = {f"at most {SHOWN_LIMIT} nats, layer {{layer}}": "limited ±"} if limited.height else {}
+    of_first = "shipped seed, " if len(_seeds(joined)) > 1 else ""
+    at_limit: dict[str, Column] = {f"{of_first}at most {SHOWN_LIMIT} nats, layer {{layer}}": "limited ±"} if limited.height else {}
     return markdown(best_first("method", "score")(joined), "method", SCORES | at_limit | {"loss rise": DAMAGE["loss rise"]})
 
 

@@ -89,7 +89,8 @@ def test_by_hand(tmp_path: Path) -> None:
     assert "n = 4 concepts, each the mean of 2 training seeds" in text
     assert scores_markdown(tmp_path).splitlines()[2] == f"| B | {score} | 0.75 |"
     _write_equal_cost(tmp_path / "one")
-    assert scores_markdown(tmp_path).splitlines()[2] == f"| B | {score} | 0.40 [0.10, 0.70] | 0.75 |"
+    header, _, line, *_ = scores_markdown(tmp_path).splitlines()
+    assert (header.split(" | ")[2], line) == ("shipped seed, at most 0.1 nats, layer 3", f"| B | {score} | 0.40 [0.10, 0.70] | 0.75 |")
     of_layer, table, rho = equal_cost_markdown(tmp_path).split("\n\n")
     assert of_layer == "Layer 3:"
     assert table.splitlines()[2] == "| B | 0.65 [0.60, 0.70] | 0.30 [0.00, 0.60], 25% unsteered | 0.40 [0.10, 0.70] |"
