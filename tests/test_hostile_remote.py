@@ -167,10 +167,16 @@ def test_an_output_elsewhere_in_provenance(shared: Shared, tmp_path: Path, outpu
     assert shared.files() == before
 
 
-@pytest.mark.parametrize("record", [RECORD | {"more": 1}, RECORD | {"rule": "../../src/module"}, {}, None, [1]])
+@pytest.mark.parametrize("record", [RECORD | {"more": 1}, RECORD | {"input": 5}, RECORD | {"rule": "../../src/module"}, {}, None, [1]])
 def test_a_record_of_another_form_in_provenance(shared: Shared, record: object) -> None:
     path = shared.clone / "provenance/exp/made_up.jsonl"
     path.write_text(f"{json.dumps({'output': 'data/exp/tables/t.parquet', 'sha256': '0', 'inputs': {}, 'record': record})}\n")
+    with pytest.raises(SharingError, match=r"made_up\.jsonl, line 1: not a statement"):
+        shared.pull()
+
+
+def test_provenance_in_no_encoding(shared: Shared) -> None:
+    (shared.clone / "provenance/exp/made_up.jsonl").write_bytes(b"\xff\n")
     with pytest.raises(SharingError, match=r"made_up\.jsonl, line 1: not a statement"):
         shared.pull()
 
@@ -182,15 +188,73 @@ def test_an_input_elsewhere_in_provenance(shared: Shared, tmp_path: Path) -> Non
     assert shared.pull().refused == {"data/exp/metrics.json": "made from ../secret.txt, which is missing"}
 
 
-def test_a_manifest_that_leads_elsewhere(shared: Shared, tmp_path: Path) -> None:
-    (tmp_path / f"{hashlib.sha256(b'secret').hexdigest()}.parquet").write_bytes(b"secret")
-    named = f"../../../../{hashlib.sha256(b'secret').hexdigest()}.parquet"
-    data = json.dumps({"step": "judge", "layers": {"0": {"parts": [{"path": named}]}}}).encode()
+def why_manifest_is_refused(shared: Shared, data: bytes) -> str:
+    """Why a pull refuses a manifest of these bytes, which git and the remote name as they should."""
     entries = json.loads(shared.object(shared.named("data/exp/judge")).read_bytes())
     listing = [entry | {"md5": shared.add_object(data)} if entry["relpath"] == Path(MANIFEST).name else entry for entry in entries]
     shared.name("data/exp/judge", shared.add_object(json.dumps(listing).encode(), ".dir"))
     write_statements(shared.clone, "exp", [Statement(MANIFEST, hashlib.sha256(data).hexdigest(), {}, RECORD)])
-    assert "does not lie below the manifest" in shared.pull().refused[MANIFEST]
+    return shared.pull().refused[MANIFEST]
+
+
+def test_a_manifest_that_leads_elsewhere(shared: Shared, tmp_path: Path) -> None:
+    (tmp_path / f"{hashlib.sha256(b'secret').hexdigest()}.parquet").write_bytes(b"secret")
+    named = f"../../../../{hashlib.sha256(b'secret').hexdigest()}.parquet"
+    data = json.dumps({"step": "judge", "layers": {"0": {"parts": [{"path": named}]}}}).encode()
+    assert "does not lie below the manifest" in why_manifest_is_refused(shared, data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[]",
+        b"{",
+        b"\xff",
+        b"[" * 5000,
+        b'{"layers": {"0": 1}}',
+        b'{"layers": {"0": {"parts": [{}]}}}',
+        b'{"layers": {"0": {"parts": [5]}}}',
+    ],
+)
+def test_what_is_no_manifest(shared: Shared, data: bytes) -> None:
+    assert "is no manifest" in why_manifest_is_refused(shared, data)
+
+
+def test_a_name_that_no_file_can_have(shared: Shared) -> None:
+    data = json.dumps({"step": "judge", "layers": {"0": {"parts": [{"path": "é" * 200}]}}}).encode()
+    assert "does not lie below the manifest" in why_manifest_is_refused(shared, data)
+
+
+@pytest.mark.parametrize(("section", "key"), [("['remote \"storage\"']", "configpath"), ("[core]", "site_cache_dir"), ("[cache]", "dir")])
+def test_settings_of_dvc_that_git_must_not_bring(shared: Shared, section: str, key: str) -> None:
+    """A file named by configpath, say, can hold a command that prints credentials. In config.local they are the user's business."""
+    written = (shared.clone / ".dvc/config").read_text()
+    before, _, after = f"{written}\n[cache]\n".partition(section)
+    (shared.clone / ".dvc/config").write_text(f"{before}{section}\n    {key} = ../x{after}")
+    with pytest.raises(SharingError, match=rf"\.dvc/config has \w+\.{key}, .* move them to \.dvc/config\.local"):
+        shared.pull()
+    (shared.clone / ".dvc/config").write_text(written)
+    with (shared.clone / ".dvc/config.local").open("a") as local:
+        local.write("[core]\n    checksum_jobs = 1\n")
+    assert not shared.pull().refused
+
+
+def test_a_listing_that_is_none(shared: Shared) -> None:
+    shared.name("data/exp/tables", shared.add_object(b"{}", ".dir"))
+    with pytest.raises(SharingError, match="as the listing of .*tables is none"):
+        shared.pull()
+
+
+def test_a_listing_longer_than_any(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saesteer.sharing.dvc_metadata._LARGEST_LISTING", 10)
+    assert shared.pull().refused["data/exp/tables/t.parquet"] == "missing"
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"outs: " + b"[" * 3000, b"a: &a [b]\nouts: [*a, *a]"], ids=["bytes", "nested", "alias"])
+def test_a_dvc_file_that_cannot_be_read(shared: Shared, text: bytes) -> None:
+    (shared.clone / "data/exp/tables.dvc").write_bytes(text)
+    with pytest.raises(SharingError, match=r"data/exp/tables\.dvc"):
+        shared.pull()
 
 
 def test_a_forged_listing_in_a_merge(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,9 @@ def test_what_cannot_be_a_key_or_an_address_is_refused_without_being_shown():
         with pytest.raises(JudgeError, match="base_url") as refused:
             check_key(settings(address), ENVIRON)
         assert "secret" not in str(refused.value)
+    with pytest.raises(JudgeError, match=r"key_variable is no name of an environment variable") as refused:
+        check_key(settings("http://localhost/v1", key_variable="sk-secret"), ENVIRON)
+    assert "secret" not in str(refused.value)
     assert check_key(settings("http://localhost/v1", key_variable=None), {}) is None
 
 

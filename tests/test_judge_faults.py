@@ -25,6 +25,10 @@ FAULTS = {
     "half an answer, in full": Fault(status=200, body='{"choices": [{"message": {"content": "Rating'),
     "HTML": Fault(status=200, body="<html>welcome</html>"),
     "an error with status 200": Fault(status=200, body='{"error": {"message": "overloaded"}}'),
+    "nested too deep": Fault(status=200, body=f'{{"choices": {"[" * 5000}'),
+    "an answer beside what is nested too deep": Fault(
+        status=200, body=f'{{"choices": [{{"message": {{"content": "Rating: 1"}}}}], "x": {"[" * 5000}{"]" * 5000}}}'
+    ),
     "no choice": Fault(status=200, body='{"choices": []}'),
     "content that is no text": Fault(status=200, body='{"choices": [{"message": {"content": {"a": 1}}, "finish_reason": "stop"}]}'),
     "time-out": Fault(wait=0.6),
@@ -42,6 +46,18 @@ def test_a_fault_is_tried_again_and_leaves_no_trace(fault: Fault, tmp_path: Path
         assert judged(rows, asker(judge, timeout_seconds=0.3, concurrency=2), tmp_path / "faulty").equals(clean)
         assert len(judge.requests) == 3 + 2
     assert stored(tmp_path / "faulty").sort("request_id").equals(stored(tmp_path / "clean").sort("request_id"))
+
+
+def test_an_answer_that_cannot_be_written_as_it_is_costs_no_other(tmp_path: Path):
+    half_of_a_pair = '{"choices": [{"message": {"content": "Rating: 1"}, "finish_reason": "\\ud800"}], "model": "\\ud800"}'
+    with judge_server() as judge:
+        judge.faults.append(Fault(status=200, body=half_of_a_pair))
+        ratings = judged(generations(TEXTS[:2]), asker(judge, concurrency=1), tmp_path)
+        assert ratings["judge_score"].null_count() == 0
+        n_asked = len(judge.requests)
+        judged(generations(TEXTS[:2]), asker(judge, concurrency=1), tmp_path)
+        assert len(judge.requests) == n_asked
+    assert stored(tmp_path).filter(model="?", finish_reason="?").height == 1
 
 
 def test_retry_after_is_waited_for(tmp_path: Path):

@@ -46,6 +46,8 @@ UNRATED = {
         "I would give it Rating: 2",
         "Rating: 2\nI hope that helps!",
         "I cannot help with that.",
+        "Rating: 1" + "*" * 30_000,
+        "Rating: 1" + "*" * 30_000 + "x",
     ),
 }
 ENDED_OTHERWISE = {"refusal": "refused", "content_filter": "refused", "length": "cut off", "max_tokens": "cut off"}

@@ -183,6 +183,44 @@ def test_check_reads_the_texts(own: Experiment, tmp_path: Path, texts: list[Any]
     assert any(re.search(message, problem) for problem in found), found
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text_id": ["a", "b"], "token_ids": [1, 2]}, "token_ids holds Int64, not lists of integers"),
+        ({"text_id": ["a", "b"], "token_ids": [["x"], ["y"]]}, "not lists of integers"),
+        ({"text_id": ["a", "b"], "token_ids": [[1, 2], [1, None]]}, r"row 1 \(counted from 0\): token_ids has an empty or a negative"),
+        ({"text_id": ["a", "b"], "token_ids": [[-1], [1]]}, r"row 0 \(counted from 0\): token_ids has an empty or a negative"),
+        ({"text_id": ["a", "a"], "token_ids": [[1], [2]]}, r"row 0 \(counted from 0\): text_id is missing, or another row has it"),
+        ({"text_id": ["a", None], "token_ids": [[1], [2]]}, r"row 1 \(counted from 0\): text_id is missing"),
+    ],
+)
+def test_check_reads_token_ids(own: Experiment, tmp_path: Path, columns: dict[str, list[Any]], message: str) -> None:
+    path = tmp_path / "texts.parquet"
+    pl.DataFrame(columns).write_parquet(path)
+    values = {"max_activating_examples": {"kind": "local", "texts": str(path)}, "concepts": {"kind": "none"}, "judge": {"kind": "none"}}
+    refused = problems(experiment_of(own.model_dump(mode="json") | values))
+    assert any(re.search(message, problem) for problem in refused), refused
+
+
+def test_check_reads_the_judges_folder(own: Experiment) -> None:
+    judge = own.judge.model_copy(update={"oracle": ROOT / "data/world/model"})
+    assert any(
+        "judge.oracle: " in problem and "has neither oracle.json" in problem
+        for problem in problems(own.model_copy(update={"judge": judge}))
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "message"), [(5, r"tensor 'tea' has the shape \[5\], but saes.d_model is 128"), (None, "cannot be read as safetensors")]
+)
+def test_check_reads_the_vectors(tmp_path: Path, width: int | None, message: str) -> None:
+    path = tmp_path / "vectors.safetensors"
+    path.write_text("no tensors") if width is None else save_file({"tea": np.ones(width, dtype=np.float32)}, path)
+    compared = load_experiment("tiny-methods", ROOT / "config/experiments")
+    refused = problems(compared.model_copy(update={"methods": compared.methods.model_copy(update={"vectors": path})}))
+    assert any(re.search(message, problem) for problem in refused), refused
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
 def test_check_reads_the_prompts(own: Experiment, tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "prefixes.txt"

@@ -63,6 +63,9 @@ def test_texts_without_openers_and_what_is_refused(tmp_path: Path):
     assert set(texts_of_file(source(written(rows().drop("opener"), path)), [], 3, 3, 0)[1]["input"]) == {""}
     with pytest.raises(SettingsError, match="has no column concept; it has text, opener"):
         texts_of_file(source(written(rows().drop("concept"), path)), [], 3, 3, 0)
+    misspelt = LabelledTexts(kind="texts", texts=written(rows(), path), names=("tea", "chesss"))
+    with pytest.raises(SettingsError, match="concept 'chesss'.* Did you mean 'chess'"):
+        texts_of_file(misspelt, [], 3, 3, 0)
     with pytest.raises(SettingsError, match="row 2: a concept or a text is empty"):
         texts_of_file(source(written(pl.DataFrame({"concept": ["tea", None], "text": ["x", "y"]}), path)), [], 1, 1, 0)
     with pytest.raises(SettingsError, match=r"read from .parquet, .csv, .jsonl files"):

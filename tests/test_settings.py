@@ -172,6 +172,10 @@ def test_bad_values_are_refused_by_key() -> None:
         ("features", "n_per_layer", 2000, "more than the 1024 features"),
         ("model", "dtype", "float8", "float32"),
         ("saes", "hook_point", "late", "resid_pre"),
+        *(
+            ("saes", "path", f"saes/{name}", "the only placeholder is {layer}")
+            for name in ("{Layer}", "{}", "{layer", "{layer:02x!}", "{layer.a}")
+        ),
         ("selection", "confidence", 1.5, "less than 1"),
     ]:
         with pytest.raises(SettingsError, match=f"{section}.*{key}") as refused:
@@ -284,7 +288,7 @@ def test_more_vectors_than_decoder_rows_make_and_fewer_than_are_fitted_are_refus
     EffectSettings(n_vectors=10, n_held_out=8)
 
 
-@pytest.mark.parametrize("text", ["", "just words", "a: [1", "- a\n- b"])
+@pytest.mark.parametrize("text", ["", "just words", "a: [1", "- a\n- b", "a: 1\nb: {c: 1, c: 2}"])
 def test_files_that_hold_no_keys_are_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(SettingsError, match=r"bad.yaml"):

@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
+LONGEST_NAME = 255
+"""Bytes of a file's name that file systems take."""
+
 
 def confined(folder: Path, name: str) -> Path | None:
-    """The path of a name below a folder; None for one that would lie elsewhere: absolute, with `..`, or through a link."""
+    """The path of a name below a folder; None for one that would lie elsewhere (absolute, with `..`, or through a link) or nowhere."""
     parts = name.split("/")
     if not all(parts) or {".", ".."} & set(parts) or "\0" in name or "\\" in name:
+        return None
+    if any(len(part.encode("utf-8", "surrogatepass")) > LONGEST_NAME for part in parts):
         return None
     path = folder.joinpath(*parts)
     return None if any(parent.is_symlink() for parent in path.parents[: len(parts) - 1]) else path

@@ -155,7 +155,7 @@ class BatchAsker(OfEndpoint):
                 try:
                     values = json.loads(line)
                     answer = Answer(**note.identities[values["custom_id"]], **answer_fields(values["response"]["body"]))
-                except (ValueError, KeyError, TypeError, IndexError):
+                except (ValueError, KeyError, TypeError, IndexError, RecursionError):
                     faults.append(line[:300])
                     continue
                 ask = by_id.get(values["custom_id"])

@@ -116,7 +116,7 @@ def _is_readable(path: str, content: bytes) -> bool:
         body = json.loads(content)
         if path.endswith("/chat/completions"):
             answer_fields(body)
-    except (ValueError, KeyError, TypeError, IndexError):
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         return False
     return isinstance(body, dict)
 

@@ -119,12 +119,16 @@ def answer_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     usage, model = body.get("usage") or {}, body.get("model")
     counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
     return {
-        # An escaped half of a surrogate pair is valid JSON but no text that could be stored.
-        "raw": (content or "").encode("utf-8", "replace").decode(),
-        "finish_reason": finish,
-        "model": model if isinstance(model, str) else None,
+        "raw": _storable(content or ""),
+        "finish_reason": finish if finish is None else _storable(finish),
+        "model": _storable(model) if isinstance(model, str) else None,
         **{name: count if type(count) is int and 0 <= count < 2**32 else None for name, count in counts.items()},
     }
+
+
+def _storable(text: str) -> str:
+    """The text without escaped halves of surrogate pairs, which are valid JSON but cannot be written to a file."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def check_key(settings: Endpoint, environ: Mapping[str, str]) -> str | None:
@@ -136,6 +140,11 @@ def check_key(settings: Endpoint, environ: Mapping[str, str]) -> str | None:
         raise JudgeError(f"{section}.base_url holds a name, a password or a query: take them out, keys come from the environment only")
     if variable is None:
         return None
+    if not variable.isidentifier():  # not shown: it may be the key itself
+        raise JudgeError(
+            f"{section}.key_variable is no name of an environment variable: write one such as JUDGE_KEY there, and put the key into that"
+            " variable. If the key itself stood there, revoke it"
+        )
     key = environ.get(variable, "").strip()
     if not key:
         raise JudgeError(

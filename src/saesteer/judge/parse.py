@@ -15,6 +15,8 @@ RATINGS = ("0", "1", "2")
 """What a rating's line may say, by its value."""
 LONGEST_NAME = 100
 """Characters of a name, at most."""
+_LONGEST_LINE = 1000
+"""Characters of a line that is read, at most: the pattern's time grows with the square of its length."""
 
 # The line as asked for, with the emphasis that chat models put around things. ASCII only: a dotless i is no i.
 _LINE = r"[\s>*_`#-]*{label}[\s*_`]*:[\s*_`\[]*(?P<value>.*?)[\s*_`\].]*"
@@ -59,7 +61,8 @@ def parse(raw: str, finish_reason: str | None, label: str, choices: Sequence[str
     lines = [line for line in raw.splitlines() if line.strip()]
     if not lines:
         return Unparsed(raw, "the answer is empty")
-    match = re.fullmatch(_LINE.format(label=re.escape(label)), lines[-1], re.IGNORECASE | re.ASCII)
+    line = lines[-1]
+    match = len(line) <= _LONGEST_LINE and re.fullmatch(_LINE.format(label=re.escape(label)), line, re.IGNORECASE | re.ASCII)
     if not match:
         return Unparsed(raw, f"the last line is not `{label}: N`")
     value = match["value"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from saesteer.core.hook_points import HookPointName
 from saesteer.settings.base import Settings, unique
@@ -108,6 +108,17 @@ class SaeSettings(Settings):
         if sources != ["path"] and self.id is None:
             raise ValueError(f"id is missing: which SAE of the {sources[0]} is layer {{layer}}'s?")
         return self
+
+    @field_validator("path", "id")
+    @classmethod
+    def _layer_is_the_only_placeholder(cls, name: str | None) -> str | None:
+        try:
+            (name or "").format(layer=0)
+        except (ValueError, LookupError, AttributeError, TypeError):
+            raise ValueError(
+                "the only placeholder is {layer}, or with leading zeros {layer:02d}; a brace itself is written twice"
+            ) from None
+        return name
 
     @property
     def from_hub(self) -> bool:

@@ -10,12 +10,13 @@ It is read and written through DVC's own Python interface, which is not a public
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
+from dvc.config import Config
 from dvc.dvcfile import load_file
 from dvc.exceptions import DvcException
 from dvc.fs.callbacks import TqdmCallback
@@ -62,6 +63,13 @@ class _Entry(BaseModel):
 
 
 _LISTING = TypeAdapter(list[_Entry])
+_LARGEST_LISTING = 2**26
+"""Bytes of a listing that are read, at most: about half a million files."""
+_IN_GIT = {
+    "core": {"analytics", "autostage", "check_update", "remote"},
+    "remote": {"account_name", "container_name", "endpointurl", "port", "projectname", "region", "url", "user"},
+}
+"""What .dvc/config may say in git. Other settings name programs that DVC runs, or folders that it writes to, on whoever pulls."""
 _REMEDY = "delete it there, and have it pushed again where it was made (`make push`)"
 
 
@@ -70,10 +78,22 @@ def repository(folder: Path) -> Iterator[Repo]:
     """DVC's view of the repository; its errors as ours."""
     check_release("dvc", RELEASE)
     try:
+        _check_config(Config(str(folder / ".dvc"), validate=False).read("repo"))
         with Repo(str(folder)) as repo:
             yield repo
     except DvcException as error:
         raise SharingError(f"DVC: {error}") from error
+
+
+def _check_config(config: Mapping[str, Any]) -> None:
+    """Refuse a .dvc/config with settings that git must not bring."""
+    settings = [(section, name) for section, values in config.items() if section != "remote" for name in values]
+    settings += [("remote", name) for values in config.get("remote", {}).values() for name in values]
+    if foreign := [f"{section}.{name}" for section, name in settings if name not in _IN_GIT.get(section, ())]:
+        raise SharingError(
+            f".dvc/config has {', '.join(sorted(set(foreign)))}, by which git could run programs here or write elsewhere, so nothing was"
+            " done: if the settings are yours, move them to .dvc/config.local (`dvc config --local`)"
+        )
 
 
 def remove_broken_lock(repo: Repo) -> None:
@@ -94,8 +114,11 @@ def read_version(folder: Path, file: Path) -> tuple[Path, str]:
     """What a .dvc file names: the folder or file beside it and nothing else, and the MD5 of that file, or of the folder's listing with
     `.dir` behind it."""
     try:
-        (out,) = _DvcFile.model_validate(yaml.safe_load((folder / file).read_text(encoding="utf-8"))).outs
-    except (ValidationError, yaml.YAMLError) as error:
+        text = (folder / file).read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise SharingError(f"{file} has a YAML alias, which `make push` never writes: nothing was pulled")
+        (out,) = _DvcFile.model_validate(yaml.safe_load(text)).outs
+    except (ValidationError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise SharingError(f"{file} is no file that `make push` writes, so nothing was pulled:\n{error}") from error
     path = confined(folder, str(file.with_suffix("")))
     if out.path != file.stem or path is None:
@@ -114,7 +137,11 @@ def files_of(repo: Repo, path: Path, digest: str) -> dict[Path, str] | None:
     if listing is None:
         return None
     files: dict[Path, str] = {}
-    for entry in _LISTING.validate_json(listing):
+    try:
+        entries = _LISTING.validate_json(listing)
+    except ValidationError as error:
+        raise SharingError(f"what git names as the listing of {path} is none, so nothing was pulled:\n{error}") from error
+    for entry in entries:
         file = confined(path, entry.relpath)
         if file is None or file in files:
             raise SharingError(f"the listing of {path} names {entry.relpath!r}, which is not a file of its own below it")
@@ -129,7 +156,7 @@ def _read_listing(store: Any, path: Path, digest: str) -> bytes | None:
     stored = store.get(digest)
     try:
         with stored.fs.open(stored.path, "rb") as file:
-            data: bytes = file.read()
+            data: bytes = file.read(_LARGEST_LISTING)  # a longer one does not have the digest
     except FileNotFoundError:
         return None
     if hashlib.md5(data).hexdigest() == digest.removesuffix(".dir"):

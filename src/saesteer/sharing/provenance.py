@@ -60,13 +60,14 @@ def read_statements(folder: Path, experiment: str) -> dict[str, list[Statement]]
     advice = "finish the merge if one is under way, else `git checkout` the file"
     statements: dict[str, list[Statement]] = defaultdict(list)
     for path in sorted((folder / FOLDER / experiment).glob("*.jsonl")):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
             where = f"{path}, line {number}"
             try:
                 statement = _STATEMENT.validate_json(line)
             except ValidationError as error:
                 raise SharingError(f"{where}: not a statement ({error.errors()[0]['msg']}): {advice}") from error
-            if set(statement.record) != set(FIELDS) or not str(statement.record["rule"]).isidentifier():
+            is_record = set(statement.record) == set(FIELDS) and isinstance(statement.record["input"], list | None)
+            if not is_record or not str(statement.record["rule"]).isidentifier():
                 raise SharingError(f"{where}: not a statement (its record has other fields, or its rule is no name): {advice}")
             if not statement.output.startswith(tuple(f"{home}/{experiment}/" for home in SHARED)) or not confined(folder, statement.output):
                 raise SharingError(f"{where}: {statement.output!r} is no result of {experiment}, or lies behind a link")

@@ -16,14 +16,23 @@ def faults(output: Path) -> dict[Path, str]:
     """What is missing or damaged of the files that a manifest names; nothing for other outputs. Damaged parts and SAEs are never read."""
     if not is_manifest(output):
         return {}
-    digests: dict[Path, str | None] = {}  # that each file has to have; None: any
+    try:
+        digests = _digests(output)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {output: "is no manifest"}
+    return {path: fault for path, digest in digests.items() if (fault := _fault(output.parent, path, digest))}
+
+
+def _digests(output: Path) -> dict[Path, str | None]:
+    """The digest that each file of a manifest has to have; None: any."""
+    digests: dict[Path, str | None] = {}
     for entry in json.loads(output.read_text(encoding="utf-8"))["layers"].values():
         parts = [output.parent / part["path"] for part in entry.get("parts", [])]
         digests |= {path: path.stem for path in parts}
         if "sha256" in entry:  # a converted SAE; those from the hub stay where they were fetched
             sae = output.parent / entry["file"]
             digests |= {sae: entry["sha256"], sae.with_suffix(".json"): None}
-    return {path: fault for path, digest in digests.items() if (fault := _fault(output.parent, path, digest))}
+    return digests
 
 
 def _fault(folder: Path, path: Path, digest: str | None) -> str | None:

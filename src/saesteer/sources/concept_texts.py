@@ -15,6 +15,7 @@ import polars as pl
 
 from saesteer.core.counter_rng import text_keys
 from saesteer.core.files import text_id
+from saesteer.core.names import check_known
 from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPT_TEXTS, Table, validate
 from saesteer.settings import LabelledTexts, SettingsError
 from saesteer.sources.encoding import refuse_missing, table_of
@@ -66,6 +67,8 @@ def texts_of_file(
     """COMPARED_CONCEPTS and CONCEPT_TEXTS rows of a file of labelled texts: each concept's own texts, and the other named concepts' as
     negative ones; which of them, where there are more, depends on the seed. Texts that go on from one of the `prompts` are left out."""
     texts = _read_own(source.texts).filter(~pl.col("input").is_in(list(prompts)))
+    for name in source.names:
+        check_known("concept", name, sorted(set(texts["concept"])))
     named = texts.filter(pl.col("concept").is_in(source.names))
     rows = []
     for name in source.names:

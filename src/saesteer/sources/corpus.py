@@ -57,6 +57,8 @@ def check_texts(path: Path) -> int:
     texts = pl.read_parquet(path, columns=[column])[column]
     if column == "text" and texts.dtype != pl.String:
         raise SettingsError(f"{path}: the column text holds {texts.dtype}, not texts")
+    if column == "token_ids":
+        _check_token_ids(path, texts)
     lengths = texts.list.len() if column == "token_ids" else texts.str.strip_chars().str.len_bytes()
     if len(empty := (lengths.fill_null(0) == 0).arg_true()):
         raise SettingsError(f"{path}, row {empty[0]} (counted from 0): {column} is empty: fill it in, or leave the row out")
@@ -64,6 +66,15 @@ def check_texts(path: Path) -> int:
     if n_distinct < 2:
         raise SettingsError(f"{path} holds {n_distinct} text: max-activating examples and co-occurrences are found among many")
     return n_distinct
+
+
+def _check_token_ids(path: Path, token_ids: pl.Series) -> None:
+    """Refuse numbers that are no token ids, and text_ids that do not name one text each."""
+    if len(bad := token_ids.list.eval((pl.element() < 0) | pl.element().is_null()).list.any().fill_null(False).arg_true()):
+        raise SettingsError(f"{path}, row {bad[0]} (counted from 0): token_ids has an empty or a negative number")
+    ids = pl.read_parquet(path, columns=["text_id"])["text_id"]
+    if len(bad := (ids.is_null() | ids.is_duplicated()).arg_true()):
+        raise SettingsError(f"{path}, row {bad[0]} (counted from 0): text_id is missing, or another row has it too")
 
 
 def topic_names(path: Path) -> list[str]:
@@ -81,9 +92,12 @@ def topic_names(path: Path) -> list[str]:
 def text_columns(path: Path) -> set[str]:
     """The columns of a Parquet file of texts; refused when it is none, or has neither texts nor tokens."""
     try:
-        columns = set(pl.read_parquet_schema(path))
+        schema = pl.read_parquet_schema(path)
     except pl.exceptions.PolarsError as error:
         raise SettingsError(f"{path} is not readable as Parquet ({error}): texts come as a Parquet file with a column text") from error
-    if "text" not in columns and not {"text_id", "token_ids"} <= columns:
-        raise SettingsError(f"{path} has neither a column text nor the columns text_id and token_ids; it has {', '.join(sorted(columns))}")
-    return columns
+    if "text" not in schema and not {"text_id", "token_ids"} <= set(schema):
+        raise SettingsError(f"{path} has neither a column text nor the columns text_id and token_ids; it has {', '.join(sorted(schema))}")
+    ids = schema.get("token_ids", pl.List(pl.UInt32))
+    if not (isinstance(ids, pl.List) and ids.inner.is_integer()):
+        raise SettingsError(f"{path}: the column token_ids holds {ids}, not lists of integers")
+    return set(schema)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from saesteer.core.files import safetensors_fault
 from saesteer.core.tokens import load_tokens
 from saesteer.settings import (
@@ -15,6 +17,7 @@ from saesteer.settings import (
     GivenConcept,
     LabelledTexts,
     LocalExamples,
+    OracleJudge,
     Scores,
     SettingsError,
     Sweep,
@@ -31,6 +34,8 @@ from saesteer.sources.sae_sources import files_of, local_source
 from saesteer.steps.step import steps_of
 from saesteer.workflow.families import DEPTH, HEADS, MLP_OUT_DIFFERS, POSITIONS, WIDTH, refusal, size, text_config
 from saesteer.workflow.outputs import pins
+from saesteer.world import oracle_judge
+from saesteer.world.books import judge as text_judge
 
 
 def check_files(name: str, experiment: Experiment) -> None:
@@ -72,8 +77,17 @@ def check_contents(experiment: Experiment) -> None:
         check_texts(path)
     if isinstance(experiment.concepts, TopicConcepts | GivenConcept) and (topics := experiment.concepts.topics) and topics.is_file():
         topic_names(topics)
+    if not isinstance(experiment, Scores) and isinstance(experiment.judge, OracleJudge):
+        _check_oracle(experiment.judge.oracle)
     if isinstance(experiment, Comparison):
         _check_contents_of_comparison(experiment)
+
+
+def _check_oracle(folder: Path) -> None:
+    """Refuse a folder that is no judge of a shipped world."""
+    names = (oracle_judge.SETTINGS, text_judge.SETTINGS)
+    if folder.is_dir() and not any((folder / name).is_file() for name in names):
+        raise SettingsError(f"judge.oracle: {folder} has neither {names[0]} nor {names[1]}: name the folder of a shipped world's judge")
 
 
 def _check_contents_of_comparison(experiment: Comparison) -> None:
@@ -81,12 +95,24 @@ def _check_contents_of_comparison(experiment: Comparison) -> None:
     if compared.ordinary_texts and compared.ordinary_texts.is_file():
         check_texts(compared.ordinary_texts)
     listed = compared.concepts
+    if compared.vectors and compared.vectors.is_file():
+        _check_vectors(compared.vectors, experiment.saes.d_model)
     if isinstance(listed, LabelledTexts) and listed.texts.is_file():
         texts_of_file(listed, prompts_of(compared), compared.n_positive, compared.n_negative, compared.seed)
     if isinstance(listed, TopicTexts) and listed.openers.is_file():
         training_openers(compared)
     if any("effects" in method(name).needs for name in compared.methods) and compared.effects.prompts.is_file():
         effect_prompts(compared)
+
+
+def _check_vectors(path: Path, width: int) -> None:
+    """Refuse a file of which no concept could take a vector, by its header."""
+    if fault := safetensors_fault(path):
+        raise SettingsError(f"methods.vectors: {path} cannot be read as safetensors: {fault}")
+    with safe_open(path, framework="numpy") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in sorted(file.keys())}
+    if wrong := next((name for name, shape in shapes.items() if shape != [width]), None):
+        raise SettingsError(f"methods.vectors: {path}, tensor {wrong!r} has the shape {shapes[wrong]}, but saes.d_model is {width}")
 
 
 def _check_features(name: str, experiment: Experiment) -> None:
