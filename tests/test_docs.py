@@ -192,7 +192,7 @@ def test_every_table_column_and_method_is_described() -> None:
         assert tuple(row[0] for row in shown if row[1]) == table.keys
         assert [bool(row[4].strip()) for row in shown] == [column.null_when is not None for column in table.columns.values()]
     assert re.findall(r"\| `(\w+)` \|", program_of_docs("conf").registry_markdown()) == [row.name for row in METHODS]
-    assert f"[{len(METHODS) - 1} steering methods" in README  # without from_file
+    assert f"[{len(METHODS) - 1} methods and controls" in README  # without from_file
     listed = re.findall(r"auto(?:function|class):: (\w+)$", (ROOT / "docs/reference/api.md").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(saesteer.__all__)
 

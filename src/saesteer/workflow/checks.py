@@ -34,8 +34,6 @@ from saesteer.sources.sae_sources import files_of, local_source
 from saesteer.steps.step import steps_of
 from saesteer.workflow.families import DEPTH, HEADS, MLP_OUT_DIFFERS, POSITIONS, WIDTH, refusal, size, text_config
 from saesteer.workflow.outputs import pins
-from saesteer.world import oracle_judge
-from saesteer.world.books import judge as text_judge
 
 
 def check_files(name: str, experiment: Experiment) -> None:
@@ -85,6 +83,9 @@ def check_contents(experiment: Experiment) -> None:
 
 def _check_oracle(folder: Path) -> None:
     """Refuse a folder that is no judge of a shipped world."""
+    from saesteer.world import oracle_judge  # SciPy, which planning does without
+    from saesteer.world.books import judge as text_judge
+
     names = (oracle_judge.SETTINGS, text_judge.SETTINGS)
     if folder.is_dir() and not any((folder / name).is_file() for name in names):
         raise SettingsError(f"judge.oracle: {folder} has neither {names[0]} nor {names[1]}: name the folder of a shipped world's judge")
