@@ -13,7 +13,7 @@ from oracles.plain_hooks import at_hook_point
 from saesteer.core.counter_rng import streams
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
-from saesteer.engine.generations import feature_texts, fit_texts
+from saesteer.engine.generations import feature_texts, fit_texts, placed
 from saesteer.engine.interventions import (
     ActivationEdit,
     Addition,
@@ -245,6 +245,9 @@ def test_at_the_last_position_a_method_adds_the_decoder_row_that_p1s_sweep_adds(
     on = ["factor", "prefix_id"]
     assert made.sort(on)["token_ids"].to_list() == swept.sort(on)["token_ids"].to_list()
     assert swept["token_ids"].n_unique() > 3
+    away = placed(Addition(-unit_row, 4.0, features=(7,)), sae, "last_position")
+    assert isinstance(away, Addition)
+    assert torch.equal(away.vector, -sae.W_dec[7]), "a method that steers away with a feature still does"
 
 
 def test_a_prompt_that_is_too_long_is_refused() -> None:

@@ -88,6 +88,9 @@ def test_broken_texts_are_not_chosen_and_ties_go_to_ablation_then_to_the_factor_
     assert choice is not None
     assert where_of(choice) == "3/7 clamped at factor -2"
     assert edit_of(choice.factor) == ("clamp", -2.0)
+    tied = pl.concat([ratings(FEATURE, "7", factor, [0.0] * 8) for factor in (f"{CLAMPED}-2", "-2")])
+    again = [recommend_less("sea", tied.sample(fraction=1, shuffle=True, seed=seed), BEFORE, SETTINGS).feature for seed in range(8)]
+    assert {choice and choice.factor for choice in again} == {"-2"}, "the same ratings in another order"
 
 
 def test_controls_are_of_the_layer_of_like_max_activation_and_match_nothing():
@@ -105,6 +108,8 @@ def test_controls_are_of_the_layer_of_like_max_activation_and_match_nothing():
     features = pl.DataFrame(columns, schema_overrides={"explanation": pl.String})
     picked = features.filter(concept="sea").select("layer", "feature", "max_activation")
     assert controls(features, picked, "sea").rows() == [(3, 3), (3, 5)]
+    by_direction = features.filter(concept="tea").select("layer", "feature", "max_activation")  # nothing says that it is about the sea
+    assert controls(features, by_direction, "sea").rows() == [(3, 3)]
 
 
 def test_prompts_are_beginnings_of_texts_that_begin_with_the_topic():

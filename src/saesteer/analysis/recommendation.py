@@ -313,7 +313,7 @@ def is_worth_following(choice: Choice) -> bool:
 
 def _best(rows: pl.DataFrame) -> pl.DataFrame:
     """kind, layer, name, factor of the highest mean score, chosen as every recommended factor is."""
-    means = rows.group_by(*_OPTION, "factor").agg(pl.col("judge_score").mean()).sort(_OPTION)
+    means = rows.group_by(*_OPTION, "factor").agg(pl.col("judge_score").mean()).sort(*_OPTION, "factor")
     return highest(means, ["kind"]).select(*_OPTION, "factor")
 
 

@@ -50,10 +50,10 @@ def scored_by_absence(rated: pl.DataFrame) -> pl.DataFrame:
 
 
 def controls(features: pl.DataFrame, picked: pl.DataFrame, concept: str) -> pl.DataFrame:
-    """layer, feature: for each candidate, the feature of its layer that has the nearest max activation among those that do not match the
-    concept (`candidates`). Each is taken once, and there are fewer where a layer has no more. features: as of `candidates`."""
-    matched = candidates(features, concept, features.height)
-    others = features.join(matched, on=["layer", "feature"], how="anti").drop_nulls("max_activation")
+    """layer, feature: for each candidate, the feature of its layer that has the nearest max activation among those that are none and do
+    not match the concept (`candidates`). Each is taken once; a layer may have too few. features: as of `candidates`."""
+    related = pl.concat([frame.select("layer", "feature") for frame in (candidates(features, concept, features.height), picked)])
+    others = features.join(related, on=["layer", "feature"], how="anti").drop_nulls("max_activation")
     taken: list[tuple[int, int]] = []
     for layer, max_activation in picked.select("layer", "max_activation").iter_rows():
         untaken = others.filter(~pl.col("feature").is_in([feature for of, feature in taken if of == layer]), layer=layer)

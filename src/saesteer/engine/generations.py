@@ -187,13 +187,14 @@ def features_addition(sae: Sae, factors: Mapping[int, float]) -> Addition:
 
 
 def placed(intervention: Intervention, sae: Sae, sae_features: str) -> Intervention:
-    """An SAE feature's decoder direction, whatever its norm, at the last position, in multiples of a_max, where that is P1's protocol (of
-    several features their vector, at unit norm); else as it was fitted."""
+    """An SAE feature's decoder direction, whatever its norm, with the sign that was fitted, at the last position, in multiples of a_max,
+    where that is P1's protocol (of several features their vector, at unit norm); else as it was fitted."""
     if sae_features == "last_position" and isinstance(intervention, Addition) and intervention.features:
         features, vector = intervention.features, intervention.vector
-        return replace(
-            intervention, vector=sae.W_dec[features[0]].to(vector) if len(features) == 1 else vector, scale=None, positions="last"
-        )
+        if len(features) == 1:
+            row = sae.W_dec[features[0]].to(vector)
+            vector = row if float(row @ vector) >= 0 else -row
+        return replace(intervention, vector=vector, scale=None, positions="last")
     return intervention
 
 

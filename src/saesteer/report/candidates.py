@@ -45,20 +45,20 @@ def _described(run: Run, concept: str, configfile: Path) -> pl.DataFrame:
 
 def picked_features(run: Run, concept: str, n_per_layer: int, configfile: Path) -> pl.DataFrame:
     """The candidates' FEATURES columns, `match` and `fires_on`; refused where nothing points to the concept."""
-    return _picked(run, _described(run, concept, configfile), concept, n_per_layer)
+    return _picked(run, _described(run, concept, configfile), concept, n_per_layer)[0]
 
 
 def picked_and_control(run: Run, concept: str, n_per_layer: int, configfile: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     """`picked_features`, and layer, feature of the control beside them (`controls`)."""
-    described = _described(run, concept, configfile)
-    picked = _picked(run, described, concept, n_per_layer)
+    picked, described = _picked(run, _described(run, concept, configfile), concept, n_per_layer)
     return picked, controls(described, picked, concept)
 
 
-def _picked(run: Run, described: pl.DataFrame, concept: str, n_per_layer: int) -> pl.DataFrame:
+def _picked(run: Run, described: pl.DataFrame, concept: str, n_per_layer: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The candidates, and all features as described, with the cosines that chose where nothing is said of the concept."""
     picked = candidates(described, concept, n_per_layer)
     if picked["match"].is_in(MATCHES[:N_SAID]).any():
-        return picked.join(described, on=["layer", "feature"], how="left", maintain_order="left")
+        return picked.join(described, on=["layer", "feature"], how="left", maintain_order="left"), described
     if (cosines := concept_cosines(run, concept)) is not None:
         described = described.join(cosines, on=["layer", "feature"], how="left", maintain_order="left")
         picked = candidates(described, concept, n_per_layer)
@@ -68,7 +68,7 @@ def _picked(run: Run, described: pl.DataFrame, concept: str, n_per_layer: int) -
             f"none of the {described.height} features of {run.name} is labelled with, explained by, fires on or promotes"
             f" {concept!r}.{did_you_mean(concept, labels)} Labels are {', '.join(labels[:40]) or 'none'}"
         )
-    return picked.join(described, on=["layer", "feature"], how="left", maintain_order="left")
+    return picked.join(described, on=["layer", "feature"], how="left", maintain_order="left"), described
 
 
 def concept_cosines(run: Run, concept: str) -> pl.DataFrame | None:

@@ -371,7 +371,7 @@ def _candidate_cells(picked: pl.DataFrame, rated: pl.DataFrame) -> list[list[str
     """A row a candidate, the best first; its best mean is over the prompts that chose its factor, and so too high."""
     cells = []
     means = rated.filter(pl.col("factor") != UNSTEERED, kind=FEATURE).group_by("layer", "name", "factor").agg(pl.col("judge_score").mean())
-    bests = highest(means, ["layer", "name"])
+    bests = highest(means.sort("layer", "name", "factor"), ["layer", "name"])
     for row in picked.iter_rows(named=True):
         best = bests.filter(layer=row["layer"], name=str(row["feature"])).rows(named=True)
         explanation = row["labelled"] if row["explanation"] == row["label"] else row["explanation"]
