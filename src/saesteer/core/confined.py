@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-LONGEST_NAME = 255
+_LONGEST_NAME = 255
 """Bytes of a file's name that file systems take."""
 
 
@@ -11,7 +11,7 @@ def confined(folder: Path, name: str) -> Path | None:
     parts = name.split("/")
     if not all(parts) or {".", ".."} & set(parts) or "\0" in name or "\\" in name:
         return None
-    if any(len(part.encode("utf-8", "surrogatepass")) > LONGEST_NAME for part in parts):
+    if any(len(part.encode("utf-8", "surrogatepass")) > _LONGEST_NAME for part in parts):
         return None
     path = folder.joinpath(*parts)
     return None if any(parent.is_symlink() for parent in path.parents[: len(parts) - 1]) else path

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from saesteer.core.files import value_digest, write_json
 from saesteer.judge.answers import Answer, AnswerBook, Ask, JudgeError
 from saesteer.judge.budget import Budget
-from saesteer.judge.endpoint import MAX_RETRIES, EndpointAsker, OfEndpoint, answer_fields, check_key, completion_request
+from saesteer.judge.endpoint import MAX_RETRIES, NO_ANSWER, EndpointAsker, OfEndpoint, answer_fields, check_key, completion_request
 from saesteer.judge.spend import Spend, actual, most, prompt_characters
 from saesteer.settings import Endpoint
 
@@ -155,7 +155,7 @@ class BatchAsker(OfEndpoint):
                 try:
                     values = json.loads(line)
                     answer = Answer(**note.identities[values["custom_id"]], **answer_fields(values["response"]["body"]))
-                except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+                except NO_ANSWER:
                     faults.append(line[:300])
                     continue
                 ask = by_id.get(values["custom_id"])

@@ -16,7 +16,7 @@ import openai
 
 from saesteer.judge.answers import JudgeError
 from saesteer.judge.budget import Budget
-from saesteer.judge.endpoint import answer_fields
+from saesteer.judge.endpoint import NO_ANSWER, answer_fields
 from saesteer.judge.spend import most
 from saesteer.settings import Endpoint
 from saesteer.sources.http import LARGEST_ANSWER, FetchError, body_of
@@ -116,7 +116,7 @@ def _is_readable(path: str, content: bytes) -> bool:
         body = json.loads(content)
         if path.endswith("/chat/completions"):
             answer_fields(body)
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+    except NO_ANSWER:
         return False
     return isinstance(body, dict)
 

@@ -107,8 +107,12 @@ def completion_request(settings: Endpoint, ask: Ask) -> dict[str, Any]:
     return {"model": settings.model, "messages": ask.messages, "max_tokens": settings.max_tokens, "temperature": 0}
 
 
+NO_ANSWER = (ValueError, KeyError, TypeError, IndexError, RecursionError)
+"""What JSON and `answer_fields` raise where an endpoint sent no answer, or JSON that is nested too deep."""
+
+
 def answer_fields(body: Mapping[str, Any]) -> dict[str, Any]:
-    """What a chat completion's body says of an Answer; ValueError, KeyError, TypeError or IndexError when it is none."""
+    """What a chat completion's body says of an Answer; an error of NO_ANSWER when it is none."""
     choice = body["choices"][0]
     message = choice["message"]
     content, refusal, finish = message.get("content"), message.get("refusal"), choice.get("finish_reason")

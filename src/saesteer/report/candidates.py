@@ -57,9 +57,8 @@ def picked_and_control(run: Run, concept: str, n_per_layer: int, configfile: Pat
 def _picked(run: Run, described: pl.DataFrame, concept: str, n_per_layer: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The candidates, and all features as described, with the cosines that chose where nothing is said of the concept."""
     picked = candidates(described, concept, n_per_layer)
-    if picked["match"].is_in(MATCHES[:N_SAID]).any():
-        return picked.join(described, on=["layer", "feature"], how="left", maintain_order="left"), described
-    if (cosines := concept_cosines(run, concept)) is not None:
+    is_said = picked["match"].is_in(MATCHES[:N_SAID]).any()
+    if not is_said and (cosines := concept_cosines(run, concept)) is not None:
         described = described.join(cosines, on=["layer", "feature"], how="left", maintain_order="left")
         picked = candidates(described, concept, n_per_layer)
     if picked.is_empty():

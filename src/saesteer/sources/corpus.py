@@ -53,13 +53,15 @@ def tokenised(texts: Sequence[str], tokens: TextTokens, bos: str, max_tokens: in
 def check_texts(path: Path) -> int:
     """Refuse a Parquet file of texts with a row that holds none, or in which all are equal; gives the number of distinct texts. Reads it
     whole."""
-    column = "token_ids" if {"text_id", "token_ids"} <= text_columns(path) else "text"
-    texts = pl.read_parquet(path, columns=[column])[column]
-    if column == "text" and texts.dtype != pl.String:
-        raise SettingsError(f"{path}: the column text holds {texts.dtype}, not texts")
-    if column == "token_ids":
-        _check_token_ids(path, texts)
-    lengths = texts.list.len() if column == "token_ids" else texts.str.strip_chars().str.len_bytes()
+    if {"text_id", "token_ids"} <= text_columns(path):
+        rows, column = pl.read_parquet(path, columns=["text_id", "token_ids"]), "token_ids"
+        _check_token_ids(path, rows)
+        texts, lengths = rows[column], rows[column].list.len()
+    else:
+        texts, column = pl.read_parquet(path, columns=["text"])["text"], "text"
+        if texts.dtype != pl.String:
+            raise SettingsError(f"{path}: the column text holds {texts.dtype}, not texts")
+        lengths = texts.str.strip_chars().str.len_bytes()
     if len(empty := (lengths.fill_null(0) == 0).arg_true()):
         raise SettingsError(f"{path}, row {empty[0]} (counted from 0): {column} is empty: fill it in, or leave the row out")
     n_distinct = texts.n_unique()
@@ -68,11 +70,11 @@ def check_texts(path: Path) -> int:
     return n_distinct
 
 
-def _check_token_ids(path: Path, token_ids: pl.Series) -> None:
-    """Refuse numbers that are no token ids, and text_ids that do not name one text each."""
-    if len(bad := token_ids.list.eval((pl.element() < 0) | pl.element().is_null()).list.any().fill_null(False).arg_true()):
+def _check_token_ids(path: Path, rows: pl.DataFrame) -> None:
+    """Refuse numbers that are no token ids, and text_ids that do not name one text each. rows: text_id, token_ids."""
+    if len(bad := rows["token_ids"].list.eval((pl.element() < 0) | pl.element().is_null()).list.any().fill_null(False).arg_true()):
         raise SettingsError(f"{path}, row {bad[0]} (counted from 0): token_ids has an empty or a negative number")
-    ids = pl.read_parquet(path, columns=["text_id"])["text_id"]
+    ids = rows["text_id"]
     if len(bad := (ids.is_null() | ids.is_duplicated()).arg_true()):
         raise SettingsError(f"{path}, row {bad[0]} (counted from 0): text_id is missing, or another row has it too")
 
