@@ -19,6 +19,7 @@ from saesteer.engine.interventions import (
     DecayingAddition,
     ProjectionFloor,
     ScaledComponent,
+    features_of,
     packed,
 )
 from saesteer.methods.fit import sae_features, sae_ssv
@@ -95,6 +96,11 @@ def test_a_fit_depends_on_its_problem_alone_and_leaves_the_model_as_it_was(name:
         assert packed(fit(name, replace(again, concept="law"))) != first
 
 
+@pytest.mark.parametrize("name", [row.name for row in METHODS if row.text_use == "none" and row.chosen_by == "label"])
+def test_a_method_that_steers_with_the_labelled_feature_says_so(name: str) -> None:
+    assert features_of(fitted(name)) == [given(name, epochs=BRIEF).label]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_vector_has_unit_norm_and_the_papers_scale(name: str) -> None:
     """A vector's is its largest activation on the concept's texts, that of an SAE feature its max activation or, with CorrSteer, its mean
@@ -103,7 +109,7 @@ def test_a_vector_has_unit_norm_and_the_papers_scale(name: str) -> None:
     if isinstance(intervention, ConditionalAddition):
         intervention = Addition(intervention.vector, intervention.scale)
     if isinstance(intervention, DecayingAddition | ProjectionFloor):
-        intervention = Addition(intervention.vector, intervention.scale, features=(to.label,))
+        intervention = Addition(intervention.vector, intervention.scale, features=intervention.features)
     if isinstance(intervention, ScaledComponent):  # which has no scale of its own
         assert int((to.sae.W_dec @ intervention.vector).argmax()) == to.label
         assert intervention.vector.norm().item() == pytest.approx(1, abs=1e-5)

@@ -82,6 +82,7 @@ LONG = [f"▁w{i}" for i in range(40)]
         (["<bos>", "▁A", "▁sh", "ip"], 3, "A sh[ip]"),
         (["<0x0A>", "▁A"], 1, "<0x0A> [A]"),
         (LONG, 20, f"… {' '.join(f'w{i}' for i in range(8, 20))} [w20] {' '.join(f'w{i}' for i in range(21, 33))} …"),
+        (LONG[7:], 13, f"… {' '.join(f'w{i}' for i in range(8, 20))} [w20] {' '.join(f'w{i}' for i in range(21, 33))} …"),
         (LONG, 0, f"[w0] {' '.join(f'w{i}' for i in range(1, 13))} …"),
     ],
 )

@@ -80,6 +80,9 @@ def test_equal_excerpts_are_one_and_an_excerpt_is_a_piece_of_one_line() -> None:
     same = [{**example(0), "text_id": f"t{number}"} for number in range(9)]
     one = evidence_of({"layer": 0, "feature": 7, "examples": same}, [], None, 5, 4, 0, text)
     assert (len(one.shown), one.active, one.inactive) == (1, (), ())
+    repeated = [{**example(number), "text_id": f"t{place}"} for place, number in enumerate((0, 1, 2, 0))]
+    largest_first = evidence_of({"layer": 0, "feature": 7, "examples": repeated}, [], None, 5, 0, 0, text).shown
+    assert largest_first == evidence_of({"layer": 0, "feature": 7, "examples": repeated[:3]}, [], None, 5, 0, 0, text).shown
     long = {"text_id": "t", "token_index": 100, "context": [*WORDS[:100], "\n «it\n", *WORDS[100:]]}
     (shown,) = evidence_of({"layer": 0, "feature": 7, "examples": [long]}, [], None, 5, 4, 0, lambda token: f" {token}").shown
     assert shown.split() == [*WORDS[100 - BEFORE : 100], '«"it»', *WORDS[100 : 100 + AFTER]]

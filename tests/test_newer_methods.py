@@ -126,9 +126,10 @@ def test_corrsteer_adds_the_mean_largest_code_of_successes() -> None:
 
 
 def test_weights_do_not_let_weight_times_logit_rise() -> None:
-    # Weight * logit is 2, 6, 2: the first is raised to 6. A logit of 0 leaves the weight as it is.
+    # Weight * logit is 2, 6, 2: the first is raised to 6. A logit that is not positive leaves it as it is.
     assert sae_logits.falling_weights(torch.tensor([2.0, 3, 4]), torch.tensor([1.0, 2, 0.5])).tolist() == [6, 3, 4]
     assert sae_logits.falling_weights(torch.tensor([2.0, 3]), torch.tensor([0.0, 2])).tolist() == [2, 3]
+    assert sae_logits.falling_weights(torch.tensor([2.0, 3]), torch.tensor([-1.0, 2])).tolist() == [2, 3]
 
 
 def test_features_are_set_apart_by_strength_and_by_frequency(monkeypatch: pytest.MonkeyPatch) -> None:

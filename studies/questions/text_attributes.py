@@ -19,7 +19,7 @@ ATTRIBUTES: Mapping[str, frozenset[str]] = {
         "third person": "he him his himself she her hers herself",
         "past": "was were had did",
         "present": "is are am has does",
-        "negation": "no not never none nor nobody nothing neither without cannot",
+        "negation": "no not never none nor nobody nothing neither without cannot n't",
         "subordinate clause": "because when before if although though unless until while since",
         "formal words": "thus hence therefore moreover nevertheless consequently accordingly furthermore whereas thereby hitherto",
         "contractions": "n't 'll 've 're",

@@ -34,11 +34,11 @@ LAYER = 3
 @pytest.mark.parametrize(
     ("text", "attributes"),
     [
-        ("Don't you see?", {"question", "second person", "contractions"}),
+        ("Don't you see?", {"question", "second person", "contractions", "negation"}),
         (" It was not hers.", {"past", "negation", "third person"}),
         ("“Is it ours,” said the sailor.", {"direct speech", "present", "first person"}),
         ("Therefore, when history shifts, themes are kept", {"formal words", "subordinate clause", "present"}),
-        ("they’re so late, I can't", {"contractions", "first person"}),
+        ("they’re so late, I can't", {"contractions", "first person", "negation"}),
         ("the sailor hoisted this sail.", set()),
         ("", set()),
     ],

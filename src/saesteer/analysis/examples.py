@@ -80,11 +80,12 @@ def _marked(examples: list[dict[str, Any]]) -> str | None:
     top = min(examples, key=lambda example: example["rank"])
     at, context = top["token_index"], top["context"]
     # A text's first token is left out where it is a marker such as <bos>.
-    first = max(at - _AROUND, 1 if _MARKER.fullmatch(context[0]) and at > 0 else 0)
+    begins = 1 if _MARKER.fullmatch(context[0]) and at > 0 else 0
+    first = max(at - _AROUND, begins)
     before, marked, after = (
         "".join(part).replace("▁", " ") for part in (context[first:at], [context[at]], context[at + 1 : at + 1 + _AROUND])
     )
     space = " " if marked.startswith(" ") else ""
-    ends = ("… " if first > 1 else "", " …" if at + 1 + _AROUND < len(context) else "")
+    ends = ("… " if first > begins else "", " …" if at + 1 + _AROUND < len(context) else "")
     inner = f"{before}{space}[{marked.strip(' ')}]{after}"
     return f"{ends[0]}{inner.strip(' ')}{ends[1]}"

@@ -16,7 +16,7 @@ from jaxtyping import UInt64
 from saesteer.core.counter_rng import text_keys, uniforms
 from saesteer.core.uncertainty import Interval, difference_interval
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 BEFORE, AFTER = 32, 16
 """Tokens of a text that are shown around its maximum, or around a place drawn at random."""
@@ -64,8 +64,10 @@ def evidence_of(
     is none. Draws depend on seed, layer, feature and the texts' ids. `text` gives what a token string says.
     """
     layer, feature = row["layer"], row["feature"]
-    largest = {_excerpt(one["context"], one["token_index"], text): one for one in reversed(row["examples"])}
-    examples = list(reversed(largest.values()))
+    largest: dict[str, Mapping[str, Any]] = {}
+    for one in row["examples"]:
+        largest.setdefault(_excerpt(one["context"], one["token_index"], text), one)
+    examples = list(largest.values())
     drawn = np.argsort(uniforms(seed, layer, feature, text_keys(one["text_id"] for one in examples), step=_HOLD_OUT), kind="stable")
     held_out = set(drawn[: min(n_held_out, len(examples) // 2)].tolist())
     shown = [example for place, example in enumerate(examples) if place not in held_out][:n_shown]

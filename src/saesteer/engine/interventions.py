@@ -52,6 +52,7 @@ class DecayingAddition:
     vector: Float[Tensor, " d_model"]  # unit norm
     scale: float  # activation that factor 1 adds at t = 0
     decay: float  # in [0, 1]
+    features: tuple[int, ...] = ()  # as of Addition
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class ScaledComponent:
     factor."""
 
     vector: Float[Tensor, " d_model"]  # unit norm
+    features: tuple[int, ...] = ()  # as of Addition
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class ProjectionFloor:
 
     vector: Float[Tensor, " d_model"]  # unit norm
     scale: float  # floor at factor 1
+    features: tuple[int, ...] = ()  # as of Addition
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,12 @@ KINDS: dict[str, type[Intervention]] = {
 def kind_of(intervention: Intervention) -> str:
     """The name of an intervention's kind in tables."""
     return next(name for name, kind in KINDS.items() if isinstance(intervention, kind))
+
+
+def features_of(intervention: Intervention) -> list[int]:
+    """The SAE's features that an intervention is made of; none where it is made of something else."""
+    features = getattr(intervention, "features", ())
+    return features.tolist() if isinstance(features, Tensor) else list(features)
 
 
 def tensors_of(intervention: Intervention) -> dict[str, Tensor]:

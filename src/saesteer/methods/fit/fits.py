@@ -12,7 +12,7 @@ from torch import Tensor
 from saesteer.core.tables import FITS
 from saesteer.engine.conditional import switched
 from saesteer.engine.hook_points import reading
-from saesteer.engine.interventions import ActivationEdit, Addition, Intervention, PromptText, kind_of, packed
+from saesteer.engine.interventions import Intervention, PromptText, features_of, kind_of, packed
 from saesteer.engine.models import MIN_ROWS
 from saesteer.engine.steering import steering_of
 from saesteer.methods.fit.problem import Abstains, Problem
@@ -62,11 +62,13 @@ def _fit(problem: Problem, row: Method, neutral: Sequence[Sequence[int]]) -> dic
     intervention = intervention_of(fit)
     tensors, values = packed(intervention)
     change, norm = residual_change(problem, intervention, neutral)
-    if isinstance(intervention, ActivationEdit):
-        columns["features"] = intervention.features.tolist()
-    elif isinstance(intervention, Addition):
-        columns["features"] = list(intervention.features)
-    columns |= {"kind": kind_of(intervention), "tensors": tensors, "values": values, "fit_seconds": seconds}
+    columns |= {
+        "features": features_of(intervention),
+        "kind": kind_of(intervention),
+        "tensors": tensors,
+        "values": values,
+        "fit_seconds": seconds,
+    }
     columns |= {name: getattr(fit, name, None) for name in ("learning_rate", "n_epochs", "loss_before", "loss_after")}  # of `Trained`
     return columns | {"residual_change": change, "residual_norm": norm}
 

@@ -55,17 +55,20 @@ def clamped_where_active(problem: Problem) -> ConditionalClamp:
 
 def component_scaled(problem: Problem) -> ScaledComponent:
     """The residual's component along the labelled feature's decoder direction, scaled (Neuronpedia's orthogonal decomposition)."""
-    return ScaledComponent(direction(problem, labelled(problem)))
+    feature = labelled(problem)
+    return ScaledComponent(direction(problem, feature), (feature,))
 
 
 def component_raised(problem: Problem) -> ProjectionFloor:
     """The same component, raised to factor * max_act where it is below (Neuronpedia's projection cap, of the opposite direction)."""
-    return ProjectionFloor(*written(problem, labelled(problem)))
+    feature = labelled(problem)
+    return ProjectionFloor(*written(problem, feature), (feature,))
 
 
 def decaying(problem: Problem) -> DecayingAddition:
     """The labelled feature, added from the prompt's last token on, by a share DECAY less at each further token (arXiv 2510.01246)."""
-    return DecayingAddition(*written(problem, labelled(problem)), DECAY)
+    feature = labelled(problem)
+    return DecayingAddition(*written(problem, feature), DECAY, (feature,))
 
 
 def by_label_and_output_score(problem: Problem) -> Addition:

@@ -30,7 +30,7 @@ MIN_ACTIVE = 3
 MOST = 50
 N_LOGIT_LENS_TOKENS = 5
 LEAST_LOGIT = 1e-4
-"""A feature whose largest logit is nearer to 0 keeps its mean activation as its weight."""
+"""A feature whose largest logit is no larger keeps its mean activation as its weight: by a negative one the weight would be negative."""
 
 
 def fit(problem: Problem) -> Addition:
@@ -82,4 +82,4 @@ def naming(problem: Problem, rows: pl.DataFrame) -> pl.DataFrame:
 def falling_weights(activations: Float[Tensor, " feature"], logits: Float[Tensor, " feature"]) -> Float[Tensor, " feature"]:
     """Activations, each raised as far as weight * logit needs to be no less than that of any feature after it."""
     raised = (activations * logits).flip(0).cummax(dim=0).values.flip(0)
-    return torch.where(logits.abs() > LEAST_LOGIT, raised / logits, activations)
+    return torch.where(logits > LEAST_LOGIT, raised / logits, activations)
