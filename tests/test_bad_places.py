@@ -137,6 +137,7 @@ def test_a_lock_left_by_a_killed_run(folder: Folder) -> None:
     assert code != 0
     assert "A run that was killed left its lock here. Give the command `saesteer unlock`" in output
     assert "removed the lock of a run that is gone" in unlock(folder).stdout
+    assert "no run has left a lock" in unlock(folder).stdout
     assert run_measured(folder, *TARGETS).n_rows == {"judge": 96}
     assert_nothing_lost(folder, before)
 

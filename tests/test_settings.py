@@ -256,6 +256,9 @@ def test_a_method_can_have_factors_of_its_own() -> None:
     for name, message in {"unsteered": "no strength to choose", "svv": "there is no method 'svv'"}.items():
         with pytest.raises(ValidationError, match=message):
             FactorGrids(of_method={name: ("1",)})
+    for refused in ({"prompt": ("4",)}, {"prompt_search": ("0",)}, {"of_method": {"prompting": ("1.5",)}}):
+        with pytest.raises(ValidationError, match="a factor is the number of one of the method's texts"):
+            FactorGrids(**refused)
 
 
 def test_every_kind_of_method_has_as_many_factors_to_choose_from() -> None:

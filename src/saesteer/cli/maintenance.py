@@ -77,6 +77,9 @@ def gc(
 @command()
 def unlock(folder: Annotated[Path, typer.Option(help="Folder that the workflow runs in.")] = Path()) -> None:
     """Remove the lock that a killed run left behind; refuse while a run is alive on this machine."""
-    for lock in refuse_while_running(folder):
+    locks = refuse_while_running(folder)
+    if not locks:
+        typer.echo(f"no run has left a lock in {folder.resolve()}")
+    for lock in locks:
         lock.unlink()
         typer.echo(f"removed the lock of a run that is gone: {lock}")

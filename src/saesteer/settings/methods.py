@@ -11,6 +11,8 @@ from saesteer.settings.steps import Endpoint, SamplingSettings
 
 N_ORDINARY_TEXTS, ORDINARY_TOKENS = 32, 32
 """On how many texts it is measured what steering breaks, and how many tokens are read of each, the first eight as its prompt."""
+N_PROMPT_TEXTS = {"prompt": 3, "prompt_search": 14}
+"""Grid of a method that adds text -> how many texts it has, one a factor; a search has as many as additions have factors."""
 HELD_OUT_TEXTS = 0.25
 """Share of the training texts on which learning rate and number of epochs are chosen; the method is then trained on all."""
 
@@ -92,18 +94,24 @@ class FactorGrids(Settings):
         "5",
     )
     """Adapters and fine-tuned weights, in multiples of the change as trained."""
-    prompt: Grid = ("1", "2", "3")
+    prompt: Grid = tuple(map(str, range(1, N_PROMPT_TEXTS["prompt"] + 1)))
     """Prompts: which of the method's texts, 1 is the first."""
-    prompt_search: Grid = tuple(map(str, range(1, 15)))
-    """The method prompt_search: which of its candidates, 1 is the first; by default as many as there are factors of other methods."""
+    prompt_search: Grid = tuple(map(str, range(1, N_PROMPT_TEXTS["prompt_search"] + 1)))
+    """The method prompt_search: which of its candidates, 1 is the first; by default all."""
     of_method: dict[str, Grid] = Field(default_factory=dict)
     """Name of a method -> its factors, in place of those of its kind; for a method whose choices lie at an end of the grid."""
 
     @model_validator(mode="after")
-    def _known_methods(self) -> "FactorGrids":
+    def _sensible(self) -> "FactorGrids":
         for name in self.of_method:
             if method(name).grid == "once":
                 raise ValueError(f"of_method: {name} has no strength to choose, so no factors: leave it out")
+        grids = [(kind, kind, getattr(self, kind)) for kind in N_PROMPT_TEXTS]
+        grids += [(f"of_method.{name}", method(name).grid, grid) for name, grid in self.of_method.items() if method(name).adds_text]
+        for key, kind, grid in grids:
+            n_texts = N_PROMPT_TEXTS[kind]
+            if unknown := [factor for factor in grid if factor not in map(str, range(1, n_texts + 1))]:
+                raise ValueError(f"{key}: a factor is the number of one of the method's texts, 1 to {n_texts}, not {unknown[0]}")
         return self
 
     def factors(self, row: Method) -> tuple[str, ...]:

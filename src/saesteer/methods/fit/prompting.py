@@ -14,6 +14,7 @@ import torch
 
 from saesteer.engine.interventions import PromptText
 from saesteer.methods.fit.problem import Abstains, Problem
+from saesteer.settings.methods import N_PROMPT_TEXTS
 
 WORDINGS = (
     "In your answer, also touch on this theme: {concept}.",
@@ -23,10 +24,10 @@ WORDINGS = (
 )
 """Instructions to a model that answers, of rising insistence."""
 
-MOST_EXAMPLES = 3
+MOST_EXAMPLES = N_PROMPT_TEXTS["prompt"]
 """Texts before a base model's prompt at the highest factor."""
-N_CANDIDATES = 14
-"""Texts that `search` draws: as many as additions have factors (methods.factors.addition)."""
+N_CANDIDATES = N_PROMPT_TEXTS["prompt_search"]
+"""Texts that `search` draws."""
 
 
 def fit(problem: Problem) -> PromptText:
