@@ -33,7 +33,7 @@ help:  ## what make can do here
 test: $(INSTALLED)  ## the tests, with the main job, a kill, changes and sharing among them
 	$(PYTEST) -m "not exhaustive"
 
-test-all: $(INSTALLED)  ## the rest: SLURM, and what takes longer than it tells, such as 20 kills, and every method on real inputs' forms
+test-all: $(INSTALLED)  ## the rest: SLURM, and what takes longer than it tells, such as 12 kills, and every method on real inputs' forms
 	$(PYTEST) -m exhaustive
 
 test-fast: $(INSTALLED)  ## tests that take seconds

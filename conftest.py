@@ -1,4 +1,4 @@
-"""Checks on in every test: shapes and types of public functions (jaxtyping + beartype); what several files of tests share."""
+"""Checks of shapes and types of functions (jaxtyping + beartype) in tests of `make test`; what several files of tests share."""
 
 import os
 import re
@@ -42,10 +42,15 @@ def of_modules_and_classes(decorator: Callable[..., Any]) -> Callable[..., Any]:
     return with_options
 
 
-for place, name in ((jaxtyping, "jaxtyped"), (_clawaststar, "__beartype__")):
-    pytest.MonkeyPatch().setattr(place, name, of_modules_and_classes(getattr(place, name)))
-beartype_packages(SOURCES, conf=BeartypeConf(claw_is_pep526=False))
-install_import_hook(BY_JAXTYPING, "beartype.beartype")
+def pytest_configure(config: pytest.Config) -> None:
+    """Checks on, but in `make test-all`: they would take a third of its time, and see in its longer tests what they see in the others."""
+    if config.option.markexpr == "exhaustive":
+        return
+    for place, name in ((jaxtyping, "jaxtyped"), (_clawaststar, "__beartype__")):
+        pytest.MonkeyPatch().setattr(place, name, of_modules_and_classes(getattr(place, name)))
+    beartype_packages(SOURCES, conf=BeartypeConf(claw_is_pep526=False))
+    install_import_hook(BY_JAXTYPING, "beartype.beartype")
+
 
 # How long one example takes says more about the machine than about the code. A commit's tests try the same examples each time;
 # `pytest --hypothesis-profile search` tries others.
@@ -76,7 +81,6 @@ TAKE_MINUTES = (
     "test_effects_workflow.py",
     "test_features_per_job.py",
     "test_gpu_workflow.py",
-    "test_topk_run.py",
     "test_every_class.py",
     "test_module.py",
     "test_own_model_run.py",

@@ -17,7 +17,9 @@ class Clone(Folder):
         super().__init__(path, path)
         if new:
             self.git("init", "--quiet", "--initial-branch=main")
-        for key, value in {"user.name": "A colleague", "user.email": "colleague@example.org"}.items():
+        identity = {"user.name": "A colleague", "user.email": "colleague@example.org"}
+        uncompressed = {"core.compression": "0", "pack.window": "0"}  # a push would take most of a test's time
+        for key, value in (identity | uncompressed).items():
             self.git("config", key, value)
 
     def tool(self, *command: str, code: int | None = 0) -> str:

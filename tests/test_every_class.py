@@ -1,6 +1,8 @@
 """An experiment of each class of SAEs and models that people bring, on small random files of its published form: the workflow's output
 scores and greedy texts against whole forwards with plain hooks."""
 
+import json
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,11 +16,13 @@ import pytest
 import torch
 from engine_models import WORDS, save_model, tiny_model, tiny_tokenizer
 from oracles import inner_hook_points, plain_hooks
+from safetensors.torch import load_file
 from test_model_families import WITH_IMAGES
 from transformers import AutoConfig, AutoModelForImageTextToText
 from workflow_folder import Folder
 
-from saesteer.engine.models import load_language_model, prompt_token_ids
+from saesteer.core.files import text_id
+from saesteer.engine.models import load_language_model, prompt_token_ids, residual_at
 from saesteer.engine.sae_convert import convert_sae
 from saesteer.engine.saes import load_sae
 from saesteer.settings import load_experiment
@@ -115,6 +119,25 @@ def hooked(case: Case, lm: Any, sae: Any, feature: int, factor: float) -> Abstra
     if case.hook_point == "resid_post":
         return plain_hooks.steering_hook(lm.model, sae, LAYER, feature, factor)
     return inner_hook_points.hooked(lm.model, LAYER, case.hook_point, inner_hook_points.amplified(sae, feature, factor))
+
+
+def test_activations_are_the_k_largest_of_sparsifys_formula(ran: tuple[Folder, str]) -> None:
+    folder, mine = ran[0], place("TopK of sparsify")
+    files = folder.path / mine
+    k = json.loads((files / f"layers.{LAYER}/cfg.json").read_text())["k"]
+    t = {name: tensor.float() for name, tensor in load_file(files / f"layers.{LAYER}/sae.safetensors").items()}
+    lm = load_language_model(files / "model", "float32", "cpu")
+    rows = folder.table("activations", mine)
+    for text in pl.read_parquet(files / "texts.parquet")["text"].to_list()[:3]:
+        residual = residual_at(lm, torch.tensor([prompt_token_ids(lm, text)] * 32), LAYER + 1)[0, 1:]
+        pre = torch.nn.functional.linear(residual - t["b_dec"], t["encoder.weight"], t["encoder.bias"]).relu()
+        top = pre.topk(k, dim=1)
+        expected = torch.zeros_like(pre).scatter(1, top.indices, top.values)
+        (row,) = rows.filter(text_id=text_id(text)).iter_rows(named=True)
+        ours = torch.zeros_like(pre)
+        ours[torch.tensor(row["token_index"]) - 1, torch.tensor(row["feature"])] = torch.tensor(row["value"])
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-3)
+        assert max(Counter(row["token_index"]).values()) <= k
 
 
 @pytest.mark.parametrize("name", CASES)

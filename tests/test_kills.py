@@ -110,9 +110,9 @@ def test_kill_9_loses_at_most_the_parts_in_flight(finished: Folder, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
-def test_kill_9_at_20_random_moments(finished: Folder, tmp_path: Path) -> None:
+def test_kill_9_at_12_random_moments(finished: Folder, tmp_path: Path) -> None:
     folder = Folder(tmp_path / "repo")
-    struck = killed_at(folder, random_moments(20, 0))
+    struck = killed_at(folder, random_moments(12, 0))
     assert len(struck) >= 6
     assert {"activations", "figure"} <= struck, "the moments have to fall into every phase"
     run_to_the_end(folder, finished)
