@@ -192,6 +192,7 @@ def test_check_reads_the_texts(own: Experiment, tmp_path: Path, texts: list[Any]
         ({"text_id": ["a", "b"], "token_ids": [[-1], [1]]}, r"row 0 \(counted from 0\): token_ids has an empty or a negative"),
         ({"text_id": ["a", "a"], "token_ids": [[1], [2]]}, r"row 0 \(counted from 0\): text_id is missing, or another row has it"),
         ({"text_id": ["a", None], "token_ids": [[1], [2]]}, r"row 1 \(counted from 0\): text_id is missing"),
+        ({"text_id": ["a", "b"], "token_ids": [[1], [2, 900_000]]}, "token_ids has 900000, but .* has tokens 0 to"),
     ],
 )
 def test_check_reads_token_ids(own: Experiment, tmp_path: Path, columns: dict[str, list[Any]], message: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from safetensors import safe_open
 
 from saesteer.core.files import safetensors_fault
@@ -73,12 +74,23 @@ def check_contents(experiment: Experiment) -> None:
     corpora += [experiment.pmi.texts] if isinstance(experiment, Sweep) and experiment.pmi.texts else []
     for path in (path for path in corpora if path.is_file()):
         check_texts(path)
+        _check_vocabulary(path, experiment.model.path)
     if isinstance(experiment.concepts, TopicConcepts | GivenConcept) and (topics := experiment.concepts.topics) and topics.is_file():
         topic_names(topics)
     if not isinstance(experiment, Scores) and isinstance(experiment.judge, OracleJudge):
         _check_oracle(experiment.judge.oracle)
     if isinstance(experiment, Comparison):
         _check_contents_of_comparison(experiment)
+
+
+def _check_vocabulary(path: Path, model: Path | None) -> None:
+    """Refuse token ids that a model on this machine has no embedding for; those of the hub's models refuse theirs when they read them."""
+    if model is None or not (model / "config.json").is_file() or "token_ids" not in text_columns(path):
+        return
+    n_tokens = size(read_config(model / "config.json"), "vocab_size")
+    largest = pl.scan_parquet(path).select(pl.col("token_ids").list.max().max()).collect().item()
+    if n_tokens is not None and largest is not None and largest >= n_tokens:
+        raise SettingsError(f"{path}: token_ids has {largest}, but {model} has tokens 0 to {n_tokens - 1}: tokenise the texts for it")
 
 
 def _check_oracle(folder: Path) -> None:
