@@ -34,6 +34,7 @@ rule method_damage:
         methods=f"{TABLES}/methods.parquet",
     output:
         method_damage=f"{TABLES}/method_damage.parquet",
+        method_equal_cost_scores=f"{TABLES}/method_equal_cost_scores.parquet",
         method_equal_cost=f"{TABLES}/method_equal_cost.parquet",
     params:
         **summary("method_damage"),

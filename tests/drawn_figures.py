@@ -17,7 +17,7 @@ from saesteer.core.tables import EFFECTS, METHOD_DAMAGE, METHOD_EQUAL_COST, METH
 from saesteer.figures import registry
 from saesteer.figures.definition import Options
 from saesteer.methods.compare.damage import method_damage
-from saesteer.methods.compare.equal_cost import equal_cost
+from saesteer.methods.compare.equal_cost import equal_cost, equal_cost_scores
 from saesteer.methods.compare.paper_values import our_protocol
 from saesteer.settings import load_experiment
 from saesteer.settings.methods import MethodSettings
@@ -72,7 +72,7 @@ def with_damage(tables: Tables, settings: MethodSettings) -> Tables:
     others = every.with_columns(other_rating=rise / 4)
     return tables | {
         "method_damage": method_damage(made, others, choices, methods, settings),
-        "method_equal_cost": equal_cost(made, halves, choices, methods, settings),
+        "method_equal_cost": equal_cost(equal_cost_scores(made, halves, choices, settings), methods, settings),
     }
 
 

@@ -12,9 +12,9 @@ from oracles.method_protocol import Text, concept_result
 from scipy import stats
 from test_method_protocol import DIFFMEAN, FOUR, GOOD, METHODS, SETTINGS, UNSTEERED, comparisons, texts_of
 
-from saesteer.core.tables import DAMAGE, METHOD_EQUAL_COST, METHODS_TABLE, validate
+from saesteer.core.tables import DAMAGE, METHOD_EQUAL_COST, METHOD_EQUAL_COST_SCORES, METHODS_TABLE, validate
 from saesteer.core.uncertainty import RATINGS, mean_interval
-from saesteer.methods.compare.equal_cost import LIMITS, choices_within, equal_cost
+from saesteer.methods.compare.equal_cost import LIMITS, choices_within, equal_cost, equal_cost_scores
 from saesteer.methods.compare.paper_values import our_protocol
 from saesteer.methods.compare.protocol import FIT, ProtocolError
 from saesteer.settings.methods import MethodSettings
@@ -28,6 +28,13 @@ def damage_rows(costs: Costs) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=DAMAGE.schema, orient="row")
 
 
+def within_limits(
+    damage: pl.DataFrame, halves: pl.DataFrame, choices: pl.DataFrame, methods: pl.DataFrame, settings: MethodSettings
+) -> pl.DataFrame:
+    scores = validate(METHOD_EQUAL_COST_SCORES, equal_cost_scores(damage, halves, choices, settings), "scores at equal cost")
+    return equal_cost(scores, methods, settings)
+
+
 def table_of(
     texts: list[Text], costs: Costs, settings: MethodSettings = SETTINGS, abstaining: tuple[tuple[str, str], ...] = ()
 ) -> pl.DataFrame:
@@ -35,7 +42,7 @@ def table_of(
     keys = tables["method_scores"].group_by("layer", "method").agg(pl.col("score").mean()).to_dicts()
     ends = {"title": "a title", "family": "Vectors", "confidence": settings.confidence}
     methods = pl.DataFrame([dict.fromkeys(METHODS_TABLE.columns) | key | ends for key in keys], schema=METHODS_TABLE.schema)
-    made = equal_cost(damage_rows(costs), tables["method_halves"], tables["method_choices"], methods, settings)
+    made = within_limits(damage_rows(costs), tables["method_halves"], tables["method_choices"], methods, settings)
     return validate(METHOD_EQUAL_COST, made, "equal cost")
 
 
@@ -114,8 +121,10 @@ def test_intervals_are_those_of_the_table_of_methods_and_orders_are_compared_by_
     places = halves.select(*FIT, "factor").unique(maintain_order=True)
     factor = pl.when(pl.col("method") == "unsteered").then(0.0).otherwise(pl.col("factor").cast(pl.Float64))
     damage = places.with_columns(loss=pl.lit(2.0), unsteered_loss=pl.lit(2.0), divergence=factor / 8, n_tokens=pl.lit(9, pl.UInt32))
-    table = equal_cost(damage, halves, choices, methods, wanted)
-    assert table.equals(equal_cost(*(rows.sample(fraction=1, shuffle=True, seed=1) for rows in (damage, halves, choices, methods)), wanted))
+    table = within_limits(damage, halves, choices, methods, wanted)
+    assert table.equals(
+        within_limits(*(rows.sample(fraction=1, shuffle=True, seed=1) for rows in (damage, halves, choices, methods)), wanted)
+    )
     for limit in LIMITS:
         of_limit = table.filter(limit=limit)
         rho = stats.spearmanr(of_limit["score"], of_limit["unlimited_score"]).statistic
@@ -124,7 +133,7 @@ def test_intervals_are_those_of_the_table_of_methods_and_orders_are_compared_by_
         for row in of_limit.iter_rows(named=True):
             concepts = chosen.filter(method=row["method"]).group_by("concept_id").agg(pl.col("score").mean())["score"].drop_nulls().sort()
             assert (row["score_low"], row["score_high"]) == mean_interval(concepts.to_numpy(), wanted.confidence, RATINGS)
-    everything = equal_cost(damage.with_columns(divergence=pl.lit(0.0)), halves, choices, methods, wanted)
+    everything = within_limits(damage.with_columns(divergence=pl.lit(0.0)), halves, choices, methods, wanted)
     columns = ["score", "score_low", "score_high"]
     assert everything.select(columns).equals(everything.select(**{name: f"unlimited_{name}" for name in columns}))
     assert set(everything["rank_correlation"]) == {1.0}

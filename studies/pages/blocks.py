@@ -55,6 +55,7 @@ def _of_kinds(which: kinds.Kinds) -> Shown:
         "layer": "layer", "SAE": "kind", "L0": "l0 .1", "explained variance": "explained_variance .3", "never fire": "silent .2",
         "output score ≥ .3": beside(" of ", "n_kept", "n"), "GenSuccess@20": "mean .2", "kept over all": "ratio ±",
         "concepts": ("n_concepts", {"rule": SHOWN[0]}), **{TITLES[rule]: ("score ±", {"rule": rule}) for rule in SHOWN},
+        "output score above random": ("above_random ±", {"rule": "output_score"}),
     })  # fmt: skip
 
 

@@ -16,6 +16,7 @@ SHIPPED = "shipped"
 TABLES = ("choice_rules", "headline_samples")
 MEASURES = ("l0", "explained_variance", "silent")
 _SCORE = ("layer", "rule", "n_concepts", "score", "score_low", "score_high")
+_ABOVE_RANDOM = ("above_random", "above_random_low", "above_random_high")
 _SUCCESS = ("n", "n_kept", "mean", "ratio", "ratio_low", "ratio_high")
 
 
@@ -69,7 +70,7 @@ def rows(root: Path, kinds: Kinds) -> Iterator[dict[str, Any]]:
         picks, samples = (_read(root, kinds, kind, name) for name in TABLES)
         success = samples.filter(measure="gen_success_20", layers=str(layer)).select(_SUCCESS).row(0, named=True)
         scores = picks.filter(pl.col("rule").is_in(SHOWN), factor_rule=BY_JUDGE, layer=layer)
-        for row in scores.select(_SCORE).iter_rows(named=True):
+        for row in scores.select(*_SCORE, *_ABOVE_RANDOM).iter_rows(named=True):
             yield {"kind": kinds.names[kind], **{name: measures[name] for name in MEASURES}, **success, **row}
 
 

@@ -7,13 +7,13 @@ import polars as pl
 
 from saesteer.core.files import write_text
 from saesteer.core.markdown import number
-from saesteer.core.tables import METHOD_DAMAGE, METHOD_EQUAL_COST, METHOD_SUMMARIES, Table
+from saesteer.core.tables import METHOD_DAMAGE, METHOD_EQUAL_COST_SCORES, METHOD_SUMMARIES, Table
 from saesteer.methods.compare.paper_values import P4, PAPER_VALUES
 from saesteer.report.method_report import detectable_text
 from saesteer.report.site.method_pages import SHOWN_LIMIT
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import method
-from studies.pages.pooled import LOSSES, RATINGS, pooled_methods
+from studies.pages.pooled import LOSSES, RATINGS, pooled_equal_cost, pooled_methods
 from studies.pages.tables import Column, Row, Rows, beside, best_first, every, last, markdown, text_of
 
 
@@ -22,24 +22,21 @@ def _interval(name: str) -> tuple[str, str, str]:
     return name, f"{name}_low", f"{name}_high"
 
 
-POOLED_FILES = ("methods.csv", "differences.csv")
+POOLED_FILES = MEANS, DIFFERENCES, EQUAL_COST = "methods.csv", "differences.csv", "equal_cost.csv"
 """Of a comparison's folder: the results over seeds."""
-TABLES = (METHOD_SUMMARIES["method_scores"], METHOD_SUMMARIES["methods"], METHOD_DAMAGE)
+TABLES = (METHOD_SUMMARIES["method_scores"], METHOD_SUMMARIES["methods"], METHOD_DAMAGE, METHOD_EQUAL_COST_SCORES)
 """Tables of each seed that the results are computed from, in a folder a seed beside them."""
 POOLED_COLUMNS = {
     "method_scores": ("layer", "method", "concept_id", "concept", "score"),
     "methods": ("layer", "method", "title", "score", "n_abstaining", "n_effect_vectors", *RATINGS),
     "method_damage": ("layer", "method", *LOSSES),
+    "method_equal_cost_scores": ("layer", "method", "limit", "concept_id", "score", "abstains"),
 }
 """What of them is pooled."""
 FITTED = ("surviving_score", "learning_rate", "learning_rate_low", "learning_rate_high", "n_epochs")
 ENDS = ("share_at_rate_end", "share_at_smallest", "share_at_largest")
-EQUAL_COST = ("layer", "method", "limit", "title", *_interval("score"), "share_unsteered", *_interval("unlimited_score"))
-TABLE_COLUMNS = POOLED_COLUMNS | {
-    "methods": (*POOLED_COLUMNS["methods"], *FITTED, *ENDS),
-    "method_equal_cost": (*EQUAL_COST, *_interval("rank_correlation")),
-}
-"""What of them is in git: besides, how each method was trained, how often its choices lie at an end of a grid, and scores at equal cost."""
+TABLE_COLUMNS = POOLED_COLUMNS | {"methods": (*POOLED_COLUMNS["methods"], *FITTED, *ENDS)}
+"""What of them is in git: besides, how each method was trained, and how often its choices lie at an end of a grid."""
 SCORES: dict[str, Column] = {"method": "title", "layer {layer}": "score ±"}
 SEEDS: dict[str, Column] = {"seeds, layer {layer}": lambda rows: " ".join(number(rows[0][name]) for name in _seeds(rows))}
 DAMAGE: dict[str, Column] = {
@@ -65,19 +62,20 @@ def pool_results(seeds: Sequence[Path], settings: MethodSettings, folder: Path) 
         schema = {name: which.schema[name] for name in POOLED_COLUMNS[which.name]}
         return [pl.read_csv(seed / f"{which.name}.csv", columns=list(schema), schema_overrides=schema) for seed in seeds]
 
-    scores, methods, damage = map(of_seeds, TABLES)
-    for name, rows in zip(POOLED_FILES, pooled_methods(scores, methods, damage, settings), strict=True):
+    scores, methods, damage, at_equal_cost = map(of_seeds, TABLES)
+    means, differences = pooled_methods(scores, methods, damage, settings)
+    tables = (means, differences, pooled_equal_cost(at_equal_cost, means, settings))
+    for name, rows in zip(POOLED_FILES, tables, strict=True):
         write_text(folder / name, rows.write_csv(float_precision=4))
 
 
 def scores_markdown(folder: Path) -> str:
-    """Every method's score over seeds, on the first seed with a limit on its damage, and what steering costs ordinary text: best first by
-    the mean over layers."""
-    rows, limited = pl.read_csv(folder / POOLED_FILES[0]), _equal_cost(folder).filter(limit=SHOWN_LIMIT)
+    """Every method's score over seeds, without and with a limit on its damage, and what steering costs ordinary text: best first by the
+    mean over layers."""
+    rows, limited = pl.read_csv(folder / MEANS), pl.read_csv(folder / EQUAL_COST).filter(limit=SHOWN_LIMIT)
     names = dict(zip(_interval("limited"), _interval("score"), strict=True))
     joined = rows.join(limited.select("layer", "method", **names), on=["layer", "method"], how="left", maintain_order="left").to_dicts()
-    of_first = "shipped seed, " if len(_seeds(joined)) > 1 else ""
-    at_limit: dict[str, Column] = {f"{of_first}at most {SHOWN_LIMIT} nats, layer {{layer}}": "limited ±"} if limited.height else {}
+    at_limit: dict[str, Column] = {f"at most {SHOWN_LIMIT} nats, layer {{layer}}": "limited ±"}
     return markdown(best_first("method", "score")(joined), "method", SCORES | at_limit | {"loss rise": DAMAGE["loss rise"]})
 
 
@@ -85,7 +83,7 @@ def equal_cost_markdown(folder: Path) -> str:
     """A table a layer: every method's score without and under each limit on its damage."""
     columns: dict[str, Column] = {"method": "title", "no limit": "unlimited_score ±", "≤ {limit} nats": _limited}
     parts = []
-    for (layer,), of_layer in _equal_cost(folder).partition_by("layer", as_dict=True).items():
+    for (layer,), of_layer in pl.read_csv(folder / EQUAL_COST).partition_by("layer", as_dict=True).items():
         rho = of_layer.unique("limit").sort("limit").rows(named=True)
         shown = "; ".join(f"{row['limit']:g} nats: {text_of('rank_correlation ±', [row])}" for row in rho)
         cells = markdown(best_first("method", "unlimited_score")(of_layer.to_dicts()), "method", columns)
@@ -98,16 +96,9 @@ def _limited(rows: Rows) -> str:
     return text_of("score ±", rows) + (f", {share:.0%} unsteered" if share else "")
 
 
-def _equal_cost(folder: Path) -> pl.DataFrame:
-    """METHOD_EQUAL_COST of the first seed in git; no row where it was not measured."""
-    columns = {name: METHOD_EQUAL_COST.schema[name] for name in TABLE_COLUMNS[METHOD_EQUAL_COST.name]}
-    files = sorted(folder.glob(f"*/{METHOD_EQUAL_COST.name}.csv"))
-    return pl.read_csv(files[0], schema=columns) if files else pl.DataFrame(schema=columns)
-
-
 def methods_markdown(folder: Path) -> str:
     """The results over seeds: a line a method, best first by its mean over layers."""
-    methods, pairs = (pl.read_csv(folder / name) for name in POOLED_FILES)
+    methods, pairs = (pl.read_csv(folder / name) for name in (MEANS, DIFFERENCES))
     rows = methods.to_dicts()
     columns = SCORES | (SEEDS if len(_seeds(rows)) > 1 else {}) | DAMAGE
     return f"{markdown(best_first('method', 'score')(rows), 'method', columns)}\n\n{_note(methods, pairs, len(_seeds(rows)))}"
@@ -134,7 +125,7 @@ def _note(rows: pl.DataFrame, pairs: pl.DataFrame, n_seeds: int) -> str:
 
 def published_order_markdown(folder: Path) -> str:
     """The methods that AxBench's table has, in its order, beside the results here: both scores are harmonic means of 0 to 2."""
-    return markdown(_published(pl.read_csv(folder / POOLED_FILES[0])), "method", PUBLISHED)
+    return markdown(_published(pl.read_csv(folder / MEANS)), "method", PUBLISHED)
 
 
 def _published(methods: pl.DataFrame) -> list[Row]:

@@ -24,6 +24,7 @@ from saesteer.core.tables import METHOD_DIFFERENCES
 from saesteer.core.uncertainty import RATINGS as RATED
 from saesteer.core.uncertainty import SHARES, Interval, of_differences, student_t
 from saesteer.methods.compare.differences import method_differences, wins
+from saesteer.methods.compare.equal_cost import order_correlations
 from saesteer.methods.compare.means import mean_over_concepts
 from saesteer.methods.compare.ranks import method_ranks
 from saesteer.settings.methods import MethodSettings
@@ -57,12 +58,7 @@ def pooled_methods(
         for of_pair in [_difference(row, values)]
     ]
     differences = pl.DataFrame(rows, schema=METHOD_DIFFERENCES.schema)
-    lines = []
-    for (layer, key), group in pooled.group_by(_METHOD, maintain_order=True):
-        mean = mean_over_concepts("score", group["score"], settings, scale=RATED)
-        line = {"layer": layer, "method": key, "n": group["score"].count(), **mean}
-        lines.append(line | _with_seeds(line, values[layer, key], settings, RATED, "score", "score_"))
-    table = pl.DataFrame(lines).cast({"layer": pl.UInt16}).join(method_ranks(pooled, settings), on=_METHOD, how="left")
+    table = _means(scores, settings).join(method_ranks(pooled, settings), on=_METHOD, how="left")
     for seed, of_seed in enumerate(methods):
         table = table.join(of_seed.select(*_METHOD, pl.col("score").alias(f"seed_{seed}")), on=_METHOD, how="left")
     joined = [of_seed.join(lost.select(*_METHOD, *LOSSES), on=_METHOD) for of_seed, lost in zip(methods, damage, strict=True)]
@@ -72,6 +68,19 @@ def pooled_methods(
     )
     table = table.join(means, on=_METHOD, how="left").join(_above_and_below(differences), on=_METHOD, how="left")
     return table.sort(_METHOD), differences
+
+
+def pooled_equal_cost(scores: Sequence[pl.DataFrame], methods: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame:
+    """METHOD_EQUAL_COST_SCORES of each seed and the pooled methods -> METHOD_EQUAL_COST's columns: a row a layer, method and limit."""
+    tables = []
+    for limit in scores[0]["limit"].unique().sort():
+        of_limit = [of_seed.filter(pl.col("limit") == limit) for of_seed in scores]
+        unsteered = pl.concat(of_limit).group_by(_METHOD).agg(share_unsteered=pl.col("abstains").mean())
+        tables.append(_means(of_limit, settings).join(unsteered, on=_METHOD).with_columns(limit=pl.lit(limit)))
+    ends = {f"unlimited_{name}": name for name in ("score", "score_low", "score_high")}
+    table = pl.concat(tables).join(methods.select(*_METHOD, "title", **ends), on=_METHOD, how="left")
+    table = table.join(order_correlations(table, settings.confidence), on=["layer", "limit"], how="left")
+    return table.sort(*_METHOD, "limit")
 
 
 def seeds_reach(values: Float[np.ndarray, "seed concept"], confidence: float) -> float:
@@ -86,6 +95,16 @@ def seeds_reach(values: Float[np.ndarray, "seed concept"], confidence: float) ->
     mean_squares = n_concepts * of_seeds.var(ddof=1), (residual**2).sum() / ((n_seeds - 1) * (n_concepts - 1))
     variance = max(0.0, float(mean_squares[0] - mean_squares[1])) / complete.size
     return student_t(confidence, n_seeds - 1) * variance**0.5
+
+
+def _means(scores: Sequence[pl.DataFrame], settings: MethodSettings) -> pl.DataFrame:
+    """METHOD_SCORES of each seed -> layer, method, n, and the mean of the pooled score with its interval over seeds and concepts."""
+    values, lines = _by_method(scores), []
+    for (layer, key), group in pooled_scores(scores).group_by(_METHOD, maintain_order=True):
+        mean = mean_over_concepts("score", group["score"], settings, scale=RATED)
+        line = {"layer": layer, "method": key, "n": group["score"].count(), **mean}
+        lines.append(line | _with_seeds(line, values[layer, key], settings, RATED, "score", "score_"))
+    return pl.DataFrame(lines).cast({"layer": pl.UInt16})
 
 
 def _with_seeds(

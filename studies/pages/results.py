@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.core.files import write_atomically, write_json, write_text
-from saesteer.core.tables import FEATURES, METHOD_EQUAL_COST, METHOD_SUMMARIES, SELECTION, Table, by_name, read_summary
+from saesteer.core.tables import FEATURES, METHOD_SUMMARIES, SELECTION, Table, by_name, read_summary
 from saesteer.figures.definition import FigureDefinition, Options
 from saesteer.figures.save import save_drawing, save_figure
 from saesteer.figures.style import styled
@@ -74,7 +74,7 @@ SNAPSHOTS = (
     *(Snapshot(f"{of.experiment}-{kind}", _KIND_TABLES, f"{of.folder}/{kind}") for of in KINDS.values() for kind in of.further),
     Snapshot("books-long", by_name(PERSISTENCE), "docs/books"),
     *(
-        Snapshot(name, by_name(*methods.TABLES, METHOD_EQUAL_COST), f"{folder}/{name}", methods.TABLE_COLUMNS, 6)
+        Snapshot(name, by_name(*methods.TABLES), f"{folder}/{name}", methods.TABLE_COLUMNS, 6)
         for folder, names in COMPARISONS.items()
         for name in names
     ),

@@ -1,5 +1,6 @@
 """The comparison over the world's seeds: by hand on a small case, and against SciPy's paired t interval."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from studies.pages.methods import (
     published_order_markdown,
     scores_markdown,
 )
-from studies.pages.pooled import pooled_methods, pooled_scores, seeds_reach
+from studies.pages.pooled import pooled_equal_cost, pooled_methods, pooled_scores, seeds_reach
 from studies.pages.results import Snapshot, write_snapshot
 
 
@@ -42,12 +43,17 @@ def tables(values: dict[str, list[float | None]], fluency: float) -> tuple[pl.Da
     return methods, keys.with_columns(loss_rise=fluency / 2, other_rating=pl.lit(None, pl.Float64))
 
 
-def method_tables(folder: Path, shift: float) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Whole METHOD_SCORES, METHODS_TABLE and METHOD_DAMAGE tables of a comparison, written where a run has them."""
+def at_equal_cost(values: Mapping[float, dict[str, list[float | None]]], unsteered: float) -> pl.DataFrame:
+    """METHOD_EQUAL_COST_SCORES' columns that count: scores under each limit; up to `unsteered` every concept is."""
+    return pl.concat(scores(own).with_columns(limit=pl.lit(limit), abstains=limit <= unsteered) for limit, own in values.items())
+
+
+def method_tables(folder: Path, shift: float) -> tuple[pl.DataFrame, ...]:
+    """A comparison's TABLES, whole, written where a run has them."""
     own: dict[str, list[float | None]] = {"a": [0.0, 0.2, 0.1, 0.3], "b": [0.5, 0.75, 0.6, 0.8 + shift]}
     methods, damage = tables(own, 1.0 + shift)
     whole = []
-    for which, rows in zip(TABLES, (scores(own), methods, damage), strict=True):
+    for which, rows in zip(TABLES, (scores(own), methods, damage, at_equal_cost({0.1: own}, 0.0)), strict=True):
         rest = [
             pl.lit([] if kind == pl.List else "" if kind == pl.String else 0).cast(kind).alias(name)
             for name, kind in which.schema.items()
@@ -56,7 +62,7 @@ def method_tables(folder: Path, shift: float) -> tuple[pl.DataFrame, pl.DataFram
         whole.append(rows.with_columns(rest).select(list(which.schema)).cast(pl.Schema(which.schema)))
         folder.mkdir(parents=True, exist_ok=True)
         whole[-1].write_parquet(folder / f"{which.name}.parquet")
-    return whole[0], whole[1], whole[2]
+    return tuple(whole)
 
 
 def test_by_hand(tmp_path: Path) -> None:
@@ -80,32 +86,23 @@ def test_by_hand(tmp_path: Path) -> None:
     assert pair["low"] == pytest.approx(-0.5 - 1.5 * (1 - 0.025**0.25))
     assert [pair[name] for name in ("win_rate", "win_rate_low", "win_rate_high")] == pytest.approx([0, 0, 1 - 0.025**0.25], abs=1e-6)
     assert {row[name] for row in (a, b, c) for name in ("n_above", "n_below")} == {0}
-    for name, table in zip(POOLED_FILES, (rows, differences), strict=True):
+    limited = [at_equal_cost({0.05: {**one, "b": one["a"]}, 0.1: one}, limit) for one, limit in zip(both, (0.05, 0.0), strict=True)]
+    equal_cost = pooled_equal_cost(limited, rows, method_settings())
+    for name, table in zip(POOLED_FILES, (rows, differences, equal_cost), strict=True):
         table.write_csv(tmp_path / name, float_precision=4)
     text = methods_markdown(tmp_path)
     unseen = 1 - 0.025**0.25  # two of four equal: what the scale allows
     score = f"0.65 [{0.65 - 0.65 * unseen:.2f}, {0.65 + 1.35 * unseen:.2f}]"
     assert text.splitlines()[2].startswith(f"| B | {score} | 0.65 0.65 | 1.00 / 1.50 | 0.75 | – | 0 / 0 | 2 |")
     assert "n = 4 concepts, each the mean of 2 training seeds" in text
-    assert scores_markdown(tmp_path).splitlines()[2] == f"| B | {score} | 0.75 |"
-    _write_equal_cost(tmp_path / "one")
     header, _, line, *_ = scores_markdown(tmp_path).splitlines()
-    assert (header.split(" | ")[2], line) == ("shipped seed, at most 0.1 nats, layer 3", f"| B | {score} | 0.40 [0.10, 0.70] | 0.75 |")
+    assert (header.split(" | ")[2], line) == ("at most 0.1 nats, layer 3", f"| B | {score} | {score} | 0.75 |")
+    # Under the lower limit b has a's scores, and in one of two seeds all are unsteered.
+    low = f"0.15 [{a['score_low']:.2f}, {a['score_high']:.2f}]"
     of_layer, table, rho = equal_cost_markdown(tmp_path).split("\n\n")
     assert of_layer == "Layer 3:"
-    assert table.splitlines()[2] == "| B | 0.65 [0.60, 0.70] | 0.30 [0.00, 0.60], 25% unsteered | 0.40 [0.10, 0.70] |"
-    assert rho.endswith("0.05 nats: 0.50 [0.10, 0.80]; 0.1 nats: 0.75 [0.10, 0.80].")
-
-
-def _write_equal_cost(folder: Path) -> None:
-    """Scores of b under two limits."""
-    of_b = {"layer": 3, "method": "b", "title": "B", "unlimited_score": 0.65, "unlimited_score_low": 0.6, "unlimited_score_high": 0.7}
-    ends = {"rank_correlation_low": 0.1, "rank_correlation_high": 0.8}
-    at = ((0.05, 0.3, 0.0, 0.6, 0.25, 0.5), (0.1, 0.4, 0.1, 0.7, 0.0, 0.75))
-    names = ("limit", "score", "score_low", "score_high", "share_unsteered", "rank_correlation")
-    rows = pl.DataFrame([of_b | ends | dict(zip(names, values, strict=True)) for values in at])
-    folder.mkdir()
-    rows.select(TABLE_COLUMNS["method_equal_cost"]).write_csv(folder / "method_equal_cost.csv")
+    assert table.splitlines()[2] == f"| B | {score} | {low}, 50% unsteered | {score} |"
+    assert rho.endswith("0.05 nats: 0.00; 0.1 nats: 1.00.")
 
 
 def test_seeds_are_kept_one_at_a_time_and_pooled_from_what_is_kept(tmp_path: Path) -> None:
@@ -114,9 +111,10 @@ def test_seeds_are_kept_one_at_a_time_and_pooled_from_what_is_kept(tmp_path: Pat
     for name in ("one", "two"):
         write_snapshot(tmp_path, Snapshot(name, by_name(*TABLES), f"kept/{name}", TABLE_COLUMNS, 6))
     pool_results([tmp_path / "kept/one", tmp_path / "kept/two"], method_settings(), tmp_path)
-    scores, methods, damage = zip(*made, strict=True)
-    expected = zip(POOLED_FILES, pooled_methods(scores, methods, damage, method_settings()), strict=True)
-    for name, table in expected:
+    scores, methods, damage, limited = zip(*made, strict=True)
+    means, differences = pooled_methods(scores, methods, damage, method_settings())
+    tables = (means, differences, pooled_equal_cost(limited, means, method_settings()))
+    for name, table in zip(POOLED_FILES, tables, strict=True):
         assert_frame_equal(pl.read_csv(tmp_path / name, schema=table.schema), table, rel_tol=0, abs_tol=2e-3)
 
 

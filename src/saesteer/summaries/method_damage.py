@@ -4,7 +4,16 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from saesteer.core.tables import COMPARED_CONCEPTS, DAMAGE, GENERATIONS, METHOD_DAMAGE, METHOD_EQUAL_COST, METHOD_SUMMARIES, of_fits
+from saesteer.core.tables import (
+    COMPARED_CONCEPTS,
+    DAMAGE,
+    GENERATIONS,
+    METHOD_DAMAGE,
+    METHOD_EQUAL_COST,
+    METHOD_EQUAL_COST_SCORES,
+    METHOD_SUMMARIES,
+    of_fits,
+)
 from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment, OracleJudge
 from saesteer.steps.damage import ordinary_texts_pin
@@ -18,15 +27,17 @@ def exists(experiment: Experiment) -> bool:
 
 def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     from saesteer.methods.compare.damage import method_damage
-    from saesteer.methods.compare.equal_cost import equal_cost
+    from saesteer.methods.compare.equal_cost import equal_cost, equal_cost_scores
     from saesteer.methods.compare.layers import at_every_layer
 
     settings = run.comparison.methods
     halves, choices, methods = (run.summary(METHOD_SUMMARIES[name]) for name in ("method_halves", "method_choices", "methods"))
     rows = at_every_layer(run.rows(DAMAGE), run.experiment.layers)
+    scores = equal_cost_scores(rows, halves, choices, settings)
     return {
         METHOD_DAMAGE.name: method_damage(rows, _other_topics(run, choices), choices, methods, settings),
-        METHOD_EQUAL_COST.name: equal_cost(rows, halves, choices, methods, settings),
+        METHOD_EQUAL_COST_SCORES.name: scores,
+        METHOD_EQUAL_COST.name: equal_cost(scores, methods, settings),
     }
 
 
@@ -45,4 +56,4 @@ def _other_topics(run: Run, choices: pl.DataFrame) -> pl.DataFrame:
     return texts.select(*keys, other_ratings(texts, run.world_judge(), run.topics()))
 
 
-SUMMARY = Summary((METHOD_DAMAGE, METHOD_EQUAL_COST), exists, compute)
+SUMMARY = Summary((METHOD_DAMAGE, METHOD_EQUAL_COST_SCORES, METHOD_EQUAL_COST), exists, compute)

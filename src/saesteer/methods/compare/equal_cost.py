@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from saesteer.core.tables import METHOD_EQUAL_COST
+from saesteer.core.tables import METHOD_EQUAL_COST, METHOD_EQUAL_COST_SCORES
 from saesteer.core.uncertainty import RATINGS, rank_correlation
 from saesteer.methods.compare.means import mean_over_concepts
 from saesteer.methods.compare.protocol import FIT, ProtocolError, method_choices
@@ -22,22 +22,27 @@ LIMITS = (0.05, 0.1, 0.2, 0.5)
 _METHOD, _POINT = ["layer", "method"], [*FIT, "factor"]
 
 
-def equal_cost(
-    damage: pl.DataFrame, halves: pl.DataFrame, choices: pl.DataFrame, methods: pl.DataFrame, settings: MethodSettings
-) -> pl.DataFrame:
-    """DAMAGE at every factor, METHOD_HALVES, METHOD_CHOICES and METHODS_TABLE -> METHOD_EQUAL_COST."""
+def equal_cost_scores(damage: pl.DataFrame, halves: pl.DataFrame, choices: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame:
+    """DAMAGE at every factor, METHOD_HALVES and METHOD_CHOICES -> METHOD_EQUAL_COST_SCORES."""
     unmeasured = halves.join(damage, on=_POINT, how="anti").select(_POINT).sort(_POINT)
     if unmeasured.height:
         raise ProtocolError(f"table damage has no row of {unmeasured.row(0, named=True)}: compute its missing rows first")
-    fits, lines = choices.select(FIT).unique(), []
-    for limit in LIMITS:
-        concepts = _by_concept(choices_within(limit, damage, halves, fits, settings.factor_choice), damage)
-        groups = concepts.partition_by(_METHOD, maintain_order=True)
-        lines += [group.select(_METHOD).row(0, named=True) | {"limit": limit} | _means(group, settings) for group in groups]
+    fits = choices.select(FIT).unique()
+    of_limits = [
+        _by_concept(choices_within(limit, damage, halves, fits, settings.factor_choice), damage).with_columns(limit=pl.lit(limit))
+        for limit in LIMITS
+    ]
+    return pl.concat(of_limits).select(list(METHOD_EQUAL_COST_SCORES.columns)).sort(METHOD_EQUAL_COST_SCORES.keys)
+
+
+def equal_cost(scores: pl.DataFrame, methods: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame:
+    """METHOD_EQUAL_COST_SCORES and METHODS_TABLE -> METHOD_EQUAL_COST."""
+    groups = scores.partition_by(*_METHOD, "limit", maintain_order=True)
+    lines = [group.select(*_METHOD, "limit").row(0, named=True) | _means(group, settings) for group in groups]
     table = pl.DataFrame(lines, schema={name: METHOD_EQUAL_COST.schema[name] for name in lines[0]})
     ends = {f"unlimited_{name}": name for name in ("score", "score_low", "score_high")}
     table = table.join(methods.select(*_METHOD, "title", "family", "confidence", **ends), on=_METHOD, how="left")
-    table = table.join(_rank_correlations(table, settings.confidence), on=["layer", "limit"], how="left")
+    table = table.join(order_correlations(table, settings.confidence), on=["layer", "limit"], how="left")
     return table.select(list(METHOD_EQUAL_COST.columns)).sort(METHOD_EQUAL_COST.keys)
 
 
@@ -62,8 +67,8 @@ def _means(group: pl.DataFrame, settings: MethodSettings) -> dict[str, Any]:
     return sizes | score | mean_over_concepts("divergence", group["divergence"], settings)
 
 
-def _rank_correlations(table: pl.DataFrame, confidence: float) -> pl.DataFrame:
-    """layer, limit and Spearman's rho, over methods, of the scores under the limit and without one."""
+def order_correlations(table: pl.DataFrame, confidence: float) -> pl.DataFrame:
+    """Of rows of METHOD_EQUAL_COST: layer, limit and Spearman's rho, over methods, of the scores under the limit and without one."""
     names = ("rank_correlation", "rank_correlation_low", "rank_correlation_high")
     rows = []
     for group in table.drop_nulls(["score", "unlimited_score"]).partition_by("layer", "limit"):
