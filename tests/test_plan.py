@@ -28,6 +28,7 @@ from saesteer.settings import (
     experiment_of,
     load_experiment,
 )
+from saesteer.settings.registry import method
 from saesteer.sources.features import features_of, resolve
 from saesteer.sources.pins import pin
 from saesteer.sources.prefixes import read_prefixes
@@ -281,7 +282,7 @@ def test_methods_without_a_layer_are_fitted_at_the_first_layer_only() -> None:
     assert at[3] - at[6] == {"unsteered", "prompting", "prompt_search", "lora", "loreft", "sft", "reps_lora", "reps_loreft"}
     run = run_in(ROOT / "data", experiment)
     texts = {layer: [axis.values(run) for axis in keys.texts_of_fits(experiment)(layer)] for layer in (3, 6)}
-    assert set(texts[6][0]["method"]) == at[6]
+    assert set(texts[6][0]["method"]) == {method(name).key for name in at[6]}
     n_texts = sum(prod(axis.height for axis in axes) for axes in texts.values())
     assert keys.n_fit_generations(experiment) == n_texts
 
