@@ -240,5 +240,6 @@ def test_a_toy_method_and_a_new_version_are_found_by_their_keys(monkeypatch: pyt
     toy = Method("toy", "Toy", "ours", "toy.fit", (), "texts", "choice", "addition", 2)
     monkeypatch.setattr(registry, "METHODS", (*registry.METHODS, toy))
     assert row_of("toy-2") is toy
+    assert [registry.key_of(name) for name in ("toy", "toy-2", "diffmean", "none")] == ["toy-2", "toy-2", "diffmean", "none"]
     tables = scored(rows_of([*UNSTEERED, *texts_of("toy-2", "1", *[GOOD] * 4)]), FOUR, method_settings(methods=("unsteered", "toy")))
     assert tables["method_scores"].filter(method="toy-2", layer=LAYER)["score"].to_list() == [2.0]

@@ -82,7 +82,7 @@ def export_vector(
 @command()
 def vectors(
     experiment: FinishedComparison,
-    method: Annotated[str, typer.Argument(help="Key of a method that fits vectors, e.g. diffmean.")],
+    method: Annotated[str, typer.Argument(help="A method that fits vectors, e.g. diffmean.")],
     output: Annotated[Path, typer.Option(help="Safetensors file to write.")],
     layer: FittedAt = None,
     configfile: Configfile = CONFIG,

@@ -13,6 +13,7 @@ from saesteer.engine.interventions import Intervention, unpacked
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.run import Run
 from saesteer.settings import Sweep
+from saesteer.settings.registry import key_of
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def _recommended(run: Run, layer: int, feature: int) -> pl.DataFrame:
 def fit_of(run: Run, method: str, concept: str, layer: int, factor: float | None = None) -> Fit:
     """A fit of a finished comparison; `factor` None: the one that was chosen, of two halves' the larger, which does more to the model."""
     run.check_layer(layer)
+    method = key_of(method)
     fits = at_every_layer(run.rows(FITS, sorted({layer, run.layers[0]})), run.layers).filter(layer=layer)
     check_known("method", method, sorted(set(fits["method"])))
     concepts = dict(run.summary(COMPARED_CONCEPTS).select("concept", "concept_id").iter_rows())

@@ -19,6 +19,7 @@ from saesteer.engine.vector_formats import neuronpedia_body
 from saesteer.report.exports.neuronpedia import example_lines
 from saesteer.run import Run
 from saesteer.settings import LocalExamples, SettingsError, Sweep
+from saesteer.settings.registry import key_of
 from saesteer.settings.steps import HEADLINE_THRESHOLD
 from saesteer.sources.neuronpedia.sources import named_sources
 from saesteer.sources.neuronpedia.upload import Upload
@@ -122,7 +123,7 @@ def _method_vectors(run: Run, method: str, model: str) -> Iterator[Upload]:
             f"{run.name}: its vectors are added at {run.experiment.saes.hook_point}, where Neuronpedia's cannot be; it has resid_pre,"
             " resid_post"
         )
-    fits, concepts = run.rows(FITS), run.summary(COMPARED_CONCEPTS)
+    fits, concepts, method = run.rows(FITS), run.summary(COMPARED_CONCEPTS), key_of(method)
     scores = run.summary(METHOD_SUMMARIES["method_scores"]).filter(method=method)
     for layer in run.layers:
         chosen = {row["concept"]: row["factors"] for row in scores.filter(layer=layer).iter_rows(named=True)}

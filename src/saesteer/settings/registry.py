@@ -79,6 +79,11 @@ def read_methods(path: Path = TABLE) -> tuple[Method, ...]:
 METHODS = read_methods()
 
 
+def key_of(name: str) -> str:
+    """The `method` of a name in tables; what is no name, such as the key itself, as it is."""
+    return next((row.key for row in METHODS if row.name == name), name)
+
+
 def method(name: str) -> Method:
     """The row of a name; an unknown one is refused with the known ones."""
     rows = {row.name: row for row in METHODS}

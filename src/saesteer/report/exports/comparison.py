@@ -28,6 +28,7 @@ from saesteer.methods.compare.layers import at_every_layer
 from saesteer.methods.compare.protocol import ProtocolError, Rows, row_of
 from saesteer.run import Run
 from saesteer.settings import NamedConcepts
+from saesteer.settings.registry import key_of
 from saesteer.sources.imported import AXBENCH_COLUMNS, AXBENCH_METHODS
 from saesteer.sources.published import cached_path, labelled_concepts
 
@@ -39,7 +40,7 @@ def export_vectors(run: Run, method: str, layer: int, path: Path) -> None:
     from saesteer.methods.fit.vectors_file import write_vectors
 
     run.check_layer(layer)
-    write_vectors(run.rows(FITS, [layer]), run.summary(COMPARED_CONCEPTS), method, path)
+    write_vectors(run.rows(FITS, [layer]), run.summary(COMPARED_CONCEPTS), key_of(method), path)
 
 
 def export_axbench(run: Run, folder: Path) -> Iterator[Path]:
