@@ -79,8 +79,8 @@ def pooled_equal_cost(scores: Sequence[pl.DataFrame], methods: pl.DataFrame, set
         tables.append(_means(of_limit, settings).join(unsteered, on=_METHOD).with_columns(limit=pl.lit(limit)))
     ends = {f"unlimited_{name}": name for name in ("score", "score_low", "score_high")}
     table = pl.concat(tables).join(methods.select(*_METHOD, "title", **ends), on=_METHOD, how="left")
-    table = table.join(order_correlations(table, settings.confidence), on=["layer", "limit"], how="left")
-    return table.sort(*_METHOD, "limit")
+    rounded = table.with_columns(pl.col("score", "unlimited_score").round(5))  # six digits are kept: means of equal scores are equal
+    return table.join(order_correlations(rounded, settings.confidence), on=["layer", "limit"], how="left").sort(*_METHOD, "limit")
 
 
 def seeds_reach(values: Float[np.ndarray, "seed concept"], confidence: float) -> float:
