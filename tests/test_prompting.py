@@ -11,6 +11,7 @@ from methods_world import problem
 from saesteer.engine.generations import prompted_ids
 from saesteer.engine.interventions import PromptText
 from saesteer.engine.models import LanguageModel, language_model
+from saesteer.judge.prompt_writing import INSISTENCE
 from saesteer.methods.fit import prompting
 from saesteer.methods.fit.problem import Abstains, Text
 from saesteer.settings.methods import FactorGrids
@@ -82,6 +83,7 @@ def test_the_search_draws_candidates_that_leave_room() -> None:
     given = problem(n_texts=N_TEXTS)
     fitted, lm = prompting.search(given), given.lm
     assert len(fitted.texts) == prompting.N_CANDIDATES == len(FactorGrids().addition)
+    assert len(prompting.WORDINGS) == len(INSISTENCE) == len(FactorGrids().prompt)
     assert fitted == prompting.search(given)
     decoded = sorted(
         (lm.tokenizer.decode(text.ids[1:]).strip() for text in given.positive), key=lambda text: len(lm.tokenizer(text)["input_ids"])

@@ -58,7 +58,7 @@ def pooled_methods(
         for of_pair in [_difference(row, values)]
     ]
     differences = pl.DataFrame(rows, schema=METHOD_DIFFERENCES.schema)
-    table = _means(scores, settings).join(method_ranks(pooled, settings), on=_METHOD, how="left")
+    table = _means(pooled, values, settings).join(method_ranks(pooled, settings), on=_METHOD, how="left")
     for seed, of_seed in enumerate(methods):
         table = table.join(of_seed.select(*_METHOD, pl.col("score").alias(f"seed_{seed}")), on=_METHOD, how="left")
     joined = [of_seed.join(lost.select(*_METHOD, *LOSSES), on=_METHOD) for of_seed, lost in zip(methods, damage, strict=True)]
@@ -76,7 +76,8 @@ def pooled_equal_cost(scores: Sequence[pl.DataFrame], methods: pl.DataFrame, set
     for limit in scores[0]["limit"].unique().sort():
         of_limit = [of_seed.filter(pl.col("limit") == limit) for of_seed in scores]
         unsteered = pl.concat(of_limit).group_by(_METHOD).agg(share_unsteered=pl.col("abstains").mean())
-        tables.append(_means(of_limit, settings).join(unsteered, on=_METHOD).with_columns(limit=pl.lit(limit)))
+        means = _means(pooled_scores(of_limit), _by_method(of_limit), settings)
+        tables.append(means.join(unsteered, on=_METHOD).with_columns(limit=pl.lit(limit)))
     ends = {f"unlimited_{name}": name for name in ("score", "score_low", "score_high")}
     table = pl.concat(tables).join(methods.select(*_METHOD, "title", **ends), on=_METHOD, how="left")
     rounded = table.with_columns(pl.col("score", "unlimited_score").round(5))  # six digits are kept: means of equal scores are equal
@@ -97,10 +98,12 @@ def seeds_reach(values: Float[np.ndarray, "seed concept"], confidence: float) ->
     return student_t(confidence, n_seeds - 1) * variance**0.5
 
 
-def _means(scores: Sequence[pl.DataFrame], settings: MethodSettings) -> pl.DataFrame:
-    """METHOD_SCORES of each seed -> layer, method, n, and the mean of the pooled score with its interval over seeds and concepts."""
-    values, lines = _by_method(scores), []
-    for (layer, key), group in pooled_scores(scores).group_by(_METHOD, maintain_order=True):
+def _means(
+    pooled: pl.DataFrame, values: Mapping[tuple[int, str], Float[np.ndarray, "seed concept"]], settings: MethodSettings
+) -> pl.DataFrame:
+    """Pooled scores and each seed's -> layer, method, n, and the mean with its interval over seeds and concepts."""
+    lines = []
+    for (layer, key), group in pooled.group_by(_METHOD, maintain_order=True):
         mean = mean_over_concepts("score", group["score"], settings, scale=RATED)
         line = {"layer": layer, "method": key, "n": group["score"].count(), **mean}
         lines.append(line | _with_seeds(line, values[layer, key], settings, RATED, "score", "score_"))
