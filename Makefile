@@ -86,10 +86,10 @@ kinds: $(INSTALLED)  ## train SAEs of other kinds and sparsities on the shipped 
 books: $(INSTALLED)  ## train the world of the books into build/books/seed_$(SEED), or go on: make books PARAGRAPHS=file.parquet
 	$(BIN)/python -m studies.books build --paragraphs $(PARAGRAPHS) --seed $(SEED) --out build/books/seed_$(SEED)
 
-books-saes: $(INSTALLED)  ## train SAEs of another seed on the model that make books trained: make books-saes PARAGRAPHS=file.parquet SAE_SEED=1
+books-saes: $(INSTALLED)  ## train SAEs of another seed on the shipped model of the books: make books-saes PARAGRAPHS=file.parquet SAE_SEED=1
 	$(BIN)/python -m studies.books saes --paragraphs $(PARAGRAPHS) --seed $(SAE_SEED)
 
-books-kinds: $(INSTALLED)  ## train SAEs of other kinds and sparsities at layer 4 of that model: make books-kinds PARAGRAPHS=file.parquet
+books-kinds: $(INSTALLED)  ## train SAEs of other kinds and sparsities at its layer 4: make books-kinds PARAGRAPHS=file.parquet
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m studies.books kinds --paragraphs $(PARAGRAPHS) --layer 4
 
 books-adopt: $(INSTALLED)  ## ship build/books/seed_0: make books-adopt BOOKS=books.csv

@@ -168,6 +168,15 @@ def train_saes_of_seed(build: BooksBuild, seed: int | None = None, out: Path | N
             partial.rename(folder)
 
 
+def lay_out_shipped(shipped: Path, folder: Path) -> None:
+    """Copy the shipped model, tokenizer and SAEs into `folder` as a build has them, for SAEs that are trained beside the shipped ones."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / PHASES).mkdir(parents=True)
+    for name in (MODEL, SAES):
+        shutil.copytree(shipped / name, folder / name)
+    AutoTokenizer.from_pretrained(shipped / MODEL, trust_remote_code=False).save_pretrained(folder / TOKENIZER)
+
+
 def sae_residuals(build: BooksBuild) -> Float[Tensor, "layer token d_in"]:
     """The stored model's residuals on the rows of the train books that SAEs are trained on."""
     rows = drawn_rows(build, build.rows("train"), build.recipe.sae_rows, "saes/rows")
@@ -175,8 +184,8 @@ def sae_residuals(build: BooksBuild) -> Float[Tensor, "layer token d_in"]:
 
 
 def train_kinds(build: BooksBuild, layers: Sequence[int], out: Path) -> None:
-    """SAEs of other kinds and sparsities on the finished model: train what is not there yet on the rows of the SAEs that `make books`
-    trained, BatchTopK with a third and with three times their k, JumpReLU at three sparsities; measure all on rows of the valid books."""
+    """SAEs of other kinds and sparsities on the build's model: train what is not there yet on the rows of the build's SAEs, BatchTopK with
+    a third and with three times their k, JumpReLU at three sparsities; measure all on rows of the valid books."""
     k = build.recipe.sae.k
     recipe = KindsRecipe(build.recipe.sae, (k // 3, 3 * k), jumprelu=JUMPRELU)
     sae_kinds.build_kinds(sae_residuals(build), layers, recipe, build.seed, MODEL_NAME, build.recipe.model.context, out)

@@ -324,5 +324,8 @@ def test_a_world_of_books_from_nothing_is_complete_and_goes_on_where_it_stopped(
     assert "{" not in card
     shipped = corpus.TEXTS_SCHEMA
     assert dict(pl.read_parquet(tmp_path / "shipped/texts.parquet").schema) == shipped
+    build.lay_out_shipped(tmp_path / "shipped", tmp_path / "laid_out")
+    build.train_saes_of_seed(replace(world, folder=tmp_path / "laid_out"), 0, tmp_path / "of_shipped")
+    assert [(tmp_path / "of_shipped" / file).read_bytes() for file in files] == own
     with pytest.raises(FileNotFoundError, match="is not finished"):
         build.adopt(tmp_path / "nothing", provenance, tmp_path / "other")

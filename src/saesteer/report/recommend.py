@@ -59,6 +59,7 @@ from saesteer.settings import (
     load_experiment,
 )
 from saesteer.settings.methods import N_ORDINARY_TEXTS, ORDINARY_TOKENS
+from saesteer.settings.registry import key_of
 from saesteer.sources.corpus import read_texts
 
 RIVALS = ("prompting", "diffmean")
@@ -281,7 +282,7 @@ def method_texts(workflow: Workflow, question: Question) -> pl.DataFrame:
     rows = (of_fits(rated_texts(run)), run.rows(FITS).cast({"layer": pl.Int64}))
     texts, fits = (at_every_layer(table, run.experiment.layers) for table in rows)
     joined = texts.join(fits.select(*FITS.keys, "n_texts"), on=FITS.keys, maintain_order="left")
-    rivals = joined.filter(pl.col("method").is_in(RIVALS), concept_id=text_id(question.concept))
+    rivals = joined.filter(pl.col("method").is_in([key_of(name) for name in RIVALS]), concept_id=text_id(question.concept))
     learnt = pl.when(pl.col("n_texts") > 0).then(pl.format("{} from {} labelled texts", "method", "n_texts")).otherwise("method")
     return rivals.with_columns(kind="method", name=learnt).select(_COLUMNS)
 
