@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from studies.pages import questions
 from studies.pages.kinds_figure import SHOWN
 from studies.questions.choice_rules import BY_JUDGE
 from studies.questions.registry import QUESTION_TABLES
@@ -35,8 +36,12 @@ class Kinds:
 
     @property
     def further(self) -> list[str]:
-        """The kinds that are not shipped. The shipped SAEs' tables lie beside theirs, of the same judge, and change with them only."""
+        """The kinds that are not shipped."""
         return [kind for kind in self.names if kind != SHIPPED]
+
+    def tables(self, kind: str) -> Path:
+        """Where git has a kind's tables."""
+        return questions.FOLDER / self.experiment if kind == SHIPPED else self.folder / kind
 
 
 def _names(sparse: int, shipped: int, dense: int) -> dict[str, str]:
@@ -77,10 +82,10 @@ def rows(root: Path, kinds: Kinds) -> Iterator[dict[str, Any]]:
 def _measured(root: Path, kinds: Kinds) -> list[tuple[str, int, dict[str, float]]]:
     """Kind, layer and measures of what is in git, layer by layer by the number of active features."""
     measured = json.loads((root / kinds.folder / "metrics.json").read_text(encoding="utf-8"))
-    finished = [kind for kind in kinds.names if (root / kinds.folder / kind).is_dir()]
+    finished = [kind for kind in kinds.names if (root / kinds.tables(kind)).is_dir()]
     of_layers = [(kind, int(layer), measures) for kind in finished for layer, measures in measured[kind].items()]
     return sorted(of_layers, key=lambda row: (row[1], row[2]["l0"]))
 
 
 def _read(root: Path, kinds: Kinds, kind: str, name: str) -> pl.DataFrame:
-    return pl.read_csv(root / kinds.folder / kind / f"{name}.csv", schema=QUESTION_TABLES[name].schema)
+    return pl.read_csv(root / kinds.tables(kind) / f"{name}.csv", schema=QUESTION_TABLES[name].schema)

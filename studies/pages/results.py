@@ -90,9 +90,6 @@ def update_results(root: Path) -> None:
         raise SettingsError(f"docs/results/{SHIPPED}.json is missing: run `make figures`, then `make readme`")
     for snapshot in SNAPSHOTS:
         write_snapshot(root, snapshot)
-    for of in KINDS.values():
-        if any((root / f"data/{of.experiment}-{kind}").is_dir() for kind in of.further):
-            write_snapshot(root, Snapshot(of.experiment, _KIND_TABLES, f"{of.folder}/{kinds.SHIPPED}"))
     for folder, names in COMPARISONS.items():
         if compared := list(takewhile(Path.is_dir, (root / folder / name for name in names))):
             first = open_experiment(names[0], root)
