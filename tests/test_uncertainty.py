@@ -93,7 +93,7 @@ def test_intervals_of_means_of_few_values_cover(name: str) -> None:
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", POPULATIONS)
 def test_intervals_cover_in_long_simulations(name: str) -> None:
-    worlds = 20_000 if POPULATIONS[name][2] is None else 2_000  # a bound by a scale takes longer, and covers more
+    worlds = 20_000 if POPULATIONS[name][2] is None else 1_000  # a bound by a scale takes longer, and covers more
     assert min(mean_coverage(name, n, worlds)[0] for n in (8, 16, 34)) > 0.94
     assert min(difference_coverage(name, n, m, worlds)[0] for n, m in ((4, 13), (16, 34))) > 0.94
 
