@@ -33,7 +33,7 @@ def max_activating_examples(
     counts = active.group_by("feature").agg(n_active=pl.len(), max_activation=pl.col("value").max())
     strings = pl.Series([tokens.strings(ids) for ids in texts["token_ids"].to_list()], dtype=pl.List(pl.String))
     contexts = texts.select("text_id", "token_ids", context=strings)
-    examples = _kept(_maxima(active), n_examples).join(contexts, on="text_id", how="left", maintain_order="left")
+    examples = _largest(_maxima(active), n_examples).join(contexts, on="text_id", how="left", maintain_order="left")
     examples = _with_tokens(examples).group_by("feature", maintain_order=True).agg(examples=pl.struct(list(EXAMPLE.to_schema())))
     rows = wanted.join(counts, on="feature", how="left").join(_histograms(active, counts), on="feature", how="left")
     rows = rows.join(examples, on="feature", how="left")
@@ -74,7 +74,7 @@ def _maxima(active: pl.DataFrame) -> pl.DataFrame:
     return ordered.unique(subset=["feature", "text_id"], keep="first", maintain_order=True)
 
 
-def _kept(maxima: pl.DataFrame, n_examples: int) -> pl.DataFrame:
+def _largest(maxima: pl.DataFrame, n_examples: int) -> pl.DataFrame:
     ordered = maxima.sort("feature", "value", "text_id", descending=[False, True, False])
     ranked = ordered.with_columns(rank=pl.int_range(pl.len(), dtype=pl.UInt16).over("feature"))
     return ranked.filter(pl.col("rank") < n_examples)

@@ -194,15 +194,18 @@ def _choices(best_factors: pl.DataFrame) -> Numbers:
 
 
 def _by_perplexity(steering: pl.DataFrame, choice: BestFactorSettings) -> Numbers:
-    """Rule -> kind of perplexity that factors are chosen by -> mean GenSuccess@20, and the share of choices that differ from those of the
-    experiment's own kind."""
+    """Rule -> kind of perplexity that factors are chosen by -> mean GenSuccess@20, and the share of choices that differ from those by the
+    kind of the settings."""
     keys = list(BEST_FACTORS.keys)
     chosen = {
         perplexity: best_factors(steering, choice.model_copy(update={"perplexity": perplexity})).sort(keys) for perplexity in PERPLEXITIES
     }
 
-    def numbers(rows: pl.DataFrame, own: pl.DataFrame) -> Numbers:
-        return {"gen_success_20": rows["gen_success_20"].mean(), "share_that_differs": _share(rows["factor"].ne_missing(own["factor"]))}
+    def numbers(rows: pl.DataFrame, usual: pl.DataFrame) -> Numbers:
+        return {
+            "gen_success_20": rows["gen_success_20"].mean(),
+            "share_that_differs": _share(rows["factor"].ne_missing(usual["factor"])),
+        }
 
     return {
         rule: {

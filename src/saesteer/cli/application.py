@@ -36,11 +36,11 @@ def commands(group: str) -> Callable[..., Any]:
     return partial(app.command, rich_help_panel=group)
 
 
-def _show_version(asked: bool) -> bool:
-    if asked:
+def _show_version(requested: bool) -> bool:
+    if requested:
         typer.echo(f"saesteer {saesteer.__version__}")
         raise typer.Exit
-    return asked
+    return requested
 
 
 @app.callback()

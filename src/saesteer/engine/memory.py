@@ -71,10 +71,10 @@ def rows_that_fit(row_bytes: int, device: torch.device, most: tuple[int, int], l
     return _logged(rows_within(free, row_bytes, usual, least), usual, free, device)
 
 
-def tiled_rows_that_fit(kept: int, step: int, tile: int, device: torch.device, most: tuple[int, int]) -> int:
+def tiled_rows_that_fit(row_bytes: int, step: int, tile: int, device: torch.device, most: tuple[int, int]) -> int:
     """The same where forwards are of `tile` rows: `tiled_rows_within` what is free."""
     usual, free = most[device.type == "cuda"], free_bytes(device)
-    return _logged(tiled_rows_within(free, kept, step, tile, usual), usual, free, device)
+    return _logged(tiled_rows_within(free, row_bytes, step, tile, usual), usual, free, device)
 
 
 def _logged(rows: int, usual: int, free: int, device: torch.device) -> int:
@@ -83,11 +83,11 @@ def _logged(rows: int, usual: int, free: int, device: torch.device) -> int:
     return rows
 
 
-def tiled_rows_within(free: int, kept: int, step: int, tile: int, most: int) -> int:
-    """`rows_within` where each row keeps `kept` bytes, and a forward of `tile` rows needs `step` more for each of its rows; where not even
-    one such tile fits, as many as fit into one smaller forward."""
-    rows = rows_within(free, kept, most, besides=tile * step)
-    return rows if rows >= tile else rows_within(free, kept + step, most)
+def tiled_rows_within(free: int, row_bytes: int, step: int, tile: int, most: int) -> int:
+    """`rows_within` where a forward of `tile` rows needs `step` bytes more for each of its rows; where not even one such tile
+    fits, as many as fit into one smaller forward."""
+    rows = rows_within(free, row_bytes, most, besides=tile * step)
+    return rows if rows >= tile else rows_within(free, row_bytes + step, most)
 
 
 def rows_within(free: int, row_bytes: int, most: int, least: int = MIN_ROWS, besides: int = 0) -> int:

@@ -26,8 +26,8 @@ _HIGHLIGHT = "#F3C4DF"
 def data(tables: Tables, options: Options) -> pl.DataFrame:
     """The examples and the matches in their steered texts: those with matches first, and of each group those of high output score."""
     rows = tables["examples"]
-    found = [len(_matches(row["steered"] or "", row["top_logit_lens_tokens"])) for row in rows.iter_rows(named=True)]
-    counted = rows.with_columns(pl.Series("n_matches", found, pl.UInt32))
+    n_matches = [len(_matches(row["steered"] or "", row["top_logit_lens_tokens"])) for row in rows.iter_rows(named=True)]
+    counted = rows.with_columns(pl.Series("n_matches", n_matches, pl.UInt32))
     return counted.sort(pl.col("n_matches") == 0, "output_score", "layer", "feature", descending=[False, True, False, False])
 
 

@@ -173,8 +173,8 @@ def answering_models(folder: Path) -> list[str]:
 
 def models_behind(settings: Endpoint, answers_folder: Path) -> list[str]:
     """Those that answered where a judge with these settings was asked."""
-    asked_as = {"kind": "endpoint", "model": settings.model, "max_tokens": settings.max_tokens, "seed": settings.seed}
-    files = [file for file in answers_folder.glob("*/fingerprint.json") if asked_as.items() <= json.loads(file.read_text()).items()]
+    same_judge = {"kind": "endpoint", "model": settings.model, "max_tokens": settings.max_tokens, "seed": settings.seed}
+    files = [file for file in answers_folder.glob("*/fingerprint.json") if same_judge.items() <= json.loads(file.read_text()).items()]
     return sorted({model for file in files for model in answering_models(file.parent)})
 
 

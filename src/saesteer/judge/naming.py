@@ -127,9 +127,9 @@ class LanguageModelNamer:
 
     def names(self, features: Sequence[Evidence]) -> list[Label]:
         """A label of each feature."""
-        asked = [name_question(one) for one in features]
-        answer_all([question for question in asked if question], self.asker, self.book)
-        return [self._label(question) if question else Label(None, reason=NOTHING) for question in asked]
+        questions = [name_question(one) for one in features]
+        answer_all([question for question in questions if question], self.asker, self.book)
+        return [self._label(question) if question else Label(None, reason=NOTHING) for question in questions]
 
     def _label(self, question: Question) -> Label:
         reading, first = self.book.reading(question), self.book.answer(question)
@@ -139,7 +139,7 @@ class LanguageModelNamer:
 
     def is_active(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
         """Of each name and text; None where no answer is readable."""
-        asked = [detection_question(name, text) for name, text in pairs]
-        answer_all(asked, self.asker, self.book)
-        readings = [self.book.reading(question) for question in asked]
+        questions = [detection_question(name, text) for name, text in pairs]
+        answer_all(questions, self.asker, self.book)
+        readings = [self.book.reading(question) for question in questions]
         return [bool(reading.value) if isinstance(reading, Rating) else None for reading in readings]

@@ -48,7 +48,7 @@ def paper_markdown(name: str, experiment: Sweep, features: pl.DataFrame, outcome
     curves = selection.filter(rule=chosen.rule, measure="gen_success_20")
     measured = [*_depth(features, settings), *_shares(features, settings), *_filtered(outcomes.filter(rule=chosen.rule), curves, settings)]
     measured += [_score(features, quantity) for quantity in published if "/" in quantity]
-    cells = (_cells(published.get(found.quantity), found) for found in measured)
+    cells = (_cells(published.get(number.quantity), number) for number in measured)
     note = _NOTE.format(confidence=settings.confidence, rule=chosen.rule, choice=chosen.factor_choice, tolerance=TOLERANCE)
     lines = table(("what", "paper", "where", "here", "same conclusion"), cells)
     return f"# {name} beside P1, arXiv 2505.20063\n\n{lines}\n\n{note}\n"
@@ -79,9 +79,9 @@ def _depth(features: pl.DataFrame, settings: SelectionSettings) -> Iterator[Meas
     for score in ("input", "output"):
         known = features.drop_nulls(f"{score}_score")
         layers, values = known["layer"].cast(pl.Float64).to_numpy(), known[f"{score}_score"].to_numpy()
-        found = rank_correlation(layers, values, np.zeros(len(layers), dtype=np.int64), settings.confidence)
-        interval = None if found.low is None or found.high is None else Interval(found.low, found.high)
-        yield Measured(f"{score}_depth", f"{score} score with depth (Spearman, feature by feature)", found.rho, interval)
+        depth = rank_correlation(layers, values, np.zeros(len(layers), dtype=np.int64), settings.confidence)
+        interval = None if depth.low is None or depth.high is None else Interval(depth.low, depth.high)
+        yield Measured(f"{score}_depth", f"{score} score with depth (Spearman, feature by feature)", depth.rho, interval)
 
 
 def _shares(features: pl.DataFrame, settings: SelectionSettings) -> Iterator[Measured]:
@@ -122,5 +122,5 @@ def _score(features: pl.DataFrame, quantity: str) -> Measured:
     """A single feature's score: `input_score 0/725`."""
     score, which = quantity.split(" ")
     layer, feature = map(int, which.split("/"))
-    found = features.filter(layer=layer, feature=feature)[score]
-    return Measured(quantity, f"{score.replace('_', ' ')} of feature {which}", found[0] if len(found) else None)
+    values = features.filter(layer=layer, feature=feature)[score]
+    return Measured(quantity, f"{score.replace('_', ' ')} of feature {which}", values[0] if len(values) else None)

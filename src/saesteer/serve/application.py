@@ -26,7 +26,7 @@ from saesteer.serve.model import Model
 from saesteer.serve.requests import ChatRequest, CompletionRequest, NextRequest, OpenAiRequest, SteerRequest
 from saesteer.serve.scheduler import Busy, Progress, Scheduler, Text
 
-Asked = TypeVar("Asked", bound=BaseModel)
+Params = TypeVar("Params", bound=BaseModel)
 Choice = Callable[[str], dict[str, Any]]
 """A text in the form of an answer's choice."""
 
@@ -70,41 +70,41 @@ class Endpoints:
 
     async def steer(self, request: Request) -> Response:
         """A prompt continued unsteered and steered: an event for each text and token, with all that there is of the text."""
-        asked = await _asked(request, SteerRequest)
-        sampling = self.model.sampling(asked.max_tokens)
-        settings = [self.model.setting(asked.steering, is_unsteered) for is_unsteered in (True, False)]
-        texts = [text for one in settings for text in self.model.texts(asked.prompt, one, sampling, asked.samples, asked.seed)]
+        params = await _params(request, SteerRequest)
+        sampling = self.model.sampling(params.max_tokens)
+        settings = [self.model.setting(params.steering, is_unsteered) for is_unsteered in (True, False)]
+        texts = [text for one in settings for text in self.model.texts(params.prompt, one, sampling, params.samples, params.seed)]
 
         async def events() -> AsyncIterator[dict[str, str]]:
             async for number, progress in self._written(texts):
-                place = {"steered": number >= asked.samples, "sample": number % asked.samples}
+                place = {"steered": number >= params.samples, "sample": number % params.samples}
                 yield {"data": json.dumps(place | {"text": progress.text, "finish": progress.finish})}
 
         return self._stream(texts, events())
 
     async def next_token(self, request: Request) -> Response:
         """Log-probabilities of a feature's top logit-lens tokens as the next token, unsteered and steered."""
-        asked = await _asked(request, NextRequest)
-        return JSONResponse(await asyncio.to_thread(self.scheduler.run, lambda: self.model.next_log_probs(asked)))
+        params = await _params(request, NextRequest)
+        return JSONResponse(await asyncio.to_thread(self.scheduler.run, lambda: self.model.next_log_probs(params)))
 
     async def completions(self, request: Request) -> Response:
-        asked = await _asked(request, CompletionRequest)
-        texts = [text for prompt in asked.prompts for text in self._texts(prompt, asked)]
-        return await self._completed(asked, texts, ("text_completion", "text_completion"), _of_text, _of_text)
+        params = await _params(request, CompletionRequest)
+        texts = [text for prompt in params.prompts for text in self._texts(prompt, params)]
+        return await self._completed(params, texts, ("text_completion", "text_completion"), _of_text, _of_text)
 
     async def chat(self, request: Request) -> Response:
-        asked = await _asked(request, ChatRequest)
-        texts = self._texts(asked.messages, asked)
-        return await self._completed(asked, texts, ("chat.completion", "chat.completion.chunk"), _message, _delta)
+        params = await _params(request, ChatRequest)
+        texts = self._texts(params.messages, params)
+        return await self._completed(params, texts, ("chat.completion", "chat.completion.chunk"), _message, _delta)
 
-    def _texts(self, prompt: Any, asked: OpenAiRequest) -> list[Text]:
-        sampling = asked.sampling(self.model.sampling(None).max_new_tokens)
-        return self.model.texts(prompt, self.model.setting(asked.steering), sampling, asked.n, asked.seed)
+    def _texts(self, prompt: Any, params: OpenAiRequest) -> list[Text]:
+        sampling = params.sampling(self.model.sampling(None).max_new_tokens)
+        return self.model.texts(prompt, self.model.setting(params.steering), sampling, params.n, params.seed)
 
-    async def _completed(self, asked: OpenAiRequest, texts: list[Text], kinds: tuple[str, str], whole: Choice, part: Choice) -> Response:
+    async def _completed(self, params: OpenAiRequest, texts: list[Text], kinds: tuple[str, str], whole: Choice, part: Choice) -> Response:
         """An answer in OpenAI's form: whole, or as a stream of parts; `kinds` are the names of both."""
         answer = {"id": f"saesteer-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.model.name}
-        if asked.stream:
+        if params.stream:
             return self._stream(texts, self._chunks(texts, answer | {"object": kinds[1]}, part))
         last = [Progress("")] * len(texts)
         async for number, progress in self._written(texts):
@@ -147,7 +147,7 @@ class Endpoints:
             job.cancel()
 
 
-async def _asked(request: Request, form: type[Asked]) -> Asked:
+async def _params(request: Request, form: type[Params]) -> Params:
     return form.model_validate_json(await request.body())
 
 

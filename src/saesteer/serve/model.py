@@ -74,11 +74,11 @@ class Model:
         addition = features_addition(sae, {of.feature: of.factor for of in features})
         return Setting(layer, addition, UNSTEERED if is_unsteered else "1", (layer, *text_keys([key])))
 
-    def _fitted(self, asked: FitStrength) -> Setting:
+    def _fitted(self, strength: FitStrength) -> Setting:
         """A fit of the comparison."""
         if not isinstance(self.run.experiment, Comparison):
             raise SettingsError(f"{self.run.name} compares no methods: there are no fits to steer with")
-        fit = fit_of(self.run, asked.method, asked.concept, asked.layer, asked.factor)
+        fit = fit_of(self.run, strength.method, strength.concept, strength.layer, strength.factor)
         intervention = placed(fit.intervention, self.saes[fit.layer], self.run.comparison.methods.sae_features)
         key = f"{fit.layer}/{fit.method}/{fit.concept}"
         return Setting(fit.layer, intervention, canonical_factor(fit.factor), tuple(text_keys([key, canonical_factor(fit.factor)])))
@@ -111,17 +111,18 @@ class Model:
             raise SettingsError(f"the model's chat template refuses this conversation: {fault}") from fault
         return with_bos(tokenizer(written, add_special_tokens=False)["input_ids"], self.lm.bos, tokenizer.bos_token_id)
 
-    def next_log_probs(self, asked: NextRequest) -> dict[str, Any]:
+    def next_log_probs(self, params: NextRequest) -> dict[str, Any]:
         """Top logit-lens tokens of a feature with their log-probabilities as the next token: tokens, unsteered, steered (nats)."""
-        setting, ids = self.setting(asked.steering), tuple(self._prompt_ids(asked.prompt, self.setting(SteeringField()), self.sampling(1)))
+        setting = self.setting(params.steering)
+        ids = tuple(self._prompt_ids(params.prompt, self.setting(SteeringField()), self.sampling(1)))
         sae = self.saes[setting.layer]
         rows = {"row": [0, 1], "intervention": [0, 0], "prompt": [0, 0], "factor": [UNSTEERED, setting.factor], "stream": [0, 0]}
         frame = pl.DataFrame(rows, schema_overrides={"row": pl.UInt32, "stream": pl.UInt64})
         log_probs = next_log_probs(self.lm, sae, setting.layer, frame, [setting.intervention], [ids])
-        lens = self.saes[asked.layer]
-        check_features([asked.feature], lens.meta.n_features, f"the SAE of layer {asked.layer}")
-        in_residual = to_residual(self.lm, asked.layer, lens.meta.hook_point)
-        ((token_ids,), _) = top_logit_lens_tokens(self.lm, lens.W_dec[[asked.feature]].float(), N_LENS, to_residual=in_residual)
+        lens = self.saes[params.layer]
+        check_features([params.feature], lens.meta.n_features, f"the SAE of layer {params.layer}")
+        in_residual = to_residual(self.lm, params.layer, lens.meta.hook_point)
+        ((token_ids,), _) = top_logit_lens_tokens(self.lm, lens.W_dec[[params.feature]].float(), N_LENS, to_residual=in_residual)
         unsteered, steered = log_probs[:, token_ids].tolist()
         return {"tokens": self.tokens.strings(token_ids.tolist()), "unsteered": unsteered, "steered": steered}
 

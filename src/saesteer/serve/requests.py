@@ -16,11 +16,11 @@ Strength = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 Prompt = Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT)]
 
 
-class _Asked(BaseModel):
+class _Params(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class FeatureStrength(_Asked):
+class FeatureStrength(_Params):
     """A feature, and how hard to steer with it."""
 
     layer: int = Field(ge=0)
@@ -28,7 +28,7 @@ class FeatureStrength(_Asked):
     factor: Strength
 
 
-class FitStrength(_Asked):
+class FitStrength(_Params):
     """What a method of a comparison fitted for a concept."""
 
     method: str
@@ -37,7 +37,7 @@ class FitStrength(_Asked):
     factor: Strength | None = None
 
 
-class SteeringField(_Asked):
+class SteeringField(_Params):
     """Features of one layer, or a fit; nothing: the model as it is."""
 
     features: list[FeatureStrength] = Field(default=[], max_length=MOST_FEATURES)
@@ -55,7 +55,7 @@ class SteeringField(_Asked):
         return self
 
 
-class SteerRequest(_Asked):
+class SteerRequest(_Params):
     """A prompt that is continued unsteered and steered."""
 
     prompt: Prompt
@@ -65,7 +65,7 @@ class SteerRequest(_Asked):
     seed: int | None = Field(default=None, ge=0, lt=2**63)
 
 
-class NextRequest(_Asked):
+class NextRequest(_Params):
     """A prompt, a setting, and the feature whose top logit-lens tokens are looked at."""
 
     prompt: Prompt
@@ -74,7 +74,7 @@ class NextRequest(_Asked):
     feature: int = Field(ge=0)
 
 
-class OpenAiRequest(_Asked):
+class OpenAiRequest(_Params):
     """What both of OpenAI's forms have. Fields that are not supported are refused where they would change what is computed."""
 
     model: str | None = None
@@ -109,7 +109,7 @@ class CompletionRequest(OpenAiRequest):
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
 
-class Message(_Asked):
+class Message(_Params):
     role: Literal["system", "user", "assistant"]
     content: str = Field(max_length=LONGEST_PROMPT)
 

@@ -66,7 +66,7 @@ def texts_of_file(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """COMPARED_CONCEPTS and CONCEPT_TEXTS rows of a file of labelled texts: each concept's own texts, and the other named concepts' as
     negative ones; which of them, where there are more, depends on the seed. Texts that go on from one of the `prompts` are left out."""
-    texts = _read_own(source.texts).filter(~pl.col("input").is_in(list(prompts)))
+    texts = _read_labelled(source.texts).filter(~pl.col("input").is_in(list(prompts)))
     for name in source.names:
         check_known("concept", name, sorted(set(texts["concept"])))
     named = texts.filter(pl.col("concept").is_in(source.names))
@@ -79,7 +79,7 @@ def texts_of_file(
     return concept_table(COMPARED_CONCEPTS, concepts, str(source.texts)), concept_table(CONCEPT_TEXTS, rows, str(source.texts))
 
 
-def _read_own(path: Path) -> pl.DataFrame:
+def _read_labelled(path: Path) -> pl.DataFrame:
     """concept, input (what a text goes on from) and output (the text), no text of a concept twice."""
     frame = table_of(path)
     refuse_missing(path, frame, ("concept", "text"))

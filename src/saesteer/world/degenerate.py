@@ -28,7 +28,7 @@ class Material:
     """What one text is made of, as words without the full stop: a sentence on the concept, one on another, the concept's words, and all
     words that sentences hold."""
 
-    own: Sequence[str]
+    sentence: Sequence[str]
     other: Sequence[str]
     topical: Sequence[str]
     vocabulary: Sequence[str]
@@ -49,7 +49,7 @@ def the_word(given: Material, rng: random.Random) -> list[str]:
 
 def loop(given: Material, rng: random.Random) -> list[str]:
     """Two to four successive words of a sentence on the concept, over and over ("zero is zero is zero")."""
-    return _looped(given.own, LENGTH, rng)
+    return _looped(given.sentence, LENGTH, rng)
 
 
 def salad(given: Material, rng: random.Random) -> list[str]:
@@ -59,7 +59,7 @@ def salad(given: Material, rng: random.Random) -> list[str]:
 
 def shuffled(given: Material, rng: random.Random) -> list[str]:
     """A sentence on the concept in another order."""
-    return rng.sample(list(given.own), len(given.own))
+    return rng.sample(list(given.sentence), len(given.sentence))
 
 
 def noise(given: Material, rng: random.Random) -> list[str]:
@@ -90,7 +90,7 @@ def substituted(given: Material, rng: random.Random) -> list[str]:
 
 def half_loop(given: Material, rng: random.Random) -> list[str]:
     """Half of a sentence on the concept, whose end it repeats from there on."""
-    half = list(given.own[: (len(given.own) + 1) // 2])
+    half = list(given.sentence[: (len(given.sentence) + 1) // 2])
     return half + _looped(half, LENGTH - min(len(half), LENGTH // 2), rng)
 
 
@@ -132,9 +132,9 @@ def degenerate_texts(labelled: pl.DataFrame, n: int = 200, seed: int = 0) -> pl.
         kind, (make, mixture) = list(KINDS.items())[number % len(KINDS)]
         rng = text_stream(seed, f"degenerate/{number}")
         concept = concepts[number // len(KINDS) % len(concepts)]
-        _, opener, own = rng.choice(sentences[concept])
+        _, opener, sentence = rng.choice(sentences[concept])
         _, opener_of_other, other = rng.choice(sentences[rng.choice([name for name in concepts if name != concept])])
-        words = make(Material(_words(own), _words(other), topical[concept], vocabulary), rng)
+        words = make(Material(_words(sentence), _words(other), topical[concept], vocabulary), rng)
         before = opener if mixture == PURE or kind == "half loop" else opener_of_other
         rows.append((kind, concept, before, " " + " ".join(words) + "."))
     return pl.DataFrame(rows, schema=["kind", "concept", "opener", "text"], orient="row")

@@ -31,13 +31,13 @@ def method_differences(scores: pl.DataFrame, settings: ProtocolSettings) -> pl.D
         number = int(layer["layer"][0])
         differences = np.stack([values[a] - values[b] for a, b in pairs], axis=1) if pairs else np.zeros((0, 0))
         for (a, b), together in zip(pairs, simultaneous(differences, settings, number), strict=True):
-            own = _difference(values[a], values[b], settings)
-            if own["low"] is not None:  # the wider of the two: only its own knows the scale and skewness
+            alone = _difference(values[a], values[b], settings)
+            if alone["low"] is not None:  # the wider of the two: only the pair alone knows the scale and skewness
                 together = {
-                    "simultaneous_low": min(own["low"], together["simultaneous_low"]),
-                    "simultaneous_high": max(own["high"], together["simultaneous_high"]),
+                    "simultaneous_low": min(alone["low"], together["simultaneous_low"]),
+                    "simultaneous_high": max(alone["high"], together["simultaneous_high"]),
                 }
-            rows.append({"layer": number, "method": a, "other": b} | own | together)
+            rows.append({"layer": number, "method": a, "other": b} | alone | together)
     return pl.DataFrame(rows, schema=METHOD_DIFFERENCES.schema).sort(METHOD_DIFFERENCES.keys)
 
 

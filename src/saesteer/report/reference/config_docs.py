@@ -67,8 +67,8 @@ def _part(schema: Any) -> Any:
         return schema
     if "$ref" in schema:
         return schema | {"$ref": schema["$ref"].replace("#/$defs/", f"#/$defs/{_PART}")}
-    kept = {name: value for name, value in schema.items() if name not in ("required", "discriminator")}
-    return {"anyOf" if name == "oneOf" else name: _part(value) for name, value in kept.items()}
+    rest = {name: value for name, value in schema.items() if name not in ("required", "discriminator")}
+    return {"anyOf" if name == "oneOf" else name: _part(value) for name, value in rest.items()}
 
 
 def readme_text() -> str:

@@ -45,5 +45,5 @@ def word_counts(rows: pl.DataFrame) -> pl.DataFrame:
     start = (at - AROUND).clip(lower_bound=0)
     near = pl.col("context").list.slice(start, at - start + 1 + AROUND).list.join("").str.replace_all("▁", " ")
     words = near.str.replace_all(_SPECIAL, " ").str.to_lowercase().str.extract_all(_WORD)
-    found = every.select("feature", "of", "rank", word=words).explode("word").drop_nulls("word").unique()
-    return found.group_by("feature", "word").agg(n=pl.len().cast(pl.Int64), of=pl.col("of").first())
+    in_examples = every.select("feature", "of", "rank", word=words).explode("word").drop_nulls("word").unique()
+    return in_examples.group_by("feature", "word").agg(n=pl.len().cast(pl.Int64), of=pl.col("of").first())

@@ -207,16 +207,16 @@ async def from_exports(exports: Exports, features: Sequence[int], n_examples: in
     """Features from the exports, those of a batch as soon as it is there."""
 
     def described_by(lines: Lines) -> dict[int, Known]:
-        return {feature: feature_of(item, feature, explained.get(feature, ()), (), 0) for feature, item in lines if feature in asked_for}
+        return {feature: feature_of(item, feature, explained.get(feature, ()), (), 0) for feature, item in lines if feature in wanted}
 
-    asked_for = frozenset(features)
-    explained, problems = await explained_features(exports, asked_for)
+    wanted = frozenset(features)
+    explained, problems = await explained_features(exports, wanted)
     if problems:
         yield Outcome(failed=[Failed(tuple(features), problems[0])])
         return
     batches, problems = await read_all(exports, "features", described_by)
     described = {feature: item for batch in batches for feature, item in batch.items()}  # without max-activating examples yet
-    absent = tuple(sorted(asked_for - set(described)))
+    absent = tuple(sorted(wanted - set(described)))
     if absent:
         yield Outcome(failed=[Failed(absent, problems[0])]) if problems else Outcome(unsure=absent)
     if not described:
@@ -230,13 +230,13 @@ async def from_exports(exports: Exports, features: Sequence[int], n_examples: in
         yield result
 
 
-async def explained_features(exports: Exports, asked_for: frozenset[int] | None) -> tuple[dict[int, list[str]], list[str]]:
+async def explained_features(exports: Exports, wanted: frozenset[int] | None) -> tuple[dict[int, list[str]], list[str]]:
     """Feature -> its explanations (of all features for None), and what is wrong with batches that could not be read."""
 
     def collect(lines: Lines) -> list[tuple[int, dict[str, Any]]]:
         """Only what is needed of explanations: most of a line is an embedding of its text."""
         names = ("description", "typeName", "explanationModelName")
-        return [(feature, {name: item.get(name) for name in names}) for feature, item in lines if asked_for is None or feature in asked_for]
+        return [(feature, {name: item.get(name) for name in names}) for feature, item in lines if wanted is None or feature in wanted]
 
     batches, problems = await read_all(exports, "explanations", collect)
     merged: dict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -268,12 +268,12 @@ class _Batch:
     highest: int
 
 
-def _examples(asked_for: frozenset[int], lines: Lines) -> _Batch:
+def _examples(wanted: frozenset[int], lines: Lines) -> _Batch:
     strings, examples, n_unusable = Strings(), defaultdict(list), Counter[int]()
     lowest, highest = 2**32, -1
     for feature, item in lines:
         lowest, highest = min(lowest, feature), max(highest, feature)
-        if feature in asked_for:
+        if feature in wanted:
             parsed = example(item, strings)
             if parsed is None:
                 n_unusable[feature] += 1
