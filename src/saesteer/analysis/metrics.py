@@ -202,10 +202,7 @@ def _by_perplexity(steering: pl.DataFrame, choice: BestFactorSettings) -> Number
     }
 
     def numbers(rows: pl.DataFrame, usual: pl.DataFrame) -> Numbers:
-        return {
-            "gen_success_20": rows["gen_success_20"].mean(),
-            "share_that_differs": _share(rows["factor"].ne_missing(usual["factor"])),
-        }
+        return {"gen_success_20": rows["gen_success_20"].mean(), "share_that_differs": _share(rows["factor"].ne_missing(usual["factor"]))}
 
     return {
         rule: {
