@@ -10,11 +10,7 @@ SEED ?= 0
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # sacrebleu, portalocker and lxml are what lm-eval imports and requirements.lock has not; websocket-client and zstandard what nnsight does.
 EXTRAS := torchao==0.18.0 lm-eval==0.4.13 sacrebleu==2.6.0 portalocker==4.4.2 lxml==6.1.3 \
-    repeng==0.4.0 steering-vectors==0.12.2 nnsight==0.8.1 websocket-client==1.9.2 zstandard==0.25.0
-# Built from source, which takes four minutes of one core without optimisation.
-LLAMA := llama-cpp-python==0.3.36 diskcache==5.6.3
-UNOPTIMISED := SKBUILD_CMAKE_BUILD_TYPE=Debug CMAKE_ARGS="-DCMAKE_CXX_FLAGS_DEBUG=-O0 -DCMAKE_C_FLAGS_DEBUG=-O1 -DLLAVA_BUILD=OFF -DLLAMA_CURL=OFF \
-    -DGGML_OPENMP=OFF -DGGML_NATIVE=OFF"
+    repeng==0.4.0 steering-vectors==0.12.2 nnsight==0.8.1 websocket-client==1.9.2 zstandard==0.25.0 xllamacpp==2026.10.11549
 
 .PHONY: help figures pythia-70m gemma-2-2b test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture kinds books books-saes books-kinds books-adopt lock sbom push pull
 
@@ -41,7 +37,6 @@ test-fast: $(INSTALLED)  ## tests that take seconds
 
 test-extras: $(INSTALLED)  ## what needs torchao, lm-eval, llama.cpp or other readers of vectors, in a folder of their own, as most installations are without
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target build/extras $(EXTRAS)
-	$(UNOPTIMISED) $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target build/extras $(LLAMA)
 	PYTHONPATH=build/extras $(BIN)/pytest -n 0 tests/test_quantised.py tests/test_evaluation.py tests/test_vector_consumers.py tests/test_llama_cpp.py
 
 report-assets:  ## bundle web/ into the static files of `saesteer report`; after a change there only, and the one thing that needs npm
