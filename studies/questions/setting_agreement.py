@@ -13,14 +13,14 @@ from studies.questions.tables import SETTING_AGREEMENT
 FACTORS = ("0.5", "1", "2", "3", "5", "10", "15", "20")
 """In multiples of a_max, at the experiment's own prompt."""
 N_PROMPTS = 4
-"""Further prompts, the first prefixes of the sweep, at the experiment's own factor."""
+"""Further prompts, the first prefixes of the sweep, at the experiment's factor."""
 _FEATURE = ["layer", "feature"]
 
 
-def score_settings(own_setting: OutputScoreSettings, prefixes: list[str]) -> list[tuple[str, str]]:
-    """(prompt, factor) of each setting, the experiment's own first."""
-    further = [(own_setting.prompt, factor) for factor in FACTORS] + [(prompt, str(own_setting.factor)) for prompt in prefixes[:N_PROMPTS]]
-    return list(dict.fromkeys([(own_setting.prompt, str(own_setting.factor)), *further]))
+def score_settings(base: OutputScoreSettings, prefixes: list[str]) -> list[tuple[str, str]]:
+    """(prompt, factor) of each setting, the experiment's first."""
+    further = [(base.prompt, factor) for factor in FACTORS] + [(prompt, str(base.factor)) for prompt in prefixes[:N_PROMPTS]]
+    return list(dict.fromkeys([(base.prompt, str(base.factor)), *further]))
 
 
 def setting_agreement(
@@ -28,29 +28,34 @@ def setting_agreement(
     features: pl.DataFrame,
     steering: pl.DataFrame,
     outcomes: pl.DataFrame,
-    own_setting: OutputScoreSettings,
+    base: OutputScoreSettings,
     rule: str,
     settings: SelectionSettings,
 ) -> pl.DataFrame:
     """OUTPUT_SCORE_SETTINGS, FEATURES, STEERING and OUTCOMES -> SETTING_AGREEMENT."""
     reached = features.select(*_FEATURE, "concept").join(by_judge(steering), on=_FEATURE, how="left")
     reached = reached.join(outcomes.filter(rule=rule).select(*_FEATURE, "gen_success_20"), on=_FEATURE, how="left")
-    at_own = scores.filter(prompt=own_setting.prompt, factor=str(own_setting.factor)).select(*_FEATURE, own="output_score")
-    rows = scores.join(at_own, on=_FEATURE).join(reached, on=_FEATURE).sort("layer", "prompt", "factor", "feature")
+    at_base = scores.filter(prompt=base.prompt, factor=str(base.factor)).select(*_FEATURE, base_score="output_score")
+    rows = scores.join(at_base, on=_FEATURE).join(reached, on=_FEATURE).sort("layer", "prompt", "factor", "feature")
     lines = []
     for group in rows.partition_by("layer", "prompt", "factor", maintain_order=True):
         layer, prompt, factor = group.select("layer", "prompt", "factor").row(0)
         label = {"layer": layer, "prompt": prompt, "factor": factor}
-        line: dict[str, Any] = label | {"is_own": (prompt, factor) == (own_setting.prompt, str(own_setting.factor))}
+        line: dict[str, Any] = label | {"is_own": (prompt, factor) == (base.prompt, str(base.factor))}
         lines.append(line | _agreement(group, settings) | _worth(group, settings))
     return pl.DataFrame(lines, schema=SETTING_AGREEMENT.schema).sort(SETTING_AGREEMENT.keys)
 
 
 def _agreement(group: pl.DataFrame, settings: SelectionSettings) -> dict[str, Any]:
-    kept_here, kept_own = (set(group.filter(pl.col(name) >= settings.headline_threshold)["feature"]) for name in ("output_score", "own"))
-    first = [set(group.sort(name, descending=True, maintain_order=True).head(len(kept_own))["feature"]) for name in ("output_score", "own")]
-    line = correlation(group, "output_score", "own", settings)
-    return {**line, "n_kept": len(kept_here), "jaccard": jaccard(kept_here, kept_own), "jaccard_first": jaccard(*first)}
+    kept_here, kept_at_base = (
+        set(group.filter(pl.col(name) >= settings.headline_threshold)["feature"]) for name in ("output_score", "base_score")
+    )
+    first = [
+        set(group.sort(name, descending=True, maintain_order=True).head(len(kept_at_base))["feature"])
+        for name in ("output_score", "base_score")
+    ]
+    line = correlation(group, "output_score", "base_score", settings)
+    return {**line, "n_kept": len(kept_here), "jaccard": jaccard(kept_here, kept_at_base), "jaccard_first": jaccard(*first)}
 
 
 def _worth(group: pl.DataFrame, settings: SelectionSettings) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-# What the papers leave open, asked where every feature is steered and the truth is known.
+# What the papers leave open, where every feature is steered and the truth is known.
 
 
 rule quantities:

@@ -297,8 +297,8 @@ def looped(words: list[str], _: Sequence[str], rng: random.Random) -> list[str]:
     """One to LOOPED successive words over and over, from the start on or from the middle, to twice the length."""
     size = min(len(words), rng.randint(1, LOOPED))
     first = rng.randint(0, len(words) - size)
-    kept = words[: rng.choice((0, len(words) // 2))]
-    return kept + [words[first + place % size] for place in range(2 * len(words) - len(kept))]
+    beginning = words[: rng.choice((0, len(words) // 2))]
+    return beginning + [words[first + place % size] for place in range(2 * len(words) - len(beginning))]
 
 
 Corruption = Callable[[list[str], Sequence[str], random.Random], Sequence[str]]

@@ -48,9 +48,9 @@ def _shares(examples: pl.DataFrame, texts: pl.DataFrame, features: pl.DataFrame,
     token_index, concept)."""
     long = examples.select(*_FEATURE, "examples").explode("examples").unnest("examples").select(*_FEATURE, "text_id", "token_index")
     at = long.join(texts, on=["text_id", "token_index"], how="left").join(
-        features.select(*_FEATURE, own="concept").drop_nulls("own"), on=_FEATURE
+        features.select(*_FEATURE, label="concept").drop_nulls("label"), on=_FEATURE
     )
-    return at.group_by(_FEATURE).agg(value=(pl.col("concept") == pl.col("own")).fill_null(False).sum() / n).sort(_FEATURE)
+    return at.group_by(_FEATURE).agg(value=(pl.col("concept") == pl.col("label")).fill_null(False).sum() / n).sort(_FEATURE)
 
 
 def token_concepts(texts: pl.DataFrame, topics: list[str]) -> pl.DataFrame:

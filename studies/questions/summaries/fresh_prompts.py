@@ -39,14 +39,14 @@ def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
 
     def scores(concept: str, choices: Sequence[Choice]) -> list[Score]:
         """Of each choice; those of one layer are measured together."""
-        found: dict[Choice, Score] = {}
+        by_choice: dict[Choice, Score] = {}
         for layer in {layer for layer, _, _ in choices}:
             sae, of_layer = run.sae(layer), [choice for choice in dict.fromkeys(choices) if choice[0] == layer]
             forms = [Form(str(choice), feature_addition(sae, choice[1]), float(choice[2])) for choice in of_layer]
             _, *steered = measured(run, lm, sae, forms, concept, None, len(prompts), prompts)
             none = dict.fromkeys(("mean", "low", "high"))
-            found |= {choice: row["judge_score"] or none for choice, row in zip(of_layer, steered, strict=True)}
-        return [found[choice] for choice in choices]
+            by_choice |= {choice: row["judge_score"] or none for choice, row in zip(of_layer, steered, strict=True)}
+        return [by_choice[choice] for choice in choices]
 
     return {FRESH_PROMPTS.name: fresh_prompts(run.summary(RECOMMENDATIONS), scores, len(prompts))}
 
