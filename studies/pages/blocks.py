@@ -101,7 +101,7 @@ TABLES = {
     "effects": ("open-effects", "effects-models", "effects-layers"),
     "judge-errors": ("open-judge-error",),
     "recommend": ("open-recommendations-seeds", "open-fresh-prompts", "open-recommendations"),
-    "feature-sets": ("open-feature-sets", "open-concept-pairs"),
+    "feature-sets": ("open-feature-sets", "open-feature-set-gains", "open-concept-pairs"),
     "suppression": ("open-suppression",),
     "detection": ("open-detection",),
     "attributes": ("open-attributes", "open-attribute-shares", "open-attribute-scores"),

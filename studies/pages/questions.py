@@ -1,6 +1,7 @@
 """The tables of what the papers leave open, from results in git."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import hypot
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import polars as pl
 from saesteer.analysis.recommendation import STEERS
 from saesteer.core.uncertainty import RATINGS, SHARES, Interval, interval_columns, mean_interval, of_differences
 from saesteer.settings import SelectionSettings
+from studies.pages.pooled import seeds_reach
 from studies.pages.tables import Cell, Column, Row, Rows, Shown, beside, best_first, grouped, matching, text_of
 from studies.questions.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, SCALED
 from studies.questions.figures.choice_rules import TITLES
@@ -39,6 +41,7 @@ MEANS = ("score", "best", "regret")
 """Columns of recommendations whose means are shown."""
 FRESH_MEANS = ("fresh", "best", "regret")
 """The same of fresh_prompts."""
+_SET = ["layer", "rule", "size"]
 DIFFERENCES = ("regret", "gain", "change", "fall", "beyond_control", "fluency_change", "beyond_words", "above_random", "above_diffmean")
 """Columns that are differences of what the others hold."""
 
@@ -132,15 +135,33 @@ def _means(concepts: pl.DataFrame, columns: Iterable[str], scale: Interval = RAT
 
 
 def _feature_sets(root: Path) -> Iterator[Row]:
-    """Means over concepts of the sets of each rule and size, and what they gain over the concept's single feature of GREEDY."""
-    for (experiment, layer), rows in grouped(results(root, "feature_sets"), "experiment layer").items():
-        every = pl.DataFrame(rows)
-        singles = every.filter(rule=GREEDY, size=1).select("concept", single="score")
-        for (rule, size), of in every.join(singles, on="concept").group_by("rule", "size", maintain_order=True):
-            concepts = of.with_columns(gain=pl.col("score") - pl.col("single")).drop_nulls("gain")
-            row = {"experiment": experiment, "layer": layer, "rule": rule, "size": size, "n": concepts.height}
-            compared = concepts.with_columns(gain=None) if (rule, size) == (GREEDY, 1) else concepts
-            yield row | _means(compared, ("score", "gain"))
+    """Means over concepts of the sets of each rule and size, and what they gain."""
+    for (experiment, layer, rule, size), concepts in _set_gains(root).group_by("experiment", *_SET, maintain_order=True):
+        row = {"experiment": experiment, "layer": layer, "rule": rule, "size": size, "n": concepts.height}
+        compared = concepts.with_columns(gain=None) if (rule, size) == (GREEDY, 1) else concepts
+        yield row | _means(compared, ("score", "gain"))
+
+
+def _set_gains_over_seeds(root: Path) -> Iterator[Row]:
+    """What the sets gain over a model's training seeds, concepts and seeds random: a concept's gain is its mean over seeds."""
+    confidence, scale = SelectionSettings.model_fields["confidence"].default, of_differences(RATINGS)
+    gains = _set_gains(root).with_columns(pl.col("experiment").str.replace(f"{SEED}\\d+", "").alias("model"))
+    for (model, layer, rule, size), rows in gains.group_by("model", *_SET, maintain_order=True):
+        by_seed = rows.pivot(on="experiment", index="concept", values="gain").drop_nulls().drop("concept").to_numpy().T  # [seed concept]
+        interval = mean_interval(by_seed.mean(axis=0), confidence, scale)
+        if len(by_seed) > 1 and interval is not None and (rule, size) != (GREEDY, 1):
+            mean, reach = float(by_seed.mean()), seeds_reach(by_seed, confidence)
+            low, high = mean - hypot(mean - interval.low, reach), mean + hypot(interval.high - mean, reach)
+            row = {"experiment": model, "layer": layer, "rule": rule, "size": size, "n_seeds": by_seed.shape[0], "n": by_seed.shape[1]}
+            yield row | interval_columns("gain", mean, Interval(max(low, scale.low), min(high, scale.high)))
+
+
+def _set_gains(root: Path) -> pl.DataFrame:
+    """Rows of feature_sets, with what each set gains over the concept's single feature of GREEDY."""
+    every = pl.DataFrame(list(results(root, "feature_sets")))
+    singles = every.filter(rule=GREEDY, size=1).select("experiment", "layer", "concept", single="score")
+    with_single = every.join(singles, on=["experiment", "layer", "concept"], maintain_order="left")
+    return with_single.with_columns(gain=pl.col("score") - pl.col("single")).drop_nulls("gain")
 
 
 def _concept_pairs(root: Path) -> Iterator[Row]:
@@ -291,6 +312,10 @@ BLOCKS = {
     }),
     "open-feature-sets": Shown(_feature_sets, "experiment layer rule size", {
         "experiment": "experiment", "layer": "layer", "chosen by": "rule", "features": "size", "concepts": "n", "score": "score ±",
+        "above the best single feature": "gain ±",
+    }),
+    "open-feature-set-gains": Shown(_set_gains_over_seeds, "experiment layer rule size", {
+        "experiment": "experiment", "layer": "layer", "chosen by": "rule", "features": "size", "seeds": "n_seeds", "concepts": "n",
         "above the best single feature": "gain ±",
     }),
     "open-concept-pairs": Shown(_concept_pairs, "experiment layer", {

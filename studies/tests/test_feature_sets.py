@@ -2,15 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
+from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 import saesteer
+from saesteer.core.uncertainty import mean_interval
 from studies import ROOT
+from studies.pages.questions import BLOCKS, LABEL_FOLDER
 from studies.questions.feature_sets import BY_ACTIVATION, GREEDY, LARGEST, Chosen, Means, Members, chosen_sets, set_addition
+from studies.questions.registry import LABEL_TABLES
 
 FACTORS = ("1", "2")
 
@@ -67,3 +74,27 @@ def test_a_sets_direction_is_the_sum_at_unit_norm():
     torch.testing.assert_close(addition.vector.double(), summed / summed.norm(), atol=1e-6, rtol=0)
     assert float(addition.vector.norm()) == pytest.approx(1, abs=1e-6)
     assert (addition.scale, addition.positions) == (None, "last")
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.05])
+def test_gains_over_seeds_cover_other_concepts_and_other_seeds(shift: float, tmp_path: Path) -> None:
+    """Where the second seed's gains are the first's and a constant, the variance of the seeds' mean is the square of half of it."""
+    gains = np.array([0.1, 0.3, 0.2, 0.5, -0.1])
+    for name, of_seed in (("one", gains), ("one-seed-1", gains + shift)):
+        rows = [
+            {"layer": 3, "concept": f"c{place}", "rule": GREEDY, "size": size, "score": 1.0 + gain * (size == 2)}
+            for place, gain in enumerate(of_seed)
+            for size in (1, 2)
+        ]
+        schema = LABEL_TABLES["feature_sets"].schema
+        (tmp_path / LABEL_FOLDER / name).mkdir(parents=True)
+        pl.DataFrame(rows, schema_overrides=schema).select(
+            pl.col(key) if key in rows[0] else pl.lit(None).alias(key) for key in schema
+        ).write_csv(tmp_path / LABEL_FOLDER / name / "feature_sets.csv")
+    mean = gains.mean() + shift / 2
+    concepts = mean_interval(gains + shift / 2, 0.95)
+    assert concepts is not None
+    reach = stats.t.ppf(0.975, 1) * shift / 2
+    low, high = mean - np.hypot(mean - concepts.low, reach), mean + np.hypot(concepts.high - mean, reach)
+    (row,) = BLOCKS["open-feature-set-gains"].markdown(tmp_path).splitlines()[2:]
+    assert row == f"| `one` | 3 | {GREEDY} | 2 | 2 | 5 | {mean:.2f} [{low:.2f}, {high:.2f}] |".replace("-", "−")

@@ -297,12 +297,15 @@ def test_the_page_shows_what_is_kept(tables: Tables, tmp_path: Path) -> None:
                 write_snapshot(tmp_path, Snapshot(experiment, of_study, f"{kept}/{experiment}"))
     made = {name: shown.markdown(tmp_path) for name, shown in BLOCKS.items()}
     apart = [name for name, shown in BLOCKS.items() if shown.apart]
-    over_seeds = [name for name in BLOCKS if name not in apart]
+    pooled = "open-feature-set-gains"
+    over_seeds = [name for name in BLOCKS if name not in {*apart, pooled}]
     assert not any("None" in text or "nan" in text for text in made.values())
     assert all(made[name].startswith("`one`:\n\n| ") and "one-seed-1" not in made[name] for name in apart)
     rows = {(name, one): [row for row in made[name].splitlines() if row.startswith(f"| `{one}` ")] for name in over_seeds for one in SEEDS}
     for name in over_seeds:  # the same results twice
         assert len(rows[name, "one"]) == len(rows[name, "one-seed-1"]) > 0
+    assert "| `one` " in made[pooled]
+    assert "one-seed-1" not in made[pooled]
     (recommended,) = rows["open-recommendations-seeds", "one"]
     regret = tables["recommendations"]["regret"].drop_nulls()
     assert f"| {regret.len()} | " in recommended
