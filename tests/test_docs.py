@@ -28,7 +28,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RESULTS = ["README.md", *(f"docs/{page}.md" for page in ("findings", "open-questions", "books", "methods"))]
 """Pages whose words say what was measured."""
-OF_EARLIER_JUDGE = ("docs/methods/earlier-judge",)
+OF_EARLIER_JUDGE = "docs/methods/earlier-judge"
 """Where tables of scores from before docs/audit.md's change of the judges lie."""
 INTERVAL = re.compile(r"(?P<mean>[−+]?\d*\.?\d+)(?: times|×)?\s+\[(?P<low>[−+]?\d*\.?\d+),\s+(?P<high>[−+]?\d*\.?\d+)\]")
 

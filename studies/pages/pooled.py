@@ -98,6 +98,12 @@ def seeds_reach(values: Float[np.ndarray, "seed concept"], confidence: float) ->
     return student_t(confidence, n_seeds - 1) * variance**0.5
 
 
+def widened_by_seeds(mean: float, of_concepts: Interval, reach: float, scale: Interval) -> Interval:
+    """An interval over concepts with the seeds' reach beside it, within the scale."""
+    low, high = mean - hypot(mean - of_concepts.low, reach), mean + hypot(of_concepts.high - mean, reach)
+    return Interval(max(scale.low, low), min(scale.high, high))
+
+
 def _means(
     pooled: pl.DataFrame, values: Mapping[tuple[int, str], Float[np.ndarray, "seed concept"]], settings: MethodSettings
 ) -> pl.DataFrame:
@@ -116,9 +122,12 @@ def _with_seeds(
     """The ends of a row's intervals, with the seeds' reach beside the concepts'."""
     if row[f"{ends[0]}low"] is None:
         return {}
-    reach, mean = seeds_reach(values, settings.confidence), row[name]
-    low = {f"{end}low": max(scale.low, mean - hypot(mean - row[f"{end}low"], reach)) for end in ends}
-    return low | {f"{end}high": min(scale.high, mean + hypot(row[f"{end}high"] - mean, reach)) for end in ends}
+    reach = seeds_reach(values, settings.confidence)
+    columns: dict[str, float] = {}
+    for end in ends:
+        widened = widened_by_seeds(row[name], Interval(row[f"{end}low"], row[f"{end}high"]), reach, scale)
+        columns |= {f"{end}low": widened.low, f"{end}high": widened.high}
+    return columns
 
 
 def _difference(

@@ -1,7 +1,6 @@
 """The tables of what the papers leave open, from results in git."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from math import hypot
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import polars as pl
 from saesteer.analysis.recommendation import STEERS
 from saesteer.core.uncertainty import RATINGS, SHARES, Interval, interval_columns, mean_interval, of_differences
 from saesteer.settings import SelectionSettings
-from studies.pages.pooled import seeds_reach
+from studies.pages.pooled import seeds_reach, widened_by_seeds
 from studies.pages.tables import Cell, Column, Row, Rows, Shown, beside, best_first, grouped, matching, text_of
 from studies.questions.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, SCALED
 from studies.questions.figures.choice_rules import TITLES
@@ -41,9 +40,9 @@ MEANS = ("score", "best", "regret")
 """Columns of recommendations whose means are shown."""
 FRESH_MEANS = ("fresh", "best", "regret")
 """The same of fresh_prompts."""
-_SET = ["layer", "rule", "size"]
 DIFFERENCES = ("regret", "gain", "change", "fall", "beyond_control", "fluency_change", "beyond_words", "above_random", "above_diffmean")
 """Columns that are differences of what the others hold."""
+_SET = ["layer", "rule", "size"]
 
 
 def results(root: Path, name: str) -> Iterator[Row]:
@@ -151,9 +150,8 @@ def _set_gains_over_seeds(root: Path) -> Iterator[Row]:
         interval = mean_interval(by_seed.mean(axis=0), confidence, scale)
         if len(by_seed) > 1 and interval is not None and (rule, size) != (GREEDY, 1):
             mean, reach = float(by_seed.mean()), seeds_reach(by_seed, confidence)
-            low, high = mean - hypot(mean - interval.low, reach), mean + hypot(interval.high - mean, reach)
             row = {"experiment": model, "layer": layer, "rule": rule, "size": size, "n_seeds": by_seed.shape[0], "n": by_seed.shape[1]}
-            yield row | interval_columns("gain", mean, Interval(max(low, scale.low), min(high, scale.high)))
+            yield row | interval_columns("gain", mean, widened_by_seeds(mean, interval, reach, scale))
 
 
 def _set_gains(root: Path) -> pl.DataFrame:

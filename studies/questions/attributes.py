@@ -61,10 +61,10 @@ def stretches(texts: pl.DataFrame, lm: LanguageModel, n_tokens: int) -> pl.DataF
         for concept, ids in texts.select("concept", "token_ids").iter_rows()
         for start in range(1, len(ids) - n_tokens + 1, n_tokens)
     ]
-    texts = pl.DataFrame(rows, {"concept": pl.String, "start": pl.UInt16, "ids": pl.List(pl.UInt32)}, orient="row")
-    generated = [ids[start:] for _, start, ids in rows]
-    texts_of = lm.tokenizer.batch_decode(generated, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return texts.with_columns(text=pl.Series(texts_of, dtype=pl.String))
+    tokens = [ids[start:] for _, start, ids in rows]
+    decoded = lm.tokenizer.batch_decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    frame = pl.DataFrame(rows, {"concept": pl.String, "start": pl.UInt16, "ids": pl.List(pl.UInt32)}, orient="row")
+    return frame.with_columns(text=pl.Series(decoded, dtype=pl.String))
 
 
 def chosen_factors(rated: pl.DataFrame) -> dict[str, float]:

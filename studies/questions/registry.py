@@ -24,8 +24,8 @@ TABLES = {table.name: table for of_module in SUMMARIES.values() for table in of_
 
 def _tables_of(exists: Callable[[Experiment], bool]) -> dict[str, Table]:
     """The tables, of all layers together, of questions about the same experiments; without those that have a row a feature."""
-    computed = [of_module for of_module in SUMMARIES.values() if of_module.exists is exists and of_module.file is None]
-    return {table.name: table for of_module in computed for table in of_module.tables if "feature" not in table.keys}
+    summaries = [of_module for of_module in SUMMARIES.values() if of_module.exists is exists and of_module.file is None]
+    return {table.name: table for of_module in summaries for table in of_module.tables if "feature" not in table.keys}
 
 
 QUESTION_TABLES = _tables_of(steers_every_feature)

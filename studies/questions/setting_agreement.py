@@ -47,14 +47,10 @@ def setting_agreement(
 
 
 def _agreement(group: pl.DataFrame, settings: SelectionSettings) -> dict[str, Any]:
-    kept_here, kept_at_base = (
-        set(group.filter(pl.col(name) >= settings.headline_threshold)["feature"]) for name in ("output_score", "base_score")
-    )
-    first = [
-        set(group.sort(name, descending=True, maintain_order=True).head(len(kept_at_base))["feature"])
-        for name in ("output_score", "base_score")
-    ]
-    line = correlation(group, "output_score", "base_score", settings)
+    both = ("output_score", "base_score")
+    kept_here, kept_at_base = (set(group.filter(pl.col(name) >= settings.headline_threshold)["feature"]) for name in both)
+    first = [set(group.sort(name, descending=True, maintain_order=True).head(len(kept_at_base))["feature"]) for name in both]
+    line = correlation(group, *both, settings)
     return {**line, "n_kept": len(kept_here), "jaccard": jaccard(kept_here, kept_at_base), "jaccard_first": jaccard(*first)}
 
 

@@ -17,7 +17,7 @@ from saesteer.core.uncertainty import mean_interval
 from studies import ROOT
 from studies.pages.questions import BLOCKS, LABEL_FOLDER
 from studies.questions.feature_sets import BY_ACTIVATION, GREEDY, LARGEST, Chosen, Means, Members, chosen_sets, set_addition
-from studies.questions.registry import LABEL_TABLES
+from studies.questions.tables import FEATURE_SETS
 
 FACTORS = ("1", "2")
 
@@ -81,16 +81,10 @@ def test_gains_over_seeds_cover_other_concepts_and_other_seeds(shift: float, tmp
     """Where the second seed's gains are the first's and a constant, the variance of the seeds' mean is the square of half of it."""
     gains = np.array([0.1, 0.3, 0.2, 0.5, -0.1])
     for name, of_seed in (("one", gains), ("one-seed-1", gains + shift)):
-        rows = [
-            {"layer": 3, "concept": f"c{place}", "rule": GREEDY, "size": size, "score": 1.0 + gain * (size == 2)}
-            for place, gain in enumerate(of_seed)
-            for size in (1, 2)
-        ]
-        schema = LABEL_TABLES["feature_sets"].schema
+        scores = {(concept, size): 1 + gain * (size == 2) for concept, gain in zip("abcde", of_seed, strict=True) for size in (1, 2)}
+        rows = [(3, concept, GREEDY, size, 2, "1", "1", score) for (concept, size), score in scores.items()]
         (tmp_path / LABEL_FOLDER / name).mkdir(parents=True)
-        pl.DataFrame(rows, schema_overrides=schema).select(
-            pl.col(key) if key in rows[0] else pl.lit(None).alias(key) for key in schema
-        ).write_csv(tmp_path / LABEL_FOLDER / name / "feature_sets.csv")
+        pl.DataFrame(rows, FEATURE_SETS.schema, orient="row").write_csv(tmp_path / LABEL_FOLDER / name / "feature_sets.csv")
     mean = gains.mean() + shift / 2
     concepts = mean_interval(gains + shift / 2, 0.95)
     assert concepts is not None
