@@ -4,7 +4,9 @@
 
 import hashlib
 import json
+import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +16,10 @@ from made_up_results import FILES, MANIFEST, OUTPUTS, PART, RECORD, Shared, writ
 from sharing_folders import damage, damaged_objects, objects
 from test_pull import published, shared  # noqa: F401
 
-from saesteer.sharing.commands import SharingError, git
+from saesteer.sharing.commands import SharingError, dvc, git, set_up_merging
 from saesteer.sharing.dvc_metadata import merge_versions
 from saesteer.sharing.provenance import Statement, write_statements
+from saesteer.sharing.publish import push
 
 ELSEWHERE = (
     "../../../src/evil.py",
@@ -59,7 +62,7 @@ def test_a_forged_part_in_the_remote(shared: Shared) -> None:
     assert not (shared.clone / "data/exp/judge" / path).exists()
 
 
-@pytest.mark.parametrize("relpath", [*ELSEWHERE, "t.parquet", "t.parquet/below", "a\\b"])
+@pytest.mark.parametrize("relpath", [*ELSEWHERE, "t.parquet", "t.parquet/below", "a\\b", "a\0b", "a\0/b"])
 def test_a_listing_that_git_names(shared: Shared, relpath: str) -> None:
     shared.name("data/exp/tables", shared.add_object(shared.with_entry(relpath), ".dir"))
     before = shared.files()
@@ -136,12 +139,87 @@ def test_a_dvc_file_of_another_form(shared: Shared, edit: Callable[[dict[str, ob
     assert shared.files() == before
 
 
-def test_a_link_in_git(shared: Shared) -> None:
-    (shared.clone / "data/exp").rename(shared.clone / "data/exp-real")
-    (shared.clone / "data/exp").symlink_to("exp-real")
-    git(shared.clone, "add", "--force", "data/exp")
-    with pytest.raises(SharingError, match="git holds a symbolic link among the results, so nothing was pulled: data/exp"):
+@pytest.mark.parametrize(
+    "name", [".dvc", ".dvc/cache", ".dvc/tmp", ".dvc/config", ".snakemake", "data", "data/exp", "figures", "provenance"]
+)
+@pytest.mark.xfail(strict=True, reason="issue 53, item 22")
+def test_a_link_in_git(shared: Shared, tmp_path: Path, name: str) -> None:
+    place, elsewhere = shared.clone / name, tmp_path / "elsewhere"
+    if place.exists():
+        place.rename(elsewhere)
+    else:
+        elsewhere.mkdir()
+    place.symlink_to(elsewhere)
+    git(shared.clone, "rm", "-r", "--cached", "--quiet", "--ignore-unmatch", name)
+    git(shared.clone, "add", "--force", name)
+    before = {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()}
+    with pytest.raises(SharingError, match=f"git holds {re.escape(name)}, .* so nothing was done"):
         shared.pull()
+    assert {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", [".dvc", "data/exp", "figures/exp/more"])
+@pytest.mark.xfail(strict=True, reason="issue 53, item 22")
+def test_another_repository_in_git(shared: Shared, name: str) -> None:
+    """A submodule brings links and settings that this repository's own list of files does not show."""
+    git(shared.clone, "rm", "-r", "--cached", "--quiet", "--ignore-unmatch", name)
+    git(shared.clone, "update-index", "--add", "--cacheinfo", f"160000,{git(shared.clone, 'rev-parse', 'HEAD').strip()},{name}")
+    with pytest.raises(SharingError, match=f"git holds {re.escape(name)}, "):
+        shared.pull()
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, item 22")
+def test_a_program_in_settings_of_dvc_that_git_brings(shared: Shared, tmp_path: Path) -> None:
+    """The program that prints credentials of S3, by the file that `configpath` names."""
+    (shared.clone / "aws").write_text(f"[default]\ncredential_process = touch {tmp_path}/ran\nregion = us-east-1\n")
+    remote = "['remote \"storage\"']\n    url = s3://results/none\n    endpointurl = http://127.0.0.1:9/\n    configpath = ../aws\n"
+    (shared.clone / ".dvc/config.local").write_text(remote)
+    git(shared.clone, "add", "--force", ".dvc/config.local")
+    with pytest.raises(SharingError):
+        shared.pull()
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "name", [".dvc/config.local", ".dvc/plots/simple.json", ".dvc/tmp/pulled/exp.json", ".DVC/config.local", ".snakemake/metadata/x"]
+)
+@pytest.mark.xfail(strict=True, reason="issue 53, item 22")
+def test_files_of_dvc_and_snakemake_that_git_must_not_bring(shared: Shared, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """On some file systems .DVC is .dvc. A pull, a push and a merge are refused alike."""
+    write(shared.clone, {name: b""})
+    git(shared.clone, "add", "--force", name)
+    monkeypatch.chdir(shared.clone)
+    actions = (
+        shared.pull,
+        lambda: push(shared.clone, []),
+        lambda: merge_versions(Path("data/exp/tables.dvc"), Path("data/exp/tables.dvc")),
+    )
+    for action in actions:
+        with pytest.raises(SharingError, match=f"git holds {re.escape(name)}, "):
+            action()
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, item 22")
+def test_a_program_of_the_name_of_dvc_that_git_brings(shared: Shared) -> None:
+    """Python takes modules from the current folder first, unless it is told not to."""
+    write(shared.clone, {"dvc.py": b"open('ran', 'w')", "saesteer.py": b"open('ran', 'w')"})
+    assert dvc(shared.clone, "version")
+    set_up_merging(shared.clone)
+    driver = git(shared.clone, "config", "merge.saesteer.driver").strip().replace("merge-versions %A %B", "--version")
+    subprocess.run(driver, shell=True, cwd=shared.clone, check=True, capture_output=True)
+    assert not (shared.clone / "ran").exists()
+
+
+@pytest.mark.parametrize("folder", ["../other/data/exp", "{outside}/data/exp", "data/../../other/data/exp", "data/other/exp", "data/exp2"])
+@pytest.mark.xfail(strict=True, reason="issue 53, item 22")
+def test_a_configuration_whose_folders_lead_elsewhere(shared: Shared, tmp_path: Path, folder: str) -> None:
+    """data_dir and figures_dir of a configuration in git: files there are somebody else's, and are neither renamed nor removed."""
+    names = [f"{folder.format(outside=tmp_path)}/tables/{name}.parquet" for name in "tu"]
+    write(shared.clone, dict.fromkeys(names, b"of another project"))
+    before = shared.files()
+    with pytest.raises(SharingError, match=r"t\.parquet.* data_dir and figures_dir .* nothing was pulled"):
+        shared.pull(tuple(names))
+    assert shared.files() == before
 
 
 def test_a_link_on_the_way(shared: Shared, tmp_path: Path) -> None:
@@ -250,10 +328,15 @@ def test_a_listing_longer_than_any(shared: Shared, monkeypatch: pytest.MonkeyPat
     assert shared.pull().refused["data/exp/tables/t.parquet"] == "missing"
 
 
-@pytest.mark.parametrize("text", [b"\xff", b"outs: " + b"[" * 3000, b"a: &a [b]\nouts: [*a, *a]"], ids=["bytes", "nested", "alias"])
-def test_a_dvc_file_that_cannot_be_read(shared: Shared, text: bytes) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(b"\xff", "is no file"), (b"outs: " + b"[" * 3000, "is no file"), (b"a: &a [b]\nouts: [*a, *a]", "has a YAML alias")],
+    ids=["bytes", "nested", "alias"],
+)
+def test_a_dvc_file_that_cannot_be_read(shared: Shared, text: bytes, said: str) -> None:
+    """Ten aliases within each other take minutes to read, or to show in a message."""
     (shared.clone / "data/exp/tables.dvc").write_bytes(text)
-    with pytest.raises(SharingError, match=r"data/exp/tables\.dvc"):
+    with pytest.raises(SharingError, match=rf"data/exp/tables\.dvc {said}"):
         shared.pull()
 
 

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from made_up_results import ANSWER, ANSWERS, PART, RECORD, Shared, colleague_of, publish, write
+from made_up_results import ANSWER, ANSWERS, OUTPUTS, PART, RECORD, TRACKED, Shared, colleague_of, publish, write
 from sharing_folders import damage
 
+from saesteer.sharing import publish as publishing
 from saesteer.sharing.commands import SharingError, git
 from saesteer.sharing.provenance import Statement, write_statements
 from saesteer.sharing.snakemake_metadata import write_record
@@ -107,14 +108,36 @@ def test_nothing_is_removed_while_a_listing_is_missing(shared: Shared) -> None:
     assert (shared.clone / "data/exp/tables/notes.md").read_bytes() == b"first"
 
 
-def test_a_forged_ledger(shared: Shared, tmp_path: Path) -> None:
-    write(shared.clone, {"../precious.txt": b"mine", "src/module.py": b"code"})
-    names = ("../precious.txt", "src/module.py", str(tmp_path / "precious.txt"))
-    noted = dict.fromkeys(names, hashlib.md5(b"mine").hexdigest()) | {"src/module.py": hashlib.md5(b"code").hexdigest()}
-    write(shared.clone, {"data/exp/.pulled.json": json.dumps(noted).encode()})
+@pytest.mark.parametrize("way", ["git", "the remote"])
+@pytest.mark.xfail(strict=True, reason="issue 53, item 24")
+def test_a_forged_ledger(shared: Shared, tmp_path: Path, way: str) -> None:
+    """A list of what an earlier pull wrote, which no pull wrote: in git, or published as if it were a result."""
+    write(shared.clone, {**HERE, "../precious.txt": b"mine", "src/module.py": b"code"})
+    names = [*HERE, "../precious.txt", "src/module.py", str(tmp_path / "precious.txt")]
+    forged = json.dumps({name: hashlib.md5((shared.clone / name).read_bytes()).hexdigest() for name in names}).encode()
+    before = shared.files()
+    if way == "git":
+        write(shared.clone, {"data/exp/.pulled.json": forged})
+    else:
+        out = {"md5": shared.add_object(forged), "hash": "md5", "path": ".pulled.json"}
+        write(shared.clone, {"data/exp/.pulled.json.dvc": json.dumps({"outs": [out]}).encode()})
     shared.pull()
-    assert (tmp_path / "precious.txt").read_bytes() == b"mine"
-    assert (shared.clone / "src/module.py").read_bytes() == b"code"
+    shared.pull()
+    assert {name: data for name, data in shared.files().items() if name in before} == before
+
+
+@pytest.mark.parametrize("sha256", ["0" * 64, hashlib.sha256(b"of a colleague").hexdigest()], ids=["missing", "published"])
+@pytest.mark.xfail(strict=True, reason="issue 53, item 24")
+def test_provenance_of_what_no_rule_makes(shared: Shared, sha256: str) -> None:
+    """Provenance in git that claims files which no rule plans: notes, parts, answers, receipts. They are neither removed nor replaced."""
+    write(shared.clone, HERE)
+    write_statements(shared.clone, "exp", [Statement(name, sha256, {}, RECORD) for name in HERE])
+    shared.pull(tuple(OUTPUTS))
+    assert {name: (shared.clone / name).read_bytes() for name in HERE} == HERE
+    _publish_notes(shared, b"of a colleague")
+    with pytest.raises(SharingError, match=r"in the way .*\n  data/exp/tables/notes\.md"):
+        shared.pull(tuple(OUTPUTS))
+    assert {name: (shared.clone / name).read_bytes() for name in HERE} == HERE
 
 
 def test_a_damaged_part_is_set_aside_and_comes_again(shared: Shared) -> None:
@@ -152,3 +175,28 @@ def test_files_are_links_where_dvc_is_told_so(shared: Shared) -> None:
     shared.pull()
     assert (shared.clone / PART).stat().st_nlink == 2
     assert not os.access(shared.clone / PART, os.W_OK) or os.geteuid() == 0
+
+
+def test_a_hard_link_to_a_file_outside(shared: Shared, tmp_path: Path) -> None:
+    """What is replaced is the name; the bytes that another name leads to stay."""
+    write(tmp_path, {"precious.txt": b"mine"})
+    for name in ("data/exp/metrics.json", PART):
+        (shared.clone / name).parent.mkdir(parents=True, exist_ok=True)
+        (shared.clone / name).hardlink_to(tmp_path / "precious.txt")
+    assert not shared.pull(tuple(OUTPUTS)).refused
+    assert (tmp_path / "precious.txt").read_bytes() == b"mine"
+
+
+def test_an_upload_asks_the_remote_for_each_object(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC alone takes a folder's files to be where its listing is."""
+    monkeypatch.chdir(shared.clone)
+    shared.pull()
+    tracked = [Path(name) for name in TRACKED]
+    shared.object(hashlib.md5(b"rows").hexdigest()).unlink()
+    publishing._upload(shared.clone, tracked)
+    assert shared.object(hashlib.md5(b"rows").hexdigest()).read_bytes() == b"rows"
+    shared.object(hashlib.md5(b"a table").hexdigest()).unlink()
+    cached = shared.clone / ".dvc/cache" / shared.object(hashlib.md5(b"a table").hexdigest()).relative_to(shared.store)
+    cached.unlink()
+    with pytest.raises(SharingError, match="could not be uploaded"):
+        publishing._upload(shared.clone, tracked)
