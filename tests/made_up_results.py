@@ -42,7 +42,7 @@ class Shared:
     clone: Path
     store: Path
 
-    def pull(self, planned: tuple[str, ...] = ()) -> Examination:
+    def pull(self, planned: tuple[str, ...] = tuple(OUTPUTS)) -> Examination:
         return fetch.pull(self.clone, [], lambda name: planned)["exp"]
 
     def object(self, digest: str) -> Path:

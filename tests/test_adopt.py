@@ -69,7 +69,7 @@ def test_adopted_is_what_is_unchanged_and_made_from_unchanged_things(case: tuple
             (folder / _name(i)).write_bytes(b"tampered with")
         for i in missing:
             (folder / _name(i)).unlink()
-        examination = examine(folder, "exp", ())
+        examination = examine(folder, "exp", [_name(i) for i in graph])
         adopt(folder, examination)
         expected = {i for i in graph if not _made_from(graph, i) & (edited | missing)}
         assert set(examination.agreeing) == {_name(i) for i in expected}

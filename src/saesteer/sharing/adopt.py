@@ -37,7 +37,10 @@ class Examination:
 
 
 def examine(folder: Path, experiment: str, planned: Collection[str]) -> Examination:
-    """Compare the files of an experiment, whose configuration plans some outputs, with its provenance. Changes nothing."""
+    """Compare the files of an experiment, whose configuration plans some outputs, with its provenance. Changes nothing.
+
+    A file that nothing but provenance calls an output, which git brings, is somebody's: it can be adopted, but is never refused.
+    """
     stated = read_statements(folder, experiment)
 
     @functools.cache
@@ -59,7 +62,13 @@ def examine(folder: Path, experiment: str, planned: Collection[str]) -> Examinat
             refused[output] = "; ".join(f"{path.relative_to(folder)} {fault}" for path, fault in faulty.items())
     at_hand = {output: [_at_hand(folder, one, stated) for one in statements] for output, statements in stated.items()}
     agreeing = _agreeing(at_hand, refused, digest)
-    return Examination(agreeing, dict(sorted(refused.items())), unaccounted)
+    to_be_made = {name for name in refused if is_output_here(folder, name, planned) or not (folder / name).exists()}
+    return Examination(agreeing, {name: refused[name] for name in sorted(to_be_made)}, unaccounted)
+
+
+def is_output_here(folder: Path, name: str, planned: Collection[str]) -> bool:
+    """Whether a file is made again where it is missing: the configuration plans it, or Snakemake has made or adopted it here."""
+    return name in planned or read_record(folder, name) is not None
 
 
 def adopt(folder: Path, examination: Examination) -> None:

@@ -32,11 +32,11 @@ def git(folder: Path, *arguments: str) -> str:
 
 def dvc(folder: Path, *arguments: str) -> bool:
     """Run DVC in a folder, its errors and progress going to the terminal, its hints nowhere; whether it succeeded."""
-    command = [sys.executable, "-m", "dvc", *arguments]  # not --quiet, which hides errors too
+    command = [sys.executable, "-P", "-m", "dvc", *arguments]  # -P: no dvc.py of the folder; not --quiet, which hides errors too
     return subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
 def set_up_merging(folder: Path) -> None:
     """Tell this clone's git how to merge *.dvc files (.gitattributes names the driver; what it runs is each clone's own setting)."""
     git(folder, "config", "merge.saesteer.name", "union of DVC folders")
-    git(folder, "config", "merge.saesteer.driver", f'"{sys.executable}" -m saesteer merge-versions %A %B')
+    git(folder, "config", "merge.saesteer.driver", f'"{sys.executable}" -P -m saesteer merge-versions %A %B')

@@ -30,7 +30,8 @@ from dvc_data.hashfile.tree import Tree
 from pydantic import BaseModel, StringConstraints, TypeAdapter, ValidationError
 
 from saesteer.core.confined import confined
-from saesteer.sharing.commands import SharingError, check_release
+from saesteer.sharing.commands import SharingError, check_release, git
+from saesteer.sharing.provenance import FOLDER, SHARED
 
 RELEASE = "3.67"
 Md5 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
@@ -70,6 +71,10 @@ _IN_GIT = {
     "remote": {"account_name", "container_name", "endpointurl", "port", "projectname", "region", "url", "user"},
 }
 """What .dvc/config may say in git. Other settings name programs that DVC runs, or folders that it writes to, on whoever pulls."""
+_TOOLS = (".dvc", ".snakemake")
+"""Folders of which git may hold DVC's settings only: the rest is each clone's own."""
+_PLAIN_FILES = ("100644", "100755")
+"""git's modes of what is neither a link nor another repository."""
 _REMEDY = "delete it there, and have it pushed again where it was made (`make push`)"
 
 
@@ -77,12 +82,26 @@ _REMEDY = "delete it there, and have it pushed again where it was made (`make pu
 def repository(folder: Path) -> Iterator[Repo]:
     """DVC's view of the repository; its errors as ours."""
     check_release("dvc", RELEASE)
+    _check_tracked(folder)
     try:
         _check_config(Config(str(folder / ".dvc"), validate=False).read("repo"))
         with Repo(str(folder)) as repo:
             yield repo
     except DvcException as error:
         raise SharingError(f"DVC: {error}") from error
+
+
+def _check_tracked(folder: Path) -> None:
+    """Refuse what git must not bring to where DVC and Snakemake read settings, and where results are read and written."""
+    places = [f":(icase){place}" for place in (*_TOOLS, *SHARED, FOLDER)]  # .DVC is .dvc on some file systems
+    for line in git(folder, "ls-files", "--stage", "-z", "--", *places).split("\0")[:-1]:
+        entry, _, name = line.partition("\t")
+        is_of_a_tool = name.partition("/")[0].lower() in _TOOLS and name not in (".dvc/config", ".dvc/.gitignore")
+        if is_of_a_tool or not entry.startswith(_PLAIN_FILES):
+            raise SharingError(
+                f"git holds {name}, by which it could run programs here or write elsewhere, so nothing was done: links, other repositories,"
+                f" and files below {' and '.join(_TOOLS)} stay out of git (`git rm --cached` keeps one that is yours)"
+            )
 
 
 def _check_config(config: Mapping[str, Any]) -> None:

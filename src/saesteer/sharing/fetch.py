@@ -1,14 +1,13 @@
 """Fetching what a commit names: data from the remote, checked against git and its provenance, put in place without removing what anybody
 else wrote, and adopted where it agrees.
 
-`pull` notes the files that it writes in a ledger, `data/EXPERIMENT/.pulled.json`. It replaces what the ledger names, unchanged, and the
-outputs of rules, which are stated in provenance; a damaged part is set aside. It removes what the ledger names, unchanged, once a version
-is without it. Anything else stays, and where such a file is in the way the pull stops before it writes. Files named by their own digest
-(parts, a judge's answers) are never removed.
+`pull` notes the files that it writes in a ledger, where neither git nor a pull can write. It replaces what the ledger names, unchanged, and
+what rules of this checkout make; a damaged part is set aside. It removes what the ledger names, unchanged, once a version is without it.
+Anything else stays, whatever provenance says of it, and where such a file is in the way the pull stops before it writes. Files named by
+their own digest (parts, a judge's answers) are never removed.
 """
 
 import json
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,17 @@ from dvc_data.hashfile.checkout import Link
 from dvc_objects.fs.generic import test_links
 from dvc_objects.fs.local import localfs
 
-from saesteer.core.confined import confined
 from saesteer.core.files import write_json
 from saesteer.core.names import did_you_mean
-from saesteer.sharing.adopt import Examination, adopt, examine, set_aside
-from saesteer.sharing.commands import SharingError, git, set_up_merging
+from saesteer.sharing.adopt import Examination, adopt, examine, is_output_here, set_aside
+from saesteer.sharing.commands import SharingError, set_up_merging
 from saesteer.sharing.dvc_metadata import bring, files_of, md5, read_version, repository
-from saesteer.sharing.provenance import FOLDER, SHARED, read_statements
+from saesteer.sharing.provenance import FOLDER, NAMED_BY_DIGEST, is_result, read_statements
 from saesteer.sharing.snakemake_metadata import drop_record
 
 Files = Mapping[Path, str]
 """Absolute path -> MD5."""
-LEDGER = ".pulled.json"
-_LINK = "120000"
-"""git's mode of a symbolic link."""
-_NAMED_BY_DIGEST = re.compile(r"[0-9a-f]{64}\.parquet")
+_LEDGERS = Path(".dvc/tmp/pulled")
 
 
 def pull(folder: Path, experiments: Sequence[str], planned: Callable[[str], Collection[str]]) -> dict[str, Examination]:
@@ -46,33 +41,37 @@ def pull(folder: Path, experiments: Sequence[str], planned: Callable[[str], Coll
         near, listed = did_you_mean(unknown[0], published), ", ".join(published) or "nothing"
         raise SharingError(f"nothing was published of {', '.join(unknown)} at this commit.{near} Published: {listed}")
     folder = folder.resolve()
-    _refuse_links(folder)
-    stated = {name: read_statements(folder, name) for name in list(experiments) or published}
-    set_up_merging(folder)
     with repository(folder) as repo:
-        named = {name: _named_files(folder, repo, name) for name in stated}
+        plans = {name: _plan(folder, name, planned(name)) for name in list(experiments) or published}
+        for name in plans:
+            read_statements(folder, name)  # what is no statement is refused before anything is written
+        set_up_merging(folder)
+        named = {name: _named_files(folder, repo, name) for name in plans}
         due = {
             name: {path: digest for path, digest in files.items() if not path.is_file() or md5(path) != digest}
             for name, (files, _) in named.items()
         }
-        for name, outputs in stated.items():
+        for name, outputs in plans.items():
             _refuse_in_the_way(folder, name, due[name], outputs)
         bring(repo, {digest for files in due.values() for digest in files.values()})
         for name, (files, is_whole) in named.items():
             _put_in_place(folder, name, due[name], repo.cache.local)
             if is_whole:
                 _remove_what_is_gone(folder, name, files)
-    examined = {name: examine(folder, name, planned(name)) for name in stated}
+    examined = {name: examine(folder, name, outputs) for name, outputs in plans.items()}
     for examination in examined.values():
         adopt(folder, examination)
     return examined
 
 
-def _refuse_links(folder: Path) -> None:
-    """git must hold no link where results are: it would lead a pull elsewhere."""
-    for line in git(folder, "ls-files", "--stage", "--", *SHARED).splitlines():
-        if line.startswith(_LINK):
-            raise SharingError(f"git holds a symbolic link among the results, so nothing was pulled: {line.split(chr(9))[1]}")
+def _plan(folder: Path, experiment: str, planned: Collection[str]) -> Collection[str]:
+    """The outputs that a configuration plans; refused where a file of another folder could pass for one."""
+    if outside := next((name for name in planned if not is_result(folder, experiment, name)), None):
+        raise SharingError(
+            f"{outside} is planned, but lies outside data/{experiment} and figures/{experiment}, or behind a link: data_dir and figures_dir"
+            " of the configuration lead to files that no pull may touch, so nothing was pulled"
+        )
+    return planned
 
 
 def _named_files(folder: Path, repo: Repo, experiment: str) -> tuple[Files, bool]:
@@ -84,7 +83,7 @@ def _named_files(folder: Path, repo: Repo, experiment: str) -> tuple[Files, bool
 
 
 def _refuse_in_the_way(folder: Path, experiment: str, due: Files, outputs: Collection[str]) -> None:
-    """Stop where a file that is due would take the place of something that neither a rule nor an earlier pull wrote."""
+    """Stop where a file that is due would take the place of something that neither a rule nor an earlier pull wrote; `outputs`: planned."""
     written = _read_ledger(folder, experiment)
     blocking = {place for path in due if (place := _in_the_way(folder, path, written, outputs))}
     if blocking:
@@ -102,13 +101,14 @@ def _in_the_way(folder: Path, path: Path, written: Files, outputs: Collection[st
         return None
     if path.is_dir():
         return path
-    replaceable = str(path.relative_to(folder)) in outputs or _is_store_file(path) or written.get(path) == md5(path)
+    is_output = is_output_here(folder, str(path.relative_to(folder)), outputs)
+    replaceable = is_output or _is_store_file(path) or written.get(path) == md5(path)
     return None if replaceable else path
 
 
 def _is_store_file(path: Path) -> bool:
     """A file whose name or folder says which bytes it has to have: a part, a judge's answers, a fingerprint, a converted SAE."""
-    return bool(_NAMED_BY_DIGEST.fullmatch(path.name)) or path.name == "fingerprint.json" or path.parent.name == "saes"
+    return bool(NAMED_BY_DIGEST.fullmatch(path.name)) or path.name == "fingerprint.json" or path.parent.name == "saes"
 
 
 def _put_in_place(folder: Path, experiment: str, due: Files, cache: Any) -> None:
@@ -139,14 +139,12 @@ def _remove_what_is_gone(folder: Path, experiment: str, files: Files) -> None:
 
 def _read_ledger(folder: Path, experiment: str) -> dict[Path, str]:
     """Absolute path -> MD5 of what an earlier pull wrote."""
-    file = folder / "data" / experiment / LEDGER
+    file = folder / _LEDGERS / f"{experiment}.json"
     noted = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    below = {name: confined(folder, name) for name in noted}
-    homes = (folder / "data" / experiment, folder / "figures" / experiment)
-    return {path: noted[name] for name, path in below.items() if path and any(path.is_relative_to(home) for home in homes)}
+    return {folder / name: digest for name, digest in noted.items()}
 
 
 def _write_ledger(folder: Path, experiment: str, written: Files) -> None:
     """Parts and answers are left out, as they are never removed."""
-    noted = {str(path.relative_to(folder)): digest for path, digest in written.items() if not _NAMED_BY_DIGEST.fullmatch(path.name)}
-    write_json(folder / "data" / experiment / LEDGER, noted)
+    noted = {str(path.relative_to(folder)): digest for path, digest in written.items() if not NAMED_BY_DIGEST.fullmatch(path.name)}
+    write_json(folder / _LEDGERS / f"{experiment}.json", noted)

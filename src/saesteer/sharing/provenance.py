@@ -7,6 +7,7 @@ keeping the lines of both (merge=union); of several statements about one output,
 """
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from saesteer.sharing.snakemake_metadata import FIELDS
 FOLDER = Path("provenance")
 SHARED = ("data", "figures")
 """Where results are."""
+NAMED_BY_DIGEST = re.compile(r"[0-9a-f]{64}\.parquet")
+"""Names of parts and of a judge's answers."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,12 @@ class Statement:
 
 
 _STATEMENT = TypeAdapter(Statement)
+
+
+def is_result(folder: Path, experiment: str, name: str) -> bool:
+    """Whether a path can be that of a rule's output: in the experiment's folders of this repository, behind no link, and no part."""
+    is_inside = name.startswith(tuple(f"{home}/{experiment}/" for home in SHARED)) and confined(folder, name) is not None
+    return is_inside and not NAMED_BY_DIGEST.fullmatch(name.rpartition("/")[2])
 
 
 def write_statements(folder: Path, experiment: str, statements: Iterable[Statement]) -> None:
@@ -69,7 +78,7 @@ def read_statements(folder: Path, experiment: str) -> dict[str, list[Statement]]
             is_record = set(statement.record) == set(FIELDS) and isinstance(statement.record["input"], list | None)
             if not is_record or not str(statement.record["rule"]).isidentifier():
                 raise SharingError(f"{where}: not a statement (its record has other fields, or its rule is no name): {advice}")
-            if not statement.output.startswith(tuple(f"{home}/{experiment}/" for home in SHARED)) or not confined(folder, statement.output):
+            if not is_result(folder, experiment, statement.output):
                 raise SharingError(f"{where}: {statement.output!r} is no result of {experiment}, or lies behind a link")
             statements[statement.output].append(statement)
     return dict(statements)

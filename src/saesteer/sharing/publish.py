@@ -17,7 +17,7 @@ from saesteer.core.files import file_digest
 from saesteer.core.store import mixed_versions
 from saesteer.sharing.commands import SharingError, dvc, git, set_up_merging
 from saesteer.sharing.dvc_metadata import remove_broken_lock, repository
-from saesteer.sharing.provenance import FOLDER, SHARED, Statement, write_statements
+from saesteer.sharing.provenance import FOLDER, SHARED, Statement, is_result, write_statements
 from saesteer.sharing.snakemake_metadata import read_record
 from saesteer.sharing.soundness import faults, is_manifest
 
@@ -89,7 +89,7 @@ def _finished_outputs(folder: Path, configuration: list[str]) -> list[str]:
     header, *lines = (line.split("\t") for line in done.stdout.splitlines() if "\t" in line)
     all_rows = [dict(zip(header, line, strict=True)) for line in lines]
     rows = [row for row in all_rows if not _is_local(row["output_file"])]
-    if outside := [row["output_file"] for row in rows if Path(row["output_file"]).parts[0] not in SHARED]:
+    if outside := [name for row in rows if not is_result(folder, "".join(Path(name := row["output_file"]).parts[1:2]), name)]:
         raise SharingError(f"{outside[0]} lies outside {' and '.join(SHARED)}: DVC tracks what is in the repository (see data_dir)")
     # Snakemake may do without an intermediate file while what was made from it is there.
     due = [row for row in rows if row["plan"] != "no update" or not (folder / row["output_file"]).is_file()]

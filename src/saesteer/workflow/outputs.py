@@ -22,7 +22,7 @@ def planned_outputs(run: Run) -> list[str]:
     files += [file for summary in summaries_of(experiment).values() for file in summary.files(experiment)]
     files += ["metrics.json"] if isinstance(experiment, Sweep) else []
     reports = {"scores": [], "sweep": ["headline.md"], "comparison": ["methods.md"]}[experiment.kind]
-    reports = [*(f"{figure}.pdf" for figure in figures(experiment)), *reports]
+    reports = [*(f"{figure}.{ending}" for figure in figures(experiment) for ending in ("pdf", "png", "csv")), *reports]
     return [*(str(run.data / file) for file in files), *(str(run.figures / file) for file in reports)]
 
 
