@@ -167,6 +167,7 @@ def test_sampled_texts_are_those_of_the_experiment(lm: saesteer.LanguageModel, s
     assert both["text"].to_list() == both["text_of_the_experiment"].to_list()
 
 
+@pytest.mark.xfail(strict=True, reason="issue 53, item 30")
 def test_refusals(lm: saesteer.LanguageModel, sae: saesteer.Sae, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"layer 6 of a model of width 128 at resid_post, but .* has 4 layers of width 32: give the SAE's own model"
@@ -177,6 +178,8 @@ def test_refusals(lm: saesteer.LanguageModel, sae: saesteer.Sae, tmp_path: Path)
             call(lm, sae, [0, 1024])
     with pytest.raises(ValueError, match=r"a factor is a number from -10000 to 10000, not nan"):
         saesteer.steer(lm, sae, [0], [float("nan")], ["The"])
+    with pytest.raises(ValueError, match=r"a factor is a number from -10000 to 10000, not inf"):
+        saesteer.output_scores(lm, sae, [0], factor=float("inf"))
     with pytest.raises(ValueError, match="nothing to steer: give a feature"):
         saesteer.steer(lm, sae, [], [1], ["The"])
     with pytest.raises(ValueError, match="sae-lens knows no release 'gpt2-smal-res-jb'. Did you mean 'gpt2-small-res-jb'"):

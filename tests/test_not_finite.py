@@ -1,14 +1,17 @@
-"""Logits that are no numbers: the text is missing with the reason in every table, and nothing else changes. Absurd factors are refused."""
+"""Logits that are no numbers: the text is missing with the reason in every table, and nothing else changes. Numbers that lead to them, in
+files, commands and requests, are refused."""
 
 import copy
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args
 
 import polars as pl
 import pytest
 import torch
 from engine_models import TINY, sweep_rows, tiny_model, tiny_sae
 from polars.testing import assert_frame_equal
+from pydantic import BaseModel, ValidationError
 from synthetic_tables import lens_rows
 from test_generate import swept
 
@@ -33,7 +36,10 @@ from saesteer.engine.models import language_model
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.perplexity import text_losses
 from saesteer.engine.sampling import NOTHING, sample_tokens
-from saesteer.settings import BestFactorSettings, SettingsError, canonical_factor
+from saesteer.serve.requests import CompletionRequest
+from saesteer.settings import BestFactorSettings, Settings, SettingsError, canonical_factor
+from saesteer.settings.methods import MethodSettings
+from saesteer.settings.steps import SamplingSettings
 
 FAMILY, OVERFLOWS = "gemma2", "1" + "0" * 39
 """A factor that is infinite in float32."""
@@ -148,3 +154,49 @@ def test_an_absurd_factor_is_refused(value: Any) -> None:
     with pytest.raises(SettingsError, match="a factor is a number from -10000 to 10000, not"):
         canonical_factor(value)
     assert [canonical_factor(value) for value in ("1e4", "-2.50", "-0")] == ["10000", "-2.5", "0"]
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, item 30")
+@pytest.mark.parametrize("value", ["1e-320", 5e-324, "-1e-400000", 1e-10])
+def test_a_factor_that_changes_nothing_is_refused(value: Any) -> None:
+    """Written as a decimal, the third has 400,002 digits."""
+    with pytest.raises(SettingsError, match="a factor is a number from -10000 to 10000, not .* below 1e-09"):
+        canonical_factor(value)
+    assert canonical_factor("1e-9") == "0.000000001"
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, item 30")
+@pytest.mark.parametrize("value", [NAN, INF, 1e308, 1e-320])
+def test_a_temperature_that_cannot_be_divided_by_is_refused(value: float) -> None:
+    def of(section: type[BaseModel]) -> BaseModel:
+        return section.model_validate({"temperature": value, **({"prompt": "x"} if section is CompletionRequest else {})})
+
+    for section in (SamplingSettings, MethodSettings, CompletionRequest):
+        with pytest.raises(ValidationError) as refused:
+            of(section)
+        assert "temperature" in [error["loc"][0] for error in refused.value.errors()]
+    with pytest.raises(ValueError, match="temperature"):
+        Sampling(temperature=value)
+    assert Sampling(temperature=1e-9).temperature == 1e-9
+
+
+def _sections(section: type[Settings]) -> Iterator[type[Settings]]:
+    yield section
+    for below in section.__subclasses__():
+        yield from _sections(below)
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF, "nan", "-inf", 1e309], ids=str)
+def test_no_number_of_a_file_is_nan_or_infinite(value: Any) -> None:
+    """Every number in every section, by its own name; an integer is none of these either."""
+    numbers = [
+        (section, name)
+        for section in _sections(Settings)
+        for name, field in section.model_fields.items()
+        if {float, int} & {field.annotation, *get_args(field.annotation)}
+    ]
+    assert len(numbers) > 40
+    for section, name in numbers:
+        with pytest.raises(ValidationError) as refused:
+            section.model_validate({name: value})
+        assert name in [error["loc"][0] for error in refused.value.errors()], (section, name)

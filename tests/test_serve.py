@@ -186,6 +186,18 @@ def test_what_is_too_large_is_refused(served: Served, monkeypatch: pytest.Monkey
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
 
 
+@pytest.mark.xfail(strict=True, reason="issue 53, item 25")
+def test_chunks_beside_a_length_are_refused(served: Served) -> None:
+    """HTTP reads the chunks then, however many there are, and not the length."""
+    body = json.dumps({"prompt": PROMPT, "steering": {}, "max_tokens": 1}).encode()
+    head = "POST /api/steer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 5\r\n"
+    address, port = served.address.removeprefix("http://").split(":")
+    with socket.create_connection((address, int(port)), 60) as client:
+        client.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(65_536), b""))
+    assert answer.startswith(b"HTTP/1.1 413 "), answer
+
+
 def test_no_file_outside_the_report_is_served(served: Served) -> None:
     assert httpx.get(served.address).text == "<title>report</title>"
     for path in ("/../pyproject.toml", "/%2e%2e/pyproject.toml", "//etc/passwd", "/..%2fpyproject.toml"):

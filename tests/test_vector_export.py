@@ -5,6 +5,7 @@
 import importlib.util
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -46,6 +47,7 @@ from saesteer.report.exports.measured import Form, Lens, measured
 from saesteer.report.exports.vector import _licence
 from saesteer.run import Run
 
+NO_FACTOR = "a factor is a number from -10000 to 10000, not "
 LAYER, FACTOR, SCALE = 6, -1.5, 40.0  # below 0: a file that drops the sign steers the other way
 IDS = torch.tensor([TEXTS[2], TEXTS[2][::-1]])
 HOSTILE = "sea'''\"\"\"\nraise SystemExit('no')\n%(about)s {BLOCK}"
@@ -163,6 +165,16 @@ def test_hook_points_inside_a_block_are_refused(hook_point: str) -> None:
 def test_what_a_format_cannot_express_is_refused(to: str, change: dict[str, int], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         check_format(to, replace(vector_of(shipped_model()), **change))
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, item 30")
+@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 3e38], ids=["nan", "inf", "infinite times the factor"])
+def test_no_format_holds_what_is_not_finite(to: str, number: float) -> None:
+    vector = VECTOR.clone()
+    vector[3] = number / (SCALE if number == 3e38 else 1)
+    with pytest.raises(SettingsError, match=r"the vector at factor -1\.5 is not finite in float32: lower the factor"):
+        check_format(to, vector_of(shipped_model(), vector=vector))
 
 
 def test_what_they_can_express_is_not() -> None:
@@ -330,6 +342,10 @@ def test_a_fits_vector_is_what_it_was_and_what_has_no_place_in_a_file_lies_besid
         ("6/7 --to lm-eval --factor 1", "a.gguf: readers of lm-eval take files that end in .pt"),
         ("seven", "'seven' is not LAYER/FEATURE, e.g. 6/548, nor METHOD/CONCEPT"),
         ("6/7 --to neuronpedia --factor 1", "it is not known what Neuronpedia calls this model: give --model-id"),
+        *(
+            pytest.param(f"{which} --factor {factor}", NO_FACTOR, marks=pytest.mark.xfail(strict=True, reason="issue 53, item 30"))
+            for which, factor in product(("6/7", "diffmean/sea"), ("nan", "-inf", "1e308", "1e-320"))
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_refused_before_a_model_is_loaded(
