@@ -167,7 +167,6 @@ def test_sampled_texts_are_those_of_the_experiment(lm: saesteer.LanguageModel, s
     assert both["text"].to_list() == both["text_of_the_experiment"].to_list()
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 30")
 def test_refusals(lm: saesteer.LanguageModel, sae: saesteer.Sae, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"layer 6 of a model of width 128 at resid_post, but .* has 4 layers of width 32: give the SAE's own model"

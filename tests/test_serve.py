@@ -186,7 +186,6 @@ def test_what_is_too_large_is_refused(served: Served, monkeypatch: pytest.Monkey
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 25")
 def test_chunks_beside_a_length_are_refused(served: Served) -> None:
     """HTTP reads the chunks then, however many there are, and not the length."""
     body = json.dumps({"prompt": PROMPT, "steering": {}, "max_tokens": 1}).encode()

@@ -167,7 +167,6 @@ def test_what_a_format_cannot_express_is_refused(to: str, change: dict[str, int]
         check_format(to, replace(vector_of(shipped_model()), **change))
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 30")
 @pytest.mark.parametrize("to", FORMATS)
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), 3e38], ids=["nan", "inf", "infinite times the factor"])
 def test_no_format_holds_what_is_not_finite(to: str, number: float) -> None:
@@ -343,7 +342,7 @@ def test_a_fits_vector_is_what_it_was_and_what_has_no_place_in_a_file_lies_besid
         ("seven", "'seven' is not LAYER/FEATURE, e.g. 6/548, nor METHOD/CONCEPT"),
         ("6/7 --to neuronpedia --factor 1", "it is not known what Neuronpedia calls this model: give --model-id"),
         *(
-            pytest.param(f"{which} --factor {factor}", NO_FACTOR, marks=pytest.mark.xfail(strict=True, reason="issue 53, item 30"))
+            (f"{which} --factor {factor}", NO_FACTOR)
             for which, factor in product(("6/7", "diffmean/sea"), ("nan", "-inf", "1e308", "1e-320"))
         ),
     ],

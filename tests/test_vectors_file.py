@@ -144,11 +144,10 @@ def test_a_write_that_fails_leaves_the_earlier_file(tmp_path: Path, monkeypatch:
             "interventions of kind activation_edit, which are no",
         ),
         ([fit_row("law", None)], "diffmean", r"abstains for every concept \(no feature survives\)"),
-        pytest.param(
+        (
             [fit_row("chess", Addition(torch.tensor([1.0, float("nan"), 0, 0]), 1.0))],
             "diffmean",
             "vectors, tensor 'chess': it holds NaN or infinite numbers",
-            marks=pytest.mark.xfail(strict=True, reason="issue 53, item 30"),
         ),
     ],
 )

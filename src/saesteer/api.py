@@ -115,7 +115,7 @@ def output_scores(
     """P1's output score of each feature, in [0, 1]: how far up steering the prompt's last position with `factor` * a_max brings one of the
     feature's k top logit-lens tokens. A row a feature, columns of the table `output_score`."""
     (ids, _), _ = _lens(lm, sae, features, k)
-    scores: pl.DataFrame = _output_scores(lm, sae, sae.meta.layer, features, ids, prompt, factor)
+    scores: pl.DataFrame = _output_scores(lm, sae, sae.meta.layer, features, ids, prompt, float(canonical_factor(factor)))
     return scores.with_columns(layer=pl.lit(sae.meta.layer, pl.UInt16)).select(*OUTPUT_SCORE.columns)
 
 

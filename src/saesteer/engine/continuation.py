@@ -28,6 +28,7 @@ from saesteer.engine.linear_attention import RowStates
 from saesteer.engine.memory import forward_bytes
 from saesteer.engine.models import MIN_ROWS, LanguageModel, final_ids, shape_matters
 from saesteer.engine.sampling import NOTHING, sample_tokens
+from saesteer.settings.base import check_temperature
 
 ALGORITHM_VERSION = 2
 
@@ -60,8 +61,9 @@ class Sampling:
     top_p: float = 1.0  # of the top_k, the likeliest with this probability together; 1: all
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1 or self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(f"max_new_tokens must be at least 1, temperature and top_k at least 0, top_p in (0, 1]; got {self}")
+        check_temperature(self.temperature)
+        if self.max_new_tokens < 1 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"max_new_tokens must be at least 1, top_k at least 0, top_p in (0, 1]; got {self}")
         if len(self.stop) > 1:
             raise ValueError(f"stop is {self.stop!r}, but must be one character or empty: only then can it be looked up token by token")
 

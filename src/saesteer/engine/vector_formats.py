@@ -97,8 +97,12 @@ def check_suffix(name: str, path: Path) -> None:
 
 
 def check_format(name: str, added: BlockVector) -> None:
-    """Refuse what a format cannot express, before anything is measured for it."""
+    """Refuse what a format cannot express, and what is not finite, before anything is measured for it."""
     form = FORMATS[name]
+    if not bool(added.vector.isfinite().all()):
+        raise SettingsError(
+            f"the vector at factor {added.factor:g} is not finite in float32: lower the factor, or check the SAE or the fit"
+        )
     if added.block < 0 and name != "neuronpedia":
         raise SettingsError(f"{name} adds to what a decoder block puts out, and this vector is added before block 0: take a later layer")
     if added.block >= 0 and added.block not in range(form.first, added.n_blocks):

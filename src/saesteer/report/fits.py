@@ -12,7 +12,7 @@ from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPTS, FITS, JUDGEMENTS, 
 from saesteer.engine.interventions import Intervention, unpacked
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.run import Run
-from saesteer.settings import Sweep
+from saesteer.settings import Sweep, canonical_factor
 from saesteer.settings.registry import key_of
 
 
@@ -102,7 +102,7 @@ def fit_of(run: Run, method: str, concept: str, layer: int, factor: float | None
         raise SettingsError(f"method {method} abstains for concept {concept!r} at layer {layer}: {row['reason']}")
     intervention = unpacked(row["kind"], row["tensors"], row["values"])
     if factor is not None:
-        return Fit(layer, method, concept, intervention, factor, "given")
+        return Fit(layer, method, concept, intervention, float(canonical_factor(factor)), "given")
     choices = run.summary(METHOD_CHOICES).filter(pl.col("factor").is_not_null(), **{name: row[name] for name in FITS.keys})
     factors = sorted(set(choices["factor"].cast(pl.Float64)))
     if not factors:

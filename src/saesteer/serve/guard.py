@@ -57,7 +57,7 @@ class Guard:
         if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return 415, "send application/json"
         length = headers.get("content-length", "")
-        if not length.isdecimal() or int(length) > LARGEST_BODY:
+        if "transfer-encoding" in headers or not length.isdecimal() or int(length) > LARGEST_BODY:  # chunks go before the length
             return 413, f"send at most {LARGEST_BODY} bytes, with their Content-Length"
         return None
 

@@ -8,6 +8,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from saesteer.core.errors import SettingsError
 from saesteer.engine.continuation import Sampling
+from saesteer.settings.base import Temperature
 
 MOST_TOKENS, MOST_SAMPLES, MOST_FEATURES, MOST_PROMPTS, LONGEST_PROMPT = 512, 16, 8, 16, 20_000
 
@@ -79,7 +80,7 @@ class OpenAiRequest(_Params):
 
     model: str | None = None
     max_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
-    temperature: float = Field(default=1.0, ge=0, le=2)
+    temperature: Temperature = Field(default=1.0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
     n: int = Field(default=1, ge=1, le=MOST_SAMPLES)
     seed: int | None = Field(default=None, ge=0, lt=2**63)

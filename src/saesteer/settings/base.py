@@ -8,8 +8,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from saesteer.core.errors import SettingsError
 
-LARGEST_FACTOR = 10_000
-"""100 is the largest that any paper tries; a model's numbers overflow at some factor, and what is written then tells nothing."""
+LARGEST, SMALLEST = 10_000, 1e-9
+"""Sizes of factors and temperatures that are not 0. 100 is the largest factor that any paper tries; a model's numbers overflow at some
+factor, and what is written then tells nothing. What is smaller is lost in rounding, or makes logits overflow that are divided by it."""
 
 DOWNLOADS, DERIVED = "downloads", "derived"
 """Folders of data_dir that are no experiment's: what was fetched, and the files of the experiments that are derived from others."""
@@ -25,12 +26,19 @@ def canonical_factor(value: Any) -> str:
         number = Decimal(str(value)).normalize()
     except InvalidOperation as error:
         raise SettingsError(f"{value!r} is no decimal number") from error
-    if not number.is_finite() or abs(number) > LARGEST_FACTOR:
+    if not number.is_finite() or abs(number) > LARGEST or 0 < abs(number) < SMALLEST:
         raise SettingsError(
-            f"a factor is a number from -{LARGEST_FACTOR} to {LARGEST_FACTOR}, not {value!r}: already at some hundred nothing is left of "
-            "what the model read"
+            f"a factor is a number from -{LARGEST} to {LARGEST}, not {value!r}: already at some hundred nothing is left of what the model"
+            f" read, and below {SMALLEST:g} nothing of it changes"
         )
     return format(number, "f") if number else "0"
+
+
+def check_temperature(value: float) -> float:
+    """A temperature of sampling, by which logits are divided; 0 takes the likeliest token."""
+    if value != 0 and not SMALLEST <= value <= LARGEST:
+        raise SettingsError(f"a temperature is 0, for the likeliest token, or from {SMALLEST:g} to {LARGEST}, not {value!r}")
+    return value
 
 
 def _not_negative(factor: str) -> str:
@@ -61,4 +69,5 @@ def experiment_name(value: str) -> str:
 ExperimentName = Annotated[str, AfterValidator(experiment_name)]
 Factor = Annotated[str, BeforeValidator(canonical_factor, json_schema_input_type=float | str)]
 NonNegativeFactor = Annotated[Factor, AfterValidator(_not_negative)]
+Temperature = Annotated[float, Field(ge=0), AfterValidator(check_temperature)]
 Layers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(unique)]

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from saesteer.settings.base import NonNegativeFactor, Settings, unique
+from saesteer.settings.base import NonNegativeFactor, Settings, Temperature, unique
 from saesteer.settings.registry import METHODS, Method, method
 from saesteer.settings.steps import Endpoint, SamplingSettings
 
@@ -201,7 +201,7 @@ class MethodSettings(ProtocolSettings):
     """How many of them are used, from the top (P4: ten); half choose the factor, half report."""
     n_samples: Annotated[int, Field(gt=0)] = 1
     """Texts per method, concept, factor and prompt."""
-    temperature: Annotated[float, Field(ge=0)] = 1.0
+    temperature: Temperature = 1.0
     """Sampling temperature (P4); 0 is greedy."""
     ordinary_texts: Path | None = None
     """Parquet file of texts (a column text) about anything, on which it is measured what steering breaks; null: those of local

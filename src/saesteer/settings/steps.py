@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from saesteer.settings.base import Factor, NonNegativeFactor, Settings, unique
+from saesteer.settings.base import Factor, NonNegativeFactor, Settings, Temperature, unique
 from saesteer.settings.inputs import ModelSettings, ModelSource
 
 HEADLINE_THRESHOLD = 0.3
@@ -30,7 +30,7 @@ class OutputScoreSettings(Settings):
 class SamplingSettings(Settings):
     max_new_tokens: Annotated[int, Field(gt=0)] = 20
     """Longest text, in tokens (P1: 20, P4: 128)."""
-    temperature: Annotated[float, Field(ge=0)] = 0.7
+    temperature: Temperature = 0.7
     """Sampling temperature; 0 is greedy."""
     top_k: Annotated[int, Field(gt=0)] = 50
     """Sampling is among this many most likely tokens (transformers' own default, which P1's program inherits)."""

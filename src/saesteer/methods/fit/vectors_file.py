@@ -30,22 +30,28 @@ def read_vectors(path: Path, d_model: int) -> dict[str, Float[Tensor, " d_model"
     if not tensors:
         raise SettingsError(f"{path} holds no tensors: it needs one of {d_model} numbers a concept, named with the concept's text")
     for name, tensor in tensors.items():
-        where, norm = f"{path}, tensor {name!r}", float(tensor.float().norm())
-        if tuple(tensor.shape) != (d_model,):
-            raise SettingsError(f"{where}: its shape is {list(tensor.shape)}, but vectors at the SAE's hook point have [{d_model}]")
-        if not tensor.is_floating_point():
-            raise SettingsError(f"{where}: its type is {tensor.dtype}; save it as floating-point numbers")
-        if not bool(tensor.float().isfinite().all()):
-            raise SettingsError(f"{where}: it holds NaN or infinite numbers")
-        if not 0 < norm < float("inf"):
-            raise SettingsError(f"{where}: its norm is {norm} in float32, so it has no direction")
+        _check_direction(f"{path}, tensor {name!r}", tensor, d_model)
     return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def _check_direction(where: str, tensor: Tensor, d_model: int) -> None:
+    norm = float(tensor.float().norm())
+    if tuple(tensor.shape) != (d_model,):
+        raise SettingsError(f"{where}: its shape is {list(tensor.shape)}, but vectors at the SAE's hook point have [{d_model}]")
+    if not tensor.is_floating_point():
+        raise SettingsError(f"{where}: its type is {tensor.dtype}; save it as floating-point numbers")
+    if not bool(tensor.float().isfinite().all()):
+        raise SettingsError(f"{where}: it holds NaN or infinite numbers")
+    if not 0 < norm < float("inf"):
+        raise SettingsError(f"{where}: its norm is {norm} in float32, so it has no direction")
 
 
 def write_vectors(fits: pl.DataFrame, concepts: pl.DataFrame, method: str, path: Path) -> None:
     """Write the unit vectors that a method fitted for the experiment's concepts, in the form of `read_vectors`."""
     additions = fitted_additions(fits, concepts, method)
     vectors = {concept: addition.vector.float().contiguous() for concept, addition in additions.items()}
+    for concept, vector in vectors.items():
+        _check_direction(f"{path}, tensor {concept!r}", vector, len(vector))
     write_atomically(path, lambda partial: save_file(vectors, partial))
 
 

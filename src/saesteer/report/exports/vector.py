@@ -22,7 +22,7 @@ from saesteer.engine.vector_formats import FORMATS, check_format, check_suffix
 from saesteer.report.exports.measured import Form, Lens, measured
 from saesteer.report.fits import concept_of, fit_of, fitted_layer, not_a_feature, parse_feature, recommended_factor
 from saesteer.run import Run
-from saesteer.settings import Experiment
+from saesteer.settings import Experiment, canonical_factor
 from saesteer.sources.neuronpedia.sources import known_sources
 
 
@@ -74,7 +74,7 @@ def _of_feature(run: Run, sae: Sae, feature: int, factor: float | None, concept:
     if factor is None:
         factor, factor_from = recommended_factor(run, layer, feature)
     else:
-        factor_from = "given"
+        factor, factor_from = float(canonical_factor(factor)), "given"
     stands_for = concept or concept_of(run, layer, feature)
     label = f"feature {layer}/{feature}" + (f" ({stands_for})" if stands_for else "")
     return Steerer(label, feature_addition(sae, feature), factor, factor_from, stands_for, {"feature": feature})
