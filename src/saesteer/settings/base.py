@@ -26,7 +26,7 @@ def canonical_factor(value: Any) -> str:
         number = Decimal(str(value)).normalize()
     except InvalidOperation as error:
         raise SettingsError(f"{value!r} is no decimal number") from error
-    if not number.is_finite() or abs(number) > LARGEST or 0 < abs(number) < SMALLEST:
+    if not number.is_finite() or abs(number) > LARGEST or (number and abs(float(number)) < SMALLEST):
         raise SettingsError(
             f"a factor is a number from -{LARGEST} to {LARGEST}, not {value!r}: already at some hundred nothing is left of what the model"
             f" read, and below {SMALLEST:g} nothing of it changes"
