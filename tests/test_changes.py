@@ -183,7 +183,7 @@ def test_the_judges_rubric_changed_judges_again_and_nothing_else(finished: Folde
 def test_another_dtype_computes_everything_that_used_it_and_gc_removes_the_old_parts(finished: Folder, tmp_path: Path) -> None:
     folder = finished.copy(tmp_path / "repo")
     old = {step: set(parts) for step, parts in folder.parts().items()}
-    folder.edit("micro", model={"dtype": "bfloat16"})
+    folder.edit("micro", model={"dtype": "tf32"})
     done = run_measured(folder, *LAST_STEPS)
     assert done.n_rows == ROWS
     assert done.gpu_jobs == done.model_jobs == set(GPU_STEPS)

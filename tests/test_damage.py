@@ -16,6 +16,7 @@ from scipy import stats
 from small_adapters import a_lora, a_loreft, peft_model
 from torch import Tensor
 
+from saesteer.core.errors import NotFiniteError
 from saesteer.core.tables import DAMAGE, METHOD_CHOICES, METHODS_TABLE, validate
 from saesteer.core.tokens import load_tokens
 from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts, text_damage
@@ -126,15 +127,21 @@ def test_the_model_as_it_is_loses_nothing() -> None:
     assert made["divergence"] == pytest.approx(0, abs=1e-12)
 
 
-def test_where_a_method_abstains_or_logits_are_not_finite_there_are_no_numbers() -> None:
-    tensors, values = packed(Addition(torch.ones(128), float("inf")))
+def of_two(scale: float) -> pl.DataFrame:
+    """Of two concepts: one to which a vector of ones is added, and one for which the method abstains."""
+    tensors, values = packed(Addition(torch.ones(128), scale))
     columns = {"layer": LAYER, "method": "m", "concept_id": ["a", "b"], "kind": ["addition", None]}
     fits = pl.DataFrame(columns | {"tensors": [tensors, None], "values": [values, None]}, schema_overrides={"layer": pl.UInt16})
     rows = fits.select("layer", "method", "concept_id", factor=pl.lit("1"))
-    made = pl.concat(text_damage(shipped_model(), shipped_sae(LAYER), LAYER, rows, fits, ordinary(), "everywhere"))
-    validate(DAMAGE, made, "damage")
-    assert made["loss"].to_list() == made["divergence"].to_list() == [None, None]
+    return pl.concat(text_damage(shipped_model(), shipped_sae(LAYER), LAYER, rows, fits, ordinary(), "everywhere"))
+
+
+def test_where_a_method_abstains_there_are_no_numbers_and_what_is_not_finite_is_refused() -> None:
+    made = validate(DAMAGE, of_two(1.0), "damage")
+    assert made["loss"].is_null().to_list() == made["divergence"].is_null().to_list() == [False, True]
     assert made["n_tokens"].to_list() == [sum(len(text) - N_CONTEXT for text in ordinary()), 0]
+    with pytest.raises(NotFiniteError, match=rf"layer {LAYER}, m, concept a: text .* not finite in float32 on cpu"):
+        of_two(float("inf"))
 
 
 def test_damage_waits_for_fits_alone_and_nothing_else_for_damage() -> None:

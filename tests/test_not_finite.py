@@ -1,5 +1,5 @@
-"""Logits that are no numbers: the text is missing with the reason in every table, and nothing else changes. Numbers that lead to them, in
-files, commands and requests, are refused."""
+"""Where steering makes logits that are no numbers, the row is refused by name and finished ones stay; what is measured on a missing text is
+missing. Numbers that lead to such logits, in files, commands and requests, are refused."""
 
 import copy
 import math
@@ -18,12 +18,13 @@ from test_generate import swept
 from saesteer.analysis.best_factor import best_factors
 from saesteer.analysis.gen_success import gen_success
 from saesteer.analysis.summaries import steering_table
+from saesteer.core.errors import NotFiniteError
 from saesteer.core.tables import (
     BEST_FACTORS,
     GEN_SUCCESS,
     GENERATIONS,
     JUDGEMENTS,
-    NOT_FINITE,
+    NO_FIT,
     PERPLEXITY,
     STEERING,
     as_generations,
@@ -32,9 +33,10 @@ from saesteer.core.tables import (
 )
 from saesteer.core.tokens import TextTokens
 from saesteer.engine.continuation import Sampling
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.models import language_model
 from saesteer.engine.output_score import output_scores
-from saesteer.engine.perplexity import text_losses
+from saesteer.engine.perplexity import continuation_nll, text_losses
 from saesteer.engine.sampling import NOTHING, sample_tokens
 from saesteer.serve.requests import CompletionRequest
 from saesteer.settings import BestFactorSettings, Settings, SettingsError, canonical_factor
@@ -57,25 +59,23 @@ def test_no_token_is_drawn(bad: list[float], temperature: float, top_k: int, top
     assert drawn[0] in (1, 3)
 
 
-def texts(factors: dict[str, str], sampling: Sampling) -> pl.DataFrame:
-    """A sweep in which factors are replaced by others."""
-    rows = sweep_rows(48).with_columns(pl.col("factor").replace(factors)).unique(maintain_order=True)
-    return swept(tiny_model(FAMILY), tiny_sae(1), rows, FAMILY, sampling).sort("feature", "factor", "prefix_id", "sample")
-
-
 @pytest.mark.parametrize("sampling", [Sampling(8, 0.0, stop="o"), Sampling(8, stop=""), Sampling(8, top_k=0, stop="o")])
-def test_a_text_of_no_numbers_is_missing_and_its_neighbours_are_as_without_it(sampling: Sampling) -> None:
-    made, plain = texts({"10": OVERFLOWS}, sampling), texts({}, sampling)
-    lost, rest = made.filter(factor=OVERFLOWS), made.filter(pl.col("factor") != OVERFLOWS)
-    assert min(lost.height, rest.height) > 8
-    for name, value in {"token_ids": None, "text": None, "n_tokens": 0, "stopped": False, "reason": NOT_FINITE}.items():
-        assert lost[name].unique().to_list() == [value]
-    assert_frame_equal(rest, plain.filter(pl.col("factor") != "10"), check_exact=True)
-    validate(GENERATIONS, as_generations(made), "test")
+def test_a_text_of_no_numbers_is_refused_by_name_after_the_finished_ones(sampling: Sampling) -> None:
+    lm, sae, keys = tiny_model(FAMILY), tiny_sae(1), ["feature", "factor", "prefix_id", "sample"]
+    rows = sweep_rows(48).with_columns(pl.col("factor").replace({"10": OVERFLOWS})).unique(maintain_order=True)
+    finished, plain = [], swept(lm, sae, sweep_rows(48), FAMILY, sampling)
+    with pytest.raises(
+        NotFiniteError, match=rf"layer 1, feature \d+, factor {OVERFLOWS}, prompt '.*': logits are not finite in float32 on cpu"
+    ):
+        finished.extend(feature_texts(lm, sae, 1, rows, TINY, sampling, 3))
+    made = pl.concat(finished)
+    assert made.height > 4
+    assert made.filter(factor=OVERFLOWS).is_empty()
+    assert_frame_equal(made.sort(keys), plain.join(made, on=keys, how="semi").sort(keys), check_exact=True)
 
 
 def generations() -> pl.DataFrame:
-    """GENERATIONS rows of one feature: four prefixes at factors 0, 1 and 2, of which all at 2 are lost, and one at 1."""
+    """GENERATIONS rows of one feature: four prefixes at factors 0, 1 and 2, of which all at 2 are missing, and one at 1."""
     rows = [
         {"layer": 1, "feature": 3, "factor": factor, "prefix_id": prefix, "sample": 0, "token_ids": [5, 6], "text": " ba be", "n_tokens": 2}
         for factor in ("0", "1", "2")
@@ -83,7 +83,7 @@ def generations() -> pl.DataFrame:
     ]
     first = next(iter(TINY))
     for row in rows:
-        row["reason"] = NOT_FINITE if row["factor"] == "2" or (row["factor"], row["prefix_id"]) == ("1", first) else None
+        row["reason"] = NO_FIT if row["factor"] == "2" or (row["factor"], row["prefix_id"]) == ("1", first) else None
         if row["reason"]:
             row |= {"token_ids": None, "text": None, "n_tokens": 0}
     schema = {name: GENERATIONS.schema[name] for name in ("token_ids", "n_tokens", "layer", "sample")} | {"feature": pl.UInt32}
@@ -103,15 +103,15 @@ def measured() -> dict[str, pl.DataFrame]:
 
 
 def test_what_is_measured_on_a_missing_text_is_missing() -> None:
-    lost = pl.col("text").is_null()
+    missing = pl.col("text").is_null()
     made = generations()
-    assert made.filter(lost).height == 5
+    assert made.filter(missing).height == 5
     for name, rows in measured().items():
         column = {GEN_SUCCESS.name: "gen_success_20", PERPLEXITY.name: "mean_nll"}[name]
         joined = rows.join(made.select(*GENERATIONS.keys, "text"), on=GENERATIONS.keys)
-        assert joined.filter(lost)[column].null_count() == 5
-        assert joined.filter(lost)["reason"].to_list() == [NOT_FINITE] * 5
-        assert joined.filter(~lost)[column].null_count() == joined.filter(~lost)["reason"].count() == 0
+        assert joined.filter(missing)[column].null_count() == 5
+        assert joined.filter(missing)["reason"].to_list() == [NO_FIT] * 5
+        assert joined.filter(~missing)[column].null_count() == joined.filter(~missing)["reason"].count() == 0
         validate({GEN_SUCCESS.name: GEN_SUCCESS, PERPLEXITY.name: PERPLEXITY}[name], rows, "test")
 
 
@@ -134,19 +134,31 @@ def test_a_factor_without_texts_is_not_chosen_and_counts_as_nothing() -> None:
     validate(BEST_FACTORS, nothing, "test")
 
 
-def test_a_loss_that_is_not_finite_is_missing() -> None:
+def test_a_loss_that_is_not_finite_is_refused() -> None:
     whole = tiny_model(FAMILY)
     lm = language_model(copy.deepcopy(whole.model), whole.tokenizer)
     lm.head.weight.data.fill_(NAN)
-    rows = pl.concat(text_losses(lm, generations().filter(factor="0"), TINY, "plain"))
-    assert rows.select("mean_nll", "whole_text_nll", "reason").unique().row(0) == (None, None, NOT_FINITE)
-    assert (rows["n_scored"] > 0).all()
+    with pytest.raises(NotFiniteError, match="not finite in float32 on cpu"):
+        list(text_losses(lm, generations().filter(factor="0"), TINY, "plain"))
 
 
 def test_an_output_score_of_no_numbers_is_refused() -> None:
     lm, sae = tiny_model(FAMILY), tiny_sae(1)
-    with pytest.raises(SettingsError, match=r"logits are not finite where feature 4 \(and 1 more\) steers.*lower output_score\.factor"):
+    with pytest.raises(NotFiniteError, match=r"feature 4, factor 3e\+38: .* not finite in float32 on cpu: .*steer it less"):
         output_scores(lm, sae, 1, [4, 5], torch.zeros((2, 3), dtype=torch.long), "From ba be", 3e38)
+
+
+def test_logits_of_tokens_that_can_never_come_may_be_infinite() -> None:
+    whole, sae = tiny_model("llama"), tiny_sae(1)
+    model = copy.deepcopy(whole.model)
+    bias = torch.zeros(whole.n_vocab).index_fill(0, torch.arange(20, whole.n_vocab, 3), -INF)
+    model.lm_head.bias = torch.nn.Parameter(bias)
+    lm = language_model(model, whole.tokenizer)
+    rows = pl.DataFrame({"row": [0], "prefix": ["From ba"], "text": [" be"]}, schema_overrides={"row": pl.UInt32})
+    assert continuation_nll(lm, rows)["mean_nll"].is_finite().all()
+    assert output_scores(lm, sae, 1, [4, 5], torch.zeros((2, 3), dtype=torch.long), "From ba be", 10.0)["output_score"].is_finite().all()
+    drawn = [token for tokens in swept(lm, sae, sweep_rows(48), "llama", Sampling(4))["token_ids"] for token in tokens]
+    assert bias[drawn].max() == bias[drawn].min() == 0
 
 
 @pytest.mark.parametrize("value", ["1e30", 10_001, 1e30, "10000.5", -10_001, "-inf"])

@@ -57,10 +57,10 @@ def load_model(
     """Load a causal language model from a folder in Hugging Face's form, or from the hub by its id (owner/name); or take one that
     transformers has loaded, with its `tokenizer`, as it is, in evaluation mode and without gradients.
 
-    Only safetensors weights are read. `revision` is a commit, branch or tag of the hub; `dtype` is float32, tf32, bfloat16, float16 or,
-    with torchao, int8 or nf4; `device` None is the GPU where there is one. `bos` "always" puts a beginning-of-sequence token before every
-    text, also where the tokenizer adds none (GPT-2, Pythia); `prompt_format` "chat" takes prompts as a user's turn in the tokenizer's chat
-    template. `cache_dir` None is Hugging Face's own cache.
+    Only safetensors weights are read. `revision` is a commit, branch or tag of the hub; `dtype` is float32, tf32, float16, on a GPU
+    bfloat16 or, with torchao, int8 or nf4; `device` None is the GPU where there is one. `bos` "always" puts a beginning-of-sequence token
+    before every text, also where the tokenizer adds none (GPT-2, Pythia); `prompt_format` "chat" takes prompts as a user's turn in the
+    tokenizer's chat template. `cache_dir` None is Hugging Face's own cache.
     """
     if not isinstance(source, str | Path):
         if tokenizer is None:

@@ -7,3 +7,11 @@ class SaesteerError(Exception):
 
 class SettingsError(SaesteerError, ValueError):
     """Something wrong with the configuration or a file that it names."""
+
+
+class NotFiniteError(SaesteerError, ArithmeticError):
+    """Numbers of a model that are NaN or infinite."""
+
+    def __init__(self, message: str, row: int = 0) -> None:
+        super().__init__(message)
+        self.row = row  # the first of them, by its place among those computed together

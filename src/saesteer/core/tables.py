@@ -156,8 +156,6 @@ FIT_TEXT = ("layer", "method", "concept_id", "factor", "prefix_id", "sample")
 SINGLE_FEATURE = "feature"
 """The `method` of texts that one feature steers, as in P1."""
 NO_FIT = "the method abstains"
-NOT_FINITE = "logits are not finite"
-"""Why there is no text, or no loss: steered so hard, a model computes no numbers."""
 
 
 def of_features(rows: pl.DataFrame) -> pl.DataFrame:
@@ -203,6 +201,10 @@ def _refuse_values(table: Table, frame: pl.DataFrame, name: str, where: str) -> 
     bad = {}
     if table.columns[name].null_when is None:
         bad["null"] = values.is_null()
+    if values.dtype == pl.List(EXAMPLE):
+        values = values.list.eval(pl.element().struct.field("max_value"))
+    if isinstance(values.dtype, pl.List) and values.dtype.inner.is_float():
+        values = values.list.sum()  # which is finite where all are
     if values.dtype.is_float():
         bad["NaN or infinite"] = ~values.fill_null(0.0).is_finite()
     for what, mask in bad.items():

@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saesteer.core.errors import NotFiniteError
 from saesteer.core.tables import ACTIVATIONS
+from saesteer.engine.finite import fault
 from saesteer.engine.hook_points import hook_point_of, readings
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
 from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, pad_rows
@@ -72,10 +74,12 @@ def _sparse_tables(chunk: pl.DataFrame, layer: int, sae: Sae, residuals: Float[T
     n_texts = min(len(residuals), max(-(-MIN_ROWS // seq), ACTIVATIONS_AT_A_TIME // (seq * sae.meta.n_features)))
     for start in range(0, chunk.height, n_texts):
         part = slice(start, start + n_texts)
-        yield _sparse_table(chunk[part], layer, encode(sae, pad_rows(residuals[part], n_texts)))
+        yield _sparse_table(chunk[part], layer, encode(sae, pad_rows(residuals[part], n_texts)), sae.W_enc)
 
 
-def _sparse_table(texts: pl.DataFrame, layer: int, activations: Float[Tensor, "batch seq n_features"]) -> pl.DataFrame:
+def _sparse_table(
+    texts: pl.DataFrame, layer: int, activations: Float[Tensor, "batch seq n_features"], encoder: Float[Tensor, "d_model n_features"]
+) -> pl.DataFrame:
     """The non-zero activations at each text's tokens, position 0 left out."""
     inner = activations[: len(texts), 1:]
     active = inner.nonzero(as_tuple=True)
@@ -83,6 +87,8 @@ def _sparse_table(texts: pl.DataFrame, layer: int, activations: Float[Tensor, "b
     position, n_tokens = position + 1, texts["token_ids"].list.len().to_numpy()
     in_text = position < n_tokens[text]  # not padding
     text, position, feature, value = text[in_text], position[in_text], feature[in_text], value[in_text]
+    if len(bad := text[~np.isfinite(value)]):
+        raise NotFiniteError(fault(f"layer {layer}, text {texts['text_id'][int(bad[0])]}: feature activations are", encoder))
     ends = np.searchsorted(text, np.arange(1, len(texts)))
     columns = {
         "layer": [layer] * len(texts),

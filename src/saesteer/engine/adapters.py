@@ -104,7 +104,8 @@ def check_changeable(lm: LanguageModel) -> None:
     """Refuse to change the weights of a model with quantised ones."""
     if any(is_quantised(weight) for weight in lm.model.parameters()):
         raise ValueError(
-            f"{lm.name}: quantised weights cannot be trained or changed: set the model's dtype to bfloat16, or leave out method sft"
+            f"{lm.name}: quantised weights cannot be trained or changed: set the model's dtype to bfloat16 (on a GPU) or float32,"
+            " or leave out method sft"
         )
 
 

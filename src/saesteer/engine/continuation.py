@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from saesteer.engine.cache import RowLayer, taken
-from saesteer.engine.head import raw_logits, soft_capped
+from saesteer.engine.head import soft_capped, unchecked_logits
 from saesteer.engine.linear_attention import RowStates
 from saesteer.engine.memory import forward_bytes
 from saesteer.engine.models import MIN_ROWS, LanguageModel, final_ids, shape_matters
@@ -206,7 +206,7 @@ def step_logits(lm: LanguageModel, tile: Slots, prompt_length: int) -> Float[Ten
             past_key_values=tile.caches[0],
             use_cache=True,
         )
-        return soft_capped(lm, raw_logits(lm, output.last_hidden_state[:, -1]))
+        return soft_capped(lm, unchecked_logits(lm, output.last_hidden_state[:, -1]))
 
 
 def _advanced(slots: Slots, tokens: Int[Tensor, " slot"], running: Bool[np.ndarray, " slot"], tile: int | None) -> Slots:

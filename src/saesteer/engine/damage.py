@@ -8,7 +8,6 @@ added text stands before it. Counted are the tokens after the prompt.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from math import isfinite
 
 import polars as pl
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from saesteer.core.tables import DAMAGE
 from saesteer.engine.conditional import switched
+from saesteer.engine.finite import rows_named
 from saesteer.engine.generations import placed
 from saesteer.engine.head import raw_logits, rows_of_logits, soft_capped
 from saesteer.engine.hook_points import hook_point_of
@@ -33,7 +33,7 @@ from saesteer.engine.interventions import (
     ScaledComponent,
     unpacked,
 )
-from saesteer.engine.models import MIN_ROWS, LanguageModel, plain_token_ids, residual_at, spliced
+from saesteer.engine.models import MIN_ROWS, LanguageModel, hidden_states, plain_token_ids, residual_at, spliced
 from saesteer.engine.saes import Sae
 from saesteer.engine.steering import steering_of
 
@@ -80,8 +80,8 @@ def text_damage(
     lm: LanguageModel, sae: Sae, layer: int, rows: pl.DataFrame, fits: pl.DataFrame, texts: Sequence[Sequence[int]], sae_features: str
 ) -> Iterator[pl.DataFrame]:
     """DAMAGE rows of the method, concept_id and factor of `rows`, a fit at a time. `fits` are their FITS rows, `texts` token ids, at least
-    `MIN_ROWS` texts of more than `N_CONTEXT` tokens; `sae_features` is the setting of that name. Where the method abstains, or logits are
-    not finite, loss and divergence are null."""
+    `MIN_ROWS` texts of more than `N_CONTEXT` tokens; `sae_features` is the setting of that name. Where the method abstains, loss and
+    divergence are null."""
     unsteered = _read(lm, _padded(lm, texts))
     loss = float(compared(lm, unsteered, unsteered)[0].mean())
     each = rows.select(_FIT).unique(maintain_order=True).join(fits, on=_FIT, how="left", maintain_order="left")
@@ -91,16 +91,16 @@ def text_damage(
         if fit["kind"] is not None:
             intervention = placed(unpacked(fit["kind"], fit["tensors"], fit["values"]), sae, sae_features)
             reads = _steered(lm, sae, layer, intervention, of_fit["factor"].cast(pl.Float64), texts)
-            measured = [_means(*compared(lm, steered, unsteered)) for steered in reads]
+            with rows_named(f"layer {layer}, {fit['method']}, concept {fit['concept_id']}"):
+                measured = [_means(*compared(lm, steered, unsteered)) for steered in reads]
         columns = pl.DataFrame(measured, schema=["loss", "divergence", "n_tokens"], orient="row")
         damage = of_fit.select(DAMAGE.keys).hstack(columns).with_columns(unsteered_loss=loss)
         yield damage.select(list(DAMAGE.columns)).cast(pl.Schema(DAMAGE.schema))
 
 
-def _means(nll: Float64[Tensor, " token"], divergence: Float64[Tensor, " token"]) -> tuple[float | None, float | None, int]:
-    """Both means and of how many tokens; None where they are not finite."""
-    means = (float(nll.mean()), float(divergence.mean()))
-    return (*(means if all(map(isfinite, means)) else (None, None)), len(nll))
+def _means(nll: Float64[Tensor, " token"], divergence: Float64[Tensor, " token"]) -> tuple[float, float, int]:
+    """Both means and of how many tokens."""
+    return float(nll.mean()), float(divergence.mean()), len(nll)
 
 
 @torch.no_grad()
@@ -126,7 +126,7 @@ def _padded(lm: LanguageModel, texts: Sequence[Sequence[int]], added: Sequence[i
 
 
 def _read(lm: LanguageModel, texts: _Texts) -> _Read:
-    hidden = lm.model.base_model(input_ids=texts.ids, use_cache=False).last_hidden_state
+    hidden = hidden_states(lm, input_ids=texts.ids, use_cache=False)
     return _Read(hidden[texts.row, texts.at - 1], texts.ids[texts.row, texts.at])
 
 

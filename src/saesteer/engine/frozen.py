@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.core.errors import SettingsError
+from saesteer.engine.finite import check_finite
 from saesteer.engine.hook_points import hook_point_of, reading
 from saesteer.engine.interventions import Addition, Intervention, kind_of
 from saesteer.engine.models import MIN_ROWS, LanguageModel
@@ -66,7 +67,9 @@ def median_a_max(lm: LanguageModel, sae: Sae, layer: int, prompts: Sequence[Sequ
     """The median over prompts (token ids) of a_max at the last token, where P1's steering starts."""
     hook_point = hook_point_of(lm, layer, sae.meta.hook_point)
     rows = (torch.tensor([list(prompt)] * MIN_ROWS, device=lm.device) for prompt in prompts)
-    a_max = median(float(largest_activation(sae, reading(lm, ids, hook_point).read[:, -1])[0]) for ids in rows)
+    largest = torch.cat([largest_activation(sae, reading(lm, ids, hook_point).read[:, -1])[:1] for ids in rows])
+    check_finite("feature activations are", largest, sae.W_enc)
+    a_max = median(largest.tolist())
     if not a_max > 0:
         raise SettingsError(f"layer {layer}: no feature is active at the last token of the neutral prompts (median), so a_max is 0 there")
     return a_max

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,7 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from saesteer.core.counter_rng import draws
-from saesteer.core.tables import NOT_FINITE
+from saesteer.core.errors import NotFiniteError
 from saesteer.engine.cache import Prefixes, gathered, row_layers, taken
 from saesteer.engine.conditional import switched
 from saesteer.engine.continuation import (
@@ -39,8 +40,9 @@ from saesteer.engine.continuation import (
     step_logits,
     tile_rows,
 )
+from saesteer.engine.finite import check_logits, fault, rows_named
 from saesteer.engine.hook_points import HookPoint, hook_point_of
-from saesteer.engine.interventions import Intervention, WeightChange
+from saesteer.engine.interventions import Intervention, WeightChange, features_of, kind_of
 from saesteer.engine.memory import Halving, rows_that_fit, tiled_rows_that_fit, tiled_rows_within
 from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, prefills
 from saesteer.engine.saes import Sae
@@ -62,12 +64,10 @@ TEXTS = pl.Schema(
         "n_tokens": pl.UInt16(),
         "stopped": pl.Boolean(),
         "seconds": pl.Float64(),
-        "reason": pl.String(),
     }
 )
-"""Columns of the texts; a row has none, and a reason, where a step's logits were not finite. `token_ids` and `n_tokens` include the
-token that ended the text (stop character or end of sequence), `text` is the continuation alone, `seconds` a row's share of its batch's wall
-time."""
+"""Columns of the texts. `token_ids` and `n_tokens` include the token that ended the text (stop character or end of sequence), `text` is the
+continuation alone, `seconds` a row's share of its batch's wall time."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,11 @@ def steered_texts(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     batch: int | None = None,
+    called: Sequence[str] | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Continue each row's prompt under its intervention at its factor; yield finished tables (`TEXTS`) of up to `batch` rows, fewer when
-    memory runs out; None: as many as fit.
+    memory runs out; None: as many as fit. A row whose logits are not finite is refused, after the finished ones;
+    `called` says what its message calls each intervention.
 
     `rows` has row (a number of the caller's), intervention and prompt (places in the sequences), factor (a decimal string) and stream
     (UInt64, core.counter_rng.streams: what its random numbers are drawn from). `prompts` are token ids.
@@ -132,10 +134,14 @@ def steered_texts(
         full = MIN_ROWS if few_share_weights else full_tile(lm.device, length)
         size = batch or _rows_that_fit(run, length, full)
 
-        def finished(part: slice, size: int, length: int = length, group: pl.DataFrame = group, full: int = full) -> pl.DataFrame:
+        def finished(part: slice, size: int, length: int = length, group: pl.DataFrame = group, full: int = full) -> _Finished:
             return _continued(run, group[part], length, tile_rows(lm, size, batch, full))
 
-        yield from halving.over(group.height, size, finished)
+        for texts, lost in halving.over(group.height, size, finished):
+            if texts.height:
+                yield texts
+            if not lost.is_empty():
+                raise NotFiniteError(fault(f"{_name(run, lost.row(0, named=True), called)}: logits are", lm.head.weight))
 
 
 @torch.no_grad()
@@ -160,8 +166,11 @@ def next_log_probs(
     lm: LanguageModel, sae: Sae, layer: int, rows: pl.DataFrame, interventions: Sequence[Intervention], prompts: Sequence[Sequence[int]]
 ) -> Float[Tensor, "row vocab"]:
     """Log-probabilities of the token after the prompt, of rows that can share a batch, as in `steered_texts_by_token`."""
-    _, group, slots = _one_batch(lm, sae, layer, rows, interventions, prompts, Sampling(max_new_tokens=1))
-    return step_logits(lm, next(slots.tiles()), slots.place + 1)[: group.height].float().log_softmax(dim=-1)
+    run, group, slots = _one_batch(lm, sae, layer, rows, interventions, prompts, Sampling(max_new_tokens=1))
+    logits = step_logits(lm, next(slots.tiles()), slots.place + 1)[: group.height].float()
+    with rows_named(lambda row: _name(run, group.row(row, named=True))):
+        check_logits(logits, lm.head.weight)
+    return logits.log_softmax(dim=-1)
 
 
 def _one_batch(
@@ -224,7 +233,11 @@ def _groups(run: _Run, rows: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]
         yield int(length), group_rows.select(rows.columns)
 
 
-def _continued(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> pl.DataFrame:
+_Finished = tuple[pl.DataFrame, pl.DataFrame]
+"""Texts, and the rows that have none, since a step's logits were not finite."""
+
+
+def _continued(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> _Finished:
     """The texts of rows that share a batch."""
     started = time.perf_counter()
     continued = continue_rows(run.lm, _start(run, chunk, length, tile), len(chunk), run.sampling, run.ending)
@@ -233,12 +246,21 @@ def _continued(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) ->
         "row": chunk["row"],
         "token_ids": token_ids,
         "text": texts,
-        "n_tokens": np.where(continued.failed, 0, continued.lengths),
+        "n_tokens": continued.lengths,
         "stopped": continued.stopped,
         "seconds": np.full(len(chunk), (time.perf_counter() - started) / len(chunk)),
-        "reason": [NOT_FINITE if failed else None for failed in continued.failed.tolist()],
     }
-    return pl.DataFrame(columns, schema_overrides={"token_ids": pl.List(pl.UInt32)}).cast(TEXTS)
+    made = pl.DataFrame(columns, schema_overrides={"token_ids": pl.List(pl.UInt32)}).cast(TEXTS)
+    failed = pl.Series(continued.failed)
+    return made.filter(~failed), chunk.filter(failed)
+
+
+def _name(run: _Run, row: dict[str, Any], called: Sequence[str] | None = None) -> str:
+    """What steers a row, how much and which prompt."""
+    place, prompt = row["intervention"], run.lm.tokenizer.decode(run.prompts[row["prompt"]])
+    features = ", ".join(f"feature {feature}" for feature in features_of(run.interventions[place]))
+    name = called[place] if called else features or kind_of(run.interventions[place])
+    return f"layer {run.hook_point.layer}, {name}, factor {row['factor']}, prompt {prompt!r}"
 
 
 def _texts_of(run: _Run, chunk: pl.DataFrame, continued: Continued) -> tuple[list[list[int] | None], list[str | None]]:

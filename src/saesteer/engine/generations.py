@@ -7,8 +7,10 @@ import polars as pl
 import torch
 
 from saesteer.core.counter_rng import hex_keys, streams, text_keys
+from saesteer.core.errors import NotFiniteError
 from saesteer.core.tables import FEATURE_TEXT, FIT_TEXT, NO_FIT, TEXT_COLUMNS
 from saesteer.engine.continuation import Sampling
+from saesteer.engine.finite import fault
 from saesteer.engine.generate import steered_texts, steered_texts_by_token
 from saesteer.engine.interventions import (
     ActivationEdit,
@@ -65,11 +67,13 @@ def feature_texts_by_token(
     sampling: Sampling,
     seed: int,
     edit: str = "addition",
-) -> Iterator[list[str | None]]:
+) -> Iterator[list[str]]:
     """The texts of `feature_texts` while they are written, after each token: of a few rows, whose prefixes have one length."""
     numbered, interventions, prompts = _of_features(lm, sae, layer, rows, prefixes, seed, edit)
     for growing in steered_texts_by_token(lm, sae, layer, numbered.select(_ROW), interventions, prompts, sampling):
-        yield growing.texts
+        if None in growing.texts:
+            raise NotFiniteError(fault(f"layer {layer}: logits are", lm.head.weight), growing.texts.index(None))
+        yield [text for text in growing.texts if text is not None]
 
 
 def _of_features(
@@ -138,14 +142,15 @@ def fit_texts(
         numbered = numbered.with_row_index("row").with_columns(
             prompt=pl.Series([number_of_prompt[prompt] for prompt in ids]), stream=pl.Series(streams(seed, keys), dtype=pl.UInt64)
         )
-        for texts in steered_texts(lm, sae, layer, numbered.select(_ROW), interventions, list(number_of_prompt), sampling):
+        called = names.select(pl.format("{}, concept {}", "method", "concept_id")).to_series().to_list()
+        for texts in steered_texts(lm, sae, layer, numbered.select(_ROW), interventions, list(number_of_prompt), sampling, called=called):
             yield _with_keys(numbered, texts, FIT_TEXT)
 
 
 def _with_keys(rows: pl.DataFrame, texts: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     """Texts with the keys of their rows."""
-    columns = (pl.col(name).cast(column.dtype) for name, column in TEXT_COLUMNS.items())
-    return rows.select("row", *keys).join(texts, on="row").select(*keys, *columns)
+    columns = (pl.col(name).cast(column.dtype) for name, column in TEXT_COLUMNS.items() if name != "reason")
+    return rows.select("row", *keys).join(texts, on="row").select(*keys, *columns, reason=pl.lit(None, pl.String))
 
 
 def _prompts(lm: LanguageModel, rows: pl.DataFrame, prefixes: Mapping[str, str]) -> dict[str, list[int]]:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
+from saesteer.engine.finite import check_logits
 from saesteer.engine.models import MIN_ROWS, LanguageModel, pad_columns, pad_rows, shape_matters
 from saesteer.engine.precision import is_narrow, product
 
@@ -36,7 +37,14 @@ def soft_capped(lm: LanguageModel, logits: Tensor) -> Tensor:
 
 def raw_logits(lm: LanguageModel, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
     """The head applied to final hidden rows, no scale, no soft cap, at no fewer than `MIN_ROWS` rows; in float32 also of a narrower
-    model."""
+    model. Refused where they are not finite."""
+    logits = unchecked_logits(lm, hidden)
+    check_logits(logits, lm.head.weight)
+    return logits
+
+
+def unchecked_logits(lm: LanguageModel, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+    """The same, finite or not."""
     padded = pad_rows(hidden)
     if is_narrow(lm.dtype) and lm.device.type == "cpu":
         logits = torch.empty(len(padded), lm.n_vocab)

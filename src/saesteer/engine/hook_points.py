@@ -31,6 +31,7 @@ from saesteer.engine.models import (
     LanguageModel,
     Prefill,
     depth_of,
+    hidden_states,
     pad_rows,
     residual_at,
     residual_changed,
@@ -226,8 +227,7 @@ def hidden_after(
     """What the final norm puts out when the value at a place is this one (and `past` goes past it); only the blocks behind it run."""
     residual = value if past is None else past
     with _inside(place, value), spliced(lm, place.depth, residual):
-        hidden: Tensor = lm.model.base_model(inputs_embeds=residual, use_cache=False).last_hidden_state
-        return hidden
+        return hidden_states(lm, inputs_embeds=residual, use_cache=False)
 
 
 def hidden_after_prompt(

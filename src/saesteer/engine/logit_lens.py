@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saesteer.engine.finite import rows_named
 from saesteer.engine.head import raw_logits
 from saesteer.engine.memory import Halving, rows_that_fit
 from saesteer.engine.models import MIN_ROWS, LanguageModel, final_norm, pad_rows, shape_matters
@@ -64,7 +65,8 @@ def logit_lens_tokens(
     def looked_up(part: slice, size: int) -> None:
         rows = decoder_rows[part].to(lm.device)
         padded = pad_rows(rows, size) if shape_matters(lm) else rows
-        logits = raw_logits(lm, final_norm(lm, to_residual(padded)))[: len(rows)]  # [feature vocab]
+        with rows_named(lambda row: f"decoder row {part.start + row} of those given"):
+            logits = raw_logits(lm, final_norm(lm, to_residual(padded)))[: len(rows)]  # [feature vocab]
         for end, descending in ((promoted, True), (suppressed, False)):
             ids, values = _first(logits, k, descending)
             end.ids[part], end.logits[part] = ids.cpu(), values.cpu()

@@ -152,7 +152,7 @@ class Halving:
                 raise MemoryError(
                     f"{self.what}: memory ran out even at {size} rows at a time, the fewest possible ({free_bytes(self.device) / GIB:.2f}"
                     f" GiB free on {self.device.type} now). Give the job more memory (mem_mb of the rule, ulimit -v), run it on a larger"
-                    " GPU, or set the model's dtype to bfloat16; what is finished is kept"
+                    " GPU, or there set the model's dtype to bfloat16; what is finished is kept"
                 ) from error
             self.divisor *= 2
             return None

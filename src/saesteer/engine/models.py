@@ -24,6 +24,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from saesteer.core.tokens import with_bos
 from saesteer.engine.conversation import check_conversation, conversation
+from saesteer.engine.finite import check_finite, rows_named
 from saesteer.engine.linear_attention import SharedStates
 from saesteer.engine.structure import Structure, block_residual, empty_layers, structure_of, untried_structure
 from saesteer.engine.weights import load_tokenizer, load_weights, number_type
@@ -33,6 +34,9 @@ ALGORITHM_VERSION = 1
 
 MIN_ROWS = 32
 """Fewest rows in a forward; smaller batches are padded and the padding thrown away."""
+
+NAMED_BY = 16
+"""First tokens of a text that name it in a message."""
 
 BOS_RULES = ("tokenizer", "always")
 """Beginning-of-sequence token of a text: as the tokenizer adds it; or always, also where the tokenizer (GPT-2's, Pythia's) adds none."""
@@ -248,6 +252,20 @@ def spliced(lm: LanguageModel, depth: int, residual: Float[Tensor, "row seq d_mo
         yield
 
 
+def hidden_states(lm: LanguageModel, **inputs: Any) -> Float[Tensor, "row seq d_model"]:
+    """What the final norm puts out for a forward's inputs; refused, by the row's text, where it is not finite. Every forward goes through
+    here but those of tokens that are sampled, whose rows end one by one."""
+    hidden: Tensor = lm.model.base_model(**inputs).last_hidden_state
+
+    def text(row: int) -> str:
+        ids = inputs.get("input_ids")
+        return f"row {row}" if ids is None else f"text {lm.tokenizer.decode(ids[row][:NAMED_BY])!r}"
+
+    with rows_named(text):
+        check_finite("hidden states are", hidden, lm.head.weight)
+    return hidden
+
+
 @dataclass(frozen=True)
 class Prefill:
     """A prompt run once: keys and values of positions 0..T-2 per layer (of linear attention its two states, `RowStates`). Every later use
@@ -274,7 +292,7 @@ def prefills(lm: LanguageModel, prompts: Sequence[list[int]]) -> list[Prefill]:
         for start in range(0, len(places), MIN_ROWS):
             together, cache = places[start : start + MIN_ROWS], Cache(layers=empty_layers(lm.structure))
             ids = torch.tensor([prompts[place] for place in together], device=lm.device)
-            lm.model.base_model(input_ids=pad_rows(ids[:, :-1]), past_key_values=cache, use_cache=True)
+            hidden_states(lm, input_ids=pad_rows(ids[:, :-1]), past_key_values=cache, use_cache=True)
             for row, place in enumerate(together):
                 keys = tuple(layer.keys[row : row + 1].clone() for layer in cache.layers)
                 values = tuple(layer.values[row : row + 1].clone() for layer in cache.layers)
@@ -306,8 +324,8 @@ def spliced_hidden(lm: LanguageModel, prompt: Prefill, depth: int, rows: Float[T
     cache = Cache(layers=shared or empty_layers(lm.structure))
     position_ids = torch.full((padded.shape[0], 1), prompt.position, device=lm.device)
     with spliced(lm, depth, padded[:, None]):
-        output = lm.model.base_model(inputs_embeds=padded[:, None], position_ids=position_ids, past_key_values=cache, use_cache=True)
-    return output.last_hidden_state[: rows.shape[0], -1]
+        hidden = hidden_states(lm, inputs_embeds=padded[:, None], position_ids=position_ids, past_key_values=cache, use_cache=True)
+    return hidden[: rows.shape[0], -1]
 
 
 def final_norm(lm: LanguageModel, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
@@ -329,7 +347,7 @@ def residuals_at(
         contexts.enter_context(_bypassed(lm, lm.blocks[max(depths) :]))
         for depth in set(depths):
             contexts.enter_context(residual_changed(lm, depth, captured_at(depth)))
-        lm.model.base_model(input_ids=pad_rows(token_ids), use_cache=False)
+        hidden_states(lm, input_ids=pad_rows(token_ids), use_cache=False)
     return {depth: residual[: token_ids.shape[0]] for depth, residual in captured.items()}
 
 

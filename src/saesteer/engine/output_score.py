@@ -1,6 +1,5 @@
 """Output score: does steering with a feature promote the tokens that the feature stands for? P1 (arXiv 2505.20063), section 3."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,9 +10,9 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from saesteer.core.errors import SettingsError
-from saesteer.core.tables import NOT_FINITE, OUTPUT_SCORE
+from saesteer.core.tables import OUTPUT_SCORE
 from saesteer.engine.amplify import amplify
+from saesteer.engine.finite import check_finite, rows_named
 from saesteer.engine.head import logit_chunks, raw_logits, soft_capped
 from saesteer.engine.hook_points import HookPoint, Place, hidden_after_prompt, hook_point_of, reading
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
@@ -145,23 +144,18 @@ def _frame(
     direction, lens = pad_rows(directions[part], n_rows), pad_rows(lens[part].to(lm.device), n_rows)
     factors = torch.full((len(direction),), factor, dtype=unsteered.a_max.dtype, device=lm.device)
     steered = amplify(unsteered.value.expand(len(direction), -1), direction, factors, unsteered.a_max.expand(len(direction)))
-    statistics = _statistics(lm, hidden_after_prompt(lm, unsteered.run, unsteered.place, steered, unsteered.past), lens)
     ids = list(features[part])
-    rank, probability, log_top = (values[: len(ids)] for values in statistics)
-    change = (unsteered.log_top - log_top).tolist()
-    lost = [feature for feature, value in zip(ids, change, strict=True) if not math.isfinite(value)]
-    if lost:
-        raise SettingsError(
-            f"output score: {NOT_FINITE} where feature {lost[0]} (and {len(lost) - 1} more) steers, so there is nothing to rank: lower"
-            " output_score.factor, or set model.dtype to float32"
-        )
+    with rows_named(lambda row: f"output score of feature {ids[row]}, factor {factor:g}"):
+        statistics = _statistics(lm, hidden_after_prompt(lm, unsteered.run, unsteered.place, steered, unsteered.past), lens)
+        rank, probability, log_top = (values[: len(ids)] for values in statistics)
+        check_finite("probabilities are", log_top, lm.head.weight)
     columns = {
         "feature": ids,
         "output_score": ((1 - rank.double() / lm.n_vocab) * probability).tolist(),
         "min_rank": rank.tolist(),
         "max_prob": probability.tolist(),
         "a_max": [float(unsteered.a_max)] * len(ids),
-        "delta_token_confidence": change,
+        "delta_token_confidence": (unsteered.log_top - log_top).tolist(),
     }
     return pl.DataFrame(columns, schema=SCHEMA)
 

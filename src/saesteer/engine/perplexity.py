@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from saesteer.core.tables import GENERATIONS, NOT_FINITE, PERPLEXITY
+from saesteer.core.tables import GENERATIONS, PERPLEXITY
 from saesteer.core.tokens import with_bos
 from saesteer.engine.cache import Prefixes
 from saesteer.engine.continuation import buffer_length
 from saesteer.engine.head import rows_of_logits, token_nll
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
-from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, plain_token_ids, shape_matters
+from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, hidden_states, plain_token_ids, shape_matters
 
 ALGORITHM_VERSION = 4
 
@@ -63,7 +63,7 @@ def text_losses(lm: LanguageModel, texts: pl.DataFrame, prompts: Mapping[str, st
     """The PERPLEXITY rows of GENERATIONS rows, some at a time, one layer in each frame.
 
     The second model never sees what a method added to a prompt: `prompts` (prefix_id -> prompt; `prompt_format` of the model that wrote the
-    text) are what the text is scored after. Null where there is no text, where it is empty and where its loss is not finite.
+    text) are what the text is scored after. Null where there is no text and where it is empty.
     """
     unknown = set(texts["prefix_id"]) - set(prompts)
     if unknown:
@@ -72,14 +72,13 @@ def text_losses(lm: LanguageModel, texts: pl.DataFrame, prompts: Mapping[str, st
         )
     before = {name: scored_prefix(prompt, prompt_format) for name, prompt in prompts.items()}
     prefixed = texts.with_columns(prefix=pl.col("prefix_id").replace_strict(before, return_dtype=pl.String))
-    no_loss = pl.when(pl.col("n_scored") > 0).then(pl.lit(NOT_FINITE)).otherwise(pl.lit("the continuation is empty"))
-    reason = pl.when(pl.col("text").is_null()).then("reason").when(pl.col("mean_nll").is_null()).then(no_loss)
+    empty = pl.lit("the continuation is empty")
+    reason = pl.when(pl.col("text").is_null()).then("reason").when(pl.col("mean_nll").is_null()).then(empty)
     for _, of_layer in prefixed.group_by("layer", maintain_order=True):
         for part in of_layer.iter_slices(AT_A_TIME):
             rows = part.with_row_index("row")
             losses = continuation_nll(lm, rows.filter(pl.col("text").is_not_null()))
-            finite = (pl.when(pl.col(name).is_finite()).then(name).alias(name) for name in ("mean_nll", "whole_text_nll"))
-            scored = rows.join(losses.with_columns(finite), on="row", how="left", maintain_order="left")
+            scored = rows.join(losses, on="row", how="left", maintain_order="left")
             yield scored.select(*GENERATIONS.keys, "mean_nll", pl.col("n_scored").fill_null(0), "whole_text_nll", reason=reason)
 
 
@@ -181,9 +180,7 @@ def _hidden(lm: LanguageModel, ids: Int[Tensor, "row seq"], cache: Cache, n_shar
         before = cached - torch.tensor(list(n_shared), device=lm.device)[:, None]
         places = torch.arange(cached + ids.shape[1], device=lm.device)[None]
         mask, position_ids = (places >= before).long(), places[:, cached:] - before
-    output = lm.model.base_model(input_ids=ids, attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True)
-    hidden: Tensor = output.last_hidden_state
-    return hidden
+    return hidden_states(lm, input_ids=ids, attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True)
 
 
 def _sums(
@@ -211,7 +208,7 @@ def _sum_before(lm: LanguageModel, ids: tuple[int, ...], n_rows: int) -> float:
     if len(ids) < 2:
         return 0.0
     rows = torch.tensor([ids[:-1]] * MIN_ROWS, device=lm.device)
-    hidden = lm.model.base_model(input_ids=rows, use_cache=False).last_hidden_state[0]
+    hidden = hidden_states(lm, input_ids=rows, use_cache=False)[0]
     return float(token_nll(lm, hidden, torch.tensor(ids[1:], device=lm.device), n_rows).sum())
 
 

@@ -50,7 +50,8 @@ def numbers_of(config: PretrainedConfig | Mapping[str, Any]) -> tuple[int, int]:
     if share < LEAST_SHARE:
         raise ValueError(
             f"{type(model).__name__}: only {share:.0%} of the weights of its blocks are those of linear maps, which int8 and nf4"
-            " quantise (experts and the maps of GPT-2 and Falcon are of another kind): set the model's dtype to bfloat16"
+            " quantise (experts and the maps of GPT-2 and Falcon are of another kind): set the model's dtype to bfloat16 (on a GPU)"
+            " or float32"
         )
     return linear, not_linear
 
@@ -60,10 +61,9 @@ def is_quantised(weight: Tensor) -> bool:
     return hasattr(weight, "__tensor_flatten__")
 
 
-def has_nan(weight: Tensor) -> bool:
-    """Whether a parameter contains NaN; of a quantised one, whether its scales do."""
-    parts = [getattr(weight, name) for name in weight.__tensor_flatten__()[0]] if is_quantised(weight) else [weight]
-    return any(bool(part.isnan().any()) for part in parts if part.is_floating_point())
+def tensors_in(weight: Tensor) -> list[Tensor]:
+    """A parameter as plain tensors: itself or, where it is quantised, its numbers and their scales."""
+    return [getattr(weight, name) for name in weight.__tensor_flatten__()[0]] if is_quantised(weight) else [weight]
 
 
 @cache

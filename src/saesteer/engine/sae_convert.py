@@ -17,6 +17,7 @@ from torch import Tensor
 
 from saesteer.core.files import file_digest, safetensors_fault, value_digest, write_atomically, write_json
 from saesteer.core.hook_points import CENTRED_HOOK_POINTS
+from saesteer.engine.finite import check_weights
 from saesteer.engine.sae_read import config_of, npz_shape, read
 from saesteer.engine.saes import Sae, SaeMeta, placed, read_meta, tensor_shapes
 from saesteer.settings import SaeSettings
@@ -272,8 +273,7 @@ def plain(what: str, sae: Any, expected: Spec | None) -> Plain:
     for name, shape in shapes.items():
         if tensors[name].shape != shape:
             raise ValueError(f"{what}: tensor {name} has shape {tuple(tensors[name].shape)}, but {shape} was expected")
-        if bool(tensors[name].isnan().any()):
-            raise ValueError(f"{what}: tensor {name} contains NaN; fetch or train this SAE again")
+    check_weights(what, ((name, tensors[name]) for name in shapes))
     kwargs, normalisation = sae.cfg.metadata.model_from_pretrained_kwargs or {}, sae.cfg.normalize_activations
     return Plain(
         {name: tensors[name].contiguous() for name in shapes},

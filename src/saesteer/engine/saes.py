@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from saesteer.core.files import file_digest
+from saesteer.engine.finite import check_weights
 from saesteer.engine.precision import is_narrow, product
 
 ALGORITHM_VERSION = 1
@@ -90,7 +91,7 @@ def read_meta(path: Path) -> SaeMeta:
 
 
 def checked_meta(path: Path) -> SaeMeta:
-    """What a converted SAE is; refused where its file's shapes or bytes are not those that were converted (which contain no NaN)."""
+    """What a converted SAE is; refused where its file's shapes or bytes are not those that were converted (which are finite)."""
     meta = read_meta(path)
     with opened(path) as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -126,8 +127,10 @@ def load_sae(path: Path, dtype: str, device: str) -> Sae:
 
 
 def placed(tensors: Mapping[str, Tensor], meta: SaeMeta, dtype: str, device: str) -> Sae:
-    """The SAE of these tensors, in a number format on a device."""
-    return Sae(**{name: tensors[name].to(device=device, dtype=getattr(torch, dtype)) for name in TENSORS}, meta=meta)
+    """The SAE of these tensors, in a number format on a device; refused where that is too narrow for them."""
+    placed_there = {name: tensors[name].to(device=device, dtype=getattr(torch, dtype)) for name in TENSORS}
+    check_weights(meta.source, placed_there.items())
+    return Sae(**placed_there, meta=meta)
 
 
 def load_decoder_rows(path: Path, features: Sequence[int]) -> Float[Tensor, "feature d_model"]:

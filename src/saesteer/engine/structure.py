@@ -14,6 +14,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
 from transformers.pytorch_utils import Conv1D
 
+from saesteer.engine.finite import check_logits, rows_named
 from saesteer.engine.linear_attention import RowStates
 
 ALGORITHM_VERSION = 1
@@ -51,6 +52,8 @@ def structure_of(model: Any) -> Structure:
         raise ValueError(f"{_name(model)}: its decoder blocks do not put out a residual stream of width {width}")
     if any(call.argument is not residual for call, residual in zip(of_blocks[1:], residuals[:-1], strict=True)):
         raise ValueError(f"{_name(model)}: a decoder block is not given the residual that the block before it puts out")
+    with rows_named(_name(model)):
+        check_logits(logits[0], head.weight)
     _check_head(model, of_decoder.output.last_hidden_state, of_head, logits, structure)
     output = of_blocks[0].output
     projections = tuple(_projection(call, inner_calls) for call in of_blocks)

@@ -12,7 +12,8 @@ from transformers.utils import logging as transformers_logging
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import safetensors_fault
 from saesteer.engine.attention import attention_on_gpu
-from saesteer.engine.quantised import has_nan, quantisation
+from saesteer.engine.finite import check_weights
+from saesteer.engine.quantised import quantisation
 from saesteer.sources import model_size
 
 ALGORITHM_VERSION = 1
@@ -38,6 +39,11 @@ def available_device() -> str:
 def load_weights(path: Path, dtype: str, device: str) -> Any:
     """A folder's model with all its weights (safetensors only, nothing fetched), refused by name where some are damaged or missing; `dtype`
     as in the settings."""
+    if (dtype, device) == ("bfloat16", "cpu"):
+        raise SettingsError(
+            f"{path}: dtype bfloat16 needs a GPU: a processor computes texts in it no faster than in float32, and some get it wrong."
+            " Set dtype to float32 or, where memory is short, to int8 (with torchao)"
+        )
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(
@@ -68,9 +74,7 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
         raise ValueError(
             f"{path}: weights of {absent[0]} (and {len(absent) - 1} more) are missing or of another shape; fetch the model again"
         )
-    for name, weight in model.named_parameters():
-        if has_nan(weight):
-            raise ValueError(f"{path}: tensor {name} contains NaN; fetch or train the model again")
+    check_weights(str(path), model.named_parameters())
     if device != "cpu":
         model.set_attn_implementation(attention_on_gpu(model))
     return model

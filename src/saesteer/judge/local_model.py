@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList
 
 from saesteer.engine.continuation import step_bytes
 from saesteer.engine.conversation import check_conversation
+from saesteer.engine.finite import check_logits, rows_named
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
 from saesteer.engine.models import MIN_ROWS, PROMPT_ALONE, LanguageModel, check_length, pad_rows, shape_matters
 from saesteer.judge.answers import Answer, AnswerBook, Ask, Asker, JudgeError, answers_fingerprint
@@ -77,7 +79,8 @@ class LocalModelAsker(Asker):
             size = max(MIN_ROWS, rows_that_fit(row_bytes, self.lm.device, MOST_ROWS))
 
             def answers(part: slice, size: int, length: int = length, rows: list[tuple[Ask, list[int]]] = rows) -> list[Answer]:
-                texts = self._generated([prompt for _, prompt in rows[part]], length, size if shape_matters(self.lm) else MIN_ROWS)
+                with rows_named(lambda row: f"judge, question {rows[part][row][0].question.request_id}"):
+                    texts = self._generated([prompt for _, prompt in rows[part]], length, size if shape_matters(self.lm) else MIN_ROWS)
                 return [self._answer(ask, len(prompt), tokens) for (ask, prompt), tokens in zip(rows[part], texts, strict=True)]
 
             for batch in halving.over(len(rows), size, answers):
@@ -108,7 +111,13 @@ class LocalModelAsker(Asker):
         ends = list(self.ends) or None
         config = GenerationConfig(max_new_tokens=self.settings.max_tokens, do_sample=False, eos_token_id=ends, pad_token_id=padding)
         ids, mask = (pad_rows(part, n_rows) for part in (ids, mask))
-        output = self.lm.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+
+        def checked(_ids: Tensor, logits: Tensor) -> Tensor:
+            check_logits(logits, self.lm.head.weight)
+            return logits
+
+        processors = LogitsProcessorList([checked])
+        output = self.lm.model.generate(input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=processors)
         new_tokens: list[list[int]] = output[: len(prompts), length:].tolist()
         return new_tokens
 

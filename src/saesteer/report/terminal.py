@@ -15,7 +15,6 @@ from rich.text import Text
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
 from saesteer.core.markdown import counted, printable
-from saesteer.core.tables import NOT_FINITE
 from saesteer.engine.generations import feature_texts_by_token
 from saesteer.report.fits import concept_of, not_a_feature, parse_feature, recommended_factor
 from saesteer.run import Run
@@ -91,7 +90,7 @@ def heading(run: Run, request: Request) -> str:
     return f"{run.name}, {about}: unsteered, and {done}{because}; {counted(request.n_samples, 'text')} of each."
 
 
-def texts_by_token(run: Run, request: Request) -> Iterator[list[str | None]]:
+def texts_by_token(run: Run, request: Request) -> Iterator[list[str]]:
     """The texts after each token, `n_samples` of each of `every_factor` in turn, by the experiment's own steering (P1's) and sampling."""
     sae, lm, sampling = run.sae_with(request.layer, request.feature), run.model(), sampling_of(run.experiment)
     if request.max_tokens is not None:
@@ -107,14 +106,13 @@ def texts_by_token(run: Run, request: Request) -> Iterator[list[str | None]]:
         raise SettingsError(str(fault)) from fault
 
 
-def show(texts: Iterable[Sequence[str | None]], request: Request, console: Console) -> None:
+def show(texts: Iterable[Sequence[str]], request: Request, console: Console) -> None:
     """Draw the texts as they grow, a column a factor and a row a sample; where the output is no terminal, once they are there."""
     steered = "ablated" if request.edit == "ablation" else "factor {}"
     titles = [steered.format(factor) if float(factor) else "unsteered" for factor in request.every_factor]
     with Live(console=console, refresh_per_second=12) as live:
         for by_factor in texts:
-            shown = (printable(f" ({NOT_FINITE})" if text is None else text) for text in by_factor)
-            bodies = [Text.assemble((printable(request.prompt), "dim"), text) for text in shown]
+            bodies = [Text.assemble((printable(request.prompt), "dim"), printable(text)) for text in by_factor]
             table = Table(*titles, show_lines=True, expand=True)
             for row in range(request.n_samples):
                 table.add_row(*bodies[row :: request.n_samples])

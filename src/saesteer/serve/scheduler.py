@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import polars as pl
 
 from saesteer.core.errors import SaesteerError
-from saesteer.core.tables import NOT_FINITE
 from saesteer.engine.continuation import Sampling
+from saesteer.engine.finite import fault
 from saesteer.engine.generate import Growing, steered_texts_by_token
 from saesteer.engine.interventions import Intervention
 from saesteer.engine.models import LanguageModel
@@ -139,8 +139,8 @@ class Scheduler:
             for work, future in calls:
                 try:
                     future.set_result(work())
-                except Exception as fault:  # goes to whoever waits
-                    future.set_exception(fault)
+                except Exception as error:  # goes to whoever waits
+                    future.set_exception(error)
             active.extend(self._batches(waiting))
             if active and (batch := active.popleft()).advance():
                 active.append(batch)
@@ -152,7 +152,7 @@ class Scheduler:
         for group in groups.values():
             for start in range(0, len(group), MOST_ROWS):
                 rows = group[start : start + MOST_ROWS]
-                yield _Batch(rows, self._texts([job.texts[number] for job, number in rows]))
+                yield _Batch(rows, self._texts([job.texts[number] for job, number in rows]), fault("logits are", self._lm.head.weight))
 
     def _texts(self, texts: Sequence[Text]) -> Iterator[Growing]:
         """Texts of one shape while they grow."""
@@ -177,8 +177,8 @@ class Scheduler:
 class _Batch:
     """Rows that are continued together."""
 
-    def __init__(self, rows: Sequence[tuple[Job, int]], steps: Iterator[Growing]) -> None:
-        self._rows, self._steps = dict(enumerate(rows)), steps
+    def __init__(self, rows: Sequence[tuple[Job, int]], steps: Iterator[Growing], fault: str) -> None:
+        self._rows, self._steps, self._fault = dict(enumerate(rows)), steps, fault
         self._texts, self._n_tokens = dict.fromkeys(self._rows, ""), 0
 
     def advance(self) -> bool:
@@ -186,9 +186,9 @@ class _Batch:
         self._rows = {row: of for row, of in self._rows.items() if not of[0].is_cancelled}
         try:
             growing = next(self._steps, None) if self._rows else None
-        except Exception as fault:  # one client's fault must not end the others' texts
+        except Exception as error:  # one client's fault must not end the others' texts
             log.exception("a batch of %d texts failed", len(self._rows))
-            self._texts = dict.fromkeys(self._rows, str(fault))
+            self._texts = dict.fromkeys(self._rows, str(error))
             return self._end("error")
         if growing is None:
             return self._end("length")
@@ -196,7 +196,7 @@ class _Batch:
         for row, (job, number) in list(self._rows.items()):
             text = growing.texts[row]
             finish = "error" if text is None else "stop" if growing.stopped[row] else None
-            self._texts[row] = NOT_FINITE if text is None else text
+            self._texts[row] = self._fault if text is None else text
             job.write(number, Progress(self._texts[row], self._n_tokens, finish))
             if finish is not None:
                 del self._rows[row]

@@ -202,7 +202,8 @@ class Comparison(SteeringSections):
             )
         if "sft" in self.methods.methods and self.model.dtype in ("int8", "nf4"):
             raise ValueError(
-                f"methods: sft trains all weights, which {self.model.dtype} does not allow: leave sft out, or set model.dtype to bfloat16"
+                f"methods: sft trains all weights, which {self.model.dtype} does not allow: leave sft out, or set model.dtype to"
+                " bfloat16 (on a GPU) or float32"
             )
         return self
 

@@ -38,8 +38,8 @@ class ModelSource(Settings):
     revision: str | None = None
     """Commit of the repository. A branch is accepted, and the commit that it stood for is recorded in the pin."""
     dtype: Literal["float32", "tf32", "bfloat16", "int8", "nf4"] = "float32"
-    """Number type of weights and activations; tf32: float32, with products in TF32 on GPUs that have it; int8, nf4: bfloat16, with the
-    linear maps' weights quantised to 8 or 4 bits (needs torchao; not for method sft)."""
+    """Number type of weights and activations. bfloat16 needs a GPU; tf32: float32, with products in TF32 on GPUs that have it; int8, nf4:
+    bfloat16, with the linear maps' weights quantised to 8 or 4 bits (needs torchao; not for method sft)."""
     bos: Literal["tokenizer", "always"] = "tokenizer"
     """Beginning-of-sequence token before a prompt: as the tokenizer adds it, or always (SAEs of GPT-2 and Pythia were trained so)."""
 

@@ -47,7 +47,7 @@ def check_library(dtype: str) -> None:
     if dtype in QUANTISED and importlib.util.find_spec("torchao") is None:
         raise ValueError(
             f"dtype {dtype} needs torchao, which is not installed here: run `pip install 'saesteer[quantised]'`"
-            " or set the model's dtype to bfloat16"
+            " or set the model's dtype to bfloat16 (on a GPU) or float32"
         )
 
 

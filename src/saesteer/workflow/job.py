@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 from tqdm import tqdm
 
+from saesteer.core.errors import NotFiniteError
 from saesteer.core.tables import Table, write_summary
 from saesteer.figures.definition import FigureDefinition, Options
 from saesteer.figures.save import save_figure
@@ -94,6 +95,8 @@ def complete_step(job: Job) -> None:
 
     try:
         complete_manifest(run, manifest, job.layers, until_stopped)
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{name}/{manifest.stem}: {error}", error.row) from error
     except BaseException:  # the exit, or what a library that it came through made of it
         if job.stop.code is not None:
             log.warning("%s: told to stop (SIGTERM); rows finished so far are kept, and the next run goes on from them", name)

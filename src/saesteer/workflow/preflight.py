@@ -303,6 +303,8 @@ def _machine(subject: _Subject) -> str:
         corpus_tokens=_corpus_tokens(experiment),
     )
     text = in_words(operations(amounts), peak_flops(), n_cores(), of_texts + sae + WORKSPACE, free_memory())
+    if any(model_settings(experiment, pin).dtype == "bfloat16" for pin in models):
+        text = f"dtype bfloat16 needs a GPU, to compute here set it to float32; {text}"
     return text + ("; what methods learn is not counted" if isinstance(experiment, Comparison) else "")
 
 

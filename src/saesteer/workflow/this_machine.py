@@ -61,7 +61,7 @@ def in_words(work: Mapping[str, float], flops: float, n_cores: int, needed: int,
     if total > 3600:
         text += f". Shorter: {SMALLER[longest]}"
     if needed > free:
-        text += ". It does not fit: take a smaller model or dtype bfloat16, or a machine with more memory"
+        text += ". It does not fit: take a smaller model or dtype int8 (with torchao), or a machine with more memory"
     elif 2 * needed > free:
         text += ". Two such jobs do not fit at once: run snakemake with --cores 1"
     return text

@@ -24,6 +24,7 @@ from torch import Tensor
 from saesteer.core.counter_rng import streams, text_keys, uniforms
 from saesteer.core.tables import EFFECTS
 from saesteer.engine.continuation import Sampling
+from saesteer.engine.finite import check_finite
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.head import rows_of_logits, token_nll
 from saesteer.engine.hook_points import HookPoint, hidden_after, hook_point_of, reading
@@ -241,8 +242,8 @@ def effect_rows(
 
 
 def written_texts(run: EffectRun, interventions: Sequence[Intervention]) -> list[list[list[int]]]:
-    """Whole texts, without the token that ends one (where logits are not finite, the prompt alone), of every intervention: prompt by
-    prompt, all rollouts of one together. Their random numbers are those of prompt and rollout, whatever steers them."""
+    """Whole texts, without the token that ends one, of every intervention: prompt by prompt, all rollouts of one together. Their random
+    numbers are those of prompt and rollout, whatever steers them."""
     n_rollouts = run.settings.n_rollouts
     texts = [(prompt, rollout) for prompt in range(len(run.prompts)) for rollout in range(n_rollouts)]
     drawn = streams(run.seed, text_keys(f"{prompt}/{rollout}" for prompt, rollout in texts))
@@ -257,7 +258,7 @@ def written_texts(run: EffectRun, interventions: Sequence[Intervention]) -> list
     frames = steered_texts(run.lm, run.sae, run.layer, rows, interventions, run.prompts, sampling)
     texts_of_rows = rows.select("row", "prompt").join(pl.concat(frames), on="row", how="left", maintain_order="left")
     whole = [
-        [*run.prompts[prompt], *(token_ids[:-1] if stopped else token_ids or ())]
+        [*run.prompts[prompt], *(token_ids[:-1] if stopped else token_ids)]
         for prompt, token_ids, stopped in texts_of_rows.select("prompt", "token_ids", "stopped").iter_rows()
     ]
     return [whole[start : start + len(texts)] for start in range(0, len(whole), len(texts))]
@@ -294,6 +295,7 @@ def _summed_means(
         activations = encode(run.sae, reading(run.lm, padded_ids, run.hook_point).read).float()  # [vector*text seq n_features]
         share = weight / weight.sum(dim=1, keepdim=True).clamp(min=1)
         means = torch.einsum("rs,rsf->rf", share.float(), activations).unflatten(0, (-1, n_texts))
+        check_finite("feature activations are", means, run.sae.W_enc)
         return means.double().sum(dim=1)[: len(ids[part])]
 
     return torch.cat(list(Halving("activations on steered texts", run.lm.device, least=1).over(len(ids), at_a_time, summed)))

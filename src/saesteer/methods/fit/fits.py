@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saesteer.core.tables import FITS
 from saesteer.engine.conditional import switched
+from saesteer.engine.finite import rows_named
 from saesteer.engine.hook_points import reading
 from saesteer.engine.interventions import Intervention, PromptText, features_of, kind_of, packed
 from saesteer.engine.models import MIN_ROWS
@@ -45,7 +46,8 @@ def fitted_rows(problem: Problem, missing: pl.DataFrame, neutral: Sequence[Seque
     change of the residual is measured."""
     by_key = {row.key: row for row in METHODS}
     for key in missing.select(FITS.keys).iter_rows(named=True):
-        yield pl.DataFrame([key | _fit(problem, by_key[key["method"]], neutral)], schema=FITS.schema)
+        with rows_named(f"layer {key['layer']}, {key['method']}, concept {key['concept_id']}"):
+            yield pl.DataFrame([key | _fit(problem, by_key[key["method"]], neutral)], schema=FITS.schema)
 
 
 def _fit(problem: Problem, row: Method, neutral: Sequence[Sequence[int]]) -> dict[str, object]:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saesteer.core.counter_rng import text_keys
+from saesteer.engine.finite import check_finite
 from saesteer.engine.hook_points import HookPoint, hook_point_of, reading
 from saesteer.engine.interventions import Addition
 from saesteer.engine.models import MIN_ROWS, LanguageModel
@@ -112,6 +113,7 @@ class Problem:
             torch.stack([pooled(encode(self.sae, rows)) for rows in of_texts.read.split(of_texts.lengths)])
             for of_texts in (self.positive_tokens, self.negative_tokens)
         )
+        check_finite("feature activations are", torch.cat([positive, negative]), self.sae.W_enc)
         return positive, negative
 
     def mean_activations(self) -> tuple[Float[Tensor, "text_p n_features"], Float[Tensor, "text_n n_features"]]:

@@ -17,7 +17,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from saesteer.engine.interventions import Addition
-from saesteer.engine.models import pad_rows
+from saesteer.engine.models import hidden_states, pad_rows
 from saesteer.methods.fit.problem import Problem, Text, padded_ids
 from saesteer.methods.fit.sae_features import addition, best, detectors, direction, ranked, residual_as_leaf
 from saesteer.methods.fit.training import logits_with_gradients
@@ -43,7 +43,7 @@ def promotions(problem: Problem, features: list[int], lens: list[list[int]]) -> 
     last = torch.tensor([len(prompt.ids) - 1 for prompt in prompts], device=lm.device)
     rows = torch.arange(len(prompts), device=lm.device)
     with residual_as_leaf(lm, problem.hook_point) as leaves:
-        hidden = lm.model.base_model(input_ids=pad_rows(padded_ids(lm, prompts)), use_cache=False).last_hidden_state
+        hidden = hidden_states(lm, input_ids=pad_rows(padded_ids(lm, prompts)), use_cache=False)
     residual, _ = leaves[0]  # [row seq d_model]
     log_p = logits_with_gradients(lm, hidden[rows, last]).log_softmax(dim=1)  # [prompt vocab]
     slopes = torch.zeros(len(features), dtype=torch.float64)

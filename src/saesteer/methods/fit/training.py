@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from saesteer.core.errors import NotFiniteError
 from saesteer.engine.head import raw_logits, scaled
 from saesteer.engine.hook_points import HookPoint, hidden_after, reading
 from saesteer.engine.interventions import Intervention, Nothing
-from saesteer.engine.models import LanguageModel
+from saesteer.engine.models import LanguageModel, hidden_states
 from saesteer.methods.fit.problem import Abstains, Problem, Text, output_mask, padded_ids, text_batches
 from saesteer.settings.recipes import Recipe
 
@@ -38,7 +39,7 @@ def text_loss(lm: LanguageModel, texts: Sequence[Text]) -> Float[Tensor, ""]:
 def token_losses(lm: LanguageModel, texts: Sequence[Text]) -> Float[Tensor, " token"]:
     """-log p(token | what is before it) of each token of the outputs, text after text, in nats; gradients flow through it."""
     ids = padded_ids(lm, texts)  # [text seq]
-    return _output_losses(lm, texts, ids, lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    return _output_losses(lm, texts, ids, hidden_states(lm, input_ids=ids, use_cache=False))
 
 
 def _output_losses(
@@ -133,7 +134,9 @@ def trained(problem: Problem, method: str, start: Start[Item], *groups: Sequence
     rate, n_steps = choice.learning_rate, len(losses)
     log.info("%s, %s: loss %.3f before, %.3f after %d steps at rate %g", method, problem.concept, losses[0], losses[-1], n_steps, rate)
     if not isfinite(losses[-1]):
-        raise Abstains(f"training at learning rate {rate:g} diverges")
+        raise _diverged(
+            f"training at learning rate {rate:g} diverges", start(problem, problem.generator(method)), groups[0][: recipe.batch]
+        )
     with torch.no_grad():
         return replace(choice, intervention=trainee.result())
 
@@ -143,7 +146,7 @@ def _chosen(problem: Problem, method: str, start: Start[Item], groups: Sequence[
     recipe = problem.training.recipes[method]
     parts = [held_out(group, problem.training.held_out, problem.generator("held out")) for group in groups]
     learnt, held = ([item for part in parts for item in part[which]] for which in (0, 1))
-    before = _held_out_loss(start(problem, problem.generator(method)), held, recipe.batch)
+    before = _mean_loss(start(problem, problem.generator(method)), held, recipe.batch)
     lowest, best = inf, Trained(Nothing(), recipe.learning_rate, 1, before)
     leading: list[float] = []  # held-out loss after each epoch at the best rate so far
     # The largest rates first: they learn, or diverge, in the fewest epochs.
@@ -161,8 +164,14 @@ def _chosen(problem: Problem, method: str, start: Start[Item], groups: Sequence[
             lowest, leading = min(losses), losses
             best = replace(best, learning_rate=rate, n_epochs=losses.index(lowest) + 1, loss_after=lowest)
     if lowest == inf:
-        raise Abstains("training diverges at every learning rate")
+        raise _diverged("training diverges at every learning rate", start(problem, problem.generator(method)), held)
     return best
+
+
+def _diverged(reason: str, untrained: Trainee[Item], items: Sequence[Item]) -> Abstains:
+    """The reason, unless the untrained model's numbers are not finite either: that is refused by name."""
+    _mean_loss(untrained, items, len(items))
+    return Abstains(reason)
 
 
 def held_out(items: Sequence[Item], share: float, generator: torch.Generator) -> tuple[list[Item], list[Item]]:
@@ -175,15 +184,23 @@ def held_out(items: Sequence[Item], share: float, generator: torch.Generator) ->
 
 
 @torch.no_grad()
+def _mean_loss(trainee: Trainee[Item], items: Sequence[Item], batch: int) -> float:
+    """Mean over all tokens of the texts."""
+    return float(torch.cat([trainee.losses(items[start : start + batch], 0.0) for start in range(0, len(items), batch)]).mean())
+
+
 def _held_out_loss(trainee: Trainee[Item], items: Sequence[Item], batch: int) -> float:
-    """Mean over all tokens of the texts; infinite where training diverged."""
-    loss = float(torch.cat([trainee.losses(items[start : start + batch], 0.0) for start in range(0, len(items), batch)]).mean())
+    """The same, infinite where training diverged."""
+    try:
+        loss = _mean_loss(trainee, items, batch)
+    except NotFiniteError:
+        return inf
     return loss if isfinite(loss) else inf
 
 
 def trained_epochs(trainee: Trainee[Item], items: Sequence[Item], recipe: Recipe, generator: torch.Generator) -> Iterator[list[float]]:
     """Change the parameters in place so that the loss falls, an epoch at a time, each text once in a new order; the learning rate falls in
-    a straight line to 0. Gives each step's mean loss before it."""
+    a straight line to 0. Gives each step's mean loss before it; an infinite one ends it."""
     optimizer = torch.optim.AdamW(trainee.parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     size = recipe.batch * recipe.accumulated
     n_steps = recipe.epochs * -(-len(items) // size)
@@ -194,7 +211,11 @@ def trained_epochs(trainee: Trainee[Item], items: Sequence[Item], recipe: Recipe
         for start in range(0, len(order), size):
             together = [items[place] for place in order[start : start + size]]
             batches = [together[first : first + recipe.batch] for first in range(0, len(together), recipe.batch)]
-            losses.append(_step(trainee, batches, decay.last_epoch / n_steps, recipe.largest_gradient, optimizer))
+            try:
+                losses.append(_step(trainee, batches, decay.last_epoch / n_steps, recipe.largest_gradient, optimizer))
+            except NotFiniteError:  # diverged
+                yield [inf]
+                return
             decay.step()
         yield torch.stack(losses).tolist()
 
