@@ -1,6 +1,7 @@
 """A model and SAEs of one's own: what is refused in one sentence before anything runs."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ import polars as pl
 import pytest
 import yaml
 from own_files import write_named_files
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from saesteer.settings import Experiment, LabelledTexts, Scores, SettingsError, experiment_of, load_experiment, load_workflow
 from saesteer.sources.pins import sae_entry
@@ -69,6 +70,18 @@ def test_what_conversion_refuses_check_refuses(own: Experiment, changed: dict[st
     problem = problems(own)[0]
     assert re.search(message, problem), problem
     assert "\n" not in problem
+
+
+@pytest.mark.parametrize("file", ["saes/6/sae_weights.safetensors", "model/model.safetensors"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_check_refuses_weights_that_are_not_finite(own: Experiment, tmp_path: Path, file: str, bad: float) -> None:
+    shutil.copytree(ROOT / "data/world/model", tmp_path / "model")
+    tensors = load_file(tmp_path / file)
+    name = next(name for name, values in tensors.items() if values.ndim == 2)
+    tensors[name][3, 4] = bad
+    save_file(tensors, tmp_path / file, {"format": "pt"})
+    (problem,) = problems(own.model_copy(update={"model": own.model.model_copy(update={"path": tmp_path / "model"})}))
+    assert re.search(rf"{file}: tensor {name} is not finite in float32 on cpu: fetch or train it again", problem), problem
 
 
 def test_prompts_that_leave_no_room_are_refused(own: Experiment, tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ and losses are checked where they leave the model (models.hidden_states, head.ra
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors import safe_open
 from torch import Tensor
 
 from saesteer.core.errors import NotFiniteError, SettingsError
+from saesteer.core.files import safetensors_fault
 from saesteer.engine.quantised import tensors_in
 
 _TOO_NARROW = "use float32, or bfloat16 on a GPU"
@@ -35,7 +38,8 @@ def check_finite(what: str, values: Float[Tensor, "row *any"], like: Tensor) -> 
 
 def check_logits(logits: Float[Tensor, "row vocab"], like: Tensor) -> None:
     """Refuse logits of which some are NaN or infinite; those of tokens that can never come may be -inf."""
-    check_finite("logits are", logits.detach().amax(dim=-1), like)
+    if not bool(logits.detach().sum().isfinite()):
+        check_finite("logits are", logits.detach().amax(dim=-1), like)
 
 
 def check_weights(what: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
@@ -44,6 +48,14 @@ def check_weights(what: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
         for part in tensors_in(tensor):
             if part.is_floating_point() and not bool(part.isfinite().all()):
                 raise SettingsError(fault(f"{what}: tensor {name} is", part, "fetch or train it again"))
+
+
+def check_files(files: Iterable[Path]) -> None:
+    """Refuse safetensors files with weights that are not finite; a tensor at a time is in memory. Unreadable ones are refused elsewhere."""
+    for file in files:
+        if safetensors_fault(file) is None:
+            with safe_open(file, framework="pt") as opened:
+                check_weights(str(file), ((name, opened.get_tensor(name).float()) for name in opened.keys()))  # noqa: SIM118
 
 
 @contextmanager

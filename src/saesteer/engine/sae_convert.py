@@ -17,7 +17,7 @@ from torch import Tensor
 
 from saesteer.core.files import file_digest, safetensors_fault, value_digest, write_atomically, write_json
 from saesteer.core.hook_points import CENTRED_HOOK_POINTS
-from saesteer.engine.finite import check_weights
+from saesteer.engine.finite import check_files, check_weights
 from saesteer.engine.sae_read import config_of, npz_shape, read
 from saesteer.engine.saes import Sae, SaeMeta, placed, read_meta, tensor_shapes
 from saesteer.settings import SaeSettings
@@ -99,12 +99,16 @@ def convert_sae(
 
 
 def check_sae(settings: SaeSettings, layer: int, cache_dir: Path | None) -> None:
-    """Refuse the SAE of a layer that conversion would refuse, by its configuration; of one on the hub, that alone is fetched."""
+    """Refuse the SAE of a layer that conversion would refuse, by its configuration and, in a folder, by its weights; of one on the hub, the
+    configuration alone is fetched."""
     expected = Spec(layer, settings.hook_point, settings.d_model, settings.n_features)
     if settings.path is None:
         _configured(sae_source(settings, layer), settings.revision, cache_dir, expected)
     else:
-        _check_config(*_local(Path(settings.path.format(layer=layer))), expected)
+        source, fetched = _local(Path(settings.path.format(layer=layer)))
+        _check_config(source, fetched, expected)
+        weights = fetched.folder / files_of(source).weights
+        check_files([weights] if weights.suffix == ".safetensors" else [])
 
 
 def published_sae(release: str, sae_id: str, revision: str | None, cache_dir: Path | None, dtype: str, device: str) -> Sae:

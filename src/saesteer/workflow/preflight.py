@@ -129,12 +129,15 @@ def _files(subject: _Subject) -> str:
 
 
 def _model(subject: _Subject, pin: str) -> str:
-    """Access, width and depth of a model of the hub; its size."""
+    """Access, width and depth of a model of the hub; of one on this machine, that its weights are finite; its size."""
+    from saesteer.engine.finite import check_files
+
     settings, cache = model_settings(subject.experiment, pin), subject.workflow.cache_dir
     if settings.path is not None:
         config = read_config(settings.path / "config.json")
         if settings.dtype in QUANTISED:
             _quantised_numbers(settings.dtype, config)
+        check_files(sorted(settings.path.glob("*.safetensors")))
         n_bytes = bytes_of_weights(settings.path, settings.dtype)
         subject.models[pin] = _Weights(n_bytes, config)
         return f"{settings.name}, {gib(n_bytes)} of weights in {settings.dtype}, on this machine"
