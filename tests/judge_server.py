@@ -71,6 +71,8 @@ class Judge:
     delay: float = 0.0
     hold_batch_reply: float = 0.0
     faults: deque[Fault | None] = field(default_factory=deque)
+    refuses: Callable[[dict[str, Any]], Fault | None] = lambda body: None
+    """Request -> what it gets instead of an answer, each time that it is asked."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     """Bodies of the completions asked for, faulty ones too."""
     answered: list[str] = field(default_factory=list)
@@ -132,7 +134,7 @@ class _Handler(Handler):
         judge = self.judge
         with judge.lock:
             judge.requests.append(body)
-            fault = judge.faults.popleft() if judge.faults else None
+            fault = judge.faults.popleft() if judge.faults else judge.refuses(body)
             judge.at_once += 1
             judge.most_at_once = max(judge.most_at_once, judge.at_once)
         try:
@@ -201,10 +203,7 @@ class _Handler(Handler):
         requests = [json.loads(line) for line in judge.files[batch["input_file_id"]].splitlines()]
         n_good = len(requests) - judge.batch_leaves_out
         # In another order than asked: only the custom id says which is which.
-        good = [
-            {"custom_id": r["custom_id"], "response": {"status_code": 200, "body": judge.completion(r["body"])}, "error": None}
-            for r in reversed(requests[:n_good])
-        ]
+        good = [{"custom_id": r["custom_id"], "response": self._response(r["body"]), "error": None} for r in reversed(requests[:n_good])]
         bad = [
             {"custom_id": r["custom_id"], "response": {"status_code": 500, "body": {"error": {"message": "no luck"}}}, "error": None}
             for r in requests[n_good:]
@@ -213,6 +212,12 @@ class _Handler(Handler):
             if lines:
                 batch[field_name] = f"{batch['id']}-{field_name}"
                 judge.files[batch[field_name]] = "".join(json.dumps(line) + "\n" for line in lines)
+
+    def _response(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A batch's answer to one of its requests."""
+        if fault := self.judge.refuses(body):
+            return {"status_code": fault.status, "body": json.loads(fault.body)}
+        return {"status_code": 200, "body": self.judge.completion(body)}
 
 
 @contextmanager

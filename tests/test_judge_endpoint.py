@@ -175,6 +175,84 @@ def test_what_cannot_be_a_key_or_an_address_is_refused_without_being_shown():
     assert check_key(settings("http://localhost/v1", key_variable=None), {}) is None
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            pytest.param(address, marks=pytest.mark.xfail(strict=True, reason="issue 53, items 13 and 19"))
+            for address in ("http://localhost:abc/v1", "http://localhost:99999/v1", "http://[::1/v1", "http://h /v1", " http://h/v1")
+        ),
+        "http:///v1",
+        "ftp://h/v1",
+        "",
+    ],
+)
+def test_what_is_no_address_is_named(address: str):
+    with pytest.raises(JudgeError, match=r"judge\.base_url is no address"):
+        check_key(settings(address), ENVIRON)
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, item 13")
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "text", "text": "It is. "}, {"type": "text", "text": "LABEL: 1"}], "It is. LABEL: 1"),
+        ([{"type": "thinking", "thinking": [{"type": "text", "text": "LABEL: 2?"}]}, {"type": "text", "text": "LABEL: 1"}], "LABEL: 1"),
+        ([{"type": "reference", "reference_ids": [1]}, {"type": "text", "text": "LABEL: 1"}], "LABEL: 1"),
+    ],
+)
+def test_content_in_parts_is_its_text(content: list[object], text: str, tmp_path: Path):
+    """As Mistral's reasoning models answer."""
+
+    def answer(prompt: str) -> object:
+        return {"content": json.loads(json.dumps(content).replace("LABEL", label(prompt)))}
+
+    with judge_server(answer=answer) as judge:
+        one = asker(judge)
+        table = judged(generations(TEXTS[:1]), one, tmp_path)
+        assert len(judge.requests) == 3
+    assert set(table["fluency_rating"]) == {1}
+    assert set(stored(tmp_path)["raw"]) == {text.replace("LABEL", "Rating")}
+    assert one.budget.spent.output_tokens == 3 * 12
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, item 13")
+def test_an_event_stream_is_read(tmp_path: Path):
+    """As gateways answer that stream whether they are asked to or not."""
+    half = [
+        {"choices": [{"delta": {"role": "assistant", "content": piece}, "finish_reason": None}], "model": "m"}
+        for piece in ("Rating", ": 1")
+    ]
+    end = [{"choices": [{"delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": {"prompt_tokens": 90, "completion_tokens": 7}}]
+    stream = ": waiting\n\n" + "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in half + end) + "data: [DONE]\n\n"
+    with judge_server() as judge:
+        judge.faults.extend([Fault(status=200, body=stream, headers={"Content-Type": "text/event-stream"})] * 3)
+        one = asker(judge)
+        assert set(judged(generations(TEXTS[:1]), one, tmp_path)["fluency_rating"]) == {1}
+        assert len(judge.requests) == 3
+    assert one.budget.spent.tokens == 3 * 97
+    assert set(stored(tmp_path)["model"]) == {"m"}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(None, marks=pytest.mark.xfail(strict=True, reason="issue 53, item 11")),
+        {"role": "assistant"},
+        {"role": "assistant", "content": None},
+    ],
+)
+@pytest.mark.parametrize("finish", ["SAFETY", "PROHIBITED_CONTENT", "content_filter", "content_filter: PROHIBITED_CONTENT"])
+def test_an_answer_that_was_filtered_away_is_unreadable(message: object, finish: str, tmp_path: Path):
+    """As Gemini's compatible address says it."""
+    body = {"choices": [{"index": 0, "finish_reason": finish} | ({} if message is None else {"message": message})], "model": "gemini"}
+    with judge_server() as judge:
+        judge.faults.extend([Fault(status=200, body=json.dumps(body))] * 9)
+        table = judged(generations(TEXTS[:1]), asker(judge), tmp_path)
+    assert table["reason"].to_list() == ["unreadable answer"] * 2
+    assert set(stored(tmp_path)["finish_reason"]) == {finish}
+
+
 def test_a_wrong_key_stops_at_once_and_names_the_variable(tmp_path: Path):
     with judge_server(key="another") as judge:
         with pytest.raises(JudgeError, match="status 401.*environment variable TEST_JUDGE_KEY") as refused:

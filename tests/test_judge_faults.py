@@ -31,12 +31,22 @@ FAULTS = {
     ),
     "no choice": Fault(status=200, body='{"choices": []}'),
     "content that is no text": Fault(status=200, body='{"choices": [{"message": {"content": {"a": 1}}, "finish_reason": "stop"}]}'),
+    "an error with status 200 and the code of another": Fault(status=200, body='{"error": {"code": 429, "message": "overloaded"}}'),
+    "an event stream of an error": Fault(status=200, body='data: {"error": {"message": "overloaded"}}\n\n'),
+    "half an event stream": Fault(status=200, body='data: {"choices": [{"delta": {"content": "Rating"}}]}\n\n'),
+    "message null": Fault(status=200, body='{"choices": [{"message": null, "finish_reason": "stop"}]}'),
+    "a choice that is text": Fault(status=200, body='{"choices": ["Rating: 1"]}'),
     "time-out": Fault(wait=0.6),
     "byte by byte": Fault(drip=0.02),
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+XFAIL = pytest.mark.xfail(strict=True, reason="issue 53, item 23")
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=XFAIL) if name == "message null" else fault for name, fault in FAULTS.items()], ids=FAULTS.keys()
+)
 def test_a_fault_is_tried_again_and_leaves_no_trace(fault: Fault, tmp_path: Path):
     rows = generations(TEXTS[:1])
     with judge_server() as judge:
@@ -83,7 +93,7 @@ def test_a_fault_that_lasts_ends_with_one_message_and_keeps_what_is_answered(tmp
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (307, "does not take such requests"),
+        pytest.param(307, "moved to http://.*/elsewhere", marks=pytest.mark.xfail(strict=True, reason="issue 53, item 19")),
         (400, "does not take such requests"),
         (404, "check judge.base_url"),
         (422, "the settings under judge"),

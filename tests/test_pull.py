@@ -100,6 +100,28 @@ def test_what_pull_wrote_goes_with_the_version(shared: Shared) -> None:
     assert (shared.clone / ANSWERS).read_bytes() == ANSWER
 
 
+def test_parts_and_answers_outlive_a_version_without_them(shared: Shared) -> None:
+    shared.pull()
+    entries = json.loads(shared.object(shared.named("data/exp/judge")).read_bytes())
+    left = [entry for entry in entries if not entry["relpath"].endswith(".parquet")]
+    shared.name("data/exp/judge", shared.add_object(json.dumps(left).encode(), ".dir"))
+    shared.pull()
+    assert (shared.clone / PART).read_bytes() == b"rows"
+    assert (shared.clone / ANSWERS).read_bytes() == ANSWER
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, item 23")
+@pytest.mark.parametrize("name", ["spent.jsonl", "Spent.jsonl"])
+def test_what_was_spent_is_never_pulled(shared: Shared, name: str) -> None:
+    """A ledger in a colleague's commit could say that less was spent, or that all is."""
+    out = {"md5": shared.add_object(b"{}\n"), "hash": "md5", "path": name}
+    write(shared.clone, {f"data/exp/{name}.dvc": json.dumps({"outs": [out]}).encode()})
+    with pytest.raises(SharingError, match=rf"{name} is each clone's own"):
+        shared.pull()
+    assert not (shared.clone / "data/exp/spent.jsonl").exists()
+    assert not (shared.clone / PART).exists()
+
+
 def test_nothing_is_removed_while_a_listing_is_missing(shared: Shared) -> None:
     _publish_notes(shared, b"first")
     shared.pull()
