@@ -178,10 +178,11 @@ def test_what_cannot_be_a_key_or_an_address_is_refused_without_being_shown():
 @pytest.mark.parametrize(
     "address",
     [
-        *(
-            pytest.param(address, marks=pytest.mark.xfail(strict=True, reason="issue 53, items 13 and 19"))
-            for address in ("http://localhost:abc/v1", "http://localhost:99999/v1", "http://[::1/v1", "http://h /v1", " http://h/v1")
-        ),
+        "http://localhost:abc/v1",
+        "http://localhost:99999/v1",
+        "http://[::1/v1",
+        "http://h /v1",
+        " http://h/v1",
         "http:///v1",
         "ftp://h/v1",
         "",
@@ -192,11 +193,10 @@ def test_what_is_no_address_is_named(address: str):
         check_key(settings(address), ENVIRON)
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 13")
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ([{"type": "text", "text": "It is. "}, {"type": "text", "text": "LABEL: 1"}], "It is. LABEL: 1"),
+        ([{"type": "text", "text": "It is.\n"}, {"type": "text", "text": "LABEL: 1"}], "It is.\nLABEL: 1"),
         ([{"type": "thinking", "thinking": [{"type": "text", "text": "LABEL: 2?"}]}, {"type": "text", "text": "LABEL: 1"}], "LABEL: 1"),
         ([{"type": "reference", "reference_ids": [1]}, {"type": "text", "text": "LABEL: 1"}], "LABEL: 1"),
     ],
@@ -216,7 +216,6 @@ def test_content_in_parts_is_its_text(content: list[object], text: str, tmp_path
     assert one.budget.spent.output_tokens == 3 * 12
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 13")
 def test_an_event_stream_is_read(tmp_path: Path):
     """As gateways answer that stream whether they are asked to or not."""
     half = [
@@ -237,7 +236,7 @@ def test_an_event_stream_is_read(tmp_path: Path):
 @pytest.mark.parametrize(
     "message",
     [
-        pytest.param(None, marks=pytest.mark.xfail(strict=True, reason="issue 53, item 11")),
+        None,
         {"role": "assistant"},
         {"role": "assistant", "content": None},
     ],

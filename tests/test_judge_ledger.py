@@ -151,6 +151,7 @@ LIFTING = [
     line_with(usd=True),
     line_with(settled="no"),
     line_with(request=None),
+    "[" * 5000,
 ]
 
 
@@ -161,7 +162,7 @@ LIFTING = [
         '{"request": "a", "section": "judge"}',
         "[]",
         "\0\0\0",
-        *(pytest.param(line, marks=pytest.mark.xfail(strict=True, reason="issue 53, item 23")) for line in LIFTING),
+        *LIFTING,
     ],
 )
 def test_an_unreadable_line_is_refused(line: str, tmp_path: Path) -> None:
@@ -236,7 +237,7 @@ NEVER_CHARGED = {
     "an error in words": '{"error": "model not loaded"}',
     "an error with a status of its own": '{"error": {"code": 502, "message": "provider returned error"}}',
     "a page": "<!doctype html><title>Log in to the network</title>",
-    "nothing": "",
+    "nothing": "  ",
     "an event stream of an error": 'data: {"error": {"message": "overloaded"}}\n\ndata: [DONE]\n\n',
     "an event stream of nothing": ": waiting\n\ndata: [DONE]\n\n",
     "empty choices": '{"id": "x", "choices": [], "model": "m"}',
@@ -245,7 +246,6 @@ NEVER_CHARGED = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 13")
 @pytest.mark.parametrize("body", NEVER_CHARGED.values(), ids=NEVER_CHARGED.keys())
 def test_what_cannot_have_been_charged_is_not_booked_and_given_up(body: str, tmp_path: Path) -> None:
     with judge_server() as judge:
@@ -255,17 +255,16 @@ def test_what_cannot_have_been_charged_is_not_booked_and_given_up(body: str, tmp
             judged(generations(TEXTS), one, tmp_path)
         assert len(judge.requests) == 3
         assert not isinstance(ended.value, SpendLimitReached)
-        assert repr(body[:60])[:-1] in str(ended.value)
+        assert (repr(body[:60])[:-1] if body.strip() else "no text") in str(ended.value)
         assert one.budget.total == one.budget.spent == Spend()
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 13")
 @pytest.mark.parametrize("body", ['{"choices": [{"message": {"content": "Rat', '{"choices": [{"message": null}], "usage": "many"}'])
 def test_what_may_have_been_charged_counts_at_its_worst_three_times(body: str, tmp_path: Path) -> None:
     with judge_server() as judge:
         judge.faults.extend([Fault(status=200, body=body)] * 99)
         one = replace(asker(judge, concurrency=1), max_retries=MAX_RETRIES)
-        with pytest.raises(JudgeError, match=r"three answers in a row.*the last: '\{\"choices"):
+        with pytest.raises(JudgeError, match=r"3 answers in a row cannot be read, the last: '{\"choices"):
             judged(generations(TEXTS), one, tmp_path)
         assert len(judge.requests) == 3
         assert one.budget.total.output_tokens == 3 * 200
@@ -273,7 +272,6 @@ def test_what_may_have_been_charged_counts_at_its_worst_three_times(body: str, t
             judged(generations(TEXTS), asker(judge, concurrency=1, max_total_tokens=one.budget.total.tokens + 1500), tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 13")
 @pytest.mark.parametrize("usage", ["many", ["many"], 5, {"prompt_tokens": 0, "completion_tokens": 0}])
 def test_usage_that_says_nothing_is_no_free_answer(usage: Any, tmp_path: Path) -> None:
     with judge_server(usage=usage) as judge:
@@ -284,7 +282,6 @@ def test_usage_that_says_nothing_is_no_free_answer(usage: Any, tmp_path: Path) -
     assert stored(tmp_path)["prompt_tokens"].null_count() == len(judge.answered)
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 23")
 @pytest.mark.parametrize("usage", [None, "many"])
 def test_a_batch_of_an_earlier_run_is_not_free(usage: Any, tmp_path: Path) -> None:
     """Its answers are about other texts than those of this run, and say nothing readable of what they cost."""
@@ -300,7 +297,6 @@ def test_a_batch_of_an_earlier_run_is_not_free(usage: Any, tmp_path: Path) -> No
         assert Budget(settings(judge.base_url), judge.data).total.input_tokens >= estimated - 9
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 23")
 def test_malformed_answers_of_a_batch_count_at_their_worst(tmp_path: Path) -> None:
     with judge_server() as judge:
         judge.refuses = lambda body: Fault(200, body='{"choices": [{"message": null}], "usage": ["?"]}')
@@ -310,7 +306,6 @@ def test_malformed_answers_of_a_batch_count_at_their_worst(tmp_path: Path) -> No
         assert one.budget.total.output_tokens == 9 * 200
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 13")
 @pytest.mark.parametrize("address", [" http://127.0.0.1:9/v1", "http://local host/v1", "http://127.0.0.1:9/v1\n", "\thttp://127.0.0.1/v1"])
 def test_what_is_no_address_books_nothing(address: str, tmp_path: Path) -> None:
     with pytest.raises(JudgeError, match=r"judge\.base_url is no address"):

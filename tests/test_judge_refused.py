@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from judge_server import Fault, judge_server
-from judge_texts import asker, generations, judged, stored
+from judge_texts import KEY, asker, generations, judged, stored
 
 from saesteer.judge.answers import JudgeError
 from saesteer.judge.batch import endpoint_asker
@@ -76,7 +76,6 @@ def refusing(text: str, fault: Fault) -> Callable[[dict[str, Any]], Fault | None
     return lambda body: fault if text in body["messages"][0]["content"] else None
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 11")
 @pytest.mark.parametrize("batch", [False, True], ids=["one by one", "batch"])
 @pytest.mark.parametrize("fault", REFUSALS.values(), ids=REFUSALS.keys())
 def test_one_refused_text_is_an_unreadable_answer(fault: Fault, batch: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -98,7 +97,6 @@ def test_one_refused_text_is_an_unreadable_answer(fault: Fault, batch: bool, tmp
     assert "judge: 3 questions have no readable answer; of the first, the endpoint refused the question: " in caplog.text
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 11")
 def test_many_refused_texts_in_a_row_stop_nothing(tmp_path: Path) -> None:
     """As where all texts of one concept are filtered. The endpoint may charge for reading them, and never for an answer."""
     texts = ["The waves rose.", *(f"Blood {number}" for number in range(8)), "A pawn moved"]
@@ -136,7 +134,6 @@ def test_an_account_that_runs_dry_loses_no_question(message: str, tmp_path: Path
         assert judged(generations(["One.", "Two.", "Three."]), asker(judge), tmp_path)["reason"].null_count() == 6
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 11")
 def test_a_refused_prompt_is_missing_with_its_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with judge_server(answer=lambda prompt: "Mention it.", refuses=refusing("gore", AZURE)) as judge:
         writer = endpoint_asker(PromptWriter(base_url=judge.base_url, model="w", key_variable=None), {}, judge.data, 3)
@@ -165,7 +162,6 @@ def deprecated_temperature(body: dict[str, Any]) -> Fault | None:
     return plain_error("`temperature` is deprecated for this model.", 422) if "temperature" in body else None
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 12")
 @pytest.mark.parametrize("batch", [False, True], ids=["one by one", "batch"])
 @pytest.mark.parametrize(
     ("refuses", "sent"),
@@ -192,7 +188,6 @@ def test_what_a_model_does_not_take_is_left_out(
     assert "takes no temperature" in caplog.text
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 12")
 def test_parameters_can_be_set(tmp_path: Path) -> None:
     with judge_server(refuses=reasoning_model) as judge:
         one = asker(judge, max_tokens_parameter="max_completion_tokens", temperature=None)
@@ -212,7 +207,6 @@ def test_a_parameter_that_is_never_taken_ends_the_run(tmp_path: Path) -> None:
         assert len(judge.requests) <= 3
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 14")
 @pytest.mark.parametrize("status", [400, 401, 402, 404])
 def test_every_tasks_error_is_read(status: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """asyncio prints the traceback of each one that nobody has looked at."""
@@ -224,7 +218,6 @@ def test_every_tasks_error_is_read(status: int, tmp_path: Path, caplog: pytest.L
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 14")
 def test_an_account_without_credit_is_named(tmp_path: Path) -> None:
     with judge_server() as judge:
         judge.faults.append(openai_error("Insufficient credits", 402))
@@ -232,11 +225,10 @@ def test_an_account_without_credit_is_named(tmp_path: Path) -> None:
             judged(generations(["One."]), asker(judge, concurrency=1), tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 19")
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_an_address_that_has_moved_is_named(status: int, tmp_path: Path) -> None:
     with judge_server() as judge:
-        judge.faults.append(Fault(status, body="", headers={"Location": f"{judge.base_url}/new/chat/completions"}))
-        with pytest.raises(JudgeError, match=rf"status {status}: .*moved to {judge.base_url}/new: write that in judge\.base_url"):
+        judge.faults.append(Fault(status, body="", headers={"Location": f"{judge.base_url}/new/{KEY}/chat/completions"}))
+        with pytest.raises(JudgeError, match=rf"status {status}: .*moved to '{judge.base_url}/new/\[key\]': write that in judge\.base_url"):
             judged(generations(["One."]), asker(judge, concurrency=1), tmp_path)
         assert len(judge.requests) == 1

@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from saesteer.core.errors import SaesteerError
 from saesteer.core.files import file_digest, remove_abandoned, value_digest, write_json
 from saesteer.core.store import FINGERPRINT_DIGITS, sound_parts, write_part
 from saesteer.core.tables import Column, Table, validate
-from saesteer.judge.parse import Reading, Unparsed
+from saesteer.judge.parse import REQUEST_REFUSED, Reading, Unparsed
 from saesteer.judge.rubric import ATTEMPTS, Question, rubric_digest
 from saesteer.settings import Endpoint
 
@@ -118,6 +119,16 @@ class AnswerBook:
     def __contains__(self, key: tuple[str, int]) -> bool:
         return key in self._stored
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether the judge has answered any question."""
+        return any(answer.finish_reason != REQUEST_REFUSED for answer in self._stored.values())
+
+    def is_refused(self, question: Question) -> bool:
+        """Whether the endpoint refused a question, as it would again."""
+        answers = (self._stored.get((question.request_id, attempt)) for attempt in range(ATTEMPTS))
+        return any(answer.finish_reason == REQUEST_REFUSED for answer in answers if answer)
+
     def refresh(self) -> None:
         """Read the parts that have come since, of this job or another. A damaged part is not read: its answers count as missing."""
         for part in sorted(part for part in self.folder.glob("*.parquet") if part.stem not in self._read):
@@ -210,7 +221,7 @@ def answer_all(questions: Sequence[Question], asker: Asker, book: AnswerBook) ->
     for attempt in range(ATTEMPTS):
         book.refresh()
         unrated = [question for question in unrated if isinstance(book.reading(question), Unparsed | None)]
-        asks = [ask for question in unrated if (ask := Ask(question, attempt)).key not in book]
+        asks = [ask for question in unrated if (ask := Ask(question, attempt)).key not in book and not book.is_refused(question)]
         if asks:
             asker.ask(asks, book)
         if missing := next((ask for ask in asks if ask.key not in book), None):
@@ -220,3 +231,5 @@ def answer_all(questions: Sequence[Question], asker: Asker, book: AnswerBook) ->
     if unreadable:
         first = unreadable[0]
         log.warning("judge: %d questions have no readable answer; of the first, %s: %r", len(unreadable), first.why, first.raw[-200:])
+        if len(counts := Counter(reading.why for reading in unreadable)) > 1:
+            log.warning("judge: of these %s", ", ".join(f"{n} because {why}" for why, n in counts.most_common()))

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 from saesteer.core.files import value_digest, write_json
 from saesteer.judge.answers import Answer, AnswerBook, Ask, JudgeError
 from saesteer.judge.budget import Budget
-from saesteer.judge.endpoint import MAX_RETRIES, NO_ANSWER, EndpointAsker, OfEndpoint, answer_fields, check_key, completion_request
+from saesteer.judge.completion import NO_ANSWER, Parameters, answer_fields, completion_request, may_be_charged, status_of_error
+from saesteer.judge.endpoint import MAX_RETRIES, EndpointAsker, OfEndpoint, check_key
+from saesteer.judge.exchange import Exchange
 from saesteer.judge.spend import Spend, actual, most, prompt_characters
 from saesteer.settings import Endpoint
 
@@ -79,13 +81,13 @@ class BatchAsker(OfEndpoint):
 
     async def _ask_all(self, client: "AsyncOpenAI", asks: Sequence[Ask], book: AnswerBook) -> None:
         """Collect the noted batches that hold any of the questions, then send the others."""
-        by_id = {_custom_id(ask): ask for ask in asks}
+        by_id, exchange = {_custom_id(ask): ask for ask in asks}, Exchange(self.settings, book)
         for note in _notes(book.folder):
             if not note.identities.keys() & by_id.keys():
                 continue
             if batch_id := note.batch_id or await self._listed_id(client, note):
                 log.info("judge: batch %s of an earlier run is found again", batch_id)
-                await self._collect(client, replace(note, batch_id=batch_id), by_id, book)
+                await self._collect(client, replace(note, batch_id=batch_id), by_id, book, exchange)
             else:  # never made; what was reserved for it still counts, since only the endpoint's bill can tell
                 note.path.unlink(missing_ok=True)
         while unanswered := [ask for ask in asks if ask.key not in book]:
@@ -99,7 +101,9 @@ class BatchAsker(OfEndpoint):
             identities = {_custom_id(ask): ask.identity for ask in affordable}
             note = _Note(book.folder / "batches" / f"{value_digest(sorted(identities))[:16]}.json", identities, request)
             note.write()
-            await self._collect(client, await self._sent(client, note, affordable), by_id, book)
+            sent = await self._sent(client, note, affordable, exchange.parameters)
+            await self._collect(client, sent, by_id, book, exchange)
+        exchange.close()
 
     def _affordable(self, asks: Sequence[Ask]) -> tuple[list[Ask], Spend]:
         """As many as the limits allow even if each costs the most it can, and what they then cost."""
@@ -119,12 +123,13 @@ class BatchAsker(OfEndpoint):
         matching = [batch for batch in listed if (batch.metadata or {}).get("saesteer") == note.path.stem and batch.status in _GOOD]
         return max(matching, key=lambda batch: batch.created_at).id if matching else None
 
-    async def _sent(self, client: "AsyncOpenAI", note: _Note, asks: Sequence[Ask]) -> _Note:
+    async def _sent(self, client: "AsyncOpenAI", note: _Note, asks: Sequence[Ask], parameters: Parameters) -> _Note:
         """Upload the questions and make the batch; its note then has its id. Making is never blindly tried again: that could pay twice."""
         from saesteer.judge.client import BatchUncertain
 
         request = {"method": "POST", "url": _COMPLETIONS}
-        lines = [json.dumps({"custom_id": _custom_id(ask), **request, "body": completion_request(self.settings, ask)}) for ask in asks]
+        bodies = {_custom_id(ask): completion_request(self.settings, ask, parameters) for ask in asks}
+        lines = [json.dumps({"custom_id": name, **request, "body": body}) for name, body in bodies.items()]
         upload = ("judge.jsonl", "".join(f"{line}\n" for line in lines).encode(), "application/jsonl")
         try:
             file = await client.files.create(file=upload, purpose="batch", timeout=FILE_SECONDS)
@@ -142,25 +147,16 @@ class BatchAsker(OfEndpoint):
         note.write()
         return note
 
-    async def _collect(self, client: "AsyncOpenAI", note: _Note, by_id: Mapping[str, Ask], book: AnswerBook) -> None:
+    async def _collect(self, client: "AsyncOpenAI", note: _Note, by_id: Mapping[str, Ask], book: AnswerBook, exchange: Exchange) -> None:
         """Wait for the batch, store its answers, also those that nobody waits for now, and drop its note once they are on disk.
 
         A batch that did not answer everything is an error: asking again may cost again, which is the user's to decide.
         """
-        batch = await self._ended(client, str(note.batch_id))
-        cost, faults = Spend(), list[str]()
+        batch, lines = await self._ended(client, str(note.batch_id)), list[str]()
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
             content = await client.files.content(file, timeout=FILE_SECONDS)
-            for line in filter(str.strip, content.text.split("\n")):
-                try:
-                    values = json.loads(line)
-                    answer = Answer(**note.identities[values["custom_id"]], **answer_fields(values["response"]["body"]))
-                except NO_ANSWER:
-                    faults.append(line[:300])
-                    continue
-                ask = by_id.get(values["custom_id"])
-                cost += actual(self.settings, prompt_characters(ask) if ask else 0, answer)
-                book.add(answer)
+            lines += filter(str.strip, content.text.split("\n"))
+        cost, faults = self._read(lines, note, by_id, exchange)
         book.flush()
         self.budget.settle(note.request, cost)
         note.path.unlink(missing_ok=True)
@@ -174,6 +170,38 @@ class BatchAsker(OfEndpoint):
                 f"the batch {batch.id} gave no answer to {len(faults)} of {len(note.identities)} questions, the first: {faults[0]}; the"
                 f" others are kept. Run again to ask these once more, or set {self.settings.section}.batch: false"
             )
+
+    def _read(self, lines: Sequence[str], note: _Note, by_id: Mapping[str, Ask], exchange: Exchange) -> tuple[Spend, list[str]]:
+        """Put a batch's answers into the book. Gives what they cost, and the lines of questions to ask once more."""
+        cost, errors, faults, sent = Spend(), list[tuple[str, str, int, Any]](), list[str](), exchange.parameters
+        worst = self.budget.share(note.request, len(note.identities))
+
+        def cost_of(name: str, answer: Answer) -> Spend:
+            if (ask := by_id.get(name)) is None and answer.prompt_tokens is None:  # of an earlier run, by an endpoint that does not count
+                return worst
+            return actual(self.settings, prompt_characters(ask) if ask else 0, answer)
+
+        for line in lines:
+            name, status, body = _parts(line)
+            try:
+                answer = Answer(**note.identities[name], **answer_fields(body))
+            except NO_ANSWER:
+                errors.append((line, name, status, body))
+                continue
+            cost += cost_of(name, answer)
+            exchange.answered(answer)
+        for line, name, status, body in errors:
+            text, status = json.dumps(body), status_of_error(body) or status
+            if exchange.adapts(sent, status, text):
+                continue
+            if name in note.identities and (refused := exchange.refused(note.identities[name], status, text)):
+                cost += cost_of(name, refused)
+                if len(errors) < len(lines):  # others of the same batch were answered
+                    exchange.keep()
+            else:
+                faults.append(line[:300])
+                cost += worst if status == 200 and may_be_charged(text.encode()) else Spend()
+        return cost, faults
 
     async def _ended(self, client: "AsyncOpenAI", batch_id: str) -> "Batch":
         """The batch once it is over, however it ended."""
@@ -189,6 +217,16 @@ class BatchAsker(OfEndpoint):
 
 def _custom_id(ask: Ask) -> str:
     return f"{ask.question.request_id}-{ask.attempt}"
+
+
+def _parts(line: str) -> tuple[str, int, Any]:
+    """Custom id, status and body that a line of a batch's results holds; the status is 0 where there is no response."""
+    try:
+        values = json.loads(line)
+        response = values["response"] or {"status_code": 0}
+        return str(values["custom_id"]), response.get("status_code", 200), response.get("body") or values.get("error")
+    except NO_ANSWER:
+        return "", 0, line
 
 
 def _notes(folder: Path) -> Iterator[_Note]:

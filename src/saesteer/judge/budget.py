@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
+
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
 from saesteer.judge.answers import JudgeError
 from saesteer.judge.spend import Spend
@@ -27,6 +29,17 @@ LEDGER = "spent.jsonl"
 
 USD_DIGITS = 9
 """Sums of prices are compared with the limit in so many decimals: those beyond are the arithmetic's error."""
+
+
+class _Line(BaseModel, strict=True):
+    """Of the ledger. No cost is below 0 or without end: it would lift the limit."""
+
+    request: str
+    section: str
+    settled: bool
+    input_tokens: NonNegativeInt
+    output_tokens: NonNegativeInt
+    usd: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class SpendLimitReached(JudgeError):
@@ -47,6 +60,7 @@ class Budget:
         """This run's share of it, without what is open."""
         self.n_left = 0
         """Questions without an answer, for the message when the limit is reached."""
+        self._lost = ""
         if self._ledger.exists():
             with self._ledger.open("rb") as file:
                 self._read(file)
@@ -55,6 +69,11 @@ class Budget:
     def open(self) -> Spend:
         """The most that requests can cost whose cost is not known: those under way, and those that were cut off."""
         return sum(self._open.values(), Spend())
+
+    def share(self, request: str | None, n: int) -> Spend:
+        """What each of `n` questions can cost at most for which an open request reserved together."""
+        reserved = self._open.get(request or "", Spend())
+        return Spend(reserved.input_tokens // n, reserved.output_tokens // n, reserved.usd / n)
 
     def fits(self, worst: Spend) -> bool:
         """Whether the limits hold even if everything open and this costs the most it can."""
@@ -74,8 +93,9 @@ class Budget:
                 self._add(file, cost, settles=request)
                 self.spent += cost
 
-    def lose(self, worst: Spend) -> None:
-        """A try broke off and may have been charged all the same: counted at its worst. Raises when its repetition no longer fits."""
+    def lose(self, worst: Spend, why: str) -> None:
+        """A try brought no answer and may have been charged all the same: counted at its worst. Raises when it cannot be repeated."""
+        self._lost = why
         with self._locked() as file:
             self._add(file, worst)
         self.spent += worst
@@ -91,7 +111,7 @@ class Budget:
             f" {len(self._open)} requests of unknown cost count at their worst, {self.open}, and the next request could pass {keys}. At"
             f" least {self.n_left} questions are left; all answers so far are kept and not asked again. Raise that key in the experiment"
             f" file (null: no limit) and run again. {self._ledger} lists what was spent: while nothing runs, you may delete the"
-            " lines of requests that the endpoint did not charge"
+            f" lines of requests that the endpoint did not charge{self._lost and f'. What last came in place of an answer: {self._lost}'}"
         )
 
     @contextmanager
@@ -131,16 +151,15 @@ class Budget:
 
     def _count(self, line: bytes) -> None:
         try:
-            values = json.loads(line)
-            request, section, settled = str(values["request"]), values["section"], bool(values["settled"])
-            cost = Spend(int(values["input_tokens"]), int(values["output_tokens"]), float(values["usd"]))
-        except (ValueError, KeyError, TypeError):
+            noted = _Line.model_validate_json(line)
+        except ValidationError:
             raise JudgeError(
                 f"{self._ledger}: this line is none of a request and its cost: {line[:200]!r}. Nothing is asked while it is unknown what"
                 " was spent: mend the line, or delete it if nothing was, and run again"
             ) from None
         self._read_to += len(line)
-        if section == self._settings.section:
-            self.total += cost - self._open.pop(request, Spend())
-            if not settled:
-                self._open[request] = cost
+        if noted.section == self._settings.section:
+            cost = Spend(noted.input_tokens, noted.output_tokens, noted.usd)
+            self.total += cost - self._open.pop(noted.request, Spend())
+            if not noted.settled:
+                self._open[noted.request] = cost

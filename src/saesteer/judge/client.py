@@ -7,16 +7,18 @@ is imported when there are questions to ask, not before.
 import asyncio
 import json
 import logging
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx2
 import openai
 
 from saesteer.judge.answers import JudgeError
 from saesteer.judge.budget import Budget
-from saesteer.judge.endpoint import NO_ANSWER, answer_fields
+from saesteer.judge.completion import NO_ANSWER, answer_fields, completion_of, is_about_the_question, may_be_charged, status_of_error
+from saesteer.judge.exchange import ALIKE
 from saesteer.judge.spend import most
 from saesteer.settings import Endpoint
 from saesteer.sources.http import LARGEST_ANSWER, FetchError, body_of
@@ -27,7 +29,13 @@ SECRET_FROM = 8
 MOST_OF_A_BATCH = 2**30
 """Most bytes of a batch's file of answers, unpacked."""
 
-_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
+SAME_FAULT = 3
+"""Bodies in a row that are no answer, in the same way, after which a question is given up."""
+
+_NOT_SENT = (
+    *(httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError),
+    *(httpx2.UnsupportedProtocol, httpx2.LocalProtocolError),
+)
 _GATEWAY = (502, 504)  # what stands behind the gateway may have answered, and charged
 _AGAIN = (408, 409, 429)
 
@@ -65,23 +73,26 @@ class _Sender(httpx2.AsyncClient):
     def __init__(self, settings: Endpoint, key: str | None, budget: Budget) -> None:
         super().__init__(follow_redirects=False)
         self._settings, self._key, self._budget = settings, key, budget
+        self._faults: deque[type[Exception]] = deque(maxlen=SAME_FAULT)
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        """The response, with the key cut out of its body; a RequestError, which is retried, where it is none that can be read."""
+        """The response, with the key cut out of it; a RequestError, which is retried, where it is none that can be read."""
         try:
-            response = await self._answered(request, options)
+            response = await self._received(request, options)
         except httpx2.RequestError as error:
             log.info("judge: no answer (%s)", type(error).__name__)
             if not isinstance(error, _NOT_SENT):
-                self._may_have_been_charged(request)
+                self._may_have_been_charged(request, str(error))
             raise
+        if response.status_code in _GATEWAY:
+            self._may_have_been_charged(request, f"status {response.status_code}")
+        if response.is_success and not request.url.path.endswith("/content"):
+            response = self._read(request, response)
         if not response.is_success:
             log.info("judge: status %d", response.status_code)
-        if response.status_code in _GATEWAY:
-            self._may_have_been_charged(request)
         return response
 
-    async def _answered(self, request: httpx2.Request, options: dict[str, Any]) -> httpx2.Response:
+    async def _received(self, request: httpx2.Request, options: dict[str, Any]) -> httpx2.Response:
         longest, path = request.extensions["timeout"]["read"], request.url.path
         try:
             async with asyncio.timeout(longest):  # in all, also when bytes keep dripping in
@@ -91,59 +102,88 @@ class _Sender(httpx2.AsyncClient):
             raise httpx2.ReadTimeout(f"no whole answer within {longest:g} s", request=request) from None
         except FetchError as error:
             raise httpx2.RemoteProtocolError(str(error), request=request) from None
+        headers = [(name, value) for name, value in response.headers.raw if name.lower() not in (b"content-encoding", b"content-length")]
         if self._key and len(self._key) >= SECRET_FROM:
-            for spelling in (self._key, self._key.replace("/", "\\/")):  # JSON may escape the slash
-                content = content.replace(spelling.encode(), b"[key]")
-        headers = {name: value for name, value in response.headers.items() if name not in ("content-encoding", "content-length")}
-        response = httpx2.Response(response.status_code, headers=headers, content=content, request=request)
-        if response.is_success and not _is_readable(path, content):
-            raise httpx2.RemoteProtocolError(f"not the JSON of an answer: {_excerpt(response)}", request=request)
-        return response
+            for spelling in (self._key.encode(), self._key.replace("/", "\\/").encode()):  # JSON may escape the slash
+                content = content.replace(spelling, b"[key]")
+                headers = [(name, value.replace(spelling, b"[key]")) for name, value in headers]
+        return httpx2.Response(response.status_code, headers=headers, content=content, request=request)
 
-    def _may_have_been_charged(self, request: httpx2.Request) -> None:
+    def _read(self, request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
+        """A successful response with a body of JSON; that of an error where the body is one of those."""
+        try:
+            body = completion_of(response.content)
+            if not _is_completion(request):
+                if not isinstance(body, dict):
+                    raise ValueError("no object")
+            elif status := status_of_error(body):
+                return httpx2.Response(status, headers=response.headers, content=response.content, request=request)
+            else:
+                answer_fields(body)
+        except NO_ANSWER as error:
+            self._unreadable(request, response, type(error))
+        self._faults.clear()
+        return httpx2.Response(response.status_code, headers=response.headers, content=json.dumps(body).encode(), request=request)
+
+    def _unreadable(self, request: httpx2.Request, response: httpx2.Response, fault: type[Exception]) -> NoReturn:
+        """Have a request tried again whose answer cannot be read, unless that has been so too often."""
+        excerpt = _excerpt(response)
+        if may_be_charged(response.content) or not _is_completion(request):
+            self._may_have_been_charged(request, excerpt)
+        self._faults.append(fault)
+        if _n_tries(request) >= SAME_FAULT == self._faults.count(fault):
+            section = self._settings.section
+            raise JudgeError(
+                f"{self._settings.base_url}: {SAME_FAULT} answers in a row cannot be read, the last: {excerpt}; those before are kept:"
+                f" check {section}.base_url (the address up to /v1) and {section}.model"
+            )
+        raise httpx2.RemoteProtocolError(f"not the JSON of an answer: {excerpt}", request=request)
+
+    def _may_have_been_charged(self, request: httpx2.Request, why: str) -> None:
         """Count a try that brought no answer at its worst; raises where it must not be repeated."""
-        if request.url.path.endswith("/chat/completions"):
-            self._budget.lose(most(self._settings, json.loads(request.content)["messages"]))
+        if _is_completion(request):
+            self._budget.lose(most(self._settings, json.loads(request.content)["messages"]), why)
         elif request.method == "POST" and request.url.path.endswith("/batches"):
             raise BatchUncertain("the connection broke off while a batch was being made: run again, and it is found or made anew")
 
 
-def _is_readable(path: str, content: bytes) -> bool:
-    """Whether a body is what such a request is answered with; a page with status 200, say, is not."""
-    if path.endswith("/content"):
-        return True
-    try:
-        body = json.loads(content)
-        if path.endswith("/chat/completions"):
-            answer_fields(body)
-    except NO_ANSWER:
-        return False
-    return isinstance(body, dict)
+def _is_completion(request: httpx2.Request) -> bool:
+    return request.url.path.endswith("/chat/completions")
 
 
 def _advice(settings: Endpoint, error: openai.APIStatusError) -> str:
     """What a status means and what to do. Of 401 and 403 never the text: some endpoints quote the key, or a part of it, there."""
-    status, excerpt = error.status_code, _excerpt(error.response)
+    status, excerpt, section = error.status_code, _excerpt(error.response), settings.section
+    if _is_completion(error.request) and is_about_the_question(status, error.response.text):
+        return f"{excerpt}; it refuses the first {ALIKE} questions alike, so no text is the cause: check {section}.model and its endpoint"
+    if error.response.has_redirect_location:
+        place = error.response.headers["location"][:200].removesuffix("/chat/completions")
+        return f"{excerpt}; the address has moved to {place!r}: write that in {section}.base_url, as the key is sent to no other address"
+    if status == 402:
+        return f"{excerpt}; the account behind the key has no credit: all answers so far are kept, run again once it has"
     if status in (401, 403):
         if settings.key_variable is None:
-            return f"the endpoint wants a key: name the environment variable that holds it in {settings.section}.key_variable"
+            return f"the endpoint wants a key: name the environment variable that holds it in {section}.key_variable"
         named = f"the key in the environment variable {settings.key_variable}"
         return f"the endpoint does not accept {named}, or the key may not use {settings.model}"
     if status in (404, 405, 501):
         if settings.batch:
             return (
-                f"no batch API here, or it no longer knows {error.request.url.path}: set {settings.section}.batch: false in the"
+                f"no batch API here, or it no longer knows {error.request.url.path}: set {section}.batch: false in the"
                 " experiment file, and the questions are asked one by one"
             )
-        return f"{excerpt}; check {settings.section}.base_url (the address up to /v1) and {settings.section}.model"
+        return f"{excerpt}; check {section}.base_url (the address up to /v1) and {section}.model"
     if status in _AGAIN or status >= 500:
         return f"{excerpt}{_tries(error)}"
-    return f"{excerpt}; the endpoint does not take such requests, check the settings under {settings.section}"
+    return f"{excerpt}; the endpoint does not take such requests, check the settings under {section}"
 
 
 def _tries(error: openai.APIError) -> str:
-    number = int(error.request.headers.get("x-stainless-retry-count", 0)) + 1
-    return f", also after {number} tries; all answers so far are kept: run again later"
+    return f", also after {_n_tries(error.request)} tries; all answers so far are kept: run again later"
+
+
+def _n_tries(request: httpx2.Request) -> int:
+    return int(request.headers.get("x-stainless-retry-count", 0)) + 1
 
 
 def _excerpt(response: httpx2.Response) -> str:

@@ -1,6 +1,7 @@
 """A judge behind an OpenAI-compatible address, asked one question a request, several at once.
 
-A chat completion as every compatible endpoint takes it: `model`, `messages`, `max_tokens` and `temperature` only.
+A chat completion as every compatible endpoint takes it: `model`, `messages`, `max_tokens` and `temperature` only, or what a model wants in
+place of the last two.
 """
 
 import asyncio
@@ -14,6 +15,8 @@ from urllib.parse import urlsplit
 
 from saesteer.judge.answers import Answer, AnswerBook, Ask, Asker, JudgeError, answers_fingerprint
 from saesteer.judge.budget import Budget
+from saesteer.judge.completion import answer_fields, completion_request
+from saesteer.judge.exchange import Exchange
 from saesteer.judge.spend import Spend, actual, estimate, most, prompt_characters
 from saesteer.settings import Endpoint
 
@@ -75,71 +78,62 @@ class EndpointAsker(OfEndpoint):
     async def _ask_all(self, client: "AsyncOpenAI", asks: Sequence[Ask], book: AnswerBook) -> None:
         """A failure or the limit stops new requests; those under way are waited for, since they are paid for."""
         waiting, running = deque(asks), set[asyncio.Task[None]]()
-        failure: BaseException | None = None
+        exchange, failures = Exchange(self.settings, book), list[BaseException]()
         while running or waiting:
             while waiting and len(running) < self.settings.concurrency:
                 if not (request := self.budget.reserve(most(self.settings, waiting[0].messages))):
                     break
-                running.add(asyncio.create_task(self._ask_one(client, waiting.popleft(), request, book)))
+                running.add(asyncio.create_task(self._ask_one(client, waiting.popleft(), request, exchange)))
             self.budget.n_left = len(waiting) + len(running)
             if not running:
                 raise self.budget.limit_reached()
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            failure = failure or next((error for task in done if (error := task.exception())), None)
-            if failure:
+            failures += [error for task in done if (error := task.exception())]  # of each: asyncio prints those that nobody looks at
+            if failures:
                 waiting.clear()
-        if failure:
-            raise failure
+        if failures:
+            raise failures[0]
+        exchange.close()
 
-    async def _ask_one(self, client: "AsyncOpenAI", ask: Ask, request: str, book: AnswerBook) -> None:
+    async def _ask_one(self, client: "AsyncOpenAI", ask: Ask, request: str, exchange: Exchange) -> None:
+        from openai import APIError
+
         try:
-            completion = await client.chat.completions.with_raw_response.create(**completion_request(self.settings, ask))
-        except Exception:  # not a task that is cancelled, whose request may still be charged
-            self.budget.settle(request, Spend())  # tries that may have been charged stand in the ledger by themselves
+            answer = await self._answer(client, ask, exchange)
+        except (APIError, JudgeError):  # not charged, but for tries that stand in the ledger by themselves; on any other error it may be
+            self.budget.settle(request, Spend())
             raise
-        answer = Answer(**ask.identity, **answer_fields(completion.http_response.json()))
-        book.add(answer)
         self.budget.settle(request, actual(self.settings, prompt_characters(ask), answer))
 
+    async def _answer(self, client: "AsyncOpenAI", ask: Ask, exchange: Exchange) -> Answer:
+        """The answer, which is then in the book; or that which stands for a refusal."""
+        from openai import APIStatusError
 
-def completion_request(settings: Endpoint, ask: Ask) -> dict[str, Any]:
-    """The body of a chat completion."""
-    return {"model": settings.model, "messages": ask.messages, "max_tokens": settings.max_tokens, "temperature": 0}
-
-
-NO_ANSWER = (ValueError, KeyError, TypeError, IndexError, RecursionError)
-"""What JSON and `answer_fields` raise where an endpoint sent no answer, or JSON that is nested too deep."""
-
-
-def answer_fields(body: Mapping[str, Any]) -> dict[str, Any]:
-    """What a chat completion's body says of an Answer; an error of NO_ANSWER when it is none."""
-    choice = body["choices"][0]
-    message = choice["message"]
-    content, refusal, finish = message.get("content"), message.get("refusal"), choice.get("finish_reason")
-    if refusal and not content:
-        content, finish = refusal, "refusal"
-    if not isinstance(content, str | None) or not isinstance(finish, str | None):
-        raise ValueError("the message is no text")
-    usage, model = body.get("usage") or {}, body.get("model")
-    counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
-    return {
-        "raw": _storable(content or ""),
-        "finish_reason": finish if finish is None else _storable(finish),
-        "model": _storable(model) if isinstance(model, str) else None,
-        **{name: count if type(count) is int and 0 <= count < 2**32 else None for name, count in counts.items()},
-    }
-
-
-def _storable(text: str) -> str:
-    """The text without escaped halves of surrogate pairs, which are valid JSON but cannot be written to a file."""
-    return text.encode("utf-8", "replace").decode()
+        sent = exchange.parameters
+        try:
+            completion = await client.chat.completions.with_raw_response.create(**completion_request(self.settings, ask, sent))
+        except APIStatusError as error:
+            status, text = error.status_code, error.response.text
+            if exchange.adapts(sent, status, text):
+                return await self._answer(client, ask, exchange)
+            if refused := exchange.refused(ask.identity, status, text):
+                return refused
+            raise
+        answer = Answer(**ask.identity, **answer_fields(completion.http_response.json()))
+        exchange.answered(answer)
+        return answer
 
 
 def check_key(settings: Endpoint, environ: Mapping[str, str]) -> str | None:
     """The key, or the one error to show before anything starts: it is missing or cannot be a key. Never shows its value."""
-    parts, section, variable = urlsplit(settings.base_url), settings.section, settings.key_variable
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise JudgeError(f"{section}.base_url is no address: write it up to /v1, e.g. http://localhost:8000/v1")
+    section, variable = settings.section, settings.key_variable
+    try:
+        parts = urlsplit(settings.base_url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port or an IPv6 address that is none
+        is_address = False
+    if not is_address or " " in settings.base_url or not settings.base_url.isprintable():
+        raise JudgeError(f"{section}.base_url is no address: write it up to /v1, without spaces, e.g. http://localhost:8000/v1")
     if parts.username or parts.password or parts.query:
         raise JudgeError(f"{section}.base_url holds a name, a password or a query: take them out, keys come from the environment only")
     if variable is None:
@@ -162,4 +156,4 @@ def check_key(settings: Endpoint, environ: Mapping[str, str]) -> str | None:
 
 def endpoint_fingerprint(settings: Endpoint) -> dict[str, Any]:
     """What answers of this endpoint depend on; batched or not, they are the same."""
-    return answers_fingerprint("endpoint", settings.model, settings.max_tokens, settings.seed)
+    return answers_fingerprint("endpoint", settings.model, settings.max_tokens, settings.seed) | {"temperature": settings.temperature}

@@ -9,7 +9,10 @@ ALGORITHM_VERSION = 1
 CUT_OFF = ("length", "max_tokens")
 """How endpoints say that an answer was longer than allowed."""
 
-REFUSED = ("content_filter", "refusal")
+REQUEST_REFUSED = "request_refused"
+"""Of questions that the endpoint refused, as a filter stopped them or they are too long: its words stand for the answer."""
+
+REFUSED = ("content_filter", "refusal", REQUEST_REFUSED)
 
 RATINGS = ("0", "1", "2")
 """What a rating's line may say, by its value."""
@@ -55,7 +58,7 @@ def parse(raw: str, finish_reason: str | None, label: str, choices: Sequence[str
     Only the last line that is not blank counts: whatever stands above it may repeat the rated text.
     """
     if finish_reason in REFUSED:
-        return Unparsed(raw, "the judge refused")
+        return Unparsed(raw, "the endpoint refused the question" if finish_reason == REQUEST_REFUSED else "the judge refused")
     if finish_reason in CUT_OFF:
         return Unparsed(raw, "the answer was cut off: raise max_tokens")
     lines = [line for line in raw.splitlines() if line.strip()]

@@ -41,7 +41,7 @@ def request(concept: str, insistence: str) -> Question:
 def prompts_fingerprint(settings: Endpoint) -> dict[str, Any]:
     """What the prompts depend on besides the concepts. Not the address, as for judges."""
     words = value_digest([request("a theme", insistence).messages(0) for insistence in INSISTENCE])[:16]
-    return {"request": words, "model": settings.model, "max_tokens": settings.max_tokens, "temperature": 0, "seed": settings.seed}
+    return {"request": words, **settings.model_dump(include={"model", "max_tokens", "temperature", "seed"})}
 
 
 def written_prompts(concepts: Mapping[str, str], writer: OfEndpoint, answers_folder: Path, part_seconds: float) -> pl.DataFrame:

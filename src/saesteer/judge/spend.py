@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from saesteer.judge.answers import Answer, Ask
+from saesteer.judge.parse import REQUEST_REFUSED
 from saesteer.judge.rubric import questions
 from saesteer.settings import Endpoint
 
@@ -91,11 +92,13 @@ def estimate_texts(n_texts: int, text_characters: int, answers_instructions: boo
 
 
 def actual(settings: Endpoint, characters: int, answer: Answer) -> Spend:
-    """What an answer cost, by the endpoint's count, or estimated by lengths (`characters`: the prompt's) where that is absent."""
+    """What an answer cost, by the endpoint's count, or estimated by lengths (`characters`: the prompt's) where that is absent. A question
+    that was refused may have been charged for being read (Azure does)."""
+    written = 0 if answer.finish_reason == REQUEST_REFUSED else _tokens(len(answer.raw))
     return priced(
         settings,
         _tokens(characters) if answer.prompt_tokens is None else answer.prompt_tokens,
-        _tokens(len(answer.raw)) if answer.completion_tokens is None else answer.completion_tokens,
+        written if answer.completion_tokens is None else answer.completion_tokens,
     )
 
 

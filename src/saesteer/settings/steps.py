@@ -172,6 +172,10 @@ class Endpoint(AnswerSettings):
     """Name of the model there."""
     key_variable: str | None = "OPENAI_API_KEY"
     """Environment variable that holds the key; null: the endpoint needs none."""
+    temperature: Literal[0] | None = 0
+    """0: the likeliest answer; null: none is sent, for models that take none (OpenAI's o-series and gpt-5), whose answers then vary."""
+    max_tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """Name by which max_tokens is sent; OpenAI's o-series and gpt-5 know the second only, and spend part of it on thoughts."""
     concurrency: Annotated[int, Field(gt=0)] = 8
     """Requests under way at once."""
     batch: bool = False
