@@ -195,9 +195,11 @@ def test_parameters_can_be_set(tmp_path: Path) -> None:
         assert {frozenset(body) for body in judge.requests} == {frozenset(("model", "messages", "max_completion_tokens"))}
         assert len(judge.requests) == 3
     assert one.fingerprint["temperature"] is None
+    assert one.settings.identity == {"model": "judge-1", "temperature": None}  # what rows depend on
     assert not list(tmp_path.glob("*/request.json"))
     plain = asker(judge)
     assert plain.fingerprint["temperature"] == 0
+    assert plain.settings.identity == {"model": "judge-1"}
 
 
 def test_a_parameter_that_is_never_taken_ends_the_run(tmp_path: Path) -> None:

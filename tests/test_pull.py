@@ -110,7 +110,6 @@ def test_parts_and_answers_outlive_a_version_without_them(shared: Shared) -> Non
     assert (shared.clone / ANSWERS).read_bytes() == ANSWER
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 23")
 @pytest.mark.parametrize("name", ["spent.jsonl", "Spent.jsonl"])
 def test_what_was_spent_is_never_pulled(shared: Shared, name: str) -> None:
     """A ledger in a colleague's commit could say that less was spent, or that all is."""

@@ -1,7 +1,7 @@
 """The protocol: one section a step, in the order of the steps."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -190,6 +190,11 @@ class Endpoint(AnswerSettings):
     """Use at most this many tokens, prompts and answers, all jobs and runs together; null: no limit."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Longest wait for one answer."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Which model answers, as rows depend on it: with its temperature where it is not the usual one."""
+        return {"model": self.model} | ({} if self.temperature == 0 else {"temperature": self.temperature})
 
 
 class LanguageModelJudge(AnswerSettings):

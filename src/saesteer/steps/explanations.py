@@ -37,7 +37,7 @@ def step(experiment: Experiment) -> Step | None:
         modules = ("judge.naming", *modules)
         settings |= {"wording": wording_digest(), "max_tokens": judge.max_tokens, "seed_of_judge": judge.seed}
     if isinstance(judge, EndpointJudge):
-        settings["model"] = judge.model
+        settings |= judge.identity
     if isinstance(judge, LocalModelJudge):
         inputs, modules = ("judge_model", *inputs), (*modules, "judge.local_model")
         settings |= judge.model.model_dump(mode="json", include={"dtype", *(["chat"] if judge.model.chat else [])})

@@ -37,7 +37,7 @@ def step(experiment: Experiment) -> Step | None:
         if isinstance(experiment, Sweep):
             of_texts = keys.texts_of_features(experiment, min(judge.n_prefixes or experiment.sweep.n_prefixes, experiment.sweep.n_prefixes))
     if isinstance(judge, EndpointJudge):
-        settings |= {"model": judge.model} | ({} if judge.temperature == 0 else {"temperature": judge.temperature})
+        settings |= judge.identity
     if isinstance(judge, LocalModelJudge):
         inputs, modules = ("judge_model", *inputs), (*modules, "judge.local_model")
         settings |= judge.model.model_dump(mode="json", include={"dtype", *(["chat"] if judge.model.chat else [])})
