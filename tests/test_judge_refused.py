@@ -127,7 +127,7 @@ def test_a_refusal_of_the_first_questions_alike_is_an_error(fault: Fault, concur
 def test_an_account_that_runs_dry_loses_no_question(message: str, tmp_path: Path) -> None:
     """Some endpoints say so with status 400, in the middle of a run."""
     with judge_server() as judge:
-        judge.faults.extend([None] * 3 + [openai_error(message)] * 99)
+        judge.faults.extend([None] * 7 + [openai_error(message)] * 99)
         with pytest.raises(JudgeError, match=f"status 400: .*{message}"):
             judged(generations(["One.", "Two.", "Three."]), asker(judge, concurrency=1), tmp_path)
         judge.faults.clear()

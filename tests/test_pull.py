@@ -9,6 +9,7 @@ import pytest
 from made_up_results import ANSWER, ANSWERS, PART, RECORD, TRACKED, Shared, colleague_of, publish, write
 from sharing_folders import damage
 
+from saesteer.judge.budget import LEDGER
 from saesteer.sharing import publish as publishing
 from saesteer.sharing.commands import SharingError, git
 from saesteer.sharing.provenance import Statement, write_statements
@@ -110,14 +111,14 @@ def test_parts_and_answers_outlive_a_version_without_them(shared: Shared) -> Non
     assert (shared.clone / ANSWERS).read_bytes() == ANSWER
 
 
-@pytest.mark.parametrize("name", ["spent.jsonl", "Spent.jsonl"])
+@pytest.mark.parametrize("name", [LEDGER, LEDGER.capitalize()])
 def test_what_was_spent_is_never_pulled(shared: Shared, name: str) -> None:
     """A ledger in a colleague's commit could say that less was spent, or that all is."""
     out = {"md5": shared.add_object(b"{}\n"), "hash": "md5", "path": name}
     write(shared.clone, {f"data/exp/{name}.dvc": json.dumps({"outs": [out]}).encode()})
     with pytest.raises(SharingError, match=rf"{name} is each clone's own"):
         shared.pull()
-    assert not (shared.clone / "data/exp/spent.jsonl").exists()
+    assert not (shared.clone / "data/exp" / name).exists()
     assert not (shared.clone / PART).exists()
 
 

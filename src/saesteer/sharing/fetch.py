@@ -19,7 +19,6 @@ from dvc_objects.fs.local import localfs
 
 from saesteer.core.files import write_json
 from saesteer.core.names import did_you_mean
-from saesteer.judge import budget
 from saesteer.sharing.adopt import Examination, adopt, examine, is_output_here, set_aside
 from saesteer.sharing.commands import SharingError, set_up_merging
 from saesteer.sharing.dvc_metadata import bring, files_of, md5, read_version, repository
@@ -29,6 +28,8 @@ from saesteer.sharing.snakemake_metadata import drop_record
 Files = Mapping[Path, str]
 """Absolute path -> MD5."""
 _LEDGERS = Path(".dvc/tmp/pulled")
+_SPENT = "spent.jsonl"
+"""Name of a judge's ledger, beside the folders that are shared."""
 
 
 def pull(folder: Path, experiments: Sequence[str], planned: Callable[[str], Collection[str]]) -> dict[str, Examination]:
@@ -79,7 +80,7 @@ def _named_files(folder: Path, repo: Repo, experiment: str) -> tuple[Files, bool
     """The files that git names of an experiment, and whether these are all: no listing is missing."""
     patterns = (f"data/{experiment}/*.dvc", f"figures/{experiment}.dvc")
     dvc_files = sorted(path.relative_to(folder) for pattern in patterns for path in folder.glob(pattern) if path.is_file())
-    if forged := [file for file in dvc_files if file.stem.lower() == budget.LEDGER]:
+    if forged := [file for file in dvc_files if file.stem.lower() == _SPENT]:
         raise SharingError(f"{forged[0].stem} is each clone's own, so nothing was pulled: `git rm {forged[0]}`, and ask who committed it")
     listings = [files_of(repo, *read_version(folder, file)) for file in dvc_files]
     return {path: digest for files in listings for path, digest in (files or {}).items()}, None not in listings
