@@ -12,8 +12,10 @@ import pytest
 from judge_server import Fault, agreeable, judge_server
 from judge_texts import KEY, asker, generations, judged, stored
 
-from saesteer.judge.answers import JudgeError
+from saesteer.analysis.label_evidence import Evidence
+from saesteer.judge.answers import AnswerBook, JudgeError
 from saesteer.judge.batch import endpoint_asker
+from saesteer.judge.naming import LanguageModelNamer, naming_fingerprint
 from saesteer.judge.prompt_writing import written_prompts
 from saesteer.settings import PromptWriter
 
@@ -76,11 +78,18 @@ def refusing(text: str, fault: Fault) -> Callable[[dict[str, Any]], Fault | None
     return lambda body: fault if text in body["messages"][0]["content"] else None
 
 
-@pytest.mark.parametrize("batch", [False, True], ids=["one by one", "batch"])
-@pytest.mark.parametrize("fault", REFUSALS.values(), ids=REFUSALS.keys())
+@pytest.mark.parametrize(
+    ("fault", "batch"),
+    [
+        *(pytest.param(fault, False, id=name) for name, fault in REFUSALS.items()),
+        *(
+            pytest.param(fault, True, id=f"{name}, batch", marks=() if name in ("Azure", "Gemini") else pytest.mark.exhaustive)
+            for name, fault in REFUSALS.items()
+            if str(fault.body).startswith(("{", "["))  # as a batch's lines hold JSON
+        ),
+    ],
+)
 def test_one_refused_text_is_an_unreadable_answer(fault: Fault, batch: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    if batch and not fault.body.startswith(("{", "[")):
-        pytest.skip("a batch's lines hold JSON")
     texts = ["The waves rose.", "A pawn moved", "Blood everywhere"]
     with judge_server(refuses=refusing("Blood", fault)) as judge:
         table = judged(generations(texts), asker(judge, batch=batch, concurrency=2), tmp_path)
@@ -132,6 +141,18 @@ def test_an_account_that_runs_dry_loses_no_question(message: str, tmp_path: Path
             judged(generations(["One.", "Two.", "Three."]), asker(judge, concurrency=1), tmp_path)
         judge.faults.clear()
         assert judged(generations(["One.", "Two.", "Three."]), asker(judge), tmp_path)["reason"].null_count() == 6
+
+
+def test_a_refused_name_or_text_is_missing(tmp_path: Path) -> None:
+    """As `saesteer explain` asks: nothing but one feature's name, which is refused; and then texts, of which one is."""
+    features = [Evidence(0, n, (f"«Blood» {n}",), (), (), ()) for n in range(2)]
+    with judge_server(answer=lambda prompt: f"{'Name' if 'NAME' in prompt else 'Answer'}: yes", refuses=refusing("Blood", AZURE)) as judge:
+        one = asker(judge)
+        with AnswerBook(tmp_path, naming_fingerprint(one), 60.0) as book:
+            namer = LanguageModelNamer(one, book)
+            assert [label.reason for label in namer.names(features)] == ["unreadable answer"] * 2
+            assert namer.is_active([("storms", "The waves rose."), ("storms", "Blood everywhere")]) == [True, None]
+        assert len(judge.requests) == 4
 
 
 def test_a_refused_prompt_is_missing_with_its_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -274,6 +295,19 @@ def test_parameters_can_be_set(tmp_path: Path) -> None:
     plain = asker(judge)
     assert plain.fingerprint["temperature"] == 0
     assert plain.settings.identity == {"model": "judge-1"}
+
+
+@pytest.mark.parametrize("text", ['{"max_tokens_parameter": "n", "temperature": null}', "[]", "nonsense"])
+def test_a_record_of_other_parameters_is_refused(text: str, tmp_path: Path) -> None:
+    """A colleague's, say: `n: 200` would ask for 200 answers at once."""
+    with judge_server(refuses=deprecated_temperature) as judge:
+        judged(generations(["One."]), asker(judge), tmp_path)
+        (record,) = tmp_path.glob("*/request.json")
+        record.write_text(text)
+        n_asked = len(judge.requests)
+        with pytest.raises(JudgeError, match=r"request\.json names no parameters that a request can have"):
+            judged(generations(["Two."]), asker(judge), tmp_path)
+        assert len(judge.requests) == n_asked
 
 
 def test_a_parameter_that_is_never_taken_ends_the_run(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from saesteer.core.files import write_json
-from saesteer.judge.answers import Answer, AnswerBook
+from saesteer.judge.answers import Answer, AnswerBook, JudgeError
 from saesteer.judge.completion import Parameters, error_of, is_about_the_question, may_be_about_the_question, storable
 from saesteer.judge.parse import REQUEST_REFUSED
 from saesteer.settings import Endpoint
@@ -32,7 +32,10 @@ class Exchange:
         self._record = book.folder / "request.json"
         self.parameters = Parameters(settings.max_tokens_parameter, settings.temperature)
         if self._record.exists():
-            self.parameters = TypeAdapter(Parameters).validate_json(self._record.read_bytes())
+            try:
+                self.parameters = TypeAdapter(Parameters).validate_json(self._record.read_bytes())
+            except ValidationError:
+                raise JudgeError(f"{self._record} names no parameters that a request can have: delete it, and run again") from None
         self._held: list[Answer] = []
         self._refused: list[str] = []
 
