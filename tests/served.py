@@ -29,7 +29,8 @@ class Served:
     scheduler: Scheduler
 
     def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
-        return httpx.post(f"{self.address}{path}", content=json.dumps(body), headers={"Content-Type": "application/json", **headers})
+        headers = {"Content-Type": "application/json", **headers}
+        return httpx.post(f"{self.address}{path}", content=json.dumps(body), headers=headers, timeout=60)
 
 
 @contextlib.contextmanager
@@ -38,7 +39,7 @@ def serving(run: Run, report: Path, saes: Mapping[int, Sae], token: str | None =
     model = Model(run, shipped_model(), saes)
     scheduler = Scheduler(model.lm, model.saes.__getitem__)
     server = uvicorn.Server(
-        uvicorn.Config(application(model, scheduler, report, LOOPBACK, token), log_level="error", timeout_graceful_shutdown=2)
+        uvicorn.Config(application(model, scheduler, report, LOOPBACK, token), log_level="error", timeout_graceful_shutdown=None)
     )
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -50,5 +51,6 @@ def serving(run: Run, report: Path, saes: Mapping[int, Sae], token: str | None =
             yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}", model, scheduler)
         finally:
             server.should_exit = True
-            thread.join()
+            thread.join(timeout=20)
             scheduler.close()
+            assert not thread.is_alive(), "the server does not end"

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from report_folders import HOSTILE, METHODS, compared, copy_of, swept
 from safetensors.numpy import load_file
 from workflow_folder import ROOT
 
+from saesteer.core.machine import process_table
 from saesteer.core.tables import FEATURES, METHOD_SUMMARIES, STEERING
 from saesteer.judge.answers import Answer, AnswerBook
 from saesteer.judge.endpoint import endpoint_fingerprint
 from saesteer.report.fits import recommended_factor
+from saesteer.report.site import folder as folder_module
 from saesteer.report.site import pieces
 from saesteer.report.site.answers import fluent_up_to
 from saesteer.report.site.example_words import ranked_words, word_counts, words_each
@@ -236,6 +239,32 @@ def test_the_same_tables_give_the_same_bytes(sweep: tuple[Any, Path], tmp_path: 
     names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert all((folder / name).read_bytes() == (again / name).read_bytes() for name in names)
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, item 31")
+def test_reports_that_are_written_at_once_do_not_disturb_one_another(sweep: tuple[Any, Path], tmp_path: Path) -> None:
+    results, folder = sweep
+    results, here = copy_of(results, tmp_path), tmp_path / "figures/tiny/report"
+    with ThreadPoolExecutor(4) as writers:
+        written = [writers.submit(write_report, results, here) for _ in range(12)]
+    assert [one.result() for one in written] == [here / "index.html"] * 12
+    assert [path.name for path in here.parent.iterdir()] == ["report"]
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(here) for path in here.rglob("*") if path.is_file())
+    assert all((folder / name).read_bytes() == (here / name).read_bytes() for name in names)
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, item 31")
+def test_a_report_that_fails_leaves_the_one_before(sweep: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results, here = copy_of(sweep[0], tmp_path), tmp_path / "report"
+    write_report(results, here)
+    abandoned = tmp_path / f".report.{process_table()}-{2**22 + 1}.x.partial"  # of a process that was killed
+    abandoned.mkdir()
+    monkeypatch.setattr(folder_module, "_listed_files", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(results, here)
+    assert (here / "index.html").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "report"]
 
 
 def test_what_is_not_there_is_left_out_and_named(sweep: tuple[Any, Path], tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ PHONE, DESK = {"width": 400, "height": 800}, {"width": 1400, "height": 900}
 def browser() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
         # Chromium's own sandbox needs rights that root and many containers have not; all that is opened was made here.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        names = "--host-resolver-rules=MAP *.test 127.0.0.1"
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", names])
         yield browser
         browser.close()
 

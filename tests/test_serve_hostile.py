@@ -1,0 +1,303 @@
+"""`saesteer serve` against clients that read what is not theirs, flood it, leave, or never finish what they send."""
+
+# ruff: noqa: F811 (fixtures of another file)
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from engine_models import shipped_sae
+from served import Served, serving
+from test_evaluation import comparison, finished_fits  # noqa: F401
+from test_serve import FEATURE, LAYER, MEDICINE, PROMPT, page_in, served  # noqa: F401
+
+from saesteer.engine.continuation import Sampling
+from saesteer.run import Run
+from saesteer.serve import scheduler as scheduling
+from saesteer.serve.requests import SteeringField
+from saesteer.serve.scheduler import Busy, Progress, Text
+
+COMPLETION = {"prompt": PROMPT, "max_tokens": 1}
+
+
+def texts_of(served: Served, sampling: Sampling, n: int = 1) -> list[Text]:
+    return served.model.texts(PROMPT, served.model.setting(SteeringField.model_validate(MEDICINE)), sampling, n, 0)
+
+
+def ended(served: Served, texts: list[Text], within: float = 30) -> list[Progress]:
+    """The texts once all have ended."""
+    last, ends = [Progress("")] * len(texts), threading.Semaphore(0)
+
+    def write(number: int, progress: Progress) -> None:
+        last[number] = progress
+        if progress.finish:
+            ends.release()
+
+    served.scheduler.submit(texts, write)
+    deadline = time.monotonic() + within
+    for _ in texts:
+        assert ends.acquire(timeout=max(0, deadline - time.monotonic()))
+    return last
+
+
+@contextlib.contextmanager
+def held(served: Served) -> Iterator[None]:
+    """No token is computed meanwhile."""
+    begun, let_go = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        let_go.wait(60)
+
+    thread = threading.Thread(target=served.scheduler.run, args=(wait,))
+    thread.start()
+    assert begun.wait(30)
+    try:
+        yield
+    finally:
+        let_go.set()
+        thread.join()
+
+
+def raw(served: Served, data: bytes) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", int(served.address.rpartition(":")[2])))
+    connection.sendall(data)
+    return connection
+
+
+def eventually(holds: Callable[[], object], within: float = 10) -> bool:
+    deadline = time.monotonic() + within
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}, 200),  # typed, or a bookmark
+        ({"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}, 200),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}, 200),  # a link that is followed
+        *(
+            pytest.param(
+                {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest},
+                403,
+                marks=pytest.mark.xfail(strict=True, reason="issue 53, item 21"),
+            )
+            for site in ("cross-site", "same-site")
+            for mode, dest in (
+                ("no-cors", "script"),
+                ("no-cors", "image"),
+                ("cors", "empty"),
+                ("navigate", "iframe"),
+                ("navigate", "embed"),
+                ("navigate", "object"),
+            )
+        ),
+    ],
+)
+def test_only_the_servers_own_pages_load_parts_of_it(served: Served, headers: dict[str, str], status: int) -> None:
+    for path in ("/", "/v1/models"):
+        assert httpx.get(f"{served.address}{path}", headers=headers).status_code == status
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, item 21")
+def test_no_answer_may_be_used_or_framed_by_another_origin(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither pages and texts nor refusals and failures."""
+
+    def fail(*arguments: Any) -> None:
+        raise ZeroDivisionError
+
+    ask = {"json": COMPLETION}
+    answers = [
+        (200, httpx.get(served.address)),
+        (200, httpx.post(f"{served.address}/v1/completions", **ask)),
+        (200, httpx.post(f"{served.address}/v1/completions", json=COMPLETION | {"stream": True})),
+        (400, httpx.post(f"{served.address}/v1/completions", json={})),
+        (403, httpx.post(f"{served.address}/v1/completions", headers={"Origin": "null"}, **ask)),
+        (404, httpx.get(f"{served.address}/nothing")),
+        (405, httpx.get(f"{served.address}/v1/completions")),
+        (421, httpx.get(served.address, headers={"Host": "attacker.example"})),
+    ]
+    monkeypatch.setattr(served.scheduler, "submit", fail)
+    answers.append((500, httpx.post(f"{served.address}/v1/completions", **ask)))
+    for status, answer in answers:
+        said = {name: answer.headers.get(name) for name in ("cross-origin-resource-policy", "x-content-type-options")}
+        assert (answer.status_code, said) == (status, {"cross-origin-resource-policy": "same-origin", "x-content-type-options": "nosniff"})
+        assert "frame-ancestors 'none'" in answer.headers.get("content-security-policy", "")
+
+
+@pytest.mark.parametrize("name", ["[", "[::1", "]", "127.0.0.1:x:y"])
+@pytest.mark.xfail(strict=True, reason="issue 53, item 32")
+def test_names_that_are_none_are_refused(served: Served, name: str) -> None:
+    assert httpx.get(served.address, headers={"Host": name}).status_code in (400, 421)
+    assert served.post("/v1/completions", COMPLETION, Origin=f"http://{name}").status_code == 403
+
+
+def test_another_port_of_this_machine_is_another_site(served: Served) -> None:
+    assert served.post("/v1/completions", COMPLETION, Origin="http://127.0.0.1:1").status_code == 403
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"layer": 2}, marks=pytest.mark.xfail(strict=True, reason="issue 53, item 32")),
+        {"feature": 99999},
+        {"steering": {"fit": {"method": "nonsense", "concept": "sea", "layer": LAYER}}},
+        {"prompt": "people " * 2000},
+    ],
+)
+def test_a_next_token_that_cannot_be_looked_at_is_refused(served: Served, changes: dict[str, Any]) -> None:
+    answer = served.post("/api/next", {"prompt": PROMPT, "steering": MEDICINE, "layer": LAYER, "feature": FEATURE} | changes)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, item 29")
+@pytest.mark.parametrize("name", ["gpu-7", "gpu-7.example.org", "10.1.2.3", "[fe80::1]"])
+def test_a_server_with_a_token_has_any_name(comparison: Run, tmp_path: Path, name: str) -> None:
+    """Whoever listens on every address cannot know its names. A page that gives itself this address (DNS rebinding) has no token."""
+    with serving(comparison, page_in(tmp_path), {LAYER: shipped_sae(LAYER)}, "secret") as server:
+        host = f"{name}:8765"
+        opened = httpx.get(server.address, params={"token": "secret"}, headers={"Host": host})
+        assert opened.status_code == 307
+        assert {"httponly", "samesite=strict"} <= {part.strip().lower() for part in opened.headers["set-cookie"].split(";")}
+        cookie = opened.headers["set-cookie"].partition(";")[0]
+        mine = {"Host": host, "Origin": f"http://{host}", "Cookie": cookie}
+        assert server.post("/v1/completions", COMPLETION, **mine).status_code == 200
+        assert server.post("/v1/completions", COMPLETION, **mine | {"Origin": f"http://{name}:1"}).status_code == 403
+        assert server.post("/v1/completions", COMPLETION, Host=host, Origin=f"http://{host}").status_code == 401
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, item 26")
+def test_texts_that_wait_and_that_are_written_are_at_most_512(served: Served) -> None:
+    """Whether they come one by one, and so wait never for long, or at once. Those that have ended make room."""
+    (text,), jobs, n_refused = texts_of(served, Sampling(50)), [], 0
+    for _ in range(600):
+        try:
+            jobs.append(served.scheduler.submit([text], lambda number, progress: None))
+            time.sleep(0.001)
+        except Busy:
+            n_refused += 1
+    assert (len(jobs), n_refused) == (512, 88)
+    refused = [
+        served.post("/v1/completions", COMPLETION),
+        served.post("/v1/completions", COMPLETION | {"stream": True}),
+        served.post("/api/next", {"prompt": PROMPT, "steering": MEDICINE, "layer": LAYER, "feature": FEATURE}),
+    ]
+    assert {(answer.status_code, answer.headers["retry-after"]) for answer in refused} == {(503, "2")}
+    for job in jobs:
+        job.cancel()
+    assert eventually(lambda: served.post("/v1/completions", COMPLETION).status_code == 200)
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, item 26")
+def test_streams_at_once_are_refused_before_they_begin(served: Served) -> None:
+    body = {"prompt": [PROMPT] * 8, "n": 16, "max_tokens": 1, "stream": True}
+    with held(served), ThreadPoolExecutor(8) as clients:
+        asked = [clients.submit(served.post, "/v1/completions", body) for _ in range(8)]
+        assert eventually(lambda: sum(one.done() for one in asked) == 4)
+    answers = [one.result() for one in asked]
+    assert sorted(answer.status_code for answer in answers) == [200] * 4 + [503] * 4
+    assert all(answer.text.rstrip().endswith("[DONE]") for answer in answers if answer.status_code == 200)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        pytest.param(
+            "/v1/completions",
+            {"prompt": PROMPT, "max_tokens": 50, "n": 16},
+            marks=pytest.mark.xfail(strict=True, reason="issue 53, item 27"),
+        ),
+        ("/v1/completions", {"prompt": PROMPT, "max_tokens": 50, "n": 16, "stream": True}),
+        pytest.param(
+            "/api/next",
+            {"prompt": PROMPT, "steering": MEDICINE, "layer": LAYER, "feature": FEATURE},
+            marks=pytest.mark.xfail(strict=True, reason="issue 53, item 27"),
+        ),
+    ],
+)
+def test_nothing_is_computed_for_a_client_that_has_left(
+    served: Served, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+) -> None:
+    batches, looked = [], []
+    begun = scheduling._Batch.advance
+    monkeypatch.setattr(scheduling._Batch, "advance", lambda batch: batches.append(len(batch._rows)) or begun(batch))
+    monkeypatch.setattr(type(served.model), "next_log_probs", lambda model, params: looked.append(params) or {})
+    with held(served):
+        sent = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(sent)}\r\n\r\n"
+        leaving = raw(served, head.encode() + sent)
+        time.sleep(0.5)
+        leaving.close()
+        time.sleep(0.5)
+    (other,) = ended(served, texts_of(served, Sampling(2)))
+    assert other.n_tokens == 2
+    assert looked == []
+    assert sum(n == 16 for n in batches) <= 1  # its rows go before their first token
+
+
+def test_rows_of_a_client_that_has_left_are_no_longer_written(served: Served) -> None:
+    """In a batch that goes on for another client."""
+    mine, others, done = [], [], threading.Event()
+
+    def write_mine(number: int, progress: Progress) -> None:
+        mine.append(progress)
+        job.cancel()
+
+    def write_others(number: int, progress: Progress) -> None:
+        others.append(progress)
+        if progress.finish:
+            done.set()
+
+    first, second = texts_of(served, Sampling(8, stop=""), 2)  # of one shape
+    with held(served):
+        job = served.scheduler.submit([first], write_mine)
+        served.scheduler.submit([second], write_others)
+    assert done.wait(30)
+    assert (len(mine), others[-1].n_tokens) == (1, 8)
+
+
+def test_texts_that_cannot_share_a_batch_are_those_that_each_is_alone(served: Served) -> None:
+    """Of one client or of many: of other samplings, lengths of prompts and kinds of steering, submitted at once."""
+    plain = served.model.setting(SteeringField())
+    fit = served.model.setting(SteeringField.model_validate({"fit": {"method": "diffmean", "concept": "sea", "layer": LAYER}}))
+    steered = served.model.setting(SteeringField.model_validate(MEDICINE))
+    hot = Sampling(12)
+    samplings = [hot, replace(hot, temperature=0.0), replace(hot, top_p=0.2), replace(hot, max_new_tokens=5), replace(hot, stop="e")]
+    texts = [text for sampling in samplings for text in served.model.texts(PROMPT, steered, sampling, 2, 0)]
+    texts += [text for setting in (plain, fit) for text in served.model.texts("It turned out that the", setting, hot, 2, 0)]
+    alone = [ended(served, [text])[0] for text in texts]
+    assert len({one.text for one in alone}) > 8
+    assert ended(served, texts) == alone
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        pytest.param(
+            b"POST /api/steer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
+            marks=pytest.mark.xfail(strict=True, reason="issue 53, item 28"),
+        ),
+        b"POST /api/steer HTTP/1.1\r\nHost: loc",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+)
+def test_the_server_ends_whatever_a_client_has_sent(comparison: Run, tmp_path: Path, half: bytes) -> None:
+    with serving(comparison, page_in(tmp_path), {LAYER: shipped_sae(LAYER)}) as server:
+        waiting = raw(server, half)
+        time.sleep(0.3)
+        started = time.monotonic()
+    assert time.monotonic() - started < 8
+    waiting.close()
