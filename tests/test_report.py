@@ -241,7 +241,6 @@ def test_the_same_tables_give_the_same_bytes(sweep: tuple[Any, Path], tmp_path: 
     assert all((folder / name).read_bytes() == (again / name).read_bytes() for name in names)
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 31")
 def test_reports_that_are_written_at_once_do_not_disturb_one_another(sweep: tuple[Any, Path], tmp_path: Path) -> None:
     results, folder = sweep
     results, here = copy_of(results, tmp_path), tmp_path / "figures/tiny/report"
@@ -254,7 +253,6 @@ def test_reports_that_are_written_at_once_do_not_disturb_one_another(sweep: tupl
     assert all((folder / name).read_bytes() == (here / name).read_bytes() for name in names)
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 31")
 def test_a_report_that_fails_leaves_the_one_before(sweep: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results, here = copy_of(sweep[0], tmp_path), tmp_path / "report"
     write_report(results, here)

@@ -1,11 +1,13 @@
 """Files that are never half-written: temporary name, fsync, rename; and their digests."""
 
+import contextlib
 import errno
 import hashlib
 import json
 import logging
 import os
 import re
+import shutil
 import socket
 import tempfile
 import time
@@ -34,11 +36,34 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         raise
 
 
+def write_folder(folder: Path, write: Callable[[Path], Any]) -> None:
+    """Call `write` on a new folder beside the target, which then takes the target's name and place. Of several that are written at once the
+    last takes it."""
+    _make_folder(folder.parent)
+    remove_abandoned(folder.parent, folder.name)
+    with tempfile.TemporaryDirectory(prefix=_partial_prefix(folder), suffix=".partial", dir=folder.parent) as scratch:
+        made = Path(scratch) / folder.name
+        made.mkdir()
+        write(made)
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                folder.rename(tempfile.mkdtemp(dir=scratch))
+            try:
+                made.rename(folder)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another's took the place in between
+                    raise
+
+
+def _partial_prefix(path: Path) -> str:
+    return f".{path.name}.{process_table() or socket.gethostname()}-{os.getpid()}."
+
+
 def _write_and_rename(path: Path, write: Callable[[Path], Any]) -> None:
     _make_folder(path.parent)
     remove_abandoned(path.parent, path.name)
-    prefix = f".{path.name}.{process_table() or socket.gethostname()}-{os.getpid()}."
-    descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".partial", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=_partial_prefix(path), suffix=".partial", dir=path.parent)
     os.close(descriptor)
     partial = Path(name)
     try:
@@ -61,12 +86,16 @@ def _make_folder(folder: Path) -> None:
 
 
 def remove_abandoned(folder: Path, name: str = "*") -> None:
-    """Remove the temporary files that killed processes left behind for files of this name (a glob pattern) in a folder.
+    """Remove the temporary files and folders that killed processes left behind for one of this name (a glob pattern) in a folder.
 
     Abandoned is what no process can still be writing: its process of this machine is gone, or it is another machine's and a day old.
     """
     for partial in folder.glob(f".{name}.*.partial"):
-        if not _may_be_written(partial):
+        if _may_be_written(partial):
+            continue
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
             partial.unlink(missing_ok=True)
 
 

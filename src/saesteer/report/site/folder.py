@@ -19,7 +19,7 @@ import polars as pl
 
 from saesteer.analysis.recommended_factor import recommended_factors
 from saesteer.core.errors import SaesteerError
-from saesteer.core.files import file_digest
+from saesteer.core.files import file_digest, write_folder
 from saesteer.core.store import mixed_versions
 from saesteer.core.tables import DAMAGE, FEATURES, FITS, METHOD_SUMMARIES, STEERING, STEPS, Table
 from saesteer.figures.registry import FIGURES
@@ -49,14 +49,13 @@ def write_report(run: Run, folder: Path) -> Path:
         raise ReportError(f"{run.data} holds no tables/features.parquet: run the experiment first")
     if folder.exists() and any(folder.iterdir()) and not (folder / _INDEX).is_file():
         raise ReportError(f"{folder} holds something else than a report: name another folder, or remove it")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "data").mkdir(parents=True)
-    write_piece(partial, "index", as_json(_index(run, features, partial) | {"files": _listed_files(run, folder)}))
-    for name in ASSETS:
-        (partial / name).write_bytes(resources.files("saesteer.report.site").joinpath("assets", name).read_bytes())
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+
+    def write(partial: Path) -> None:
+        write_piece(partial, "index", as_json(_index(run, features, partial) | {"files": _listed_files(run, folder)}))
+        for name in ASSETS:
+            (partial / name).write_bytes(resources.files("saesteer.report.site").joinpath("assets", name).read_bytes())
+
+    write_folder(folder, write)
     return folder / "index.html"
 
 
