@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from engine_models import shipped_model
 
 from saesteer.engine.saes import Sae
 from saesteer.run import Run
 from saesteer.serve.application import application
-from saesteer.serve.guard import LOOPBACK
 from saesteer.serve.model import Model
 from saesteer.serve.scheduler import Scheduler
+from saesteer.serve.server import server_of
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,7 @@ def serving(run: Run, report: Path, saes: Mapping[int, Sae], token: str | None =
     """Serve the shipped model with SAEs by layer, and the pages of a report's folder."""
     model = Model(run, shipped_model(), saes)
     scheduler = Scheduler(model.lm, model.saes.__getitem__)
-    server = uvicorn.Server(
-        uvicorn.Config(application(model, scheduler, report, LOOPBACK, token), log_level="error", timeout_graceful_shutdown=None)
-    )
+    server = server_of(application(model, scheduler, report, token))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -182,7 +182,7 @@ def test_what_is_too_large_is_refused(served: Served, monkeypatch: pytest.Monkey
     assert served.post("/api/steer", {"prompt": "x" * LARGEST_BODY, "steering": {}}).status_code == 413
     chunks = httpx.post(f"{served.address}/api/steer", content=iter([b"{}"]), headers={"Content-Type": "application/json"})
     assert chunks.status_code == 413
-    monkeypatch.setattr(scheduling, "MOST_WAITING", 1)
+    monkeypatch.setattr(scheduling, "MOST_TEXTS", 1)
     answer = served.post("/api/steer", {"prompt": PROMPT, "steering": MEDICINE, "samples": 4})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
 
@@ -198,9 +198,12 @@ def test_chunks_beside_a_length_are_refused(served: Served) -> None:
     assert answer.startswith(b"HTTP/1.1 413 "), answer
 
 
-def test_no_file_outside_the_report_is_served(served: Served) -> None:
+def test_no_file_outside_the_report_is_served(served: Served, tmp_path: Path) -> None:
     assert httpx.get(served.address).text == "<title>report</title>"
-    for path in ("/../pyproject.toml", "/%2e%2e/pyproject.toml", "//etc/passwd", "/..%2fpyproject.toml"):
+    (tmp_path / "notes.txt").write_text("beside the report's own files")
+    climbing = ("/../pyproject.toml", "/%2e%2e/pyproject.toml", "//etc/passwd", "/..%2fpyproject.toml", "/figures/../../pyproject.toml")
+    of_data = ("/data/../../x.json", "/data/%00.json", f"/data/{'x/' * 3000}x.json", f"/data/{'x' * 300}.json", "/data/index.js")
+    for path in (*climbing, *of_data, "/notes.txt", "/files/../notes.txt", f"/figures/{'x/' * 3000}"):
         with socket.create_connection(("127.0.0.1", int(served.address.rpartition(":")[2]))) as raw:
             raw.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
             assert b" 404 " in raw.recv(64), path
@@ -284,19 +287,14 @@ def test_an_unknown_chat_template_is_refused(served: Served) -> None:
 @pytest.mark.parametrize(
     ("arguments", "address", "stop"),
     [
-        pytest.param(["--port", "0"], r"http://127\.0\.0\.1:\d+/", signal.SIGTERM, marks=pytest.mark.xfail(strict=True, reason="issue 53")),
-        pytest.param(
-            ["--port", "0", "--host", "0.0.0.0"],
-            rf"http://{re.escape(socket.gethostname())}:\d+/\?token=\S{{32}}",
-            signal.SIGINT,
-            marks=pytest.mark.xfail(strict=True, reason="issue 53, items 28, 29"),
-        ),
+        ([], r"http://127\.0\.0\.1:\d+/", signal.SIGTERM),
+        (["--host", "0.0.0.0"], rf"http://{re.escape(socket.gethostname())}:\d+/\?token=\S{{32}}", signal.SIGINT),
     ],
 )
 def test_the_command(finished: Folder, tmp_path: Path, arguments: list[str], address: str, stop: signal.Signals) -> None:
     """It prints an address, serves the report there, steers, and ends when it is told to, though a client has sent half a request."""
     folder = finished.copy(tmp_path / "served")
-    command = [str(BIN / "saesteer"), "serve", "micro", *arguments]
+    command = [str(BIN / "saesteer"), "serve", "micro", "--port", "0", *arguments]
     with subprocess.Popen(command, cwd=folder.path, env=folder.environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

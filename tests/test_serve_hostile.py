@@ -93,7 +93,6 @@ def eventually(holds: Callable[[], object], within: float = 10) -> bool:
             pytest.param(
                 {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest},
                 403,
-                marks=pytest.mark.xfail(strict=True, reason="issue 53, item 21"),
             )
             for site in ("cross-site", "same-site")
             for mode, dest in (
@@ -112,26 +111,24 @@ def test_only_the_servers_own_pages_load_parts_of_it(served: Served, headers: di
         assert httpx.get(f"{served.address}{path}", headers=headers).status_code == status
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 21")
 def test_no_answer_may_be_used_or_framed_by_another_origin(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither pages and texts nor refusals and failures."""
 
     def fail(*arguments: Any) -> None:
         raise ZeroDivisionError
 
-    ask = {"json": COMPLETION}
     answers = [
         (200, httpx.get(served.address)),
-        (200, httpx.post(f"{served.address}/v1/completions", **ask)),
+        (200, httpx.post(f"{served.address}/v1/completions", json=COMPLETION)),
         (200, httpx.post(f"{served.address}/v1/completions", json=COMPLETION | {"stream": True})),
         (400, httpx.post(f"{served.address}/v1/completions", json={})),
-        (403, httpx.post(f"{served.address}/v1/completions", headers={"Origin": "null"}, **ask)),
+        (403, httpx.post(f"{served.address}/v1/completions", headers={"Origin": "null"}, json=COMPLETION)),
         (404, httpx.get(f"{served.address}/nothing")),
-        (405, httpx.get(f"{served.address}/v1/completions")),
+        (405, served.post("/v1/models", {})),
         (421, httpx.get(served.address, headers={"Host": "attacker.example"})),
     ]
     monkeypatch.setattr(served.scheduler, "submit", fail)
-    answers.append((500, httpx.post(f"{served.address}/v1/completions", **ask)))
+    answers.append((500, httpx.post(f"{served.address}/v1/completions", json=COMPLETION)))
     for status, answer in answers:
         said = {name: answer.headers.get(name) for name in ("cross-origin-resource-policy", "x-content-type-options")}
         assert (answer.status_code, said) == (status, {"cross-origin-resource-policy": "same-origin", "x-content-type-options": "nosniff"})
@@ -139,7 +136,6 @@ def test_no_answer_may_be_used_or_framed_by_another_origin(served: Served, monke
 
 
 @pytest.mark.parametrize("name", ["[", "[::1", "]", "127.0.0.1:x:y"])
-@pytest.mark.xfail(strict=True, reason="issue 53, item 32")
 def test_names_that_are_none_are_refused(served: Served, name: str) -> None:
     assert httpx.get(served.address, headers={"Host": name}).status_code in (400, 421)
     assert served.post("/v1/completions", COMPLETION, Origin=f"http://{name}").status_code == 403
@@ -152,7 +148,7 @@ def test_another_port_of_this_machine_is_another_site(served: Served) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"layer": 2}, marks=pytest.mark.xfail(strict=True, reason="issue 53, item 32")),
+        {"layer": 2},
         {"feature": 99999},
         {"steering": {"fit": {"method": "nonsense", "concept": "sea", "layer": LAYER}}},
         {"prompt": "people " * 2000},
@@ -163,7 +159,6 @@ def test_a_next_token_that_cannot_be_looked_at_is_refused(served: Served, change
     assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 29")
 @pytest.mark.parametrize("name", ["gpu-7", "gpu-7.example.org", "10.1.2.3", "[fe80::1]"])
 def test_a_server_with_a_token_has_any_name(comparison: Run, tmp_path: Path, name: str) -> None:
     """Whoever listens on every address cannot know its names. A page that gives itself this address (DNS rebinding) has no token."""
@@ -179,17 +174,22 @@ def test_a_server_with_a_token_has_any_name(comparison: Run, tmp_path: Path, nam
         assert server.post("/v1/completions", COMPLETION, Host=host, Origin=f"http://{host}").status_code == 401
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 26")
 def test_texts_that_wait_and_that_are_written_are_at_most_512(served: Served) -> None:
     """Whether they come one by one, and so wait never for long, or at once. Those that have ended make room."""
-    (text,), jobs, n_refused = texts_of(served, Sampling(50)), [], 0
+    (text,), jobs, n_refused = texts_of(served, Sampling(50, stop="")), [], 0
+    ends: list[Progress] = []
+
+    def write(number: int, progress: Progress) -> None:
+        ends.extend([progress] if progress.finish else [])
+
     for _ in range(600):
         try:
-            jobs.append(served.scheduler.submit([text], lambda number, progress: None))
+            jobs.append(served.scheduler.submit([text], write))
             time.sleep(0.001)
         except Busy:
             n_refused += 1
-    assert (len(jobs), n_refused) == (512, 88)
+    assert 512 <= len(jobs) <= 512 + len(ends)
+    assert n_refused == 600 - len(jobs) > 0
     refused = [
         served.post("/v1/completions", COMPLETION),
         served.post("/v1/completions", COMPLETION | {"stream": True}),
@@ -201,7 +201,6 @@ def test_texts_that_wait_and_that_are_written_are_at_most_512(served: Served) ->
     assert eventually(lambda: served.post("/v1/completions", COMPLETION).status_code == 200)
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 26")
 def test_streams_at_once_are_refused_before_they_begin(served: Served) -> None:
     body = {"prompt": [PROMPT] * 8, "n": 16, "max_tokens": 1, "stream": True}
     with held(served), ThreadPoolExecutor(8) as clients:
@@ -218,23 +217,27 @@ def test_streams_at_once_are_refused_before_they_begin(served: Served) -> None:
         pytest.param(
             "/v1/completions",
             {"prompt": PROMPT, "max_tokens": 50, "n": 16},
-            marks=pytest.mark.xfail(strict=True, reason="issue 53, item 27"),
         ),
         ("/v1/completions", {"prompt": PROMPT, "max_tokens": 50, "n": 16, "stream": True}),
         pytest.param(
             "/api/next",
             {"prompt": PROMPT, "steering": MEDICINE, "layer": LAYER, "feature": FEATURE},
-            marks=pytest.mark.xfail(strict=True, reason="issue 53, item 27"),
         ),
     ],
 )
 def test_nothing_is_computed_for_a_client_that_has_left(
     served: Served, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
 ) -> None:
-    batches, looked = [], []
-    begun = scheduling._Batch.advance
-    monkeypatch.setattr(scheduling._Batch, "advance", lambda batch: batches.append(len(batch._rows)) or begun(batch))
-    monkeypatch.setattr(type(served.model), "next_log_probs", lambda model, params: looked.append(params) or {})
+    batches: list[int] = []
+    looked: list[Any] = []
+    advance = scheduling._Batch.advance
+
+    def recorded(batch: scheduling._Batch) -> bool:
+        batches.append(batch.n_rows)
+        return advance(batch)
+
+    monkeypatch.setattr(scheduling._Batch, "advance", recorded)
+    monkeypatch.setattr(type(served.model), "next_log_probs", lambda model, params: looked.append(params))
     with held(served):
         sent = json.dumps(body).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(sent)}\r\n\r\n"
@@ -288,7 +291,6 @@ def test_texts_that_cannot_share_a_batch_are_those_that_each_is_alone(served: Se
     [
         pytest.param(
             b"POST /api/steer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
-            marks=pytest.mark.xfail(strict=True, reason="issue 53, item 28"),
         ),
         b"POST /api/steer HTTP/1.1\r\nHost: loc",
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -301,3 +303,40 @@ def test_the_server_ends_whatever_a_client_has_sent(comparison: Run, tmp_path: P
         started = time.monotonic()
     assert time.monotonic() - started < 8
     waiting.close()
+
+
+@pytest.mark.exhaustive
+def test_of_64_mixed_clients_those_that_stay_get_their_texts(served: Served) -> None:
+    """While the other 32 leave at any time, each of the 32 gets the texts that it gets alone."""
+    ways: list[dict[str, Any]] = [{}, MEDICINE, {"fit": {"method": "diffmean", "concept": "sea", "layer": LAYER}}]
+
+    def body(client: int) -> dict[str, Any]:
+        sampling = {
+            "temperature": (0, 0.7, 1)[client % 3],
+            "top_p": (1, 0.5)[client % 2],
+            "max_tokens": 8 + client % 5,
+            "n": 1 + client % 3,
+        }
+        return {"prompt": " ".join([PROMPT] * (1 + client % 4)), "steering": ways[client % 3], "seed": client, "stop": "", **sampling}
+
+    def asked(client: int) -> list[str]:
+        leaves = client % 2 == 0
+        timeout = 0.005 * (client + 1) if leaves else 120
+        path = f"{served.address}/v1/completions"
+        try:
+            if client % 8 == 0:
+                with httpx.stream("POST", path, json=body(client) | {"stream": True}, timeout=60) as answer:
+                    next(answer.iter_lines())
+                return []
+            answered = httpx.post(path, json=body(client), timeout=timeout)
+        except httpx.TimeoutException:
+            assert leaves
+            return []
+        return [choice["text"] for choice in answered.json()["choices"]]
+
+    with ThreadPoolExecutor(64) as clients:
+        together = list(clients.map(asked, range(64)))
+    staying = range(1, 64, 2)
+    assert [together[client] for client in staying] == [asked(client) for client in staying]
+    assert all(together[client] for client in staying)
+    assert eventually(lambda: served.post("/v1/completions", COMPLETION | {"prompt": [PROMPT] * 16, "n": 16}).status_code == 200)

@@ -1,21 +1,40 @@
-// Data in pieces: script files, since a page opened from disk may not fetch. Each calls saesteer.piece(name, value) once.
+// Data in pieces. A page opened from disk may not fetch: there each is a script file, which calls saesteer.piece(name, value) once. A
+// server sends them as JSON, which no other site's page can run.
 
+/** Whether `saesteer serve` is behind this page. */
+export const served = document.documentElement.dataset.served === "true";
 const pieces = new Map();
 const loading = new Map();
 window.saesteer = { piece: (name, value) => pieces.set(name, value) };
 
+const byScript = (name) => new Promise((resolve, reject) => {
+  const script = document.createElement("script");
+  script.src = `data/${name}.js`;
+  script.onload = () => { script.remove(); resolve(pieces.get(name)); pieces.delete(name); };
+  script.onerror = () => {
+    script.remove();
+    reject(new Error(`The file data/${name}.js cannot be read: the report's folder has to be copied as a whole, or made again.`));
+  };
+  document.head.append(script);
+});
+
+/** What the server answers; where it refuses, or has ended, that is an error that says so. */
+export async function ask(path, options) {
+  const answer = await fetch(path, options).catch((error) => {
+    throw error.name === "AbortError" ? error : new Error("The server cannot be reached: start `saesteer serve` again.");
+  });
+  if (!answer.ok) throw new Error((await answer.json().catch(() => null))?.error?.message ?? `the server answered ${answer.status}`);
+  return answer;
+}
+
+const byFetch = async (name) => (await ask(`data/${name}.json`)).json();
+
 export function load(name) {
-  if (!loading.has(name)) loading.set(name, new Promise((resolve, reject) => {
-    const script = document.createElement("script");
-    script.src = `data/${name}.js`;
-    script.onload = () => { script.remove(); resolve(pieces.get(name)); pieces.delete(name); };
-    script.onerror = () => {
-      script.remove();
-      loading.delete(name);
-      reject(new Error(`The file data/${name}.js cannot be read: the report's folder has to be copied as a whole, or made again.`));
-    };
-    document.head.append(script);
-  }));
+  if (!loading.has(name)) {
+    const piece = served ? byFetch(name) : byScript(name);
+    piece.catch(() => loading.delete(name));
+    loading.set(name, piece);
+  }
   return loading.get(name);
 }
 

@@ -1,7 +1,6 @@
 import { useContext, useMemo } from "preact/hooks";
 import { Answer } from "./answer.jsx";
-import { entry } from "./data.js";
-import { served } from "./steer.jsx";
+import { entry, served } from "./data.js";
 import { Index, Num, Panels, Section, Table, Texts, Waiting, objects, show, usePromise, visible } from "./parts.jsx";
 
 export function FeaturePage({ table, layer, feature, level = 1 }) {

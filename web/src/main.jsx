@@ -2,13 +2,13 @@ import { render } from "preact";
 import { useEffect, useId, useState } from "preact/hooks";
 import "uplot/dist/uPlot.min.css";
 import "./report.css";
-import { load, openTable } from "./data.js";
+import { load, openTable, served } from "./data.js";
 import { FeaturePage } from "./feature.jsx";
 import { Features, TITLES } from "./features.jsx";
 import { MethodPage } from "./method.jsx";
 import { Files, Methods, Overview } from "./overview.jsx";
 import { Index, Waiting, objects, usePromise } from "./parts.jsx";
-import { Steer, served } from "./steer.jsx";
+import { Steer } from "./steer.jsx";
 
 const route = () => {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");

@@ -1,4 +1,5 @@
 import { useContext, useState } from "preact/hooks";
+import { served } from "./data.js";
 import { Choice, Index, Section, Table, objects, show } from "./parts.jsx";
 
 export function Overview() {
@@ -74,10 +75,10 @@ export function Files({ table, column }) {
   const index = useContext(Index);
   return <>
     <h1 tabIndex={-1}>Files</h1>
-    <p>What this report is made from, with all digits and all rows. The links work where the report lies in its project's folder.</p>
+    <p>What this report is made from, with all digits and all rows.{!served && " The links work where the report lies in its project's folder."}</p>
     {index.files.map((one) => <details open={one.table === table} id={`table-${one.table}`}>
       <summary><code>{one.table}</code></summary>
-      <ul>{one.files.map(([name, address, digest]) => <li><a href={address}>{name}</a> <span class="digest">SHA-256 {digest}</span></li>)}</ul>
+      <ul>{one.files.map(([name, address, digest]) => <li><a href={served ? `files/${name}` : address}>{name}</a> <span class="digest">SHA-256 {digest}</span></li>)}</ul>
       {one.columns.length > 0 && <Table caption={`Columns of ${one.table}`} headers={["column", "meaning", "empty when"]}
         rows={one.columns.map(([name, meaning, empty]) => [<code id={`column-${one.table}-${name}`} class={one.table === table && name === column ? "chosen" : undefined}>{name.split("_").map((part, i) => (i ? <>_<wbr />{part}</> : part))}</code>, meaning, empty ?? "never"])} />}
     </details>)}

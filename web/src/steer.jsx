@@ -2,12 +2,10 @@
 
 import { useContext, useEffect, useId, useReducer, useRef, useState } from "preact/hooks";
 import { word } from "./answer.jsx";
-import { load } from "./data.js";
+import { ask, load } from "./data.js";
 import { TITLES } from "./features.jsx";
 import { Choice, Copy, Index, Section, objects, show, usePromise, visible } from "./parts.jsx";
 
-/** Whether `saesteer serve` is behind this page. */
-export const served = document.documentElement.dataset.served === "true";
 const N_FOUND = 8, N_SAMPLES = [1, 2, 3, 5, 8], DEFAULT_STRENGTH = 1;
 const FEATURE = /^\s*(\d+)\/(\d+)\s*$/;
 
@@ -26,11 +24,7 @@ const address = ({ features, fit, prompt, samples, seed }) => `#/steer?${new URL
 const strong = (one) => ({ ...one, factor: Number(one.factor) });
 const steering = ({ features, fit }) => (fit ? { fit: strong(fit) } : { features: features.map(strong) });
 
-async function post(path, body, signal) {
-  const answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
-  if (!answer.ok) throw new Error((await answer.json().catch(() => null))?.error?.message ?? `the server answered ${answer.status}`);
-  return answer;
-}
+const post = (path, body, signal) => ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
 
 /** The events of a stream, each a JSON value. */
 async function* events(answer) {

@@ -4,6 +4,8 @@ from pathlib import Path
 
 _LONGEST_NAME = 255
 """Bytes of a file's name that file systems take."""
+_LONGEST_PATH = 4095
+"""Bytes of a path that Linux takes."""
 
 
 def confined(folder: Path, name: str) -> Path | None:
@@ -14,4 +16,6 @@ def confined(folder: Path, name: str) -> Path | None:
     if any(len(part.encode("utf-8", "surrogatepass")) > _LONGEST_NAME for part in parts):
         return None
     path = folder.joinpath(*parts)
+    if len(str(path).encode("utf-8", "surrogatepass")) > _LONGEST_PATH:
+        return None
     return None if any(parent.is_symlink() for parent in path.parents[: len(parts) - 1]) else path

@@ -113,14 +113,14 @@ class Model:
 
     def next_log_probs(self, params: NextRequest) -> dict[str, Any]:
         """Top logit-lens tokens of a feature with their log-probabilities as the next token: tokens, unsteered, steered (nats)."""
-        setting = self.setting(params.steering)
+        self.run.check_layer(params.layer)
+        lens, setting = self.saes[params.layer], self.setting(params.steering)
+        check_features([params.feature], lens.meta.n_features, f"the SAE of layer {params.layer}")
         ids = tuple(self._prompt_ids(params.prompt, self.setting(SteeringField()), self.sampling(1)))
         sae = self.saes[setting.layer]
         rows = {"row": [0, 1], "intervention": [0, 0], "prompt": [0, 0], "factor": [UNSTEERED, setting.factor], "stream": [0, 0]}
         frame = pl.DataFrame(rows, schema_overrides={"row": pl.UInt32, "stream": pl.UInt64})
         log_probs = next_log_probs(self.lm, sae, setting.layer, frame, [setting.intervention], [ids])
-        lens = self.saes[params.layer]
-        check_features([params.feature], lens.meta.n_features, f"the SAE of layer {params.layer}")
         in_residual = to_residual(self.lm, params.layer, lens.meta.hook_point)
         ((token_ids,), _) = top_logit_lens_tokens(self.lm, lens.W_dec[[params.feature]].float(), N_LENS, to_residual=in_residual)
         unsteered, steered = log_probs[:, token_ids].tolist()

@@ -28,15 +28,15 @@ from saesteer.engine.steering import kind_of_batch
 
 MOST_ROWS = 64
 """Texts of a batch."""
-MOST_WAITING = 512
-"""Texts that wait for their batch to begin."""
+MOST_TEXTS = 512
+"""Texts that wait or are being written, with the other calls that wait: a new text's first token comes after one of each at most."""
 
 log = logging.getLogger("saesteer")
 Result = TypeVar("Result")
 
 
 class Busy(SaesteerError, RuntimeError):
-    """More texts wait than may."""
+    """There are as many texts as there may be."""
 
 
 @dataclass(frozen=True)
@@ -92,33 +92,35 @@ class Scheduler:
     def __init__(self, lm: LanguageModel, sae: Callable[[int], Sae]) -> None:
         self._lm, self._sae = lm, sae
         self._waiting: list[tuple[Job, int]] = []
-        self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self._active: deque[_Batch] = deque()
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._condition = threading.Condition()
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
         self._thread.start()
 
     def submit(self, texts: Sequence[Text], write: Write) -> Job:
-        """Have texts written; Busy where too many wait."""
+        """Have texts written; Busy where there are too many."""
         job = Job(texts, write)
         with self._condition:
-            self.check_room(len(texts))
+            self._check_room(len(texts))
             self._waiting += [(job, number) for number in range(len(texts))]
             self._condition.notify()
         return job
 
-    def check_room(self, n: int) -> None:
-        """Busy where so many texts more would wait than may."""
-        if len(self._waiting) + n > MOST_WAITING:
-            raise Busy(f"{len(self._waiting)} texts are waiting: try again in a few seconds")
-
-    def run(self, work: Callable[[], Result]) -> Result:
-        """Something else that needs the model, between two tokens; waits for it."""
+    def run(self, work: Callable[[], Result]) -> Future[Result]:
+        """Something else that needs the model, between two tokens; Busy where there are too many texts."""
         future: Future[Result] = Future()
         with self._condition:
+            self._check_room(1)
             self._calls.append((work, future))
             self._condition.notify()
-        return future.result()
+        return future
+
+    def _check_room(self, n: int) -> None:
+        n_before = len(self._waiting) + len(self._calls) + sum(batch.n_rows for batch in self._active)
+        if n_before + n > MOST_TEXTS:
+            raise Busy(f"{n_before} texts wait or are being written: try again in a few seconds")
 
     def close(self) -> None:
         """End after the token that is being computed."""
@@ -128,22 +130,21 @@ class Scheduler:
         self._thread.join()
 
     def _work(self) -> None:
-        active: deque[_Batch] = deque()
         while True:
             with self._condition:
-                self._condition.wait_for(lambda: self._is_closed or self._waiting or self._calls or active)
+                self._condition.wait_for(lambda: self._is_closed or self._waiting or self._calls or self._active)
                 if self._is_closed:
                     return
-                waiting, self._waiting = self._waiting, []
-                calls, self._calls = self._calls, []
-            for work, future in calls:
-                try:
-                    future.set_result(work())
-                except Exception as error:  # goes to whoever waits
-                    future.set_exception(error)
-            active.extend(self._batches(waiting))
-            if active and (batch := active.popleft()).advance():
-                active.append(batch)
+                self._active.extend(self._batches(self._waiting))
+                self._waiting = []
+                call = self._calls.popleft() if self._calls else None
+            if call is not None:
+                _run(*call)
+            if self._active:
+                is_going_on = self._active[0].advance()
+                with self._condition:
+                    batch = self._active.popleft()
+                    self._active.extend([batch] if is_going_on else [])
 
     def _batches(self, waiting: Sequence[tuple[Job, int]]) -> Iterator[_Batch]:
         groups: dict[object, list[tuple[Job, int]]] = {}
@@ -174,12 +175,26 @@ class Scheduler:
         yield from steered_texts_by_token(self._lm, sae, first.layer, rows, interventions, prompts, first.sampling)
 
 
+def _run(work: Callable[[], Any], future: Future[Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(work())
+    except Exception as error:  # goes to whoever waits
+        future.set_exception(error)
+
+
 class _Batch:
     """Rows that are continued together."""
 
     def __init__(self, rows: Sequence[tuple[Job, int]], steps: Iterator[Growing], fault: str) -> None:
         self._rows, self._steps, self._fault = dict(enumerate(rows)), steps, fault
         self._texts, self._n_tokens = dict.fromkeys(self._rows, ""), 0
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that go on."""
+        return len(self._rows)
 
     def advance(self) -> bool:
         """One token more of each row; whether there is anything left to do."""

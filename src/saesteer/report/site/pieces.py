@@ -14,6 +14,8 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from saesteer.core.confined import confined
+
 PIECE = 1 << 18
 """Characters after which a new piece is begun."""
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
@@ -33,6 +35,14 @@ def write_piece(folder: Path, name: str, json_text: str) -> None:
     path = folder / "data" / f"{name}.js"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"saesteer.piece({as_json(name)},{json_text});\n", encoding="utf-8")
+
+
+def read_piece(folder: Path, name: str) -> str | None:
+    """The JSON of a piece; None where there is no piece of the name."""
+    path = confined(folder, f"data/{name}.js")
+    if path is None or not path.is_file():
+        return None
+    return path.read_text(encoding="utf-8").removeprefix(f"saesteer.piece({as_json(name)},").removesuffix(");\n")
 
 
 def write_list(folder: Path, stem: str, values: Iterable[Any]) -> list[int]:
