@@ -1,5 +1,6 @@
 """Sparse codes against each text run alone and encoded token by token."""
 
+import copy
 from dataclasses import replace
 
 import polars as pl
@@ -10,6 +11,7 @@ from oracles import plain_hooks
 
 from saesteer.engine import activations, hook_points
 from saesteer.engine.activations import SCHEMA, sparse_activations
+from saesteer.engine.models import language_model
 
 PRE = "resid_pre"
 
@@ -48,6 +50,32 @@ def test_equals_each_text_alone_token_by_token(family: str, monkeypatch: pytest.
             torch.testing.assert_close(dense, codes, rtol=1e-4, atol=2e-3 if family == "shipped" else 2e-4)
             places = list(zip(row["token_index"], row["feature"], strict=True))
             assert places == sorted(places)
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, item 6")
+def test_special_tokens_inside_texts_do_not_count() -> None:
+    """Of packed token ids and of transcripts: those that the tokenizer names or marks as special, and the model's own end of a turn; not an
+    added token that is none, nor an id of the vocabulary that a configuration class calls padding by default."""
+    lm, sae = tiny_model("llama"), tiny_sae(1)
+    lm = language_model(copy.deepcopy(lm.model), copy.deepcopy(lm.tokenizer))
+    lm.tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    lm.tokenizer.add_tokens(["<end>", "<think>"])
+    turn, end, think = lm.tokenizer.convert_tokens_to_ids(["<turn>", "<end>", "<think>"])
+    lm.model.generation_config.eos_token_id, lm.model.config.pad_token_id = [2, end], 40
+    token_ids = [[1, 50, 2, 1, 51, turn, 52, end, 40, think, 0, 53], [60, 2, 1, 0, turn, end], [70, 71]]
+    texts = pl.DataFrame({"text_id": ["packed", "none that counts", "ordinary"], "token_ids": token_ids})
+    table = pl.concat(sparse_activations(lm, {1: sae}, texts))
+    for ids, places, features, values in zip(token_ids, *table.select("token_index", "feature", "value"), strict=True):
+        residuals = plain_hooks.residuals(lm.model, ids, 1)
+        codes = torch.stack([plain_hooks.code_of(sae, residual) for residual in residuals])
+        ordinary = [place > 0 and token not in {0, 1, 2, turn, end} for place, token in enumerate(ids)]
+        assert codes[1:][~torch.tensor(ordinary[1:])].count_nonzero() > 0 or all(ordinary[1:])
+        codes[~torch.tensor(ordinary)] = 0
+        dense = torch.zeros_like(codes)
+        dense[places.to_list(), features.to_list()] = torch.tensor(values.to_list())
+        torch.testing.assert_close(dense, codes, rtol=1e-4, atol=2e-4)
+    assert table["n_ordinary"].to_list() == [1 + 1 + 1 + 1 + 1 + 1, 0, 1]
+    assert table["n_tokens"].to_list() == [12, 6, 2]
 
 
 def test_a_text_without_active_features_keeps_its_row() -> None:

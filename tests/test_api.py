@@ -124,15 +124,29 @@ def test_output_scores_are_those_of_a_hooked_forward(lm: saesteer.LanguageModel,
         assert row["min_rank"] == expected["min_rank"]
 
 
-def test_input_scores_of_ones_own_texts(lm: saesteer.LanguageModel, sae: saesteer.Sae, sae_lens_sae: Any) -> None:
-    """Against transformers' own hidden states, sae-lens' codes and P1's sentence in plain Python."""
+@pytest.mark.parametrize("mark", ["", pytest.param("<eos><bos>", marks=pytest.mark.xfail(strict=True, reason="issue 53, item 6"))])
+def test_input_scores_of_ones_own_texts(lm: saesteer.LanguageModel, sae: saesteer.Sae, sae_lens_sae: Any, mark: str) -> None:
+    """Against transformers' own hidden states, sae-lens' codes and P1's sentence in plain Python; also of texts with special tokens inside,
+    at which features are active."""
     texts = pl.read_parquet(WORLD / "texts.parquet", n_rows=120)["text"].to_list()
+    texts = [f" {mark} ".join([text[:30], text[30:]]) if mark else text for text in texts]
     ids = {text: lm.tokenizer(text)["input_ids"][:40] for text in dict.fromkeys(texts)}
     hidden = {text: lm.model(torch.tensor([tokens]), output_hidden_states=True).hidden_states[LAYER + 1][0] for text, tokens in ids.items()}
-    dense = {api.text_id(text): sae_lens_sae.encode(rows).tolist() for text, rows in hidden.items()}
+    codes = {text: sae_lens_sae.encode(rows) for text, rows in hidden.items()}
+    special = {text: torch.isin(torch.tensor(tokens), torch.tensor(lm.tokenizer.all_special_ids)) for text, tokens in ids.items()}
+    at_special = torch.stack([(codes[text] * special[text][:, None])[1:].amax(0) for text in ids]).amax(0)
+    features = at_special.topk(40).indices.tolist() if mark else list(range(40))
+    assert bool((at_special[features] > 0).all()) == bool(mark)
+    dense = {api.text_id(text): torch.where(special[text][:, None], 0, codes[text]).tolist() for text in ids}
+    n_ordinary = sum(int((~special[text][1:]).sum()) for text in ids)
     token_ids = {api.text_id(text): tokens for text, tokens in ids.items()}
-    lens = dict(saesteer.top_logit_lens_tokens(lm, sae, list(range(40)))["feature", "token_ids"].iter_rows())
-    table = saesteer.max_activating_examples(lm, sae, list(range(40)), texts, n_examples=8, max_tokens=40)
+    lens = dict(saesteer.top_logit_lens_tokens(lm, sae, features)["feature", "token_ids"].iter_rows())
+    table = saesteer.max_activating_examples(lm, sae, features, texts, n_examples=8, max_tokens=40)
+    for row in table.to_dicts():
+        kept = oracle.max_activating_examples(dense, row["feature"], 8)
+        assert [(example["text_id"], example["token_index"]) for example in row["examples"]] == [each[:2] for each in kept]
+        assert row["density"] == sum(code[row["feature"]] > 0 for rows in dense.values() for code in rows[1:]) / n_ordinary
+        assert sum(row["histogram_counts"] or []) == round(row["density"] * n_ordinary)
     scores = saesteer.input_scores(lm, sae, table, min_examples=3, tokens="ids")
     for row in scores.to_dicts():
         kept = oracle.max_activating_examples(dense, row["feature"], 8)

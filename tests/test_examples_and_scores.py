@@ -179,6 +179,22 @@ def test_an_underscore_is_no_space_and_the_mark_of_a_space_is_one(token: str, le
     assert input_scores(examples, lens, TextTokens(tokenizer), "retokenised", 1)["input_score"].to_list() == [score]
 
 
+@pytest.mark.xfail(strict=True, reason="issue 53, item 6")
+@pytest.mark.parametrize("convention", ["retokenised", "ids"])
+def test_an_example_at_a_special_token_is_left_out_of_the_input_score(convention: str) -> None:
+    """As Neuronpedia's can be: of ▁sea (a top logit-lens token), ▁cook and <bos>, one of two counts."""
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    tokenizer.add_special_tokens(["<bos>"])
+    named = [("▁sea", 1), ("<bos>", len(WORDS)), ("▁cook", 3)]
+    fields = {"token_index": 1, "value": 1.0, "max_value": 1.0, "context": []}
+    examples = [fields | {"rank": n, "text_id": str(n), "token": token, "token_id": number} for n, (token, number) in enumerate(named)]
+    schema = {name: MAX_ACTIVATING_EXAMPLES.schema[name] for name in ("layer", "feature", "examples")}
+    frame = pl.DataFrame({"layer": [LAYER], "feature": [1], "examples": [examples]}, schema_overrides=schema)
+    row = input_scores(frame, lens_rows(LAYER, {1: [1, len(WORDS)]}), TextTokens(tokenizer), convention, 1).row(0, named=True)
+    assert (row["input_score"], row["n_examples"]) == (1 / 2, 2)
+
+
 def generations(texts: list[str]) -> pl.DataFrame:
     rows = [(LAYER, "feature", "1", "2", f"{n:016x}", 0, [], text, 0, True, None, None) for n, text in enumerate(texts)]
     return pl.DataFrame(rows, schema=GENERATIONS.schema, orient="row")

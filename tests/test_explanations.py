@@ -114,6 +114,9 @@ def test_where_a_feature_is_active_is_read_off_all_its_activations() -> None:
         ("**Name:** “Ships at sea”.", "Ships at sea"),
         ("Name: a\u202eb\x1b[31m <b>", "a b [31m <b>"),
         (f"Name: {'x' * LONGEST_NAME}", "x" * LONGEST_NAME),
+        ("Name: the token <|endoftext|>", "the token <|endoftext|>"),
+        pytest.param("Hm.</think> Name: ships", "ships", marks=pytest.mark.xfail(strict=True, reason="issue 53, item 7")),
+        pytest.param("Name: ships\n```", "ships", marks=pytest.mark.xfail(strict=True, reason="issue 53, item 20")),
     ],
 )
 def test_a_name_is_one_printable_line(line: str, name: str) -> None:

@@ -92,6 +92,18 @@ def test_what_stands_before_a_question_is_the_settings(tmp_path: Path):
         local_asker(lm, settings(model={"path": "judge", "prompt_format": "chat", "chat": {"enable_thinking": False}}), "w")
 
 
+@pytest.mark.xfail(strict=True, reason="issue 53, item 14")
+@pytest.mark.parametrize("listed", [None, "<eos>"])
+def test_an_answer_ends_where_the_template_ends_it_whatever_the_generation_config_lists(listed: str | None, tmp_path: Path) -> None:
+    """As many chat models' do, the configuration leaves out the mark that their template puts after an answer; texts are the same."""
+    lm, complete = judge_model(), local_asker(judge_model(), settings(max_tokens=40), "w")
+    lm.model.generation_config.eos_token_id = lm.tokenizer.convert_tokens_to_ids(listed) if listed else None
+    requests = asks([f"{text} {number}" for number in range(8) for text in TEXTS])
+    answered = answers(local_asker(lm, settings(max_tokens=40), "w"), requests, tmp_path / "a")
+    assert answered == answers(complete, requests, tmp_path / "b")
+    assert "stop" in {reason for _, reason in answered.values()}
+
+
 def test_an_answer_ends_at_the_end_of_turn_or_is_cut_off(tmp_path: Path):
     lm = judge_model()
     one = local_asker(lm, settings(max_tokens=40), "w")

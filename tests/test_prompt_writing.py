@@ -1,5 +1,6 @@
 """Steering prompts that a language model writes: what it is asked, once a concept and insistence, and what becomes of its answers."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,50 @@ def test_what_cannot_be_used_is_missing_with_a_reason(state: dict[str, Any], rea
         table = written(judge, tmp_path)
     assert table["prompt"].null_count() == 6
     assert table["reason"].str.contains(reason, literal=True).all()
+
+
+def label(prompt: str) -> str:
+    """What the last line has to start with, as the prompt says."""
+    return (re.findall(r"^(Instruction(?: [0-9a-f]+)?): INSTRUCTION$", prompt, re.MULTILINE) or ["Instruction"])[-1]
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, item 7")
+@pytest.mark.parametrize(
+    ("answer", "instruction"),
+    [
+        ("<think> The user wants ... </think> {label}: Mention the sea in every answer.", "Mention the sea in every answer."),
+        ("The user wants ...\nInstruction: no\n</think>\n\n{label}: Mention the sea.", "Mention the sea."),
+        ("Here is an instruction:\n\n{label}: “Mention the sea, or ‘the deep’.”", "Mention the sea, or ‘the deep’."),
+        ("**{label}:** Mention the sea. Say “sea”\n```", "Mention the sea. Say “sea”"),
+        ("{label}: Mention\u202e the\x1b sea [often]", "Mention the sea [often]"),
+    ],
+)
+def test_an_instruction_is_what_stands_behind_its_label(answer: str, instruction: str, tmp_path: Path) -> None:
+    with judge_server(answer=lambda prompt: answer.format(label=label(prompt))) as judge:
+        assert set(written(judge, tmp_path)["prompt"]) == {instruction}
+        assert len(judge.answered) == 6
+
+
+@pytest.mark.parametrize(
+    ("answer", "finish", "reason"),
+    [
+        ("<think> The user wants ... </think> Mention the sea in every answer.", "stop", "the last line is not `Instruction"),
+        ("<think> The user wants ...\nInstruction: Mention the sea.", "stop", "nothing but thoughts"),
+        ("Instruction: Mention the sea in", "max_tokens", "cut off: raise max_tokens"),
+        ("I'm sorry, but I can't help with that.", "stop", "the last line is not `Instruction"),
+        ("{label}: I’m sorry, but I can’t write this.", "stop", "refused"),
+        ("{label}: I cannot do this.", "stop", "refused"),
+        ('Here is an instruction for the assistant:\n\n"Mention the sea in every answer."', "stop", "the last line is not `Instruction"),
+        ("{label}:", "stop", "no instruction"),
+    ],
+)
+@pytest.mark.xfail(strict=True, reason="issue 53, item 7")
+def test_what_is_no_instruction_is_asked_for_twice_more_then_missing(answer: str, finish: str, reason: str, tmp_path: Path) -> None:
+    with judge_server(answer=lambda prompt: answer.format(label=label(prompt)), finish_reason=finish) as judge:
+        table = written(judge, tmp_path)
+    assert table["prompt"].null_count() == 6
+    assert table["reason"].str.contains(reason, literal=True).all(), table["reason"][0]
+    assert len(judge.answered) == 3 * 6
 
 
 def test_errors_name_the_writers_keys(tmp_path: Path) -> None:
