@@ -235,11 +235,11 @@ def test_a_conversation_needs_prompt_format_chat() -> None:
         ModelSettings(path=Path("m"), chat=chat)
 
 
-def test_a_conversation_makes_texts_due_and_no_scores_and_none_changes_nothing() -> None:
+def test_a_conversation_makes_texts_due_and_no_scores() -> None:
     experiment = load_experiment("gemma-2-9b-it-concept500", EXPERIMENTS)
     other = experiment.model_copy(update={"model": experiment.model.model_copy(update={"prompt_format": "chat", "chat": CHAT})})
     before, after = steps_of(experiment), steps_of(other)
-    assert "chat" not in before["generations"].settings
+    assert before["generations"].settings["chat"] == ChatSettings().model_dump(mode="json")
     assert after["generations"].settings["chat"] == CHAT.model_dump(mode="json")
     assert {step for step in before if before[step].settings != after[step].settings} >= {"generations"}
     assert all(before[step].settings == after[step].settings for step in ("logit_lens", "output_score", "input_score"))

@@ -16,6 +16,7 @@ from saesteer.engine.models import LanguageModel, language_model, prompt_token_i
 from saesteer.judge.answers import Ask
 from saesteer.judge.local_model import local_asker
 from saesteer.judge.rubric import Question
+from saesteer.report.evaluation import harness_tokenizer
 from saesteer.serve.model import Model
 from saesteer.serve.requests import Message
 from saesteer.settings import LocalModelJudge, load_experiment
@@ -61,7 +62,7 @@ def chat_model(template: str, chat: ChatSettings | None = None) -> LanguageModel
 
 
 def written_everywhere(template: str, chat: dict[str, Any]) -> set[str]:
-    """The conversation `ba` as it is steered, judged and served with."""
+    """The conversation `ba` as it is steered, judged, served and evaluated with."""
     lm = chat_model(template, ChatSettings(**chat))
     judge = LocalModelJudge(kind="model", model={"path": "judge", "prompt_format": "chat", "chat": chat})
     asker = local_asker(chat_model(template), judge, "w")
@@ -70,17 +71,14 @@ def written_everywhere(template: str, chat: dict[str, Any]) -> set[str]:
         asker._prompt(Ask(Question("fluency", text_id("ba"), "ba", "Rating"), 0)),
         Model._conversation_ids(SimpleNamespace(lm=lm), [Message(role="user", content="ba")]),
     ]
-    return {lm.tokenizer.decode(each) for each in ids}
+    evaluated = harness_tokenizer(lm).apply_chat_template([{"role": "user", "content": "ba"}], tokenize=False, add_generation_prompt=True)
+    return {lm.tokenizer.decode(each) for each in [*ids, lm.tokenizer(evaluated, add_special_tokens=False)["input_ids"]]}
 
 
 @pytest.mark.parametrize("chat", [{}, {"date": "2020-02-09"}], ids=["by default", "as set"])
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES.keys())
-def test_the_date_is_the_settings_on_every_day(
-    template: str, chat: dict[str, Any], clock: Callable[[datetime], None], request: pytest.FixtureRequest
-) -> None:
+def test_the_date_is_the_settings_on_every_day(template: str, chat: dict[str, Any], clock: Callable[[datetime], None]) -> None:
     """As transformers itself writes the template at the beginning of that day; Llama 3.1's is told it by `date_string`."""
-    if chat or "strftime_now" in template:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="issue 53, item 5"))
     day = datetime.fromisoformat(chat.get("date", "2024-07-26"))
     clock(day)
     tokenizer = tiny_tokenizer()
@@ -92,7 +90,12 @@ def test_the_date_is_the_settings_on_every_day(
         assert written_everywhere(template, chat) == {tokenizer.decode(tokenizer(expected, add_special_tokens=False)["input_ids"])}
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 5")
+def test_a_template_without_a_date_is_the_models_own() -> None:
+    lm = chat_model(TURNS)
+    assert harness_tokenizer(lm).chat_template == TURNS
+    assert lm.tokenizer.decode(prompt_token_ids(lm, "ba")) == "[ba]>"
+
+
 def test_the_date_belongs_to_what_chat_texts_depend_on_and_to_nothing_else() -> None:
     plain = load_experiment("gemma-2-9b-it-concept500", EXPERIMENTS)
     plain = plain.model_copy(update={"model": ModelSettings(repo="a/b", prompt_format="plain")})
@@ -106,7 +109,6 @@ def test_the_date_belongs_to_what_chat_texts_depend_on_and_to_nothing_else() -> 
         assert of_plain[step].settings == alone[step].settings == other[step].settings
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 5")
 def test_the_date_belongs_to_what_a_local_judges_answers_depend_on() -> None:
     def judge(**chat: Any) -> LocalModelJudge:
         return LocalModelJudge(kind="model", model={"path": "judge", "prompt_format": "chat", "chat": chat or None})

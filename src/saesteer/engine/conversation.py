@@ -1,5 +1,9 @@
-"""A prompt in a model's chat template, after a system prompt and earlier turns."""
+"""A prompt in a model's chat template, after a system prompt and earlier turns, on a fixed date."""
 
+import json
+import string
+from collections.abc import Sequence
+from datetime import date, datetime, time
 from typing import Any
 
 from jinja2 import TemplateError
@@ -8,10 +12,30 @@ from saesteer.settings.inputs import ChatSettings
 
 ALGORITHM_VERSION = 1
 
+_DATE_CODES = [f"%{flag}{letter}" for flag in ("", "-") for letter in string.ascii_letters]
+
+
+def rendered(tokenizer: Any, chat: ChatSettings, turns: Sequence[dict[str, str]], **options: Any) -> Any:
+    """Turns in the tokenizer's chat template, as `apply_chat_template` gives them, with the template's options and the date of `chat`."""
+    template = dated_template(tokenizer, chat.date)
+    return tokenizer.apply_chat_template(turns, chat_template=template, **chat.options, **options)
+
+
+def dated_template(tokenizer: Any, day: date) -> str:
+    """The tokenizer's chat template, for which it is the beginning of a given day. Templates learn the date by calling `strftime_now`,
+    which transformers takes from the clock, or as `date_string`, which nobody passes; where one does, both are defined before it."""
+    template: str = tokenizer.get_chat_template()
+    if "strftime_now" not in template and "date_string" not in template:
+        return template
+    now = datetime.combine(day, time())
+    codes = "".join(f"|replace({json.dumps(code)}, {json.dumps(now.strftime(code))})" for code in _DATE_CODES)
+    now_macro = f"{{% macro strftime_now(format) %}}{{{{ format{codes} }}}}{{% endmacro %}}"
+    return f"{now_macro}{{% set date_string = {json.dumps(now.strftime('%d %b %Y'))} %}}\n{template}"  # the line's end is the tag's
+
 
 def conversation(tokenizer: Any, chat: ChatSettings, prompt: str) -> str:
     """The conversation as text, up to where the model answers."""
-    written: str = tokenizer.apply_chat_template(chat.messages(prompt), tokenize=False, add_generation_prompt=True, **chat.options)
+    written: str = rendered(tokenizer, chat, chat.messages(prompt), tokenize=False, add_generation_prompt=True)
     return written
 
 

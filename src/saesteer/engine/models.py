@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import Cache, DynamicLayer
 
 from saesteer.core.tokens import with_bos
-from saesteer.engine.conversation import check_conversation, conversation
+from saesteer.engine.conversation import check_conversation, conversation, rendered
 from saesteer.engine.finite import check_finite, rows_named
 from saesteer.engine.linear_attention import SharedStates
 from saesteer.engine.structure import Structure, block_residual, empty_layers, structure_of, untried_structure
@@ -382,7 +382,7 @@ def final_ids(lm: LanguageModel) -> list[int]:
     if lm.prompt_format == "chat":
         answer = "answer"
         turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
-        written = lm.tokenizer.apply_chat_template(turns, tokenize=False)
+        written = rendered(lm.tokenizer, lm.chat, turns, tokenize=False)
         following = lm.tokenizer(written.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
         eos_ids |= set(following[:1]) & set(lm.tokenizer.added_tokens_decoder)  # a token of its own, not of the vocabulary proper
     return sorted(eos_ids)

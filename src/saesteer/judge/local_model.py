@@ -8,7 +8,7 @@ neighbours.
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,15 +16,14 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
 from saesteer.engine.continuation import step_bytes
-from saesteer.engine.conversation import check_conversation
+from saesteer.engine.conversation import check_conversation, rendered
 from saesteer.engine.finite import check_logits, rows_named
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
-from saesteer.engine.models import MIN_ROWS, PROMPT_ALONE, LanguageModel, check_length, pad_rows, shape_matters
+from saesteer.engine.models import MIN_ROWS, PROMPT_ALONE, LanguageModel, check_length, final_ids, pad_rows, shape_matters
 from saesteer.judge.answers import Answer, AnswerBook, Ask, Asker, JudgeError, answers_fingerprint
 from saesteer.settings import LocalModelJudge
-from saesteer.settings.inputs import ChatSettings
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 LENGTH_STEP = 32
 """Prompts are padded to a multiple of so many tokens."""
@@ -49,15 +48,9 @@ class LocalModelAsker(Asker):
     @property
     def fingerprint(self) -> Mapping[str, Any]:
         """What its answers depend on besides the questions: weights and number type too, since no name vouches for them."""
-        settings = self.settings
-        judge = answers_fingerprint(settings.kind, settings.model.name, settings.max_tokens, settings.seed)
-        chat = {"chat": self.chat.model_dump(mode="json")} if settings.model.chat else {}
-        return {**judge, "weights": self.weights, "dtype": settings.model.dtype, **chat}
-
-    @property
-    def chat(self) -> ChatSettings:
-        """What stands before a question."""
-        return self.settings.model.chat or PROMPT_ALONE
+        settings, model = self.settings, self.settings.model
+        judge = answers_fingerprint(settings.kind, model.name, settings.max_tokens, settings.seed)
+        return {**judge, "weights": self.weights, "dtype": model.dtype, **model.template_values}
 
     def expect(self, asks: Sequence[Ask]) -> None:
         """Log how much there is to do."""
@@ -97,9 +90,9 @@ class LocalModelAsker(Asker):
             for name in sorted(special, key=lambda name: (-len(name), name)):
                 content = content.replace(name, f"{name[0]} {name[1:]}")
             turns.append({**message, "content": content})
-        *before, _ = self.chat.messages("")
-        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, **self.chat.options}
-        prompt: list[int] = self.lm.tokenizer.apply_chat_template([*before, *turns], **options)["input_ids"]
+        *before, _ = self.lm.chat.messages("")
+        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+        prompt: list[int] = rendered(self.lm.tokenizer, self.lm.chat, [*before, *turns], **options)["input_ids"]
         return prompt
 
     @torch.no_grad()
@@ -138,10 +131,9 @@ def local_asker(lm: LanguageModel, settings: LocalModelJudge, weights: str) -> L
     """A loaded model as a judge. Refuses one without a chat template."""
     if not getattr(lm.tokenizer, "chat_template", None):
         raise JudgeError(f"the judge {settings.model.name} has no chat template: name an instruction-tuned model in judge.model")
-    check_conversation(settings.model.name, lm.tokenizer, settings.model.chat or PROMPT_ALONE)
-    # Tokens that end a turn: the model's own list (chat models have several), else the tokenizer's end-of-sequence token.
-    listed, default = lm.model.generation_config.eos_token_id, lm.tokenizer.eos_token_id
-    ends = (listed,) if isinstance(listed, int) else tuple(listed or ([] if default is None else [int(default)]))
+    lm = replace(lm, prompt_format="chat", chat=settings.model.chat or PROMPT_ALONE)
+    check_conversation(settings.model.name, lm.tokenizer, lm.chat)
+    listed = lm.model.generation_config.eos_token_id
     # Greedy and nothing else: penalties and the like in the model's own configuration would come in by default.
-    lm.model.generation_config = GenerationConfig(eos_token_id=list(ends) or None)
-    return LocalModelAsker(lm, settings, weights, ends)
+    lm.model.generation_config = GenerationConfig(eos_token_id=lm.tokenizer.eos_token_id if listed is None else listed)
+    return LocalModelAsker(lm, settings, weights, tuple(final_ids(lm)))

@@ -20,6 +20,7 @@ from typing import Any
 from saesteer.core import markdown
 from saesteer.core.errors import SettingsError
 from saesteer.core.names import check_known
+from saesteer.engine.conversation import dated_template
 from saesteer.engine.generations import placed
 from saesteer.engine.interventions import kind_of
 from saesteer.engine.models import LanguageModel, plain_token_ids
@@ -85,16 +86,23 @@ def harness_model(lm: LanguageModel, batch_size: int) -> Any:
     """The model as lm_eval's own class for models of transformers runs it."""
     from lm_eval.models.huggingface import HFLM
 
-    tokenizer = copy.deepcopy(lm.tokenizer)  # lm_eval may add padding to it
-    if tokenizer("a")["input_ids"] != plain_token_ids(lm, "a"):  # by the model's `bos` rule
-        tokenizer.add_bos_token = True
     return HFLM(
         pretrained=lm.model,
-        tokenizer=tokenizer,
+        tokenizer=harness_tokenizer(lm),
         batch_size=batch_size,
         add_bos_token=False if lm.prompt_format == "chat" and lm.bos == "tokenizer" else None,  # templates write their own
         chat_template_args=dict(lm.chat.options),
     )
+
+
+def harness_tokenizer(lm: LanguageModel) -> Any:
+    """A copy of the model's tokenizer, by the model's `bos` rule and with its fixed date; lm_eval may add padding to it."""
+    tokenizer = copy.deepcopy(lm.tokenizer)
+    if tokenizer("a")["input_ids"] != plain_token_ids(lm, "a"):
+        tokenizer.add_bos_token = True
+    if lm.prompt_format == "chat":
+        tokenizer.chat_template = dated_template(tokenizer, lm.chat.date)
+    return tokenizer
 
 
 def results_of(harness: Any, lm: LanguageModel, tasks: Tasks, manager: Any) -> dict[str, Any]:

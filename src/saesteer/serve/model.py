@@ -16,6 +16,7 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
 from saesteer.core.tokens import TextTokens
 from saesteer.engine.continuation import Sampling
+from saesteer.engine.conversation import rendered
 from saesteer.engine.generate import next_log_probs
 from saesteer.engine.generations import feature_addition, features_addition, placed, prompted_ids
 from saesteer.engine.hook_points import to_residual
@@ -106,7 +107,7 @@ class Model:
             raise SettingsError("this model has no chat template: ask for /v1/completions")
         turns = [message.model_dump() for message in messages]
         try:
-            written = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            written = rendered(tokenizer, self.lm.chat, turns, tokenize=False, add_generation_prompt=True)
         except TemplateError as fault:
             raise SettingsError(f"the model's chat template refuses this conversation: {fault}") from fault
         return with_bos(tokenizer(written, add_special_tokens=False)["input_ids"], self.lm.bos, tokenizer.bos_token_id)

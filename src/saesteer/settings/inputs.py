@@ -1,12 +1,16 @@
 """What an experiment starts from: model, SAEs, feature set, max-activating examples, concepts."""
 
+import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from saesteer.core.hook_points import HookPointName
 from saesteer.settings.base import Settings, unique
+
+TEMPLATE_DATE = datetime.date(2024, 7, 26)
+"""The day that it is for chat templates: the one that Llama 3's write where they are told none."""
 
 
 class ChatSettings(Settings):
@@ -16,6 +20,8 @@ class ChatSettings(Settings):
     """Earlier turns of the conversation: what the user said and what the model answered, in pairs."""
     enable_thinking: bool | None = None
     """For templates that know it (Qwen 3): whether the model may think before it answers; null: the template's default."""
+    date: datetime.date = TEMPLATE_DATE
+    """The day that it is for templates that write today's date (Llama 3.2, Granite), so that texts do not depend on the day of the run."""
 
     def messages(self, prompt: str) -> list[dict[str, str]]:
         """The conversation that ends with a prompt, in the form of chat templates."""
@@ -75,6 +81,11 @@ class ModelSettings(ModelSource):
     @property
     def conversation(self) -> tuple[str, ChatSettings | None]:
         return self.prompt_format, self.chat
+
+    @property
+    def template_values(self) -> dict[str, Any]:
+        """What its chat template is given besides prompts, for a fingerprint."""
+        return {"chat": (self.chat or ChatSettings()).model_dump(mode="json")}
 
 
 class SaeSettings(Settings):

@@ -40,7 +40,7 @@ def step(experiment: Experiment) -> Step | None:
         settings |= judge.identity
     if isinstance(judge, LocalModelJudge):
         inputs, modules = ("judge_model", *inputs), (*modules, "judge.local_model")
-        settings |= judge.model.model_dump(mode="json", include={"dtype", *(["chat"] if judge.model.chat else [])})
+        settings |= {"dtype": judge.model.dtype, **judge.model.template_values}
     return Step(EXPLANATIONS, every_feature(experiment), settings, inputs, modules, compute, isinstance(judge, LocalModelJudge))
 
 

@@ -113,5 +113,5 @@ def sampling_values(section: Settings, **fields: set[str]) -> dict[str, Any]:
 
 def model_values(experiment: Experiment) -> dict[str, Any]:
     """How the model that is steered reads prompts and computes, for a fingerprint."""
-    chat = ["chat"] if experiment.model.chat else []
-    return values_of(experiment.model, "dtype", "bos", "prompt_format", *chat)
+    model = experiment.model
+    return values_of(model, "dtype", "bos", "prompt_format") | (model.template_values if model.prompt_format == "chat" else {})

@@ -1,6 +1,7 @@
 """The JSON schemas of both kinds of configuration file, for editors, and config/README.md: generated from the settings, so that they cannot
 drift from what is accepted."""
 
+import datetime
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,6 +37,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _PART = "PartOf"
 """Before the name of a section's schema: what a file that extends another may say of it."""
 _TYPE_NAMES = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path", type(None): "null"}
+_TYPE_NAMES[datetime.date] = "date"
 
 
 def texts() -> dict[str, str]:
