@@ -154,7 +154,7 @@ def _activations(features: pl.DataFrame) -> pl.DataFrame:
     for of_layer in features.partition_by("layer", maintain_order=True):
         numbers = of_layer["feature"].to_list()
         positions, values = [3, 4] * len(numbers), [0.25, 1.0] * len(numbers)
-        rows.append((of_layer["layer"][0], "0" * 16, 10, positions, [number for number in numbers for _ in (3, 4)], values))
+        rows.append((of_layer["layer"][0], "0" * 16, 10, 9, positions, [number for number in numbers for _ in (3, 4)], values))
     return pl.DataFrame(rows, schema=tables.ACTIVATIONS.schema, orient="row")
 
 

@@ -52,13 +52,13 @@ def test_equals_each_text_alone_token_by_token(family: str, monkeypatch: pytest.
             assert places == sorted(places)
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 6")
 def test_special_tokens_inside_texts_do_not_count() -> None:
     """Of packed token ids and of transcripts: those that the tokenizer names or marks as special, and the model's own end of a turn; not an
     added token that is none, nor an id of the vocabulary that a configuration class calls padding by default."""
     lm, sae = tiny_model("llama"), tiny_sae(1)
     lm = language_model(copy.deepcopy(lm.model), copy.deepcopy(lm.tokenizer))
-    lm.tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    lm.tokenizer.add_tokens(["<turn>"], special_tokens=True)
+    assert lm.tokenizer.all_special_ids == [1, 2, 0]
     lm.tokenizer.add_tokens(["<end>", "<think>"])
     turn, end, think = lm.tokenizer.convert_tokens_to_ids(["<turn>", "<end>", "<think>"])
     lm.model.generation_config.eos_token_id, lm.model.config.pad_token_id = [2, end], 40

@@ -61,7 +61,7 @@ def corpus(seed: int, n_texts: int = 12, n_features: int = 5) -> tuple[pl.DataFr
         text_id = f"{n:016x}"
         dense[text_id] = codes.tolist()
         values = codes[position, feature].tolist()
-        rows.append((LAYER, text_id, length, position.tolist(), feature.tolist(), values))
+        rows.append((LAYER, text_id, length, length - 1, position.tolist(), feature.tolist(), values))
         topics = [255, *numbers.integers(0, 3, size=length - 1).tolist()]
         texts.append((text_id, [0, *numbers.integers(1, len(WORDS), size=length - 1).tolist()], topics))
     activations = pl.DataFrame(rows, schema=ACTIVATIONS.schema, orient="row")
@@ -104,6 +104,13 @@ def test_the_histogram_counts_the_tokens_in_twenty_bins_up_to_the_largest_activa
             assert counts == [count for _, count in expected]
             assert sum(counts) == len(values)
             assert middles == pytest.approx([middle for middle, _ in expected], rel=1e-6)
+
+
+def test_where_no_token_counts_there_is_no_density(tokens: TextTokens) -> None:
+    activations = pl.DataFrame([(LAYER, "0" * 16, 2, 0, [], [], [])], schema=ACTIVATIONS.schema, orient="row")
+    texts = pl.DataFrame({"text_id": ["0" * 16], "token_ids": [[1, 2]]})
+    rows = validate(MAX_ACTIVATING_EXAMPLES, max_activating_examples(activations, texts, [0, 1], 5, tokens), "test")
+    assert rows["density"].to_list() == [None, None]
 
 
 def test_a_feature_alone_gets_the_row_it_gets_among_others(tokens: TextTokens) -> None:
@@ -179,7 +186,6 @@ def test_an_underscore_is_no_space_and_the_mark_of_a_space_is_one(token: str, le
     assert input_scores(examples, lens, TextTokens(tokenizer), "retokenised", 1)["input_score"].to_list() == [score]
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 6")
 @pytest.mark.parametrize("convention", ["retokenised", "ids"])
 def test_an_example_at_a_special_token_is_left_out_of_the_input_score(convention: str) -> None:
     """As Neuronpedia's can be: of ▁sea (a top logit-lens token), ▁cook and <bos>, one of two counts."""

@@ -179,7 +179,7 @@ def local_examples() -> tuple[pl.DataFrame, pl.DataFrame]:
         dense = numbers.choice([0.0, 0.0, 0.5, 1.5], size=(6, 4))
         dense[0] = 0
         position, feature = np.nonzero(dense)
-        rows.append((5, f"{n:016x}", 6, position.tolist(), feature.tolist(), dense[position, feature].tolist()))
+        rows.append((5, f"{n:016x}", 6, 5, position.tolist(), feature.tolist(), dense[position, feature].tolist()))
         texts.append((f"{n:016x}", numbers.integers(0, 9, 6).tolist()))
     activations = pl.DataFrame(rows, schema=ACTIVATIONS.schema, orient="row")
     corpus = pl.DataFrame(texts, schema={"text_id": pl.String, "token_ids": pl.List(pl.UInt16)}, orient="row")

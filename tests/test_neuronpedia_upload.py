@@ -71,7 +71,7 @@ def data(tmp_path: Path) -> Path:
     """Tables of a finished experiment, micro: each feature's example is of the text that its number names."""
     folder, table = tmp_path / "data/micro", features()
     write_summary(FEATURES, table, folder / "tables/features.parquet")
-    codes = [(layer, f"t{n}", 4, [1, 3], [n, n], [0.5, 2.5]) for layer in LAYERS for n in range(N)]
+    codes = [(layer, f"t{n}", 4, 3, [1, 3], [n, n], [0.5, 2.5]) for layer in LAYERS for n in range(N)]
     write_step(folder, ACTIVATIONS, pl.DataFrame(codes, schema=ACTIVATIONS.schema, orient="row"))
     write_step(
         folder,

@@ -4,7 +4,7 @@ import polars as pl
 
 from saesteer.core.tokens import TextTokens
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 
 
 def input_scores(examples: pl.DataFrame, lens: pl.DataFrame, tokens: TextTokens, convention: str, min_examples: int) -> pl.DataFrame:
@@ -15,11 +15,12 @@ def input_scores(examples: pl.DataFrame, lens: pl.DataFrame, tokens: TextTokens,
     again and its first id taken (P1's program, whose tokenizers put no space before a text; of those that do, it is left out). Refused
     where the vocabulary does not survive it. An underscore stays one: P1's program puts a space for "_" instead, of which "▁" has no need
     (its tokenizer reads that as a space), so that it looks for " name" where the token is "_name". "ids": the id as recorded (P1's text).
-    An example without an id is left out; with fewer than min_examples the score is null.
+    An example without an id, or at a special token, is left out; with fewer than min_examples the score is null.
     """
     if convention == "retokenised":
         tokens.check_round_trip()
     long = examples.select("layer", "feature", "examples").explode("examples").drop_nulls("examples").unnest("examples")
+    long = long.filter(~pl.col("token").is_in(tokens.strings(tokens.special_ids)))
     ids = _retokenised_ids(long["token"], tokens) if convention == "retokenised" else long["token_id"]
     long = long.with_columns(ids.alias("id")).drop_nulls("id")
     hits = long.join(lens.select("layer", "feature", "token_ids"), on=["layer", "feature"], how="left")

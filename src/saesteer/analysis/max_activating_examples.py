@@ -23,13 +23,13 @@ def max_activating_examples(
     """The MAX_ACTIVATING_EXAMPLES rows of one layer's features, from its ACTIVATIONS rows.
 
     A text's maximum is at the first token that reaches it; max-activating examples are the texts with the largest maxima, ties by
-    text_id. A feature that is never active has no max-activating examples, no largest activation and no histogram. Density is over all
-    tokens but BOS.
+    text_id. A feature that is never active has no max-activating examples, no largest activation and no histogram. Density is over the
+    tokens that count, as the rows do: neither BOS nor another special token.
     """
     wanted = pl.DataFrame({"feature": list(features)}, schema={"feature": pl.UInt32})
     active = activations.select("text_id", "token_index", "feature", "value").explode("token_index", "feature", "value")
     active = active.join(wanted, on="feature", how="semi")
-    n_tokens = activations["n_tokens"].cast(pl.Int64).sum() - activations.height
+    n_tokens = activations["n_ordinary"].cast(pl.Int64).sum()
     counts = active.group_by("feature").agg(n_active=pl.len(), max_activation=pl.col("value").max())
     strings = pl.Series([tokens.strings(ids) for ids in texts["token_ids"].to_list()], dtype=pl.List(pl.String))
     contexts = texts.select("text_id", "token_ids", context=strings)
@@ -41,7 +41,7 @@ def max_activating_examples(
         layer=pl.lit(activations["layer"][0], pl.UInt16),
         feature="feature",
         # NumPy divides; Polars multiplies a column by a scalar's reciprocal, unless it has one row: a feature alone would differ.
-        density=pl.Series(rows["n_active"].fill_null(0).to_numpy() / n_tokens),
+        density=pl.Series(rows["n_active"].fill_null(0).to_numpy() / n_tokens) if n_tokens else pl.lit(None, pl.Float64),
         max_activation="max_activation",
         histogram_activations="histogram_activations",
         histogram_counts="histogram_counts",

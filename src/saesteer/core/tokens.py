@@ -38,6 +38,11 @@ class TextTokens:
         decoder = self.tokenizer.decoder
         return decoder is not None and decoder.decode(["Ġ"]) == " "
 
+    @property
+    def special_ids(self) -> list[int]:
+        """Tokens that the tokenizer marks as special."""
+        return sorted(token_id for token_id, token in self.tokenizer.get_added_tokens_decoder().items() if token.special)
+
     def strings(self, token_ids: Sequence[int]) -> list[str]:
         """Tokens as the tokenizer writes them ("▁" kept); of a byte-level tokenizer, the text that they stand for."""
         pieces = [str(self.tokenizer.id_to_token(token_id)) for token_id in token_ids]
@@ -82,8 +87,7 @@ class TextTokens:
     def round_trip(self) -> float:
         """Share of the vocabulary whose strings, tokenised again, give the very token. Special tokens do not count, nor do those of a
         byte-level tokenizer that hold a part of a character only."""
-        special = {token_id for token_id, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
-        token_ids = sorted(set(self.tokenizer.get_vocab().values()) - special)
+        token_ids = sorted(set(self.tokenizer.get_vocab().values()).difference(self.special_ids))
         strings = dict(zip(token_ids, self.strings(token_ids), strict=True))
         texts = {token_id: string for token_id, string in strings.items() if not (self.byte_level and "\ufffd" in string)}
         again = self.retokenised_ids(list(texts.values()))

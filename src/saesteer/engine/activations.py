@@ -16,7 +16,7 @@ from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
 from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, pad_rows
 from saesteer.engine.saes import Sae, encode
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 LENGTH_STEP = 16
 """Texts are padded to the next multiple of this many tokens, so their shapes, and with them their numbers, do not depend on their
@@ -37,13 +37,13 @@ def sparse_activations(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.Dat
 
     `texts` has text_id and token_ids (a list, beginning-of-sequence token first, see `core.tokens`). A row is one text at one layer:
     parallel lists of token position, feature and activation, by position, then feature. Position 0 (the beginning-of-sequence token; where
-    there is none, a token that models treat much like it) is left out; n_tokens counts it.
+    there is none, a token that models treat much like it) and special tokens are left out; n_tokens counts them, n_ordinary does not.
     Padding is on the right, where causal attention cannot look back at it. `batch` texts go together, fewer when memory runs out; None: as
     many as fit. Yields tables of one layer.
     """
     hook_points = [hook_point_of(lm, layer, sae.meta.hook_point) for layer, sae in sorted(saes.items())]
     check_length(lm, max(map(len, texts["token_ids"]), default=0))
-    halving = Halving("activations", lm.device)
+    halving, special = Halving("activations", lm.device), special_ids(lm)
     lengths = (pl.col("token_ids").list.len().cast(pl.Int64) + LENGTH_STEP - 1) // LENGTH_STEP * LENGTH_STEP
     padded = texts.with_columns(padded_length=lengths.clip(upper_bound=lm.n_positions))
     for length in padded["padded_length"].unique().sort():
@@ -58,7 +58,7 @@ def sparse_activations(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.Dat
             return [
                 table
                 for hook_point, of_hook_point in by_hook_point
-                for table in _sparse_tables(group[part], hook_point.layer, saes[hook_point.layer], of_hook_point.read)
+                for table in _sparse_tables(group[part], special, hook_point.layer, saes[hook_point.layer], of_hook_point.read)
             ]
 
         row_bytes = forward_bytes(lm, length) + 4 * length * lm.d_model * len(hook_points)
@@ -67,26 +67,43 @@ def sparse_activations(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.Dat
             yield from tables
 
 
-def _sparse_tables(chunk: pl.DataFrame, layer: int, sae: Sae, residuals: Float[Tensor, "batch seq d_model"]) -> Iterator[pl.DataFrame]:
+def special_ids(lm: LanguageModel) -> list[int]:
+    """Tokens that are no text: those that the tokenizer names or marks as special, and those with which the model begins, ends or pads a
+    text. Of the latter only added tokens: an id of the vocabulary proper may be nothing but a configuration class's default."""
+    added, configs = lm.tokenizer.added_tokens_decoder, (lm.model.config.get_text_config(decoder=True), lm.model.generation_config)
+    of_model = [getattr(config, f"{role}_token_id", None) for config in configs for role in ("bos", "eos", "pad")]
+    named = {token for ids in of_model for token in (ids if isinstance(ids, list) else [ids])}
+    marked = {token_id for token_id, token in added.items() if token.special}
+    return sorted({*lm.tokenizer.all_special_ids, *marked, *(named & added.keys())})
+
+
+def _sparse_tables(
+    chunk: pl.DataFrame, special: list[int], layer: int, sae: Sae, residuals: Float[Tensor, "batch seq d_model"]
+) -> Iterator[pl.DataFrame]:
     """The active features of a batch's texts, as many texts at a time as `ACTIVATIONS_AT_A_TIME` holds, and always as many. What is dense
     is let go before the next is encoded."""
     seq = residuals.shape[1]
     n_texts = min(len(residuals), max(-(-MIN_ROWS // seq), ACTIVATIONS_AT_A_TIME // (seq * sae.meta.n_features)))
     for start in range(0, chunk.height, n_texts):
         part = slice(start, start + n_texts)
-        yield _sparse_table(chunk[part], layer, encode(sae, pad_rows(residuals[part], n_texts)), sae.W_enc)
+        yield _sparse_table(chunk[part], special, layer, encode(sae, pad_rows(residuals[part], n_texts)), sae.W_enc)
 
 
 def _sparse_table(
-    texts: pl.DataFrame, layer: int, activations: Float[Tensor, "batch seq n_features"], encoder: Float[Tensor, "d_model n_features"]
+    texts: pl.DataFrame,
+    special: list[int],
+    layer: int,
+    activations: Float[Tensor, "batch seq n_features"],
+    encoder: Float[Tensor, "d_model n_features"],
 ) -> pl.DataFrame:
-    """The non-zero activations at each text's tokens, position 0 left out."""
-    inner = activations[: len(texts), 1:]
-    active = inner.nonzero(as_tuple=True)
-    text, position, feature, value = (part.cpu().numpy() for part in (*active, inner[active].float()))
-    position, n_tokens = position + 1, texts["token_ids"].list.len().to_numpy()
-    in_text = position < n_tokens[text]  # not padding
-    text, position, feature, value = text[in_text], position[in_text], feature[in_text], value[in_text]
+    """The non-zero activations at each text's ordinary tokens, position 0 left out."""
+    n_tokens, ordinary = texts["token_ids"].list.len(), np.zeros(activations.shape[:2], dtype=bool)[: len(texts)]
+    for row, ids in enumerate(texts["token_ids"]):
+        ordinary[row, 1 : len(ids)] = ~np.isin(ids[1:], special)
+    active = activations[: len(texts)].nonzero(as_tuple=True)
+    text, position, feature, value = (part.cpu().numpy() for part in (*active, activations[active].float()))
+    counts = ordinary[text, position]
+    text, position, feature, value = text[counts], position[counts], feature[counts], value[counts]
     if len(bad := text[~np.isfinite(value)]):
         raise NotFiniteError(fault(f"layer {layer}, text {texts['text_id'][int(bad[0])]}: feature activations are", encoder))
     ends = np.searchsorted(text, np.arange(1, len(texts)))
@@ -94,6 +111,7 @@ def _sparse_table(
         "layer": [layer] * len(texts),
         "text_id": texts["text_id"],
         "n_tokens": n_tokens,
+        "n_ordinary": ordinary.sum(axis=1),
         "token_index": np.split(position, ends),
         "feature": np.split(feature, ends),
         "value": np.split(value, ends),
