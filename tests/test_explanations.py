@@ -27,7 +27,7 @@ from saesteer.cli import app
 from saesteer.core.counter_rng import text_keys
 from saesteer.core.tables import ACTIVATIONS, CONCEPTS, EXPLANATIONS, FEATURES, MAX_ACTIVATING_EXAMPLES
 from saesteer.judge.naming import detection_question, name_question
-from saesteer.judge.parse import LONGEST_NAME, Name, Rating, Unparsed, parse
+from saesteer.judge.parse import LONGEST_NAME, Rating, Unparsed, Words, parse
 from saesteer.report.candidates import picked_features
 from saesteer.report.labels import provenance
 from saesteer.report.site.feature_pages import _with_provenance
@@ -115,12 +115,12 @@ def test_where_a_feature_is_active_is_read_off_all_its_activations() -> None:
         ("Name: a\u202eb\x1b[31m <b>", "a b [31m <b>"),
         (f"Name: {'x' * LONGEST_NAME}", "x" * LONGEST_NAME),
         ("Name: the token <|endoftext|>", "the token <|endoftext|>"),
-        pytest.param("Hm.</think> Name: ships", "ships", marks=pytest.mark.xfail(strict=True, reason="issue 53, item 7")),
-        pytest.param("Name: ships\n```", "ships", marks=pytest.mark.xfail(strict=True, reason="issue 53, item 20")),
+        ("Hm.</think> Name: ships", "ships"),
+        ("Name: ships\n```", "ships"),
     ],
 )
 def test_a_name_is_one_printable_line(line: str, name: str) -> None:
-    assert parse(f"Because.\nName: not this\n{line}\n\n", "stop", "Name", ()) == Name(name)
+    assert parse(f"Because.\nName: not this\n{line}\n\n", "stop", "Name", ()) == Words(name)
 
 
 @pytest.mark.parametrize("raw", ["", "Name:", "Name: ...", f"Name: {'x' * (LONGEST_NAME + 1)}", "Ships at sea", "Name: ships\nat sea"])

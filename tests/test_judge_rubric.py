@@ -58,10 +58,10 @@ OTHER_FORMS = {
 }
 UNRATED = {
     "empty": ("", " \n\t\n"),
-    "none of 0, 1 and 2": ("Rating: 3", "Rating: -1", "Rating: 1.5", "Rating: 10"),
+    "none of 0, 1 and 2": ("Rating: 3", "Rating: 3/2", "Rating: -1", "Rating: 1.5", "Rating: 10"),
     "no single rating": (
         *("Rating: 1 or 2", "Rating: 1, Rating: 2", "Rating: N", "Rating:", "Rating: ²", "Rating: ١"),
-        *("Rating: 2/5", "Rating: 0/1/2", "Rating: 3/2", "Rating: 2/2/2", "Rating: 1 2", "Rating: .2"),
+        *("Rating: 2/5", "Rating: 0/1/2", "Rating: 2/2/2", "Rating: 1 2", "Rating: .2"),
     ),
     "last line": (
         "Ratıng: 2",
@@ -82,7 +82,7 @@ ENDED_OTHERWISE = {"refusal": "refused", "content_filter": "refused", "length": 
     ("raw", "value"),
     [
         *RATED.items(),
-        *(pytest.param(*each, marks=pytest.mark.xfail(strict=True, reason="issue 53, item 20")) for each in OTHER_FORMS.items()),
+        *OTHER_FORMS.items(),
     ],
 )
 def test_ratings_are_read(raw: str, value: int):
@@ -101,7 +101,6 @@ def test_what_is_no_rating_is_unparsed_and_keeps_the_answer(why: str, answers: t
         assert (result.raw, why in result.why) == (raw, True)
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 7")
 def test_thoughts_that_do_not_end_hold_no_rating():
     for raw in UNFINISHED:
         result = parse(raw, "stop", "Rating")

@@ -321,7 +321,7 @@ def test_the_other_model_is_compared_and_rated_by_a_model(compared: Compared, mo
     few = ["unsteered", "prompting", "diffmean", "sae_label"]
     judge = {"kind": "model", "model": {"repo": "judges/one", "revision": None, "prompt_format": "chat"}, "max_tokens": 4}
     writer = {"base_url": folder.world.judge.base_url, "model": "writer"}
-    monkeypatch.setattr(folder.world.judge, "answer", lambda prompt: f"Speak of it, {len(prompt)}.")
+    monkeypatch.setattr(folder.world.judge, "answer", lambda prompt: f"Instruction: Speak of it, {len(prompt)}.")
     folder.compare(OTHER, SHIPPED[1], judge, {"concepts": {"n_concepts": N_CONCEPTS}, "methods": few, "prompt_writer": writer})
     code, printed = folder.run_methods(OTHER, targets=[f"figures/{OTHER}/methods.md"])
     assert code == 0, printed[-4000:]

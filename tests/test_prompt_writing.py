@@ -32,7 +32,7 @@ def written(judge: Judge, folder: Path, concepts: dict[str, str] = CONCEPTS, **c
 
 
 def test_one_prompt_a_concept_and_insistence_is_written_once_and_kept(tmp_path: Path) -> None:
-    with judge_server(answer=lambda prompt: f"  Answer {len(prompt)}.\n") as judge:
+    with judge_server(answer=lambda prompt: f"  Because.\n{label(prompt)}: Answer {len(prompt)}.\n") as judge:
         table = written(judge, tmp_path)
         assert len(judge.answered) == len(set(judge.answered)) == 2 * 3
         assert {(body["model"], body["temperature"], body["max_tokens"]) for body in judge.requests} == {("writer-1", 0, 200)}
@@ -59,8 +59,11 @@ def test_a_request_names_the_concept_where_nothing_in_it_can_end_it() -> None:
 @pytest.mark.parametrize(
     ("state", "reason"),
     [
-        ({"answer": lambda prompt: " \n"}, "gave no text"),
-        ({"finish_reason": "length", "answer": lambda prompt: "Talk about the"}, "cut off: raise methods.prompt_writer.max_tokens"),
+        ({"answer": lambda prompt: " \n"}, "methods.prompt_writer: the answer is empty"),
+        (
+            {"finish_reason": "length", "answer": lambda prompt: "Talk about the"},
+            "methods.prompt_writer: the answer was cut off: raise max_tokens",
+        ),
         ({"answer": lambda prompt: {"role": "assistant", "content": None, "refusal": "I would rather not."}}, "refused"),
     ],
 )
@@ -73,10 +76,9 @@ def test_what_cannot_be_used_is_missing_with_a_reason(state: dict[str, Any], rea
 
 def label(prompt: str) -> str:
     """What the last line has to start with, as the prompt says."""
-    return (re.findall(r"^(Instruction(?: [0-9a-f]+)?): INSTRUCTION$", prompt, re.MULTILINE) or ["Instruction"])[-1]
+    return re.findall(r"^(Instruction(?: [0-9a-f]+)?): INSTRUCTION$", prompt, re.MULTILINE)[-1]
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 7")
 @pytest.mark.parametrize(
     ("answer", "instruction"),
     [
@@ -106,7 +108,6 @@ def test_an_instruction_is_what_stands_behind_its_label(answer: str, instruction
         ("{label}:", "stop", "no instruction"),
     ],
 )
-@pytest.mark.xfail(strict=True, reason="issue 53, item 7")
 def test_what_is_no_instruction_is_asked_for_twice_more_then_missing(answer: str, finish: str, reason: str, tmp_path: Path) -> None:
     with judge_server(answer=lambda prompt: answer.format(label=label(prompt)), finish_reason=finish) as judge:
         table = written(judge, tmp_path)

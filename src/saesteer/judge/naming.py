@@ -3,15 +3,15 @@
 The second is detection (Paulo et al., arXiv 2410.13928), one text a question. The wording is our own; texts are enclosed as the rubric's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from saesteer.analysis.label_evidence import AFTER, BEFORE, CLOSES, OPENS, Evidence
-from saesteer.core.files import text_id, value_digest
+from saesteer.core.files import value_digest
 from saesteer.judge.answers import AnswerBook, Ask, Asker, answer_all, unanswered
-from saesteer.judge.parse import Name, Rating
-from saesteer.judge.rubric import ATTEMPTS, Question, enclosed
+from saesteer.judge.parse import Rating, Words
+from saesteer.judge.rubric import ATTEMPTS, Question, labelled_question
 from saesteer.judge.spend import CHARACTERS_PER_TOKEN, Estimate, estimate
 from saesteer.settings import Endpoint, ExplanationSettings
 
@@ -67,20 +67,12 @@ def name_question(evidence: Evidence) -> Question | None:
     if not parts:
         return None
     explained = "\n".join({"examples": _EXAMPLES, "tokens": _TOKENS}[name] for name in parts)
-    return _question("name", _NAME, parts, "Name", parts=explained)
+    return labelled_question("name", _NAME, parts, "Name", parts=explained)
 
 
 def detection_question(name: str, text: str) -> Question:
     """Whether a feature of that name is active in a text."""
-    return _question("detection", _DETECT, {"name": name, "text": text}, "Answer")
-
-
-def _question(aspect: Literal["name", "detection"], frame: str, untrusted: Mapping[str, str], word: str, **more: str) -> Question:
-    code, material = enclosed(untrusted)
-    together = "\n".join(untrusted.values())
-    label = f"{word} {code}" if word.lower() in together.lower() else word
-    prompt = frame.format(code=code, material=material, label=label, **more)
-    return Question(aspect, text_id(together), prompt, label, ("no", "yes") if aspect == "detection" else ())
+    return labelled_question("detection", _DETECT, {"name": name, "text": text}, "Answer", ("no", "yes"))
 
 
 def estimate_labels(n_features: int, n_tokens: int, section: ExplanationSettings, settings: Endpoint) -> Estimate:
@@ -133,7 +125,7 @@ class LanguageModelNamer:
 
     def _label(self, question: Question) -> Label:
         reading, first = self.book.reading(question), self.book.answer(question)
-        if not isinstance(reading, Name):
+        if not isinstance(reading, Words):
             return Label(None, reason=UNREADABLE)
         return Label(reading.text, first.model if first else None)
 

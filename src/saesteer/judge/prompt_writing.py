@@ -7,12 +7,12 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.core.files import text_id, value_digest
+from saesteer.core.files import value_digest
 from saesteer.core.tables import STEERING_PROMPTS, validate
-from saesteer.judge.answers import AnswerBook, unanswered
+from saesteer.judge.answers import AnswerBook, answer_all, unanswered
 from saesteer.judge.endpoint import OfEndpoint
-from saesteer.judge.parse import REFUSED
-from saesteer.judge.rubric import Question, enclosed
+from saesteer.judge.parse import Unparsed, Words
+from saesteer.judge.rubric import ATTEMPTS, Question, labelled_question
 from saesteer.settings import Endpoint
 
 INSISTENCE = (
@@ -28,19 +28,20 @@ The theme stands between two lines that carry the code {code}. It is what the in
 
 {material}
 
-The assistant sees your instruction and the request, nothing else: name the theme. Three sentences at most. Give the instruction and nothing
-besides it, without a heading or quotation marks."""
+The assistant sees your instruction and the request, nothing else: name the theme. Three sentences at most. End your answer with a single
+line of exactly this form, where INSTRUCTION is your instruction without quotation marks, and write nothing after it:
+{label}: INSTRUCTION"""
 
 
 def request(concept: str, insistence: str) -> Question:
     """What the language model is asked for."""
-    code, material = enclosed({"theme": concept})
-    return Question("steering prompt", text_id(concept), _REQUEST.format(insistence=insistence, code=code, material=material), "")
+    return labelled_question("steering prompt", _REQUEST, {"theme": concept}, "Instruction", insistence=insistence)
 
 
 def prompts_fingerprint(settings: Endpoint) -> dict[str, Any]:
     """What the prompts depend on besides the concepts. Not the address, as for judges."""
-    words = value_digest([request("a theme", insistence).messages(0) for insistence in INSISTENCE])[:16]
+    questions = [request(theme, insistence) for theme in ("a theme", "an instruction") for insistence in INSISTENCE]
+    words = value_digest([question.messages(attempt) for question in questions for attempt in range(ATTEMPTS)])[:16]
     return {"request": words, **settings.model_dump(include={"model", "max_tokens", "temperature", "seed"})}
 
 
@@ -54,17 +55,11 @@ def written_prompts(concepts: Mapping[str, str], writer: OfEndpoint, answers_fol
     with AnswerBook(answers_folder, prompts_fingerprint(writer.settings), part_seconds) as book:
         if asks := unanswered(list(requests.values()), book):
             writer.expect(asks)
-            writer.ask(asks, book)
+        answer_all(list(requests.values()), writer, book)
     rows = []
     for (concept_id, number), question in requests.items():
-        answer, reason = book.answer(question), None
-        if answer is None or not answer.raw.strip():
-            reason = "the language model gave no text"
-        elif answer.finish_reason == "length":
-            reason = "the text was cut off: raise methods.prompt_writer.max_tokens"
-        elif answer.finish_reason in REFUSED:
-            reason = "the language model refused"
-        prompt = answer.raw.strip() if answer and not reason else None
-        model = answer.model if answer else None
-        rows.append({"concept_id": concept_id, "number": number, "prompt": prompt, "model": model, "reason": reason})
+        reading, answer = book.reading(question), book.answer(question)
+        prompt = reading.text if isinstance(reading, Words) else None
+        reason = f"methods.prompt_writer: {reading.why}" if isinstance(reading, Unparsed) else None
+        rows.append({"concept_id": concept_id, "number": number, "prompt": prompt, "model": answer and answer.model, "reason": reason})
     return validate(STEERING_PROMPTS, pl.DataFrame(rows, schema=STEERING_PROMPTS.schema), "steering prompts")

@@ -18,9 +18,10 @@ from functools import cached_property
 from typing import Literal
 
 from saesteer.core.files import text_id, value_digest
-from saesteer.judge.parse import RATINGS, Reading, parse
+from saesteer.judge.parse import RATINGS, Reading, parse, parse_instruction
 
 Aspect = Literal["concept", "instruction", "fluency"]
+OtherAspect = Literal["steering prompt", "name", "detection"]
 
 ATTEMPTS = 3
 """How often a question is asked at most: an unreadable answer is asked for again, twice."""
@@ -68,19 +69,21 @@ _REMINDERS = (
     "\n\nAnswer with one line only, {one_of}. Give no reason this time.",
 )
 _NUMBERS = {2: "two", 3: "three"}
+_WORDS: dict[str, str] = {"name": "NAME", "steering prompt": "INSTRUCTION"}
+"""What a question calls the words that it asks for."""
 
 
 @dataclass(frozen=True)
 class Question:
     """One aspect of one text, as it is put to a judge. `label` is what the answer's last line has to start with. Or a concept that a
-    steering prompt is wanted of, or a feature that a name is wanted of (judge.naming)."""
+    steering prompt is wanted of (judge.prompt_writing), or a feature that a name is wanted of (judge.naming)."""
 
-    aspect: Aspect | Literal["steering prompt", "name", "detection"]
+    aspect: Aspect | OtherAspect
     text_id: str
     prompt: str
     label: str
     choices: tuple[str, ...] = RATINGS
-    """What may stand behind the label; none: a name."""
+    """What may stand behind the label; none: words of the model's own."""
 
     @cached_property
     def request_id(self) -> str:
@@ -90,14 +93,26 @@ class Question:
     def messages(self, attempt: int) -> list[dict[str, str]]:
         """Chat messages of an attempt (0 to 2): one user's turn, as some models' chat templates know no other. Later ones insist on the
         form, since a judge at temperature 0 would only repeat itself."""
-        lines = [f"`{self.label}: {choice}`" for choice in self.choices] or [f"`{self.label}: NAME`"]
+        lines = [f"`{self.label}: {choice}`" for choice in self.choices] or [f"`{self.label}: {_WORDS[self.aspect]}`"]
         either = " or ".join([", ".join(lines[:-1]), lines[-1]] if lines[1:] else lines)
         one_of = f"one of these {_NUMBERS[len(lines)]}: {', '.join(lines)}" if lines[1:] else f"of the form {either}"
         return [{"role": "user", "content": self.prompt + _REMINDERS[attempt].format(either=either, one_of=one_of)}]
 
     def reading(self, raw: str, finish_reason: str | None) -> Reading:
         """What an answer to it says."""
+        if self.aspect == "steering prompt":
+            return parse_instruction(raw, finish_reason, self.label)
         return parse(raw, finish_reason, self.label, self.choices)
+
+
+def labelled_question(
+    aspect: OtherAspect, frame: str, untrusted: Mapping[str, str], word: str, choices: tuple[str, ...] = (), **more: str
+) -> Question:
+    """A question about untrusted parts, whose answer's last line starts with a word; with the code too where the parts hold the word."""
+    code, material = enclosed(untrusted)
+    together = "\n".join(untrusted.values())
+    label = f"{word} {code}" if word.lower() in together.lower() else word
+    return Question(aspect, text_id(together), frame.format(code=code, material=material, label=label, **more), label, choices)
 
 
 def questions(text: str, concept: str | None, instruction: str | None) -> dict[Aspect, Question]:
