@@ -1,7 +1,7 @@
 """Hook points inside of a decoder block by the families' own names of their modules: plain hooks, one text at a time.
 
 A direction is added here to the tensor that the SAE rebuilds (what attention adds, its heads, what the MLP adds), in the package to the
-residual behind it.
+residual behind it, where that is the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,10 +34,20 @@ MODULES = {
         "norm": "post_attention_layernorm",
     },
 }
+OUTPUT_MODULES = {
+    "bloom": ("self_attention", "mlp"),
+    "gpt2": ("attn", "mlp"),
+    "gpt_neox": ("attention", "mlp"),
+    "mpt": ("attn", "ffn"),
+}
+"""What a family calls a block's attention and its MLP, where it is not self_attn and mlp."""
 
 
 def part(model: Any, layer: int, name: str) -> Any:
-    return family_parts(model)[0][layer].get_submodule(MODULES[model.config.model_type][name])
+    block, family = family_parts(model)[0][layer], model.config.model_type
+    if name in ("attn_module", "mlp_module"):
+        return block.get_submodule(OUTPUT_MODULES.get(family, ("self_attn", "mlp"))[name == "mlp_module"])
+    return block.get_submodule(MODULES[family][name])
 
 
 def first(output: Any) -> Tensor:
@@ -76,8 +86,8 @@ def hooked(model: Any, layer: int, hook_point: str, delta: Callable[[Tensor], Te
             hooks = [block.register_forward_pre_hook(lambda _module, args: read.append(args[0]))]
             together = part(model, layer, "attention").register_forward_hook(lambda _m, _a, output: read.append(read.pop() + first(output)))
             hooks += [together, part(model, layer, "attention").register_forward_hook(added)]
-        elif hook_point == "attn_out":
-            hooks = [part(model, layer, "attention").register_forward_hook(added)]
+        elif hook_point in ("attn_out", "attn_module", "mlp_module"):
+            hooks = [part(model, layer, "attention" if hook_point == "attn_out" else hook_point).register_forward_hook(added)]
         else:
             norm = part(model, layer, "norm")
             hooks = [part(model, layer, "mlp_out").register_forward_hook(added)]
