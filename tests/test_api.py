@@ -1,5 +1,6 @@
 """`import saesteer` on the shipped world, against sae-lens, transformers' own forwards and `generate` with plain hooks."""
 
+import copy
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from engine_models import WORLD
+from engine_models import WORLD, tiny_model, tiny_sae, without_bos
 from hub_fakes import random_model
 from hub_server import serve_hub, use_hub
 from oracles import max_activating_examples as oracle
@@ -197,3 +198,120 @@ def test_refusals(lm: saesteer.LanguageModel, sae: saesteer.Sae, tmp_path: Path)
         saesteer.steer(lm, sae, [], [1], ["The"])
     with pytest.raises(ValueError, match="sae-lens knows no release 'gpt2-smal-res-jb'. Did you mean 'gpt2-small-res-jb'"):
         saesteer.load_sae("gpt2-smal-res-jb", "blocks.6.hook_resid_pre")
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, A10 and C19")
+def test_a_value_given_twice_counts_once_on_every_axis() -> None:
+    lm, sae = tiny_model("llama"), tiny_sae(1)
+    texts = saesteer.steer(lm, sae, [5, 3, 5], [1, "1.0", 0], ["ba", "be", "ba"], sampling=saesteer.Sampling(max_new_tokens=2))
+    assert texts["feature", "factor", "prompt"].rows() == [(f, s, p) for f in (5, 3) for s in (1.0, 0.0) for p in ("ba", "be")]
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, A10 and C19")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features": [-1]}, "feature -1 does not exist: the SAE has features 0 to 95"),
+        ({"features": [0, 10**12]}, "feature 1000000000000 does not exist"),
+        ({"features": [0, None]}, "feature None does not exist"),
+        ({"features": [1.5]}, "feature 1.5 does not exist"),
+        ({"features": [True]}, "feature True does not exist"),
+        ({"features": 3}, r"features is one number: give a list, features=\[3\]"),
+        ({"prompts": ["ba", None]}, "prompts: number 2 is None, not a text"),
+        ({"prompts": [7]}, "prompts: number 1 is 7, not a text"),
+    ],
+)
+def test_what_steer_is_not_given_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    given = {"features": [0], "factors": [1], "prompts": ["ba"]} | changes
+    with pytest.raises((ValueError, TypeError), match=message):
+        saesteer.steer(tiny_model("llama"), tiny_sae(1), **given)
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, A10 and C19")
+def test_a_prompt_without_a_token_is_refused_and_a_text_without_one_has_no_activation() -> None:
+    lm, sae = without_bos(tiny_model("llama")), tiny_sae(1)
+    for prompts in ([""], ["", "ba"]):
+        with pytest.raises(ValueError, match="a prompt needs at least one token"):
+            saesteer.steer(lm, sae, [1], [1], prompts)
+    with pytest.raises(ValueError, match="texts: number 2 is None, not a text"):
+        saesteer.max_activating_examples(lm, sae, [1], ["ba", None])
+    both, alone = (saesteer.max_activating_examples(lm, sae, range(96), texts) for texts in (["", "ba be di"], ["ba be di"]))
+    assert both["examples"].to_list() == alone["examples"].to_list()
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, A10 and C19")
+def test_models_that_are_no_causal_language_models_of_transformers_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    import accelerate
+    import peft
+    from transformers import AutoModel, T5Config, T5ForConditionalGeneration
+
+    lm = tiny_model("llama")
+    for config in (peft.LoraConfig(target_modules=["q_proj"]), peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")):
+        wrapped = peft.get_peft_model(copy.deepcopy(lm.model), config)
+        with pytest.raises(ValueError, match=r"PeftModel.*: a model with an adapter: give load_model its merge_and_unload\(\)"):
+            saesteer.load_model(wrapped, tokenizer=lm.tokenizer)
+        assert saesteer.load_model(wrapped.merge_and_unload(), tokenizer=lm.tokenizer).n_layers == 4
+    no_head = "has no language-model head: load a causal language model with AutoModelForCausalLM"
+    small = T5Config(d_model=32, num_layers=2, num_heads=2, d_kv=8, d_ff=32)
+    offloaded = "weights are offloaded: load it whole, without offloading"
+    for model, message in (
+        (AutoModel.from_config(lm.model.config), no_head),
+        (T5ForConditionalGeneration(small), "is an encoder with a decoder"),
+        (torch.nn.Linear(2, 2), "Linear is no model of transformers: load a causal language model with AutoModelForCausalLM"),
+        (torch.compile(copy.deepcopy(lm.model)), "OptimizedModule is no model of transformers"),
+        (accelerate.cpu_offload(copy.deepcopy(lm.model)), offloaded),
+        (accelerate.disk_offload(copy.deepcopy(lm.model), tmp_path), offloaded),
+    ):
+        with pytest.raises(ValueError, match=message):
+            saesteer.load_model(model, tokenizer=lm.tokenizer)
+    with pytest.raises(ValueError, match=r"the tokenizer given is a str: give a fast tokenizer"):
+        saesteer.load_model(lm.model, tokenizer="data/world/model")
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, A10 and C19")
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "there/is/none",
+            r"there is no folder there/is/none: correct the path, or name a release .*one of its SAEs \(sae_id\)",
+        ),
+        (
+            "gemma-scope-2b-pt-res-canonical",
+            r"is a release of sae-lens: name one of its SAEs as sae_id, e\.g\. 'layer_0/width_16k",
+        ),
+        ("gpt2-small-res-jbb", "Did you mean 'gpt2-small-res-jb'"),
+        ("file.safetensors", r"file\.safetensors is a file: give the folder that it lies in"),
+        (None, r"an SAE is a folder, a release with sae_id, or an sae_lens\.SAE, not a NoneType"),
+        ({"W_enc": 1}, r"or an sae_lens\.SAE, not a dict"),
+    ],
+)
+def test_what_is_no_sae_is_said_in_a_sentence(source: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file.safetensors").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message) as refused:
+        saesteer.load_sae(source)
+    assert "params.npz" not in str(refused.value)
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, A10 and C19")
+@pytest.mark.parametrize(
+    ("files", "content", "message"),
+    [
+        (("cfg.json", "sae_weights.safetensors"), "{", r"sae/cfg\.json is not readable as JSON"),
+        (("cfg.json", "sae.safetensors"), "[1]", r"sae/cfg\.json holds no settings, but a list"),
+        (("config.json", "ae.pt"), "\udcff", r"sae/config\.json is not readable as JSON"),
+        (("hyperparams.json", "checkpoints/final.safetensors"), "[" * 10**5, r"sae/hyperparams\.json is not readable as JSON"),
+        (
+            ("cfg.json", "sae_weights.safetensors"),
+            '{"metadata": {"sae_lens_version": "6.1"}}',
+            "lacks architecture, d_in, d_sae",
+        ),
+    ],
+)
+def test_a_broken_configuration_is_named(files: tuple[str, str], content: str, message: str, tmp_path: Path) -> None:
+    for name, data in zip(files, (content.encode("utf-8", "surrogateescape"), b""), strict=True):
+        (tmp_path / "sae" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sae" / name).write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        saesteer.load_sae(tmp_path / "sae")

@@ -2,10 +2,17 @@
 
 import pytest
 import torch
-from engine_models import FAMILIES, model_and_sae, tiny_model
+from engine_models import FAMILIES, model_and_sae, prompt_of, tiny_model, tiny_sae, tiny_tokenizer
 from oracles import plain_hooks
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
+import saesteer
+from saesteer.core.errors import SettingsError
+from saesteer.core.tokens import TextTokens
 from saesteer.engine.logit_lens import logit_lens_tokens, top_logit_lens_tokens
+from saesteer.engine.models import LanguageModel, language_model, prompt_token_ids
+from saesteer.engine.output_score import output_scores
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
@@ -41,3 +48,59 @@ def test_refuses_a_k_or_a_block_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="block is 8, but no forward runs below 32 rows"):
         top_logit_lens_tokens(lm, sae.W_dec, 5, block=8)
     assert top_logit_lens_tokens(lm, sae.W_dec[:0], 5)[0].shape == (0, 5)
+
+
+def with_rows_without_a_token(rows: range = range(338, 341)) -> LanguageModel:
+    """The tiny Llama's head ends in three rows without a token (or has others): here they lead in every direction."""
+    lm = tiny_model("llama", seed=6)
+    assert lm.n_vocab == len(lm.tokenizer) + 3 == 341
+    generator = torch.Generator().manual_seed(0)
+    lm.head.weight.data[rows.start : rows.stop] = 3 * torch.randn(len(rows), lm.d_model, generator=generator)
+    return lm
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, A9")
+def test_rows_of_the_head_without_a_token_are_no_tokens_of_the_lens() -> None:
+    lm, sae = with_rows_without_a_token(), tiny_sae(1)
+    logits = torch.stack([plain_hooks.lens_logits(lm.model, row) for row in sae.W_dec])
+    assert (logits.argmax(dim=1) >= 338).any()
+    assert (logits.argmin(dim=1) >= 338).any()
+    table = saesteer.top_logit_lens_tokens(lm, sae, list(range(96)), k=338)
+    for row, of_feature in zip(table.to_dicts(), logits, strict=True):
+        assert row["token_ids"] == sorted(range(338), key=lambda token, of_feature=of_feature: (-of_feature[token].item(), token))
+        assert row["suppressed_token_ids"][:20] == of_feature[:338].topk(20, largest=False).indices.tolist()
+        assert sorted(row["tokens"]) == sorted(lm.tokenizer.get_vocab())
+    with pytest.raises(ValueError, match="k is 339, but must lie between 1 and the vocabulary's 338 tokens"):
+        saesteer.top_logit_lens_tokens(lm, sae, [0], k=339)
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, A9")
+def test_rows_without_a_token_have_no_rank() -> None:
+    """min_rank counts tokens, of 338; the probability is the model's own, of 341 rows."""
+    lm, sae, ids = with_rows_without_a_token(), tiny_sae(1), [3, 17, 40, 90]
+    lens = torch.tensor([[40, 41, 42], [60, 61, 62], [7, 8, 90], [100, 101, 102]])
+    token_ids, above = prompt_token_ids(lm, prompt_of("llama")), 0
+    for row, tokens in zip(output_scores(lm, sae, 1, ids, lens, prompt_of("llama"), 10.0).to_dicts(), lens.tolist(), strict=True):
+        probabilities = plain_hooks.steered_next_logits(lm.model, sae, 1, row["feature"], 10.0, token_ids).double().softmax(dim=0)
+        best = max(tokens, key=lambda token: float(probabilities[token]))
+        rank = int((probabilities[:338] > probabilities[best]).sum())
+        above += int((probabilities[338:] > probabilities[best]).sum())
+        assert row["min_rank"] == rank
+        assert row["output_score"] == pytest.approx((1 - rank / 338) * float(probabilities[best]), rel=1e-4)
+    assert above > 0
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, A9")
+def test_a_hole_in_the_vocabulary_is_no_token_either() -> None:
+    pieces = {piece: number for piece, number in tiny_tokenizer().get_vocab().items() if number not in (100, 101)}
+    tokenizer = Tokenizer(models.WordPiece(pieces, unk_token="?", continuing_subword_prefix=""))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
+    lm = language_model(with_rows_without_a_token(range(100, 102)).model, fast)
+    ids = top_logit_lens_tokens(lm, tiny_sae(1).W_dec, 20)[0]
+    assert not set(ids.flatten().tolist()) & {100, 101, 338, 339, 340}
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, A9")
+def test_an_id_without_a_token_has_no_string() -> None:
+    with pytest.raises(SettingsError, match=r"the tiny one: 339 is no token of its vocabulary .*of another tokenizer"):
+        TextTokens(tiny_tokenizer().backend_tokenizer, source="the tiny one").strings([5, 339])

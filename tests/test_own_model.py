@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import hub_fakes
 import numpy as np
 import polars as pl
 import pytest
@@ -334,3 +335,18 @@ def test_init_refuses_saes_of_several_kinds(tmp_path: Path, monkeypatch: pytest.
     shutil.copytree("my/saes/layer_4", "my/saes/layer_4_again")
     with pytest.raises(SettingsError, match=r"holds 4 SAEs of 3 layers \(resid_post 2048 x 16384\): name one a layer"):
         write_experiment("own", Path("my/model"), Path("my/saes"), None, Path())
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, C19")
+@pytest.mark.parametrize(
+    ("folder", "hook_point"), [("layers.{}", "resid_post"), ("layers.{}.mlp", "mlp_out"), ("layers.{}.self_attn", "attn_out")]
+)
+def test_init_reads_sparsifys_folders(folder: str, hook_point: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_named_files(Path("my"))
+    for layer in (3, 11):
+        hub_fakes.sparsify(tmp_path / "saes" / folder.format(layer), 32, 96)
+    write_experiment("own", Path("my/model"), Path("saes"), None, Path())
+    own = load_experiment("own", tmp_path)
+    assert (own.saes.path, own.saes.hook_point) == (f"saes/{folder.format('{layer}')}", hook_point)
+    assert (own.layers, own.saes.d_model, own.saes.n_features) == ((3, 11), 32, 96)
