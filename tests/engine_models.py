@@ -27,6 +27,8 @@ N_FEATURES = 96
 SYLLABLES = [first + vowel for first in "bdfgklmnprst" for vowel in "aeiou"]
 WORDS = SYLLABLES + [one + two for one, two in zip(SYLLABLES, reversed(SYLLABLES), strict=True)]
 FAMILIES = ("gemma2", "gemma2_short_window", "llama", "gpt_neox", "gpt2")
+WITH_LAYER_NORM = ("gpt_neox", "gpt2")
+"""Those whose writing weights TransformerLens centres."""
 FURTHER_FAMILIES = ("gemma3", "qwen3", "bloom", "opt", "cohere2", "granite", "qwen3_5_text")
 """Of the README's example of a model of one's own, and of other forms: blocks that put out tuples, blocks further inside, scaled
 logits, linear attention. No line of the engine is for them."""

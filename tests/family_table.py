@@ -41,7 +41,7 @@ def _score_difference(lm: models.LanguageModel, hook_point: str) -> float:
     rows = output_scores(lm, sae, LAYER, [5, 0], lens, prompt_of("llama"), 10.0).to_dicts()
     ids = models.prompt_token_ids(lm, prompt_of("llama"))
     expected = [
-        plain_hooks.output_score(lm.model, sae, LAYER, row["feature"], 10.0, ids, tokens)
+        plain_hooks.output_score(lm.model, sae, LAYER, row["feature"], 10.0, ids, tokens, len(lm.tokenizer))
         for row, tokens in zip(rows, lens.tolist(), strict=True)
     ]
     return max(abs(row["output_score"] - one["output_score"]) for row, one in zip(rows, expected, strict=True))

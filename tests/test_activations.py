@@ -6,7 +6,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 import torch
-from engine_models import FAMILIES, model_and_sae, tiny_model, tiny_sae
+from engine_models import FAMILIES, WITH_LAYER_NORM, model_and_sae, tiny_model, tiny_sae
 from oracles import plain_hooks
 
 from saesteer.engine import activations, hook_points
@@ -42,7 +42,9 @@ def test_equals_each_text_alone_token_by_token(family: str, monkeypatch: pytest.
         for text_id, token_ids in texts.iter_rows():
             row = table.row(by_predicate=(pl.col("layer") == layer) & (pl.col("text_id") == text_id), named=True)
             residuals = plain_hooks.residuals(lm.model, token_ids, layer, sae.meta.hook_point)
-            codes = torch.stack([plain_hooks.code_of(sae, residual) for residual in residuals])
+            is_centred = sae.meta.centred and family in WITH_LAYER_NORM
+            read = replace(sae, meta=replace(sae.meta, centred=is_centred))
+            codes = torch.stack([plain_hooks.code_of(read, residual) for residual in residuals])
             codes[0] = 0
             assert row["n_tokens"] == len(token_ids)
             dense = torch.zeros_like(codes)

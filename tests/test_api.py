@@ -120,7 +120,7 @@ def test_output_scores_are_those_of_a_hooked_forward(lm: saesteer.LanguageModel,
     lens = saesteer.top_logit_lens_tokens(lm, sae, FEATURES)["token_ids"].to_list()
     prompt = lm.tokenizer("From my experience,")["input_ids"]
     for row, tokens in zip(saesteer.output_scores(lm, sae, FEATURES).to_dicts(), lens, strict=True):
-        expected = plain_hooks.output_score(lm.model, sae, LAYER, row["feature"], 10.0, prompt, tokens)
+        expected = plain_hooks.output_score(lm.model, sae, LAYER, row["feature"], 10.0, prompt, tokens, len(lm.tokenizer))
         assert row["output_score"] == pytest.approx(expected["output_score"], rel=1e-5)  # float32
         assert row["min_rank"] == expected["min_rank"]
 
@@ -200,14 +200,12 @@ def test_refusals(lm: saesteer.LanguageModel, sae: saesteer.Sae, tmp_path: Path)
         saesteer.load_sae("gpt2-smal-res-jb", "blocks.6.hook_resid_pre")
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, A10 and C19")
 def test_a_value_given_twice_counts_once_on_every_axis() -> None:
     lm, sae = tiny_model("llama"), tiny_sae(1)
     texts = saesteer.steer(lm, sae, [5, 3, 5], [1, "1.0", 0], ["ba", "be", "ba"], sampling=saesteer.Sampling(max_new_tokens=2))
     assert texts["feature", "factor", "prompt"].rows() == [(f, s, p) for f in (5, 3) for s in (1.0, 0.0) for p in ("ba", "be")]
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, A10 and C19")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -227,7 +225,6 @@ def test_what_steer_is_not_given_is_refused_by_name(changes: dict[str, Any], mes
         saesteer.steer(tiny_model("llama"), tiny_sae(1), **given)
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, A10 and C19")
 def test_a_prompt_without_a_token_is_refused_and_a_text_without_one_has_no_activation() -> None:
     lm, sae = without_bos(tiny_model("llama")), tiny_sae(1)
     for prompts in ([""], ["", "ba"]):
@@ -239,7 +236,6 @@ def test_a_prompt_without_a_token_is_refused_and_a_text_without_one_has_no_activ
     assert both["examples"].to_list() == alone["examples"].to_list()
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, A10 and C19")
 def test_models_that_are_no_causal_language_models_of_transformers_are_refused_with_what_to_do(tmp_path: Path) -> None:
     import accelerate
     import peft
@@ -268,7 +264,6 @@ def test_models_that_are_no_causal_language_models_of_transformers_are_refused_w
         saesteer.load_model(lm.model, tokenizer="data/world/model")
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, A10 and C19")
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -294,7 +289,6 @@ def test_what_is_no_sae_is_said_in_a_sentence(source: Any, message: str, tmp_pat
     assert "params.npz" not in str(refused.value)
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, A10 and C19")
 @pytest.mark.parametrize(
     ("files", "content", "message"),
     [

@@ -22,7 +22,7 @@ from saesteer.settings import SaeSettings, load_experiment
 from saesteer.workflow.checks import check_model_config
 
 ROOT = Path(__file__).parents[1]
-A3 = pytest.mark.xfail(strict=True, reason="issue 53, A3")
+
 TEXTS = [[1, 40, 60, 41, 70], [1, 71, 72]]
 NAMES = {
     "attention": ("self_attn", "attention", "attn", "self_attention", "linear_attn", "conv"),
@@ -63,18 +63,8 @@ def assert_read(lm: LanguageModel, sae: saesteer.Sae, which: str, folder: Path) 
         assert (expected > 0).any()
 
 
-TWO_NORMS = ("afmoe", "exaone4", "flex_olmo", "gemma2", "gemma3_text", "gemma4_text", "glm4", "lfm3", "olmo2", "olmo3")
-DIFFER = {*((one, which) for one in (*TWO_NORMS, "bloom") for which in NAMES), ("mpt", "mlp"), ("biogpt", "mlp"), ("xglm", "mlp")}
-
-
-@pytest.mark.parametrize(
-    ("family", "which"),
-    [
-        pytest.param(one, which, marks=[*([] if one in FEW else [pytest.mark.exhaustive]), *([A3] if (one, which) in DIFFER else [])])
-        for one in sorted(RUN)
-        for which in NAMES
-    ],
-)
+@pytest.mark.parametrize("which", NAMES)
+@pytest.mark.parametrize("family", [*FEW, *(pytest.param(one, marks=pytest.mark.exhaustive) for one in sorted(RUN) if one not in FEW)])
 def test_activations_are_those_of_what_a_plain_hook_on_the_module_sees(family: str, which: str, tmp_path: Path) -> None:
     lm = tiny_model(family)
     folder = hub_fakes.sparsify(tmp_path / {"attention": "layers.1.self_attn", "mlp": "layers.1.mlp"}[which], D_MODEL, N_FEATURES)
@@ -86,7 +76,6 @@ def test_activations_are_those_of_what_a_plain_hook_on_the_module_sees(family: s
     assert_read(lm, sae, which, folder)
 
 
-@A3
 @pytest.mark.parametrize(
     ("which", "module"),
     [
@@ -108,7 +97,6 @@ def test_a_module_that_dictionary_learning_names_is_read_itself(which: str, modu
     assert float(expected.sum()) > 0
 
 
-@A3
 @pytest.mark.parametrize(("folder", "hook_point"), [("layers.{layer}.mlp", "mlp_out"), ("layers.{layer}.self_attn", "attn_out")])
 def test_an_experiment_reads_the_module_that_its_saes_name(
     folder: str, hook_point: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -129,7 +117,6 @@ def test_an_experiment_reads_the_module_that_its_saes_name(
         convert_sae(tmp_path / "repo" / folder.format(layer=1), 1, "resid_post", **sizes, out=tmp_path / "c.safetensors")
 
 
-@A3
 def test_no_family_is_refused_by_its_folders_names() -> None:
     micro = load_experiment("micro", ROOT / "config/experiments")
     saes = micro.saes.model_copy(update={"path": "my/saes/layers.{layer}.mlp", "hook_point": "mlp_out"})

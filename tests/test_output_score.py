@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from engine_models import FAMILIES, FURTHER_FAMILIES, WORLD, model_and_sae, prompt_of
+from engine_models import FAMILIES, FURTHER_FAMILIES, WITH_LAYER_NORM, WORLD, model_and_sae, prompt_of
 from oracles import plain_hooks
 from polars.testing import assert_frame_equal
 from scipy import stats
@@ -30,16 +30,17 @@ CASES += [(family, 2, hook_point, False) for family in FURTHER_FAMILIES for hook
 def test_equals_the_papers_formula(family: str, layer: int, hook_point: str, centred: bool) -> None:
     lm, sae = model_and_sae(family, range(8 if family == "shipped" else 4)[layer], hook_point)
     sae = replace(sae, meta=replace(sae.meta, centred=centred))
+    of_sae, sae = sae, replace(sae, meta=replace(sae.meta, centred=centred and family in WITH_LAYER_NORM))
     layer %= lm.n_layers
     features = [5, 0, 17, 63, 95]
     lens, _ = top_logit_lens_tokens(lm, sae.W_dec[features], 20)
     lens[1:] = torch.roll(lens[1:], 1, dims=0)  # foreign top logit-lens tokens, so that ranks are not all small
-    table = output_scores(lm, sae, layer, features, lens, prompt_of(family), 10.0)
+    table = output_scores(lm, of_sae, layer, features, lens, prompt_of(family), 10.0)
     assert table["feature"].to_list() == features
     token_ids = prompt_token_ids(lm, prompt_of(family))
     a_max = plain_hooks.code_of(sae, plain_hooks.residuals(lm.model, token_ids, layer, hook_point)[-1]).max()
     for row, tokens in zip(table.to_dicts(), lens.tolist(), strict=True):
-        expected = plain_hooks.output_score(lm.model, sae, layer, row["feature"], 10.0, token_ids, tokens)
+        expected = plain_hooks.output_score(lm.model, sae, layer, row["feature"], 10.0, token_ids, tokens, len(lm.tokenizer))
         assert row["min_rank"] == expected["min_rank"]
         assert row["max_prob"] == pytest.approx(expected["max_prob"], abs=1e-6)
         assert row["output_score"] == pytest.approx(expected["output_score"], abs=1e-6)

@@ -337,7 +337,6 @@ def test_init_refuses_saes_of_several_kinds(tmp_path: Path, monkeypatch: pytest.
         write_experiment("own", Path("my/model"), Path("my/saes"), None, Path())
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, C19")
 @pytest.mark.parametrize(
     ("folder", "hook_point"), [("layers.{}", "resid_post"), ("layers.{}.mlp", "mlp_out"), ("layers.{}.self_attn", "attn_out")]
 )

@@ -166,8 +166,8 @@ def test_activations_equal_sae_lens_and_the_formula(name: str, hub: Hub, tmp_pat
     settings, out, n_before = settings_of(kind), tmp_path / "out" / "sae.safetensors", len(hub.requests)
     meta = fetch_and_convert(settings, kind.layer, tmp_path / "cache", out)
     ours, x = load_sae(out, "float64", "cpu"), residuals(kind.scale)
-    codes = encode(ours, x)
     read = x - x.mean(dim=-1, keepdim=True) if kind.centred else x
+    codes = encode(ours, read)
     close(codes, theirs.encode(read))
     if kind.rows is None:  # else sae-lens gives back the size and the mean that it took
         close(decode(ours, codes), theirs.decode(codes))

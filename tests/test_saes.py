@@ -10,11 +10,12 @@ from typing import Any
 import hub_fakes
 import pytest
 import torch
-from engine_models import WORLD, shipped_sae, tiny_sae
+from engine_models import WORLD, narrow, shipped_sae, tiny_model, tiny_sae
 from oracles import plain_hooks
 from safetensors.torch import load_file, save_file
 
 from saesteer.engine import saes
+from saesteer.engine.hook_points import sae_hook_point
 from saesteer.engine.sae_convert import convert_sae
 from saesteer.engine.saes import (
     Sae,
@@ -22,7 +23,6 @@ from saesteer.engine.saes import (
     decode,
     decoder_blocks,
     encode,
-    encoder_input,
     largest_activation,
     largest_activation_in_file,
     load_decoder_rows,
@@ -239,15 +239,22 @@ def test_decoder_rows_of_unit_norm_leave_the_sae_what_it_is(tmp_path: Path) -> N
         convert(write_source(tmp_path / "topk", "topk", k=4), decoder_rows="unit")
 
 
-def test_a_centred_sae_is_given_rows_without_their_mean() -> None:
-    plain, centred = tiny_sae(1), tiny_sae(1, centred=True)
+LAYER_NORM = ("bloom", "codegen", "falcon", "gpt2", "gpt_neo", "gpt_neox", "opt", "phi", "starcoder2")
+RMS_NORM = ("gemma2", "gemma3_text", "glm4", "llama", "mistral", "olmo2", "phi3", "qwen3")
+
+
+def test_a_centred_sae_is_given_rows_without_their_mean_where_the_model_has_layer_norm() -> None:
     residual = 3 * torch.randn(2, 20, 32, generator=torch.Generator().manual_seed(1)) + 5
     by_hand = residual - residual.sum(dim=-1, keepdim=True) / 32
-    torch.testing.assert_close(encoder_input(centred.meta, residual, torch.float32), by_hand, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(encode(centred, residual), encode(plain, by_hand), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(largest_activation(centred, residual[0]), encode(plain, by_hand[0]).amax(dim=1), rtol=1e-4, atol=1e-4)
-    assert torch.equal(encoder_input(plain.meta, residual, torch.float32), residual)
     # A mean far larger than what is around it costs a bfloat16 residual nothing more than its own rounding.
     shifted = (residual + 100).bfloat16()
     exact = shifted.double() - shifted.double().mean(dim=-1, keepdim=True)
-    torch.testing.assert_close(encoder_input(centred.meta, shifted, torch.float32).double(), exact, rtol=1e-4, atol=1e-4)
+    for family in (*LAYER_NORM, *RMS_NORM):
+        centred = sae_hook_point(tiny_model(family), 1, tiny_sae(1, centred=True).meta)
+        assert centred.centred == (family in LAYER_NORM), family
+        if centred.centred:
+            torch.testing.assert_close(centred.given(residual), by_hand, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(centred.given(shifted).double(), exact, rtol=1e-4, atol=1e-4)
+    for family in ("gpt2", "llama"):
+        assert sae_hook_point(tiny_model(family), 1, tiny_sae(1).meta).given(residual) is residual
+        assert sae_hook_point(narrow(tiny_model(family)), 1, tiny_sae(1, centred=True).meta).centred == (family == "gpt2")

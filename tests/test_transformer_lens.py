@@ -13,6 +13,7 @@ import torch
 from engine_models import D_MODEL, FAMILIES, N_LAYERS, tiny_model, tiny_sae
 from torch import Tensor
 
+import saesteer
 from saesteer.core.hook_points import CENTRED_HOOK_POINTS
 from saesteer.engine import hook_points, models
 from saesteer.engine.activations import sparse_activations
@@ -179,9 +180,8 @@ def test_steering_gives_the_logits_and_texts_of_steering_there(family: str, laye
     with torch.no_grad():
         for feature, factor in ((7, 0.0), (7, 3.0), (50, 10.0)):
             addition = Addition(ours.W_dec[feature], None, "last")
-            steering = steering_of(
-                lm, [addition], torch.tensor([0]), torch.tensor([factor]), ours, hook_points.hook_point_of(lm, layer, hook_point)
-            )
+            at = hook_points.sae_hook_point(lm, layer, ours.meta)
+            steering = steering_of(lm, [addition], torch.tensor([0]), torch.tensor([factor]), ours, at)
             with steering.installed(lm, 0, ids.shape[1]):
                 logits = lm.model(ids).logits[0, -1]
             hooks = _steering(model, layer, theirs, feature, factor, ids.shape[1] - 1)
@@ -195,10 +195,7 @@ def test_steering_gives_the_logits_and_texts_of_steering_there(family: str, laye
             ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
 
 
-@pytest.mark.parametrize(
-    "family",
-    ["gpt2", "gpt_neox", *(pytest.param(one, marks=pytest.mark.xfail(strict=True, reason="issue 53, A4")) for one in ("llama", "gemma2"))],
-)
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama", "gemma2"])
 @pytest.mark.parametrize("hook_point", ["resid_pre", "attn_out", "mlp_out"])
 def test_codes_of_a_centred_sae_are_those_of_the_centred_model(family: str, hook_point: str) -> None:
     """TransformerLens centres no model with RMSNorm."""
@@ -211,8 +208,13 @@ def test_codes_of_a_centred_sae_are_those_of_the_centred_model(family: str, hook
     dense[table["token_index"][0].to_list(), table["feature"][0].to_list()] = torch.tensor(table["value"][0].to_list())
     torch.testing.assert_close(dense, expected, rtol=1e-4, atol=1e-4)
     addition = Addition(ours.W_dec[7], None, "last")  # by a_max of what it reads there
-    at = hook_points.hook_point_of(lm, 2, hook_point)
+    at = hook_points.sae_hook_point(lm, 2, ours.meta)
     with steering_of(lm, [addition], torch.tensor([0]), torch.tensor([3.0]), ours, at).installed(lm, 0, ids.shape[1]):
         logits = lm.model(ids).logits[0, -1]
     hooks = _steering(lens_model(family, centred=True), 2, theirs, 7, 3.0, ids.shape[1] - 1)
     torch.testing.assert_close(logits, lens_model(family, centred=True).run_with_hooks(ids, fwd_hooks=hooks)[0, -1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_hooked_transformer_is_no_model_of_transformers() -> None:
+    with pytest.raises(ValueError, match="HookedTransformer is no model of transformers: load a causal language model"):
+        saesteer.load_model(lens_model("llama"), tokenizer=tiny_model("llama").tokenizer)

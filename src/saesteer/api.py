@@ -7,6 +7,7 @@ Classes that are imported `as` themselves are public as well.
 import itertools
 import re
 from collections.abc import Sequence
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,10 @@ def load_model(
     if not isinstance(source, str | Path):
         if tokenizer is None:
             raise ValueError(f"a loaded model ({type(source).__name__}) needs its tokenizer: load_model(model, tokenizer=tokenizer)")
+        if not hasattr(tokenizer, "backend_tokenizer"):
+            raise ValueError(
+                f"the tokenizer given is a {type(tokenizer).__name__}: give a fast tokenizer, of AutoTokenizer.from_pretrained"
+            )
         return language_model(source, tokenizer, bos, prompt_format)
     folder = Path(source)
     if not folder.is_dir():
@@ -125,8 +130,9 @@ def max_activating_examples(
     """The texts on which each feature is most active, at most `n_examples` of a feature, from texts of one's own cut after `max_tokens`:
     a row a feature, columns of the table `max_activating_examples`."""
     _check_fit(lm, sae)
-    _check_lists(texts=texts)
+    _check_lists(features=features, texts=texts)
     check_features(features, sae.meta.n_features, "the SAE")
+    _check_texts("texts", texts)
     corpus = tokenised(texts, _tokens(lm), lm.bos, max_tokens)
     activations = pl.concat(sparse_activations(lm, {sae.meta.layer: sae}, corpus))
     return _max_activating_examples(activations, corpus, features, n_examples, _tokens(lm))
@@ -161,13 +167,15 @@ def steer(
 
     At the last position of every forward, factor * a_max * decoder direction is added where the SAE writes, a_max being the largest
     activation of any feature there (P1, section 3). `sampling` None is P1's: at most 20 tokens, temperature 0.7 among the 50 likeliest, up
-    to the first full stop. A text depends on the model, the SAE, `seed` and its own row alone, not on what else is asked for. Columns:
-    feature, factor, prompt, sample, text, token_ids, n_tokens, stopped.
+    to the first full stop. A text depends on the model, the SAE, `seed` and its own row alone, not on what else is asked for. A feature,
+    factor or prompt that is given twice counts once. Columns: feature, factor, prompt, sample, text, token_ids, n_tokens, stopped.
     """
     _check_fit(lm, sae)
-    _check_lists(factors=factors, prompts=prompts)
+    _check_lists(features=features, factors=factors, prompts=prompts)
+    check_features(features, sae.meta.n_features, "the SAE")
+    _check_texts("prompts", prompts)
     named = {text_id(prompt): prompt for prompt in prompts}
-    keys = itertools.product(features, dict.fromkeys(map(canonical_factor, factors)), named, range(n_samples))
+    keys = itertools.product(dict.fromkeys(features), dict.fromkeys(map(canonical_factor, factors)), named, range(n_samples))
     schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
     rows = pl.DataFrame(list(keys), schema=schema, orient="row")
     if rows.is_empty():
@@ -235,10 +243,16 @@ def _tokens(lm: LanguageModel) -> TextTokens:
 
 
 def _check_lists(**values: Any) -> None:
-    """Refuse a string where a list of them is asked for: each of its letters would be taken for one."""
+    """Refuse one value where a list is asked for: each letter of a string would be taken for one."""
     for name, value in values.items():
-        if isinstance(value, str):
-            raise TypeError(f"{name} is one string: give a list, {name}=[{value!r}]")
+        if isinstance(value, str | Number):
+            raise TypeError(f"{name} is one {'string' if isinstance(value, str) else 'number'}: give a list, {name}=[{value!r}]")
+
+
+def _check_texts(name: str, values: Sequence[Any]) -> None:
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, str):
+            raise TypeError(f"{name}: number {number} is {value!r}, not a text")
 
 
 def _check_fit(lm: LanguageModel, sae: Sae) -> None:

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 
 from saesteer.core.tables import FEATURES
 from saesteer.engine.directions import difference_of_means
-from saesteer.engine.hook_points import HookPoint, hook_point_of
+from saesteer.engine.hook_points import HookPoint, sae_hook_point
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae, encode
 from saesteer.methods.fit.problem import Text, Tokens, tokens
@@ -105,7 +105,7 @@ def detection(run: Run) -> pl.DataFrame:
     ranked = features.sort("concept", "max_activation", "feature", descending=[False, True, False])
     for layer in run.layers:
         sae = run.sae(layer)
-        hook_point = hook_point_of(lm, layer, sae.meta.hook_point)
+        hook_point = sae_hook_point(lm, layer, sae.meta)
         labels = ranked.filter(layer=layer).unique("concept", keep="first", maintain_order=True)
         for concept, label in labels.select("concept", "feature").iter_rows():
             groups = [chosen_texts(half, concept, LARGEST) for half in halves]

@@ -21,7 +21,7 @@ from saesteer.core.files import text_id
 from saesteer.core.tables import FEATURES
 from saesteer.engine.directions import difference_of_means
 from saesteer.engine.generations import feature_edit
-from saesteer.engine.hook_points import hook_point_of
+from saesteer.engine.hook_points import sae_hook_point
 from saesteer.engine.interventions import ActivationEdit, Addition, ConditionalClamp, Intervention, Nothing, Projection
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae
@@ -143,7 +143,7 @@ def suppression(run: Run) -> pl.DataFrame:
             having, lacking = (of["token_ids"].to_list() for of in chosen_texts(texts, concept, LARGEST))
             if len(prompts) < N_CHOOSING + FEWEST or not having:
                 continue
-            (direction,) = difference_of_means(lm, [hook_point_of(lm, layer, sae.meta.hook_point)], having, lacking)
+            (direction,) = difference_of_means(lm, [sae_hook_point(lm, layer, sae.meta)], having, lacking)
             steered = _Steered(run, lm, sae, concept, of_layer, normalize(direction.to(sae.W_dec), dim=0))
             rows += steered.rows(prompts[:N_CHOOSING], prompts[N_CHOOSING:])
     return pl.DataFrame(rows, SUPPRESSION.schema)

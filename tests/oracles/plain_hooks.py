@@ -92,11 +92,12 @@ def steered_next_logits(model: Any, sae: Any, layer: int, feature: int, factor: 
 
 
 def output_score(
-    model: Any, sae: Any, layer: int, feature: int, factor: float, token_ids: Sequence[int], lens: Sequence[int]
+    model: Any, sae: Any, layer: int, feature: int, factor: float, token_ids: Sequence[int], lens: Sequence[int], n_tokens: int
 ) -> dict[str, float]:
-    """P1 section 3: (1 - min rank / |V|) * max probability over the top logit-lens tokens, rank 0 the likeliest."""
+    """P1 section 3: (1 - min rank / |V|) * max probability over the top logit-lens tokens, rank 0 the likeliest of the first `n_tokens`
+    rows of the head, which have a token."""
     probabilities = torch.softmax(steered_next_logits(model, sae, layer, feature, factor, token_ids).double(), dim=0)
-    order = torch.argsort(probabilities, descending=True).tolist()
+    order = torch.argsort(probabilities[:n_tokens], descending=True).tolist()
     rank = min(order.index(token) for token in lens)
     probability = max(float(probabilities[token]) for token in lens)
     return {"output_score": (1 - rank / len(order)) * probability, "min_rank": rank, "max_prob": probability}

@@ -45,8 +45,17 @@ class TextTokens:
 
     def strings(self, token_ids: Sequence[int]) -> list[str]:
         """Tokens as the tokenizer writes them ("▁" kept); of a byte-level tokenizer, the text that they stand for."""
-        pieces = [str(self.tokenizer.id_to_token(token_id)) for token_id in token_ids]
+        pieces = [self._piece(token_id) for token_id in token_ids]
         return [self.tokenizer.decoder.decode([piece]) for piece in pieces] if self.byte_level else pieces
+
+    def _piece(self, token_id: int) -> str:
+        piece: str | None = self.tokenizer.id_to_token(token_id)
+        if piece is None:
+            raise SettingsError(
+                f"{self.source}: {token_id} is no token of its vocabulary ({self.tokenizer.get_vocab_size()} tokens): token ids of another"
+                " tokenizer? Give texts, or the tokenizer that made them"
+            )
+        return piece
 
     def text_of(self, string: str) -> str:
         """What a token string (from here or from Neuronpedia) says: "▁" is a space, except where it is a character like any other."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from saesteer.core.errors import NotFiniteError
 from saesteer.core.tables import ACTIVATIONS
 from saesteer.engine.finite import fault
-from saesteer.engine.hook_points import hook_point_of, readings
+from saesteer.engine.hook_points import readings, sae_hook_point
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
 from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, pad_rows
 from saesteer.engine.saes import Sae, encode
@@ -41,17 +41,18 @@ def sparse_activations(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.Dat
     Padding is on the right, where causal attention cannot look back at it. `batch` texts go together, fewer when memory runs out; None: as
     many as fit. Yields tables of one layer.
     """
-    hook_points = [hook_point_of(lm, layer, sae.meta.hook_point) for layer, sae in sorted(saes.items())]
+    hook_points = [sae_hook_point(lm, layer, sae.meta) for layer, sae in sorted(saes.items())]
     check_length(lm, max(map(len, texts["token_ids"]), default=0))
     halving, special = Halving("activations", lm.device), special_ids(lm)
     lengths = (pl.col("token_ids").list.len().cast(pl.Int64) + LENGTH_STEP - 1) // LENGTH_STEP * LENGTH_STEP
-    padded = texts.with_columns(padded_length=lengths.clip(upper_bound=lm.n_positions))
+    padded = texts.with_columns(padded_length=lengths.clip(LENGTH_STEP, lm.n_positions))  # also of a text without a token
     for length in padded["padded_length"].unique().sort():
         group = padded.filter(pl.col("padded_length") == length)
 
         def activations_of(part: slice, size: int, group: pl.DataFrame = group, length: int = length) -> list[pl.DataFrame]:
             token_ids = group["token_ids"][part].to_list()
-            ids = torch.full((size, length), token_ids[0][0])  # padding that no model takes for its padding token, about which some warn
+            # Padding that no model takes for its padding token, about which some warn.
+            ids = torch.full((size, length), next(iter(token_ids[0]), 0))
             for row, tokens in enumerate(token_ids):
                 ids[row, : len(tokens)] = torch.tensor(tokens)
             by_hook_point = zip(hook_points, readings(lm, ids.to(lm.device), hook_points), strict=True)

@@ -39,10 +39,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Added:
-    """The modules whose outputs a block adds to the residual."""
+    """The calls whose outputs a block adds to the residual."""
 
-    attention: nn.Module
-    mlp: nn.Module
+    attention: Call
+    mlp: Call
     has_middle: bool  # whether the MLP reads the residual with attention's output in it
 
 
@@ -72,6 +72,11 @@ class Parts:
             )
         return in_attention[-1]
 
+    def attention(self, lm: LanguageModel) -> Call:
+        """The block's attention module."""
+        name = self.projection(lm).name.partition(".")[0]
+        return next(call for call in self.calls if call.name == name)
+
     def added(self, lm: LanguageModel) -> Added:
         """What the block adds: the first two outputs, attention's before the MLP's, that give its output to the bit."""
         outputs = [call for call in self.calls if call.output.shape == self.before.shape]
@@ -80,7 +85,7 @@ class Parts:
             sums = (middle + mlp.output, self.before + mlp.output + attention.output, self.before + (attention.output + mlp.output))
             if any(torch.equal(total, self.behind) for total in sums):
                 arguments = (call.argument for call in self.calls if call.argument is not None and call.argument.shape == middle.shape)
-                return Added(attention.module, mlp.module, any(torch.equal(argument, middle) for argument in arguments))
+                return Added(attention, mlp, any(torch.equal(argument, middle) for argument in arguments))
         raise ValueError(
             f"{lm.name}: what attention and the MLP add to the residual cannot be made out in layer"
             f" {self.layer}; only SAEs at resid_pre and resid_post can be used with this family"

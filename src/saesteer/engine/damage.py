@@ -19,7 +19,7 @@ from saesteer.engine.conditional import switched
 from saesteer.engine.finite import rows_named
 from saesteer.engine.generations import placed
 from saesteer.engine.head import raw_logits, rows_of_logits, soft_capped
-from saesteer.engine.hook_points import hook_point_of
+from saesteer.engine.hook_points import sae_hook_point
 from saesteer.engine.interventions import (
     ActivationEdit,
     Addition,
@@ -138,7 +138,7 @@ def _steered(
         for factor in factors:
             yield _read(lm, _padded(lm, texts, plain_token_ids(lm, intervention.texts[int(factor) - 1])))
         return
-    plain, hook_point = _padded(lm, texts), hook_point_of(lm, layer, sae.meta.hook_point)
+    plain, hook_point = _padded(lm, texts), sae_hook_point(lm, layer, sae.meta)
     which, ones = torch.zeros(len(texts), dtype=torch.long, device=lm.device), torch.ones(len(texts), device=lm.device)
     met = switched(lm, hook_point, [intervention], which, ones, plain.prompts)
     below = residual_at(lm, plain.ids, layer) if isinstance(intervention, _AT_LAYER) else None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saesteer.core.errors import SettingsError
 from saesteer.engine.finite import check_finite
-from saesteer.engine.hook_points import hook_point_of, reading
+from saesteer.engine.hook_points import hook_point_of, reading, sae_hook_point
 from saesteer.engine.interventions import Addition, Intervention, kind_of
 from saesteer.engine.models import MIN_ROWS, LanguageModel
 from saesteer.engine.saes import Sae, largest_activation
@@ -65,7 +65,7 @@ def check_constant(intervention: Intervention) -> Addition:
 @torch.no_grad()
 def median_a_max(lm: LanguageModel, sae: Sae, layer: int, prompts: Sequence[Sequence[int]]) -> float:
     """The median over prompts (token ids) of a_max at the last token, where P1's steering starts."""
-    hook_point = hook_point_of(lm, layer, sae.meta.hook_point)
+    hook_point = sae_hook_point(lm, layer, sae.meta)
     rows = (torch.tensor([list(prompt)] * MIN_ROWS, device=lm.device) for prompt in prompts)
     largest = torch.cat([largest_activation(sae, reading(lm, ids, hook_point).read[:, -1])[:1] for ids in rows])
     check_finite("feature activations are", largest, sae.W_enc)

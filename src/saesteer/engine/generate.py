@@ -41,10 +41,10 @@ from saesteer.engine.continuation import (
     tile_rows,
 )
 from saesteer.engine.finite import check_logits, fault, rows_named
-from saesteer.engine.hook_points import HookPoint, hook_point_of
+from saesteer.engine.hook_points import HookPoint, sae_hook_point
 from saesteer.engine.interventions import Intervention, WeightChange, features_of, kind_of
 from saesteer.engine.memory import Halving, rows_that_fit, tiled_rows_that_fit, tiled_rows_within
-from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, prefills
+from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, check_not_empty, prefills
 from saesteer.engine.saes import Sae
 from saesteer.engine.steering import changes_prompt, steering_of, together
 
@@ -125,7 +125,7 @@ def steered_texts(
     `rows` has row (a number of the caller's), intervention and prompt (places in the sequences), factor (a decimal string) and stream
     (UInt64, core.counter_rng.streams: what its random numbers are drawn from). `prompts` are token ids.
     """
-    run = _Run(lm, sae, hook_point_of(lm, layer, sae.meta.hook_point), interventions, prompts, sampling, Prefixes(lm))
+    run = _Run(lm, sae, sae_hook_point(lm, layer, sae.meta), interventions, prompts, sampling, Prefixes(lm))
     if rows.is_empty():
         return
     halving = Halving("texts", lm.device)
@@ -183,7 +183,7 @@ def _one_batch(
     sampling: Sampling,
 ) -> tuple[_Run, pl.DataFrame, Slots]:
     """Rows that can share a batch, each at its prompt's last token."""
-    run = _Run(lm, sae, hook_point_of(lm, layer, sae.meta.hook_point), interventions, prompts, sampling, Prefixes(lm))
+    run = _Run(lm, sae, sae_hook_point(lm, layer, sae.meta), interventions, prompts, sampling, Prefixes(lm))
     ((length, group),) = _groups(run, rows)
     return run, group, _start(run, group, length, tile_rows(lm, group.height, group.height, full_tile(lm.device, length)))
 
@@ -217,8 +217,9 @@ def sweep_bytes(lm: LanguageModel, held: int, gpu: int, prompt_format: str, n_ne
 def _groups(run: _Run, rows: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
     """Rows that can share a batch, with their prompts' length in the caches: one group of interventions, of fine-tuned weights one factor
     too. Prompts that leave no room for a text are refused."""
-    longest = max(len(run.prompts[place]) for place in rows["prompt"].unique())
-    check_length(run.lm, longest + run.sampling.max_new_tokens)
+    used = [run.prompts[place] for place in rows["prompt"].unique()]
+    check_not_empty(used)
+    check_length(run.lm, max(map(len, used)) + run.sampling.max_new_tokens)
     group = {place: number for number, places in enumerate(together(run.interventions)) for place in places}
     weights = [isinstance(intervention, WeightChange) for intervention in run.interventions]
     n_new = run.sampling.max_new_tokens

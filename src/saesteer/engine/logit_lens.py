@@ -1,5 +1,6 @@
 """Logit lens: which tokens a decoder direction promotes and suppresses, read through the model's own final norm and head."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from saesteer.engine.head import raw_logits
 from saesteer.engine.memory import Halving, rows_that_fit
 from saesteer.engine.models import MIN_ROWS, LanguageModel, final_norm, pad_rows, shape_matters
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 
 MOST_ROWS = (128, 2048)
 """Most rows of logits at a time on a CPU and on a GPU."""
@@ -51,15 +52,15 @@ def logit_lens_tokens(
     """The k tokens with the largest `head(final_norm(W_dec[f]))`, largest first (P1, arXiv 2505.20063, section 3), and the k with the
     smallest, smallest first: what a feature promotes and suppresses most.
 
-    The raw decoder row, brought to the residual where it does not lie there (hook_points.to_residual), no b_dec, no soft cap. Equal
-    logits: the smaller token id first. At most `block` x vocabulary logits exist at a time, fewer when memory runs out; None: as many as
-    fit.
+    The raw decoder row, brought to the residual where it does not lie there (hook_points.to_residual), no b_dec, no soft cap. Rows of the
+    head without a token are left out. Equal logits: the smaller token id first. At most `block` x vocabulary logits exist at a time, fewer
+    when memory runs out; None: as many as fit.
     """
-    if not 1 <= k <= lm.n_vocab:
-        raise ValueError(f"k is {k}, but must lie between 1 and the vocabulary's {lm.n_vocab} tokens")
+    if not 1 <= k <= lm.n_tokens:
+        raise ValueError(f"k is {k}, but must lie between 1 and the vocabulary's {lm.n_tokens} tokens")
     if block is not None and block < MIN_ROWS:
         raise ValueError(f"block is {block}, but no forward runs below {MIN_ROWS} rows")
-    n = len(decoder_rows)
+    n, without_token = len(decoder_rows), ~lm.has_token
     promoted, suppressed = (LensTokens(torch.empty(n, k, dtype=torch.long), torch.empty(n, k)) for _ in range(2))
 
     def looked_up(part: slice, size: int) -> None:
@@ -68,7 +69,7 @@ def logit_lens_tokens(
         with rows_named(lambda row: f"decoder row {part.start + row} of those given"):
             logits = raw_logits(lm, final_norm(lm, to_residual(padded)))[: len(rows)]  # [feature vocab]
         for end, descending in ((promoted, True), (suppressed, False)):
-            ids, values = _first(logits, k, descending)
+            ids, values = _first(logits.masked_fill_(without_token, -math.inf if descending else math.inf), k, descending)
             end.ids[part], end.logits[part] = ids.cpu(), values.cpu()
 
     rows_at_a_time = block or rows_that_fit(16 * lm.n_vocab, lm.device, MOST_ROWS)

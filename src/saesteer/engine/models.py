@@ -13,11 +13,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import Cache, DynamicLayer
@@ -86,8 +87,19 @@ class LanguageModel:
 
     @property
     def n_vocab(self) -> int:
-        """Rows of the head: the number of logits, which may exceed the tokenizer's entries."""
+        """Rows of the head: the number of logits, which may exceed that of tokens."""
         return int(self.head.weight.shape[0])
+
+    @cached_property
+    def has_token(self) -> Bool[Tensor, " vocab"]:
+        """Which rows of the head have a token in the tokenizer's vocabulary; many heads are filled up to a round number of rows."""
+        ids = torch.tensor(sorted(self.tokenizer.get_vocab().values()), device=self.device)
+        return torch.zeros(self.n_vocab, dtype=torch.bool, device=self.device).index_fill_(0, ids[ids < self.n_vocab], True)
+
+    @cached_property
+    def n_tokens(self) -> int:
+        """Number of these rows."""
+        return int(self.has_token.sum())
 
     @property
     def n_positions(self) -> int:
@@ -211,6 +223,12 @@ def check_length(lm: LanguageModel, n_tokens: int) -> None:
         )
 
 
+def check_not_empty(prompts: Sequence[Sequence[int]]) -> None:
+    """Refuse a prompt without a token, behind which there is nothing to go on from."""
+    if not all(prompts):
+        raise ValueError("a prompt needs at least one token; give the prompt some text, or set bos to always where there is such a token")
+
+
 def pad_rows(rows: Tensor, n_rows: int = MIN_ROWS) -> Tensor:
     """Repeat the first row until there are at least `n_rows`, so that every forward sees enough of them."""
     missing = n_rows - rows.shape[0]
@@ -284,8 +302,7 @@ def prefill(lm: LanguageModel, token_ids: list[int]) -> Prefill:
 @torch.no_grad()
 def prefills(lm: LanguageModel, prompts: Sequence[list[int]]) -> list[Prefill]:
     """`prefill` of many prompts; those of one length share forwards, always of `MIN_ROWS` rows."""
-    if not all(prompts):
-        raise ValueError("a prompt needs at least one token; give the tokenizer a beginning-of-sequence token or the prompt some text")
+    check_not_empty(prompts)
     prefilled = {place: Prefill((), (), 0) for place, ids in enumerate(prompts) if len(ids) == 1}
     for length in sorted({len(ids) for ids in prompts} - {1}):
         places = [place for place, ids in enumerate(prompts) if len(ids) == length]

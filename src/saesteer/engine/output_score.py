@@ -14,12 +14,12 @@ from saesteer.core.tables import OUTPUT_SCORE
 from saesteer.engine.amplify import amplify
 from saesteer.engine.finite import check_finite, rows_named
 from saesteer.engine.head import logit_chunks, raw_logits, soft_capped
-from saesteer.engine.hook_points import HookPoint, Place, hidden_after_prompt, hook_point_of, reading
+from saesteer.engine.hook_points import HookPoint, Place, hidden_after_prompt, reading, sae_hook_point
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
 from saesteer.engine.models import MIN_ROWS, LanguageModel, Prefill, pad_columns, pad_rows, plain_token_ids, prefill, shape_matters
 from saesteer.engine.saes import Sae, check_features, checked_meta, decoder_blocks, largest_activation, largest_activation_in_file
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 
 VOCABULARY_CHUNK = 2048
 """Logits computed at a time for each row."""
@@ -63,17 +63,18 @@ def output_scores(
     read the next-token distribution p.
 
     S_out = (1 - min_rank / |V|) * max_prob over the feature's top logit-lens tokens; rank = number of tokens with a larger logit, so 0 is
-    the likeliest. `a_max` is the largest feature activation of what the SAE reads there, unsteered, in the SAE's units; the same for every
-    feature, because the prompt is. The prompt is always plain text, as in P1's program, also for a model that answers in a chat template:
-    it is the beginning of a sentence to go on with, which a user's turn would turn into something to answer, and so it measures the
-    feature's effect on running text, comparable between models.
+    the likeliest. V is the tokenizer's vocabulary: rows of the head without a token have no rank, though a share of the probability.
+    `a_max` is the largest feature activation of what the SAE reads there, unsteered, in the SAE's units; the same for every feature,
+    because the prompt is. The prompt is always plain text, as in P1's program, also for a model that answers in a chat template: it is the
+    beginning of a sentence to go on with, which a user's turn would turn into something to answer, and so it measures the feature's effect
+    on running text, comparable between models.
 
     delta_token_confidence = log max p(unsteered) - log max p(steered), in nats (arXiv 2510.03659), of the same steering.
 
     `batch` features go together, fewer when memory runs out; None: as many as fit.
     """
     check_features(features, sae.meta.n_features, f"the SAE of layer {layer}")
-    unsteered = _unsteered(lm, hook_point_of(lm, layer, sae.meta.hook_point), prompt, lambda read: largest_activation(sae, read))
+    unsteered = _unsteered(lm, sae_hook_point(lm, layer, sae.meta), prompt, lambda read: largest_activation(sae, read))
     blocks = (sae.W_dec[ids] for ids in torch.tensor(list(features), dtype=torch.long, device=lm.device).split(READ_ROWS))
     return pl.concat([pl.DataFrame(schema=SCHEMA), *_scored(lm, unsteered, features, blocks, top_logit_lens_token_ids, factor, batch)])
 
@@ -93,7 +94,7 @@ def output_scores_from_file(
     decoder rows ahead of the computing, so that memory grows with neither the SAE nor the number of features. The SAE's numbers are used as
     they are stored, in float32, whatever the model's format."""
     meta = checked_meta(path)
-    unsteered = _unsteered(lm, hook_point_of(lm, layer, meta.hook_point), prompt, lambda read: largest_activation_in_file(path, read))
+    unsteered = _unsteered(lm, sae_hook_point(lm, layer, meta), prompt, lambda read: largest_activation_in_file(path, read))
     blocks = decoder_blocks(path, features, lm.device, READ_ROWS)
     yield from _scored(lm, unsteered, features, blocks, top_logit_lens_token_ids, factor, batch)
 
@@ -151,7 +152,7 @@ def _frame(
         check_finite("probabilities are", log_top, lm.head.weight)
     columns = {
         "feature": ids,
-        "output_score": ((1 - rank.double() / lm.n_vocab) * probability).tolist(),
+        "output_score": ((1 - rank.double() / lm.n_tokens) * probability).tolist(),
         "min_rank": rank.tolist(),
         "max_prob": probability.tolist(),
         "a_max": [float(unsteered.a_max)] * len(ids),
@@ -174,7 +175,7 @@ def _statistics(
     rank = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
     largest, sums = [], []  # of each chunk: its largest logit, and exponentials relative to that, summed
     for start, logits in logit_chunks(lm, hidden, VOCABULARY_CHUNK):
-        larger = logits > best
+        larger = (logits > best) & lm.has_token[start : start + logits.shape[1]]
         inside = (best_id >= start) & (best_id < start + logits.shape[1])
         itself = larger.gather(1, (best_id - start).clamp(0, logits.shape[1] - 1)) & inside
         rank += larger.sum(dim=1) - itself.squeeze(1).long()

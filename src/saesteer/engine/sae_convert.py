@@ -37,7 +37,7 @@ from saesteer.sources.sae_sources import (
     with_form,
 )
 
-ALGORITHM_VERSION = 4
+ALGORITHM_VERSION = 5
 
 _TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 ARCHITECTURES = ("jumprelu", "standard", "topk", "gated", *_TRANSCODERS)
@@ -124,6 +124,8 @@ def sae_from_folder(folder: Path, dtype: str, device: str) -> Sae:
 
 def sae_from_object(sae: Any, dtype: str, device: str) -> Sae:
     """The SAE that sae-lens has loaded or trained, an `sae_lens.SAE`."""
+    if not hasattr(sae, "cfg"):
+        raise ValueError(f"an SAE is a folder, a release with sae_id, or an sae_lens.SAE, not a {type(sae).__name__}")
     converted = plain("the SAE given", sae, None)
     origin = {"source": "an SAE object", "source_digest": hashlib.sha256(save(converted.tensors)).hexdigest()}
     return _in_memory(origin, converted, dtype, device)
@@ -234,6 +236,8 @@ def check_shape(what: str, shape: tuple[int, int], expected: Spec) -> None:
 
 def check_config(what: str, config: Mapping[str, Any], expected: Spec | None, scale_known: bool) -> Spec:
     """What a configuration describes; refused when it is not the SAE expected, or one whose arithmetic the plain files cannot express."""
+    if missing := [name for name in ("architecture", "d_in", "d_sae") if name not in config]:
+        raise ValueError(f"{what}: its configuration lacks {', '.join(missing)}; fetch or copy it again")
     architecture = config["architecture"]
     if architecture not in ARCHITECTURES:
         reason = _REFUSED.get(architecture, f"supported: {', '.join(ARCHITECTURES)}")

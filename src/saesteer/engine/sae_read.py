@@ -31,8 +31,9 @@ _DICTIONARIES = ("AutoEncoder", "AutoEncoderTopK", "BatchTopKSAE", "GatedAutoEnc
 
 def config_of(source: SaeSource, fetched: Fetched) -> dict[str, Any]:
     """The configuration as sae-lens understands it. What version 6 wrote is read without importing sae-lens, which takes seconds."""
+    values, *_ = [_json(fetched.folder / name) for name in files_of(source).configs]
     if source.loader == "sae_lens":
-        values = _json(fetched.folder / files_of(source).configs[0]) | _overrides(source, fetched)
+        values |= _overrides(source, fetched)
         if str(values.get("metadata", {}).get("sae_lens_version", "")).startswith("6."):
             return values
     from sae_lens.loading.pretrained_sae_loaders import NAMED_PRETRAINED_SAE_CONFIG_GETTERS, handle_config_defaulting
@@ -183,4 +184,10 @@ def _sparsify(repo: str, folder: str, device: str, force: bool, overrides: dict[
 
 
 def _json(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text(encoding="utf-8")))
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingsError(f"{file} is not readable as JSON ({error}): fetch or copy it again") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{file} holds no settings, but a {type(values).__name__}: fetch or copy it again")
+    return values

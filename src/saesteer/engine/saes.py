@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +49,7 @@ class SaeMeta:
     converter_version: int  #: ALGORITHM_VERSION of saesteer.engine.sae_convert
     architecture: str  #: the source's: jumprelu, standard, topk, gated, or a transcoder's
     hook_point: str  #: what it reads and where it writes (saesteer.engine.hook_points)
-    centred: bool  #: whether each row's mean over d_model is subtracted before encoding (trained on centred writing weights)
+    centred: bool  #: whether it was trained on rows without their means (centred writing weights, layer-normalised rows)
     layer: int  #: decoder block that it sits in
     d_model: int  #: width of what it reads and writes, the residual's but at hook_z
     n_features: int  #: how many features it has
@@ -170,24 +171,24 @@ def decoder_blocks(path: Path, features: Sequence[int], device: torch.device, bl
 def check_features(features: Sequence[int], n_features: int, name: str) -> None:
     """Refuse a feature id that the SAE does not have."""
     for feature in features:
-        if not 0 <= feature < n_features:
+        if not isinstance(feature, Integral) or isinstance(feature, bool) or not 0 <= feature < n_features:
             raise ValueError(f"feature {feature} does not exist: {name} has features 0 to {n_features - 1}")
 
 
 def encoder_input(meta: SaeMeta, residual: Float[Tensor, "*row d_model"], dtype: torch.dtype) -> Float[Tensor, "*row d_model"]:
-    """What an SAE's encoder is given for residuals of the model: the rows in its number format, without their means over d_model where it
-    was trained on a model with centred writing weights (TransformerLens's center_writing_weights, whose residuals are just that) or on
-    layer-normalised rows, and over their sizes where it was trained on rows of one size."""
-    if meta.scale is not None:
-        size = written_size(meta, residual)[..., None] + _STD_EPSILON * (meta.scale == "std")
-        return (_centred(meta, residual) / size).to(dtype)
-    return (_centred(meta, residual) if meta.centred else residual).to(dtype)
+    """What an SAE's encoder multiplies of what it is given (hook_points.Reading.read): the rows in its number format, layer-normalised or
+    over their sizes where it was trained on such rows."""
+    if meta.scale is None:
+        return residual.to(dtype)
+    size = written_size(meta, residual)[..., None]
+    if meta.scale == "std":
+        return (without_mean(residual) / (size + _STD_EPSILON)).to(dtype)
+    return (residual.to(size.dtype) / size).to(dtype)
 
 
-def _centred(meta: SaeMeta, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
-    """Rows, without their means where the SAE is centred, in float32 or wider."""
-    precise = torch.promote_types(residual.dtype, torch.float32)  # the mean of a bfloat16 row, in bfloat16, is off by an activation's size
-    return residual - residual.mean(dim=-1, keepdim=True, dtype=precise) if meta.centred else residual.to(precise)
+def without_mean(rows: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
+    """Rows without their means, in float32 or wider: the mean of a bfloat16 row, in bfloat16, is off by an activation's size."""
+    return rows - rows.mean(dim=-1, keepdim=True, dtype=torch.promote_types(rows.dtype, torch.float32))
 
 
 def written_size(meta: SaeMeta, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row"]:
@@ -195,8 +196,8 @@ def written_size(meta: SaeMeta, residual: Float[Tensor, "*row d_model"]) -> Floa
     1."""
     if meta.scale is None:
         return torch.ones(residual.shape[:-1], dtype=torch.promote_types(residual.dtype, torch.float32), device=residual.device)
-    rows = _centred(meta, residual)
-    return rows.std(dim=-1) if meta.scale == "std" else rows.norm(dim=-1) / meta.d_model**0.5
+    rows = residual.to(torch.promote_types(residual.dtype, torch.float32))
+    return without_mean(rows).std(dim=-1) if meta.scale == "std" else rows.norm(dim=-1) / meta.d_model**0.5
 
 
 def _activations(

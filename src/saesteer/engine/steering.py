@@ -16,7 +16,7 @@ from saesteer.core.errors import SettingsError
 from saesteer.engine.adapters import changed_weights, low_rank_subspace_installed, low_rank_weights_installed, weights_installed
 from saesteer.engine.amplify import amplify
 from saesteer.engine.continuation import Steering
-from saesteer.engine.hook_points import HookPoint, hook_point_of, steered
+from saesteer.engine.hook_points import HookPoint, sae_hook_point, steered
 from saesteer.engine.interventions import (
     ActivationEdit,
     Addition,
@@ -319,4 +319,4 @@ def steered_model(lm: LanguageModel, sae: Sae, layer: int, intervention: Interve
     does not look there. Such a program chooses its batches, so rows may differ in the last digits from those of one's own forwards."""
     check_every_position(intervention)
     which, factors = torch.zeros(1, dtype=torch.long, device=lm.device), torch.full((1,), factor, device=lm.device)
-    return steering_of(lm, [intervention], which, factors, sae, hook_point_of(lm, layer, sae.meta.hook_point)).installed(lm, 0, 1)
+    return steering_of(lm, [intervention], which, factors, sae, sae_hook_point(lm, layer, sae.meta)).installed(lm, 0, 1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
 from transformers.pytorch_utils import Conv1D
 
@@ -35,6 +35,7 @@ class Structure:
 
 def structure_of(model: Any) -> Structure:
     """The parts of a model in evaluation mode, tried on two tokens."""
+    _check_kind(model)
     structure = untried_structure(model)
     blocks, decoder, head = structure.blocks, model.get_decoder(), structure.head
     cache = Cache(layers=empty_layers(structure))
@@ -58,6 +59,25 @@ def structure_of(model: Any) -> Structure:
     output = of_blocks[0].output
     projections = tuple(_projection(call, inner_calls) for call in of_blocks)
     return replace(structure, n_extras=len(output) - 1 if isinstance(output, tuple) else None, projections=projections)
+
+
+def _check_kind(model: Any) -> None:
+    """Refuse what is no causal language model of transformers, whole and by itself."""
+    if hasattr(model, "merge_and_unload"):
+        raise ValueError(f"{_name(model)}: a model with an adapter: give load_model its merge_and_unload()")
+    reason = None
+    if not isinstance(model, PreTrainedModel):
+        reason = "is no model of transformers"
+    elif model.config.is_encoder_decoder:
+        reason = "is an encoder with a decoder"
+    elif model.get_output_embeddings() is None:
+        reason = "has no language-model head"
+    if reason:
+        raise ValueError(f"{_name(model)} {reason}: load a causal language model with AutoModelForCausalLM")
+    if any(weight.is_meta for weight in model.parameters()):
+        raise ValueError(
+            f"{_name(model)}: some of its weights are offloaded: load it whole, without offloading, in a smaller dtype or on several GPUs"
+        )
 
 
 def untried_structure(model: Any) -> Structure:

@@ -14,7 +14,8 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.names import did_you_mean
 from saesteer.core.tables import FEATURES, MAX_ACTIVATING_EXAMPLES
 from saesteer.engine.directions import decoder_cosines, difference_of_means
-from saesteer.engine.hook_points import hook_point_of
+from saesteer.engine.hook_points import sae_hook_point
+from saesteer.engine.saes import read_meta
 from saesteer.report.labels import with_labels
 from saesteer.run import Run
 from saesteer.settings import ExplainedFeatures, LocalExamples
@@ -85,7 +86,7 @@ def concept_cosines(run: Run, concept: str) -> pl.DataFrame | None:
     if min(len(having), len(lacking)) < MIN_TEXTS:
         return None
     lm = run.model()
-    hook_points = [hook_point_of(lm, layer, run.experiment.saes.hook_point) for layer in run.layers]
+    hook_points = [sae_hook_point(lm, layer, read_meta(run.sae_file(layer))) for layer in run.layers]
     directions = difference_of_means(lm, hook_points, _spread(having), _spread(lacking))
     rows = [
         pl.DataFrame({"cosine": decoder_cosines(run.sae(layer), direction)}).with_row_index("feature").with_columns(layer=pl.lit(layer))

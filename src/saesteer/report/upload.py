@@ -14,7 +14,9 @@ from typing import Any
 
 import polars as pl
 
+from saesteer.core.hook_points import MODULE_OUTPUTS
 from saesteer.core.tables import ACTIVATIONS, COMPARED_CONCEPTS, FEATURES, FITS, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES, METHOD_SUMMARIES
+from saesteer.engine.saes import read_meta
 from saesteer.engine.vector_formats import neuronpedia_body
 from saesteer.report.exports.neuronpedia import example_lines
 from saesteer.run import Run
@@ -117,11 +119,13 @@ def _method_vectors(run: Run, method: str, model: str) -> Iterator[Upload]:
     """The vectors that a method adds at factor 1, each with the median of its chosen factors as its strength."""
     from saesteer.methods.fit.vectors_file import fitted_additions
 
-    hook = _HOOKS.get(run.experiment.saes.hook_point)
+    hook_point = run.experiment.saes.hook_point
+    if hook_point in MODULE_OUTPUTS.values():  # of SAEs that name the module, the module's output
+        hook_point = read_meta(run.sae_file(run.layers[0])).hook_point
+    hook = _HOOKS.get(hook_point)
     if hook is None:
         raise SettingsError(
-            f"{run.name}: its vectors are added at {run.experiment.saes.hook_point}, where Neuronpedia's cannot be; it has resid_pre,"
-            " resid_post"
+            f"{run.name}: its vectors are added at {hook_point}, where Neuronpedia's cannot be; it has resid_pre, resid_post"
         )
     fits, concepts, method = run.rows(FITS), run.summary(COMPARED_CONCEPTS), key_of(method)
     scores = run.summary(METHOD_SUMMARIES["method_scores"]).filter(method=method)

@@ -101,7 +101,8 @@ class SaeSettings(Settings):
     """Commit of the repository that holds the SAEs; null: the newest, whose commit is recorded."""
     hook_point: HookPointName = "resid_post"
     """Where the SAE sits in its decoder layer: the residual before attention, before the MLP or behind the layer (resid_pre, resid_mid,
-    resid_post); what attention or the MLP adds to it (attn_out, mlp_out); attention's heads before their output map (hook_z); a transcoder,
+    resid_post); what attention or the MLP adds to it or, of SAEs whose files name the module, as sparsify's and dictionary_learning's do,
+    what the module puts out, before a norm behind it (attn_out, mlp_out); attention's heads before their output map (hook_z); a transcoder,
     of the MLP's input (transcoder) or of that before the norm's gain (transcoder_normalized: Gemma Scope's); the embedding, of layer 0."""
     decoder_rows: Literal["as_trained", "unit"] = "as_trained"
     """unit: each decoder row is divided by its norm, and its feature's activations are multiplied by it. The SAE reconstructs the same; a

@@ -9,6 +9,7 @@ import numpy as np
 from safetensors import safe_open
 
 from saesteer.core.files import file_digest, value_digest
+from saesteer.core.hook_points import MODULE_OUTPUTS
 from saesteer.core.store import read_manifest
 from saesteer.settings import Experiment, LocalExamples, ModelSource, SettingsError, Sweep
 from saesteer.sources.published import cached_path
@@ -113,17 +114,19 @@ def converted_sae(manifest: Path, fetched: Path | None, layer: int) -> Path:
 
 
 def is_current(converted: Path, expected: Mapping[str, Any]) -> bool:
-    """Whether a converted file is there, sound, and by the JSON beside it made from what is expected."""
+    """Whether a converted file is there, sound, and by the JSON beside it made from what is expected, in an experiment's settings."""
     record = converted.with_suffix(".json")
     if not (converted.is_file() and record.is_file()):
         return False
     values = json.loads(record.read_text(encoding="utf-8"))
+    values["hook_point"] = MODULE_OUTPUTS.get(values["hook_point"], values["hook_point"])
     return expected.items() <= values.items() and values["sha256"] == file_digest(converted)
 
 
 def sae_entry(meta: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """A converted SAE's entry in the manifest of its layers: what results depend on, where it lies beside the manifest, and its bytes."""
     further = [meta[name] for name in ("k", "scale") if meta[name] is not None]  # results of SAEs without them stay valid
+    further += ["if the model has LayerNorm"] if meta["centred"] and meta["scale"] != "std" else []
     fingerprint = value_digest([meta["sha256"], meta["hook_point"], meta["centred"], *further])
     return {"fingerprint": fingerprint, "file": file.name, "sha256": meta["sha256"], "decoder_norm": _decoder_norms(file)}
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from saesteer.core.hook_points import HOOK_POINTS
+from saesteer.core.hook_points import HOOK_POINTS, MODULE_OUTPUTS
 from saesteer.core.names import did_you_mean
 from saesteer.settings import SaeSettings, SettingsError
 
@@ -74,6 +74,8 @@ _HOOK_POINTS = {
     "ln2.hook_normalized": "transcoder_normalized",
     "": "resid_post",
     "output": "resid_post",
+    "self_attn": "attn_module",
+    "mlp": "mlp_module",
     "self_attn.o_proj.input": "hook_z",
     "pre_feedforward_layernorm.output": "transcoder",
     "post_feedforward_layernorm.output": "mlp_out",
@@ -82,11 +84,9 @@ _HOOK_POINTS = {
 is none, since sae-lens names two places so, the residual before the norm and, of Gemma Scope 2, the norm's output."""
 _MODULES = (
     (re.compile(r"resid_post_layer_(\d+)"), "blocks.{}.hook_resid_post"),
-    (re.compile(r"mlp_out_layer_(\d+)"), "blocks.{}.hook_mlp_out"),
-    (re.compile(r"att(?:entio)?n_out_layer_(\d+)"), "blocks.{}.hook_attn_out"),
+    (re.compile(r"mlp_out_layer_(\d+)|layers[._](\d+)\.mlp"), "model.layers.{}.mlp"),
+    (re.compile(r"att(?:entio)?n_out_layer_(\d+)|layers[._](\d+)\.(?:attention|attn|self_attn)"), "model.layers.{}.self_attn"),
     (re.compile(r"layers[._](\d+)"), "blocks.{}.hook_resid_post"),
-    (re.compile(r"layers[._](\d+)\.mlp"), "blocks.{}.hook_mlp_out"),
-    (re.compile(r"layers[._](\d+)\.(?:attention|attn|self_attn)"), "blocks.{}.hook_attn_out"),
     (re.compile(r"embed_(?:tokens|in)()"), "hook_embed"),
 )
 """Spellings of a place as dictionary_learning's and sparsify's folders and configurations have it -> the hook."""
@@ -156,12 +156,27 @@ def every_source() -> Iterator[tuple[str, SaeSource]]:
 def local_source(folder: Path) -> SaeSource:
     """The SAE in a folder on this machine, in the form that its files' names tell. `release` is the folder that stands for a repository:
     the one above; of Gemma Scope, whose folders' names say model, layer and hook point, the one called as on the hub."""
+    _check_folder(folder)
     scope = next((path for path in folder.parents if "gemma-scope" in path.name), None)
     repository = scope or folder.parent
     inside = folder.relative_to(repository).as_posix()
     names = [file.relative_to(repository).as_posix() for file in folder.rglob("*") if file.is_file()]
     above = repository.as_posix()
     return with_form(SaeSource(scope.name if scope else above, inside, None, above, inside, None), names)
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise SettingsError(f"{folder} is a file: give the folder that it lies in")
+    name = folder.as_posix()
+    if not folder.is_dir() and name in _texts():
+        example = _parsed(name)["saes"][0]["id"]
+        raise SettingsError(f"{name} is a release of sae-lens: name one of its SAEs as sae_id, e.g. {example!r}")
+    if not folder.is_dir():
+        raise SettingsError(
+            f"there is no folder {folder}: correct the path, or name a release of sae-lens and one of its SAEs (sae_id)."
+            f"{did_you_mean(name, _texts())}"
+        )
 
 
 def with_form(source: SaeSource, names: Iterable[str]) -> SaeSource:
@@ -200,7 +215,7 @@ def neuronpedia_source(settings: SaeSettings, layer: int) -> str | None:
 def check_hook(what: str, hook: str, layer: int, hook_point: str) -> None:
     """Refuse an SAE of another layer or hook point than the experiment's."""
     sae_layer, sae_hook_point = layer_and_hook_point(what, hook)
-    if (sae_layer, sae_hook_point) != (layer, hook_point):
+    if sae_layer != layer or hook_point not in (sae_hook_point, MODULE_OUTPUTS.get(sae_hook_point)):
         raise SettingsError(
             f"{what}: this SAE is at {sae_hook_point} of layer {sae_layer}, but {hook_point} of layer {layer} was asked for"
         )
@@ -322,4 +337,4 @@ _GEMMA_SCOPE = {
 def hook_of_module(name: str) -> str | None:
     """The hook of a place that dictionary_learning or sparsify names; None where it is none of those known."""
     matches = ((pattern.fullmatch(name), hook) for pattern, hook in _MODULES)
-    return next((hook.format(match[1]) for match, hook in matches if match), None)
+    return next((hook.format(match[match.lastindex or 1]) for match, hook in matches if match), None)

@@ -1,7 +1,6 @@
 """What can be known about an experiment's files before any job starts: refused here, not after an hour of computing."""
 
 import json
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +32,7 @@ from saesteer.sources.pins import MODELS, PIN_KEYS, pinned_path
 from saesteer.sources.prefixes import effect_prompts, prompt_source, prompts_of, read_prefixes, training_openers
 from saesteer.sources.sae_sources import files_of, local_source
 from saesteer.steps.step import steps_of
-from saesteer.workflow.families import DEPTH, HEADS, MLP_OUT_DIFFERS, POSITIONS, WIDTH, refusal, size, text_config
+from saesteer.workflow.families import DEPTH, HEADS, POSITIONS, WIDTH, refusal, size
 from saesteer.workflow.outputs import pins
 
 
@@ -198,13 +197,6 @@ def check_model_config(name: str, experiment: Experiment, config: Mapping[str, A
         width, what = n_heads * (size(config, "head_dim") or width // n_heads), f"{n_heads} heads with together a width"
     if width != experiment.saes.d_model:
         raise SettingsError(f"experiment {name}: saes.d_model is {experiment.saes.d_model}, but {source} has {what} of {width}")
-    named = str(experiment.saes.path or experiment.saes.id).rstrip("/").format(layer=experiment.layers[0])
-    family = text_config(config).get("model_type")
-    if experiment.saes.hook_point == "mlp_out" and family in MLP_OUT_DIFFERS and re.search(r"layers[._]\d+\.mlp$", named):
-        raise SettingsError(
-            f"experiment {name}: the SAEs at {named} read the MLP's own output, but mlp_out is what is added to the residual, and models of"
-            f" the family {family} make something else of that output first: take SAEs of another place"
-        )
     beyond = [layer for layer in experiment.layers if layer >= n_layers]
     if beyond:
         raise SettingsError(f"experiment {name}: layers: {beyond} do not exist, {source} has layers 0 to {n_layers - 1}")

@@ -23,11 +23,6 @@ REFUSED = {
 }
 """Model type (of config.json, or of the text model within) -> why it cannot run."""
 
-MLP_OUT_DIFFERS = frozenset(
-    ("afmoe", "bloom", "exaone4", "flex_olmo", "gemma2", "gemma3_text", "gemma4_text", "glm4", "lfm3", "mpt", "olmo2", "olmo3")
-)
-"""Model types whose MLP module does not put out what is added to the residual: a norm is behind it, or the residual is added within it."""
-
 WIDTH = ("hidden_size", "n_embd", "n_embed", "d_model")
 DEPTH = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import write_text
+from saesteer.core.hook_points import MODULE_OUTPUTS
 from saesteer.core.tokens import LEAST_ROUND_TRIP, TextTokens, load_tokens
 from saesteer.settings import experiment_name
-from saesteer.sources.sae_sources import hook_of_config, layer_and_hook_point
+from saesteer.sources.sae_sources import hook_of_config, hook_of_module, layer_and_hook_point
 from saesteer.workflow.checks import read_config
 from saesteer.workflow.families import DEPTH, size
 
@@ -87,7 +88,9 @@ def _read_saes(path: Path) -> tuple[str, list[int], _Sae]:
     folders = (name for name in glob.glob("*".join(map(glob.escape, [named, *between]))) if numbered.fullmatch(name))
     configs = sorted(file for name in folders for file in Path(name).rglob(_CONFIG))
     if not configs:
-        raise SettingsError(f"{path}: there is no {_CONFIG} below it; give a folder of SAEs in sae-lens's form, one folder a layer")
+        raise SettingsError(
+            f"{path}: there is no {_CONFIG} below it; give a folder of SAEs in sae-lens's or sparsify's form, one folder a layer"
+        )
     read = {file.parent: _read_sae(file) for file in configs}
     layers = {sae.layer: folder for folder, sae in read.items()}
     kinds = sorted({(sae.hook_point, sae.d_model, sae.n_features) for sae in read.values()})
@@ -99,12 +102,17 @@ def _read_saes(path: Path) -> tuple[str, list[int], _Sae]:
 
 def _read_sae(file: Path) -> _Sae:
     config = read_config(file)
-    metadata = config.get("metadata", config)
-    hook, sizes = hook_of_config(str(file.parent), metadata), [config.get("d_in"), config.get("d_sae")]
-    if hook is None or None in sizes:
-        raise SettingsError(f"{file} lacks hook_name, d_in or d_sae: it is no SAE in sae-lens's form; write the file by hand")
+    metadata, width = config.get("metadata", config), config.get("d_in")
+    hook, n_features = hook_of_config(str(file.parent), metadata), config.get("d_sae")
+    if hook is None and "num_latents" in config:  # sparsify's: the folder names the place
+        hook, n_features = hook_of_module(file.parent.name), config["num_latents"] or config["expansion_factor"] * width
+    if None in (hook, width, n_features):
+        raise SettingsError(
+            f"{file} lacks hook_name, d_in or d_sae: it is no SAE in sae-lens's form, nor in sparsify's (folders layers.10); write the"
+            " experiment file by hand"
+        )
     layer, hook_point = layer_and_hook_point(str(file.parent), hook)
-    return _Sae(layer, hook_point, hook, config["d_in"], config["d_sae"], bool(metadata.get("prepend_bos")))
+    return _Sae(layer, MODULE_OUTPUTS.get(hook_point, hook_point), hook, width, n_features, bool(metadata.get("prepend_bos")))
 
 
 def _pattern(path: Path, layers: Mapping[int, Path]) -> str:

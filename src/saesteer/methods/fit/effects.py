@@ -27,7 +27,7 @@ from saesteer.engine.continuation import Sampling
 from saesteer.engine.finite import check_finite
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.head import rows_of_logits, token_nll
-from saesteer.engine.hook_points import HookPoint, hidden_after, hook_point_of, reading
+from saesteer.engine.hook_points import HookPoint, hidden_after, reading, sae_hook_point
 from saesteer.engine.interventions import Addition, Intervention, Nothing
 from saesteer.engine.memory import Halving
 from saesteer.engine.models import MIN_ROWS, LanguageModel, pad_rows, shape_matters
@@ -190,7 +190,7 @@ class EffectRun:
     @cached_property
     def hook_point(self) -> HookPoint:
         """Where vectors are added and activations read."""
-        return hook_point_of(self.lm, self.layer, self.sae.meta.hook_point)
+        return sae_hook_point(self.lm, self.layer, self.sae.meta)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saesteer.core.counter_rng import text_keys
 from saesteer.engine.finite import check_finite
-from saesteer.engine.hook_points import HookPoint, hook_point_of, reading
+from saesteer.engine.hook_points import HookPoint, reading, sae_hook_point
 from saesteer.engine.interventions import Addition
 from saesteer.engine.models import MIN_ROWS, LanguageModel
 from saesteer.engine.saes import Sae, encode
@@ -88,7 +88,7 @@ class Problem:
     def hook_point(self) -> HookPoint:
         """What the SAE reads, and where every vector is added, also one that is made without the SAE: methods without one work on what
         lies there, the residual but for hook_z."""
-        return hook_point_of(self.lm, self.layer, self.sae.meta.hook_point)
+        return sae_hook_point(self.lm, self.layer, self.sae.meta)
 
     @property
     def width(self) -> int:
@@ -143,7 +143,7 @@ def tokens(lm: LanguageModel, hook_point: HookPoint, texts: tuple[Text, ...], n_
             values.append(at_hook_point.value[row, counted])
             reads.append(at_hook_point.read[row, counted])
     residual = torch.cat(values).float()
-    return Tokens(residual, torch.cat(reads).float() if hook_point.read else residual, [len(value) for value in values])
+    return Tokens(residual, torch.cat(reads).float() if hook_point.read or hook_point.centred else residual, [len(value) for value in values])
 
 
 def text_batches(texts: tuple[Text, ...]) -> Iterator[tuple[Text, ...]]:
