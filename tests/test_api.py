@@ -206,23 +206,29 @@ def test_a_value_given_twice_counts_once_on_every_axis() -> None:
     assert texts["feature", "factor", "prompt"].rows() == [(f, s, p) for f in (5, 3) for s in (1.0, 0.0) for p in ("ba", "be")]
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"features": [-1]}, "feature -1 does not exist: the SAE has features 0 to 95"),
-        ({"features": [0, 10**12]}, "feature 1000000000000 does not exist"),
-        ({"features": [0, None]}, "feature None does not exist"),
-        ({"features": [1.5]}, "feature 1.5 does not exist"),
-        ({"features": [True]}, "feature True does not exist"),
-        ({"features": 3}, r"features is one number: give a list, features=\[3\]"),
-        ({"prompts": ["ba", None]}, "prompts: number 2 is None, not a text"),
-        ({"prompts": [7]}, "prompts: number 1 is 7, not a text"),
-    ],
-)
-def test_what_steer_is_not_given_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
-    given = {"features": [0], "factors": [1], "prompts": ["ba"]} | changes
-    with pytest.raises((ValueError, TypeError), match=message):
-        saesteer.steer(tiny_model("llama"), tiny_sae(1), **given)
+def test_what_steer_is_not_given_is_refused_by_name() -> None:
+    """In a program of its own: the tests' check of types comes before."""
+    cases = {
+        "features=[-1], prompts=['The']": "feature -1 does not exist: the SAE has features 0 to 1023",
+        "features=[0, 10**12], prompts=['The']": "feature 1000000000000 does not exist",
+        "features=[0, None], prompts=['The']": "feature None does not exist",
+        "features=[1.5], prompts=['The']": "feature 1.5 does not exist",
+        "features=[True], prompts=['The']": "feature True does not exist",
+        "features=3, prompts=['The']": "features is one number: give a list, features=[3]",
+        "features=[0], prompts=['The', None]": "prompts: number 2 is None, not a text",
+        "features=[0], prompts=[7]": "prompts: number 1 is 7, not a text",
+    }
+    calls = [f"lambda: saesteer.steer(lm, sae, factors=[1], {case})" for case in cases]
+    calls.append("lambda: saesteer.max_activating_examples(lm, sae, [1], ['The', None])")
+    program = (
+        f"import saesteer; lm = saesteer.load_model({str(WORLD / 'model')!r}, device='cpu')\n"
+        f"sae = saesteer.load_sae({str(SAE_FOLDER)!r}, device='cpu')\n"
+        f"for call in [{', '.join(calls)}]:\n    try:\n        call()\n    except (TypeError, ValueError) as error:\n        print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for said, message in zip(done.stdout.splitlines(), [*cases.values(), "texts: number 2 is None, not a text"], strict=True):
+        assert message in said
 
 
 def test_a_prompt_without_a_token_is_refused_and_a_text_without_one_has_no_activation() -> None:
@@ -230,10 +236,10 @@ def test_a_prompt_without_a_token_is_refused_and_a_text_without_one_has_no_activ
     for prompts in ([""], ["", "ba"]):
         with pytest.raises(ValueError, match="a prompt needs at least one token"):
             saesteer.steer(lm, sae, [1], [1], prompts)
-    with pytest.raises(ValueError, match="texts: number 2 is None, not a text"):
-        saesteer.max_activating_examples(lm, sae, [1], ["ba", None])
     both, alone = (saesteer.max_activating_examples(lm, sae, range(96), texts) for texts in (["", "ba be di"], ["ba be di"]))
     assert both["examples"].to_list() == alone["examples"].to_list()
+    assert both["density"].to_list() == alone["density"].to_list()
+    assert saesteer.max_activating_examples(lm, sae, [1], [""])["density"].to_list() == [None]
 
 
 def test_models_that_are_no_causal_language_models_of_transformers_are_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -242,6 +248,9 @@ def test_models_that_are_no_causal_language_models_of_transformers_are_refused_w
     from transformers import AutoModel, T5Config, T5ForConditionalGeneration
 
     lm = tiny_model("llama")
+    tuned_prompt = peft.get_peft_model(copy.deepcopy(lm.model), peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
+    with pytest.raises(ValueError, match=r"PeftModelForCausalLM: a model with an adapter: .* or get_base_model\(\)"):
+        saesteer.load_model(tuned_prompt, tokenizer=lm.tokenizer)
     for config in (peft.LoraConfig(target_modules=["q_proj"]), peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")):
         wrapped = peft.get_peft_model(copy.deepcopy(lm.model), config)
         with pytest.raises(ValueError, match=r"PeftModel.*: a model with an adapter: give load_model its merge_and_unload\(\)"):

@@ -63,8 +63,8 @@ def structure_of(model: Any) -> Structure:
 
 def _check_kind(model: Any) -> None:
     """Refuse what is no causal language model of transformers, whole and by itself."""
-    if hasattr(model, "merge_and_unload"):
-        raise ValueError(f"{_name(model)}: a model with an adapter: give load_model its merge_and_unload()")
+    if hasattr(model, "get_base_model"):  # PEFT's
+        raise ValueError(f"{_name(model)}: a model with an adapter: give load_model its merge_and_unload(), or get_base_model()")
     reason = None
     if not isinstance(model, PreTrainedModel):
         reason = "is no model of transformers"

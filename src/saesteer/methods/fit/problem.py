@@ -143,7 +143,9 @@ def tokens(lm: LanguageModel, hook_point: HookPoint, texts: tuple[Text, ...], n_
             values.append(at_hook_point.value[row, counted])
             reads.append(at_hook_point.read[row, counted])
     residual = torch.cat(values).float()
-    return Tokens(residual, torch.cat(reads).float() if hook_point.read or hook_point.centred else residual, [len(value) for value in values])
+    return Tokens(
+        residual, torch.cat(reads).float() if hook_point.read or hook_point.centred else residual, [len(value) for value in values]
+    )
 
 
 def text_batches(texts: tuple[Text, ...]) -> Iterator[tuple[Text, ...]]:
