@@ -1,4 +1,4 @@
-"""Tables of users, as JSON lines, CSV and Parquet: all their rows say what columns they have, and a fault is named by file, row and column."""
+"""Tables of users, as JSON lines, CSV and Parquet: all rows say what columns there are, and a fault is named by file, row and column."""
 
 import json
 import re
@@ -15,8 +15,7 @@ from saesteer.settings import LabelledTexts
 from saesteer.sources.concept_texts import texts_of_file
 from saesteer.sources.imported import imported_texts
 
-XFAIL = pytest.mark.xfail(strict=True, reason="issue 53, item 1")
-ENDINGS = (pytest.param("jsonl", marks=XFAIL), "csv", "parquet")
+ENDINGS = ("jsonl", "csv", "parquet")
 
 
 def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -56,9 +55,8 @@ def test_a_rating_that_first_stands_in_row_101_counts(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_openers_that_begin_in_row_106_are_read(tmp_path: Path, ending: str) -> None:
     """Of 200 rows the last 95; the texts of two concepts alternate."""
-    rows = [
-        {"concept": ("sea", "tea")[row % 2], "text": f"text {row}"} | ({"opener": "So,"} if row >= 106 else {}) for row in range(1, 201)
-    ]
+    rows = [{"concept": ("sea", "tea")[row % 2], "text": f"text {row}"} for row in range(200)]
+    rows[105:] = [row | {"opener": "So,"} for row in rows[105:]]
     source = LabelledTexts(kind="texts", texts=saved(tmp_path / f"texts.{ending}", rows), names=("sea", "tea"))
     texts = texts_of_file(source, [], 100, 100, 0)[1].filter(positive=True)
     assert dict(texts["input"].value_counts().iter_rows()) == {"So,": 95, "": 105}
@@ -84,9 +82,9 @@ def test_a_key_that_rows_before_lack_is_not_made_up(tmp_path: Path, ending: str,
 
 
 FAULTS = {
-    "half a surrogate pair": (json.dumps(text(text="a \ud83d b")), r"row 2, column text: it has half of a surrogate pair"),
-    "half a pair in a name": (json.dumps({"a\udc00": 1}), r"row 2, column 'a\\udc00': its name has half of a surrogate pair"),
-    "a key twice": (json.dumps(text())[:-1] + ', "text": "b"}', "row 2, column text: the key is given twice"),
+    "half a surrogate pair": (json.dumps(text(text="a \ud83d b")), r"row 2, column 'text': it has half of a surrogate pair"),
+    "half a pair in a name": (json.dumps({"a\udc00": 1}), r"row 2, column 'a\\udc00': it has half of a surrogate pair"),
+    "a key twice": (json.dumps(text())[:-1] + ', "text": "b"}', "row 2: the key 'text' is given twice"),
     "a list": (json.dumps(text(concept=["sea"])), "row 2, column concept: it holds a list, but has to be text or a number"),
     "an object": (json.dumps(text(concept_rating={"a": 1})), "row 2, column concept_rating: it holds an object, but has to be"),
     "no object": ("[1]", "row 2: it is no JSON object"),
@@ -95,7 +93,6 @@ FAULTS = {
 }
 
 
-@XFAIL
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_of_json_lines_is_named_by_row_and_column(tmp_path: Path, fault: str) -> None:
     line, message = FAULTS[fault]
@@ -105,17 +102,22 @@ def test_a_fault_of_json_lines_is_named_by_row_and_column(tmp_path: Path, fault:
         imported_texts(path, 0)
 
 
-@XFAIL
+def test_a_row_of_a_csv_with_more_values_than_columns_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "texts.csv"
+    path.write_text('method,concept,prompt,factor,text\nx,sea,"A\nB, C",1,a\n\nx,sea,A,1,a, b\n')
+    with pytest.raises(SettingsError, match="texts.csv cannot be read: row 3 has 6 values, but the header names 5 columns: put quotes"):
+        imported_texts(path, 0)
+
+
 def test_what_is_not_read_may_be_anything_and_numbers_keep_their_spelling(tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
-    path.write_text(json.dumps(text(seed={"a": [1]}, method=548)) + "\r\n\n" + json.dumps(text("\u2028", 1, fluency_rating=float("nan"))))
+    path.write_text(json.dumps(text(seed={"a": [1]}, method=548)) + "\r\n\n" + json.dumps(text("a\u2028b", 1, fluency_rating=float("nan"))))
     texts = imported_texts(path, 0)
     assert texts.unread == ("seed",)
-    assert texts.rows["method"].to_list() == ["548", "\u2028"]
+    assert texts.rows["method"].to_list() == ["548", "a\u2028b"]
     assert texts.rows["fluency_rating"].to_list() == [2.0, None]
 
 
-@XFAIL
 def test_a_header_that_names_a_column_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "texts.csv"
     path.write_text('method,concept,prompt,factor,text,"text"\nx,sea,A,1,a,b\n')

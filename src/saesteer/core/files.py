@@ -17,6 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from saesteer.core.errors import SettingsError
 from saesteer.core.machine import exists, process_table
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -147,6 +148,14 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def regular_file(path: Path) -> Path:
+    """The path of a file that is to be read; refused where there is none, or something else, such as a pipe, whose end never comes."""
+    if not path.is_file():
+        what = "it is a folder" if path.is_dir() else "it is no file but a pipe or a device" if path.exists() else "there is no such file"
+        raise SettingsError(f"{path} cannot be read: {what}")
+    return path
 
 
 def safetensors_fault(file: Path) -> str | None:

@@ -21,7 +21,7 @@ from saesteer.settings import LabelledTexts, SettingsError
 from saesteer.sources.encoding import refuse_missing, table_of
 from saesteer.sources.published import labelled_concepts, labelled_texts
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 SHARED = -1
 """AxBench's concept_id of negative texts."""
@@ -81,10 +81,10 @@ def texts_of_file(
 
 def _read_labelled(path: Path) -> pl.DataFrame:
     """concept, input (what a text goes on from) and output (the text), no text of a concept twice."""
-    frame = table_of(path)
+    frame = table_of(path, lambda name: name in ("concept", "text", "opener"))
     refuse_missing(path, frame, ("concept", "text"))
-    opener = pl.col("opener").cast(pl.String).fill_null("") if "opener" in frame.columns else pl.lit("")
-    named = frame.select(concept=pl.col("concept").cast(pl.String), input=opener, output=pl.col("text").cast(pl.String))
+    opener = pl.col("opener").fill_null("") if "opener" in frame.columns else pl.lit("")
+    named = frame.select(concept="concept", input=opener, output="text")
     if empty := [
         row for row, values in enumerate(named.iter_rows(), start=1) if not (values[0] or "").strip() or not (values[2] or "").strip()
     ]:

@@ -64,6 +64,8 @@ AXBENCH_COLUMNS = {
 """What of a text -> how its column is called in AxBench's results, after the method's name."""
 _AXBENCH_ROW = {"concept": "input_concept", "prompt": "original_prompt", "factor": "factor", "order": "input_id"}
 
+_READ = {*TEXTS, "feature", *_AXBENCH_ROW.values()} - {"number"}
+
 Rule = Callable[[pl.Expr], pl.Expr]
 _WHOLE: tuple[str, Rule] = ("a whole number from 0 to 65535", lambda value: value.is_between(0, 65535) & (value == value.floor()))
 _NUMBERS: dict[str, tuple[str, Rule]] = {
@@ -95,7 +97,7 @@ def imported_texts(path: Path, layer: int) -> ImportedTexts:
     """The texts in a file, or in a folder of P1's files; `layer` is that of files that name none."""
     if path.is_dir():
         return _of_p1(path)
-    table = table_of(path)
+    table = table_of(path, lambda name: name in _READ or name.endswith(tuple(AXBENCH_COLUMNS.values())))
     if any(name.endswith(AXBENCH_COLUMNS["text"]) for name in table.columns):
         return _of_axbench(path, table, layer)
     return _of_table(path, table, layer)
@@ -160,10 +162,6 @@ def _imported(
 
 def _typed(given: pl.DataFrame, names: Mapping[str, str], path: Path) -> pl.DataFrame:
     """The columns as those of TEXTS, and `order` as a number. `names` is column -> name in the file, `row` the number of the row there."""
-    for column, name in names.items():
-        if given.schema[column].is_nested() or given.schema[column] == pl.Binary:
-            raise SettingsError(f"{path}, column {name}: it has type {given.schema[column]}, but has to be text or numbers")
-    said = given.with_columns(pl.col(column).cast(pl.String) for column in names)
     numbers = {column: pl.col(column).str.strip_chars() for column in names if column in _NUMBERS}
     values = {column: value.cast(pl.Float64, strict=False) for column, value in numbers.items()}
     for column, value in numbers.items():
@@ -171,18 +169,18 @@ def _typed(given: pl.DataFrame, names: Mapping[str, str], path: Path) -> pl.Data
         missing = pl.col(column).is_null() | value.str.to_lowercase().is_in(["", "nan"])
         is_right = rule(values[column]).fill_null(False) & values[column].is_not_nan()
         wrong = ~is_right & ~missing if column in _MAY_BE_MISSING else ~is_right | missing
-        _refuse(said, column, wrong.fill_null(True), f"has to be {what}", names, path)
+        _refuse(given, column, wrong.fill_null(True), f"has to be {what}", names, path)
     for column in ("method", "concept", "prompt"):
         empty = pl.col(column).is_null() | (pl.col(column).str.strip_chars() == "")
-        _refuse(said, column, empty, "is empty", {"method": "method"} | dict(names), path)
+        _refuse(given, column, empty, "is empty", {"method": "method"} | dict(names), path)
     factors = {}
-    for row, factor in said.unique("factor", keep="first", maintain_order=True).select("row", "factor").iter_rows():
+    for row, factor in given.unique("factor", keep="first", maintain_order=True).select("row", "factor").iter_rows():
         try:
             factors[factor] = canonical_factor(factor)
         except SettingsError as error:
             raise SettingsError(f"{path}, row {row}, column {names['factor']}: {error}") from error
     finite = (pl.when(value.is_finite()).then(value).alias(column) for column, value in values.items())
-    return said.with_columns(*finite, factor=pl.col("factor").replace_strict(factors, return_dtype=pl.String))
+    return given.with_columns(*finite, factor=pl.col("factor").replace_strict(factors, return_dtype=pl.String))
 
 
 def _refuse(frame: pl.DataFrame, column: str, wrong: pl.Expr, what: str, names: Mapping[str, str], path: Path) -> None:
