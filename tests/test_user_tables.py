@@ -8,13 +8,18 @@ from typing import Any
 import polars as pl
 import pytest
 from typer.testing import CliRunner
+from workflow_folder import ROOT
 
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError
+from saesteer.core.files import text_id
 from saesteer.settings import LabelledTexts
+from saesteer.sources import corpus
 from saesteer.sources.concept_texts import texts_of_file
+from saesteer.sources.corpus import check_texts, read_texts, text_ids
 from saesteer.sources.imported import imported_texts
 
+XFAIL = pytest.mark.xfail(strict=True, reason="issue 53, item 19")
 ENDINGS = ("jsonl", "csv", "parquet")
 
 
@@ -138,3 +143,42 @@ def test_a_type_that_is_no_text_is_named(tmp_path: Path) -> None:
     for values in (pl.Series(["sea"], dtype=pl.Categorical), pl.Series(["sea"], dtype=pl.Enum(["sea"]))):
         frame.with_columns(concept=values).write_parquet(path)
         assert imported_texts(path, 0).rows["concept"].to_list() == ["sea"]
+
+
+WORLD = ROOT / "data/world"
+IDS = {
+    "integers": pl.Series([7, 8]),
+    "categories": pl.Series(["7", "8"], dtype=pl.Categorical),
+    "enum": pl.Series(["7", "8"], dtype=pl.Enum(["8", "7"])),
+    "texts": pl.Series(["7", "8"]),
+}
+
+
+@XFAIL
+@pytest.mark.parametrize("kind", IDS)
+def test_text_ids_of_any_kind_are_texts_for_every_step(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "texts.parquet"
+    labelled = pl.DataFrame({"text": ["a", "b"], "token_ids": [[1, 2], [3]], "token_topics": [[255, 0], [1]]})
+    labelled.with_columns(IDS[kind].alias("text_id")).write_parquet(path)
+    assert check_texts(path) == 2
+    assert text_ids(path) == ["7", "8"]
+    assert read_texts(path, WORLD / "model", "tokenizer").rows() == [("7", [1, 2]), ("8", [3])]
+    assert corpus.read_columns(path, "text_id", "token_topics").rows() == [("7", [255, 0]), ("8", [1])]
+
+
+@XFAIL
+@pytest.mark.parametrize("ids", [pl.Series([b"7", b"8"]), pl.Series([7.0, 8.0]), pl.Series([["7"], ["8"]]), pl.Series([None, None])])
+def test_text_ids_that_name_no_text_are_refused_by_check(tmp_path: Path, ids: pl.Series) -> None:
+    path = tmp_path / "texts.parquet"
+    pl.DataFrame({"text_id": ids, "token_ids": [[1], [2]]}).write_parquet(path)
+    with pytest.raises(SettingsError, match=r"texts.parquet: the column text_id holds .*, not texts or whole numbers"):
+        check_texts(path)
+
+
+@XFAIL
+def test_ids_without_token_ids_are_not_used_anywhere(tmp_path: Path) -> None:
+    """A file with text and text_id is tokenised, and its texts are named by their digests, in the keys as in the rows."""
+    path = tmp_path / "texts.parquet"
+    pl.DataFrame({"text_id": ["x", "y"], "text": ["the sea", "the tea"]}).write_parquet(path)
+    assert check_texts(path) == 2
+    assert text_ids(path) == read_texts(path, WORLD / "model", "tokenizer")["text_id"].to_list() == [text_id("the sea"), text_id("the tea")]
