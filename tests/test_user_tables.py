@@ -14,12 +14,10 @@ from saesteer.cli import app
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
 from saesteer.settings import LabelledTexts
-from saesteer.sources import corpus
 from saesteer.sources.concept_texts import texts_of_file
-from saesteer.sources.corpus import check_texts, read_texts, text_ids
+from saesteer.sources.corpus import check_texts, read_columns, read_texts, text_ids
 from saesteer.sources.imported import imported_texts
 
-XFAIL = pytest.mark.xfail(strict=True, reason="issue 53, item 19")
 ENDINGS = ("jsonl", "csv", "parquet")
 
 
@@ -154,7 +152,6 @@ IDS = {
 }
 
 
-@XFAIL
 @pytest.mark.parametrize("kind", IDS)
 def test_text_ids_of_any_kind_are_texts_for_every_step(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "texts.parquet"
@@ -163,10 +160,9 @@ def test_text_ids_of_any_kind_are_texts_for_every_step(tmp_path: Path, kind: str
     assert check_texts(path) == 2
     assert text_ids(path) == ["7", "8"]
     assert read_texts(path, WORLD / "model", "tokenizer").rows() == [("7", [1, 2]), ("8", [3])]
-    assert corpus.read_columns(path, "text_id", "token_topics").rows() == [("7", [255, 0]), ("8", [1])]
+    assert read_columns(path, "text_id", "token_topics").rows() == [("7", [255, 0]), ("8", [1])]
 
 
-@XFAIL
 @pytest.mark.parametrize("ids", [pl.Series([b"7", b"8"]), pl.Series([7.0, 8.0]), pl.Series([["7"], ["8"]]), pl.Series([None, None])])
 def test_text_ids_that_name_no_text_are_refused_by_check(tmp_path: Path, ids: pl.Series) -> None:
     path = tmp_path / "texts.parquet"
@@ -175,7 +171,6 @@ def test_text_ids_that_name_no_text_are_refused_by_check(tmp_path: Path, ids: pl
         check_texts(path)
 
 
-@XFAIL
 def test_ids_without_token_ids_are_not_used_anywhere(tmp_path: Path) -> None:
     """A file with text and text_id is tokenised, and its texts are named by their digests, in the keys as in the rows."""
     path = tmp_path / "texts.parquet"

@@ -16,11 +16,15 @@ ALGORITHM_VERSION = 1
 
 
 def text_ids(path: Path) -> list[str]:
-    """The text_id of each text of a Parquet file; a digest of the text where the file has no such column."""
-    columns = text_columns(path)
-    if "text_id" in columns:
-        return pl.read_parquet(path, columns=["text_id"])["text_id"].to_list()
+    """The text_id of each text of a Parquet file; a digest of the text where the file is yet to be tokenised."""
+    if {"text_id", "token_ids"} <= text_columns(path):
+        return read_columns(path, "text_id")["text_id"].to_list()
     return list(dict.fromkeys(map(text_id, pl.read_parquet(path, columns=["text"])["text"].to_list())))
+
+
+def read_columns(path: Path, *columns: str) -> pl.DataFrame:
+    """Columns of a Parquet file of texts with token_ids; text_id is text, whether the file has texts, categories or whole numbers there."""
+    return pl.read_parquet(path, columns=list(columns)).with_columns(pl.col("^text_id$").cast(pl.String))
 
 
 def read_texts(path: Path, model: Path, bos: str, max_tokens: int | None = None) -> pl.DataFrame:
@@ -29,9 +33,8 @@ def read_texts(path: Path, model: Path, bos: str, max_tokens: int | None = None)
     Ids are the file's own; a file without them is tokenised with the tokenizer of the model folder, `bos` as in the model's settings, and
     texts are cut after `max_tokens`.
     """
-    columns = text_columns(path)
-    if {"text_id", "token_ids"} <= columns:
-        return pl.read_parquet(path, columns=["text_id", "token_ids"])
+    if {"text_id", "token_ids"} <= text_columns(path):
+        return read_columns(path, "text_id", "token_ids")
     texts = pl.read_parquet(path, columns=["text"])["text"].to_list()
     return tokenised(texts, load_tokens(model), bos, max_tokens)
 
@@ -54,7 +57,7 @@ def check_texts(path: Path) -> int:
     """Refuse a Parquet file of texts with a row that holds none, or in which all are equal; gives the number of distinct texts. Reads it
     whole."""
     if {"text_id", "token_ids"} <= text_columns(path):
-        rows, column = pl.read_parquet(path, columns=["text_id", "token_ids"]), "token_ids"
+        rows, column = read_columns(path, "text_id", "token_ids"), "token_ids"
         _check_token_ids(path, rows)
         texts, lengths = rows[column], rows[column].list.len()
     else:
@@ -102,4 +105,7 @@ def text_columns(path: Path) -> set[str]:
     ids = schema.get("token_ids", pl.List(pl.UInt32))
     if not (isinstance(ids, pl.List) and ids.inner.is_integer()):
         raise SettingsError(f"{path}: the column token_ids holds {ids}, not lists of integers")
+    names = schema.get("text_id", pl.String())
+    if "token_ids" in schema and not (names in (pl.String, pl.Categorical, pl.Enum) or names.is_integer()):
+        raise SettingsError(f"{path}: the column text_id holds {names}, not texts or whole numbers: save it as one of these")
     return set(schema)
