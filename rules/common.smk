@@ -4,6 +4,8 @@ import gc
 import os
 from pathlib import Path
 
+from snakemake.common.configfile import load_configfile
+
 from saesteer.core.files import explain_read_only, file_digest
 from saesteer.core.shipped import SHIPPED
 from saesteer.figures.registry import FIGURES as ALL_FIGURES
@@ -15,12 +17,15 @@ from saesteer.workflow import plan
 from saesteer.workflow.checks import check_contents, check_files, check_present_files, check_tokens
 from saesteer.workflow.code_digest import PACKAGE
 from saesteer.workflow.outputs import planned_outputs
-from saesteer.workflow.project import bring_inputs
+from saesteer.workflow.project import bring_inputs, check_configfile
 
 # Parsing the rules and the modules behind them makes objects that stay: to look for garbage among them takes a tenth of a dry run.
 gc.set_threshold(100_000, 50, 50)
 
 SCRIPTS = SHIPPED / "scripts"
+if workflow.is_main_process and not workflow.modifier.skip_configfile:
+    for path in workflow.configfiles:
+        check_configfile(Path(path), load_configfile(path))
 WORKFLOW = load_workflow(config)
 NAMES = dict.fromkeys([*WORKFLOW.experiments, *WORKFLOW.methods])
 EXPERIMENTS = {name: load_experiment(name, *WORKFLOW.all_experiments_dirs) for name in NAMES}

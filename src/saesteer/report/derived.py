@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 from rich.console import Console
 
 from saesteer.core.errors import SaesteerError
 from saesteer.core.files import text_id, write_atomically, write_json, write_text
 from saesteer.core.store import read_manifest
 from saesteer.core.tables import JUDGEMENTS, PERPLEXITY
+from saesteer.core.yaml_1_2 import to_yaml
 from saesteer.run import Run, open_run
 from saesteer.settings import Comparison
 from saesteer.sources.pins import SAE_FILES, pinned_files, pinned_path
@@ -59,7 +59,7 @@ def derived_name(source: Run, purpose: str, concept: str) -> str:
 
 def derived_run(source: Run, name: str, values: Mapping[str, Any], call: Snakemake) -> Run:
     """The experiment of this name that is derived from another one, with its texts written and rated."""
-    write_text(source.workflow.derived_dir / f"{name}.yaml", yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
+    write_text(source.workflow.derived_dir / f"{name}.yaml", to_yaml(dict(values)))
     run = open_run(name, source.workflow)
     _share_parts(source.data, run.data)
     if not (_takes_over_inputs(source, run) and _completed_here(run)):

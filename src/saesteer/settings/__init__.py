@@ -1,4 +1,4 @@
-"""The configuration: frozen pydantic models, and the only reader of YAML.
+"""The configuration: frozen pydantic models.
 
 A workflow file (config/config.yaml) names experiments; an experiment file (config/experiments/NAME.yaml) holds one model,
 its SAEs, a feature set, and the sections that its kind reads: scores, sweep or comparison. Unknown keys are refused with the
@@ -6,6 +6,7 @@ nearest valid key named. config/README.md and the schemas beside it are generate
 """
 
 from saesteer.core.errors import SettingsError
+from saesteer.core.yaml_1_2 import read_yaml
 from saesteer.settings.base import Settings, canonical_factor, experiment_name
 from saesteer.settings.experiment import Addresses, Comparison, Experiment, Scores, Steering, Sweep, Workflow
 from saesteer.settings.inputs import (
@@ -22,7 +23,7 @@ from saesteer.settings.inputs import (
     SampledFeatures,
     TopicConcepts,
 )
-from saesteer.settings.load import experiment_of, load_experiment, load_workflow, read_workflow, read_yaml
+from saesteer.settings.load import experiment_of, load_experiment, load_workflow, read_workflow
 from saesteer.settings.methods import (
     LabelledTexts,
     MethodSettings,

@@ -4,7 +4,8 @@ import re
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from saesteer.core.errors import SettingsError
 
@@ -16,8 +17,26 @@ DOWNLOADS, DERIVED = "downloads", "derived"
 """Folders of data_dir that are no experiment's: what was fetched, and the files of the experiments that are derived from others."""
 
 
+def _without_booleans(schema: Any) -> Any:
+    """A schema whose numbers are no booleans, which pydantic takes for 1 and 0."""
+    if isinstance(schema, dict):
+        inner = {key: _without_booleans(value) for key, value in schema.items()}
+        return core_schema.no_info_before_validator_function(_no_boolean, inner) if schema.get("type") in ("int", "float") else inner
+    return type(schema)(map(_without_booleans, schema)) if isinstance(schema, list | tuple) else schema
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")
+    return value
+
+
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _without_booleans(handler(source))
 
 
 def canonical_factor(value: Any) -> str:

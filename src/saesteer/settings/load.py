@@ -1,14 +1,14 @@
-"""Reading YAML: extends, presets, and messages that say which file and key."""
+"""Reading settings: extends, presets, and messages that say which file and key."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.names import did_you_mean
+from saesteer.core.yaml_1_2 import read_yaml
 from saesteer.settings.base import Settings, experiment_name
 from saesteer.settings.experiment import Comparison, Experiment, Scores, Sweep, Workflow
 
@@ -38,7 +38,7 @@ _OF_EARLIER_WORKFLOWS = {
 _OF_THE_SHIPPED_MODEL = ("saes.path", "max_activating_examples.texts", "concepts.topics", "perplexity.model.path", "judge.oracle")
 """Keys of an experiment on the shipped world whose values were made for its model."""
 
-PRESETS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("presets.yaml").read_text(encoding="utf-8"))
+PRESETS: dict[str, dict[str, Any]] = read_yaml(Path(__file__).with_name("presets.yaml"))
 """Name -> the conventions of a paper's own program."""
 
 
@@ -158,29 +158,6 @@ def _at(values: Any, key: str) -> Any:
     """The value of a key such as `model.path`; None where there is none."""
     for name in key.split("."):
         values = values.get(name) if isinstance(values, Mapping) else None
-    return values
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML takes the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        before = set[str]()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in before:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} is given twice", key.start_mark)
-            before.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file holding a mapping."""
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not readable as YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path} holds no keys: expected lines such as `model: ...`")
     return values
 
 

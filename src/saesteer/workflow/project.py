@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from saesteer.core.confined import confined
 from saesteer.core.files import write_text
 from saesteer.core.shipped import SHIPPED
-from saesteer.settings import Experiment
+from saesteer.settings import Experiment, SettingsError, read_yaml
 from saesteer.sharing.commands import SharingError, dvc, git
 
 _COPIED = ("config/*.*", "slurm/config.yaml", ".gitattributes", ".gitignore", ".dvcignore")
@@ -32,6 +32,26 @@ rule project:
     input:
         rules.all.input,
 '''
+
+
+def check_configfile(path: Path, values: Mapping[str, Any]) -> None:
+    """Refuse a configuration of which Snakemake, which reads YAML 1.1, has other `values` than YAML 1.2."""
+    for (key, value), (other_key, other) in zip(_leaves(read_yaml(path)), _leaves(values), strict=False):
+        if key != other_key or (value != other and not isinstance(other, str)):
+            raise SettingsError(
+                f"{path}: {other_key} is {other!r} by YAML 1.1, as which Snakemake reads it, but {key}: {value!r} by YAML 1.2: put"
+                " quotes around a text, and write a number plainly"
+            )
+
+
+def _leaves(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value that is no section and no list, with its key, such as `experiments.0`."""
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else None
+    if items is None:
+        yield key, values
+    else:
+        for name, value in items:
+            yield from _leaves(value, f"{key}.{name}" if key else str(name))
 
 
 def write_project(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
+from saesteer.core.yaml_1_2 import read_yaml
 
 ALGORITHM_VERSION = 1
 
@@ -36,7 +36,7 @@ class Lexicon:
 def load_lexicon(lexicon_path: Path, prefixes_path: Path) -> Lexicon:
     """Read and check both files; a word that YAML took for a truth value or a number is refused by name."""
     topics = []
-    for topic, lists in yaml.safe_load(lexicon_path.read_text(encoding="utf-8")).items():
+    for topic, lists in read_yaml(lexicon_path).items():
         expected = TOPIC_LISTS.get(topic, CLAUSE_LISTS)
         if tuple(lists) != expected:
             names = f"lists are {', '.join(lists)}; expected {', '.join(expected)} in this order"
