@@ -154,6 +154,32 @@ def test_nulls_and_misfits_are_left_out_and_named(site: Neuronpedia, tmp_path: P
     assert f"{len(broken) + 3} max-activating examples that cannot be used" in caplog.text
 
 
+@pytest.mark.xfail(strict=True, reason="issue 53, item 10")
+@pytest.mark.parametrize("route", ["bulk", "api"])
+def test_texts_in_which_a_feature_is_not_active_are_no_examples(site: Neuronpedia, tmp_path: Path, route: str) -> None:
+    """Values that are all 0, or nothing as a 32-bit float, or below 0; whatever maximum is said."""
+    path = site.root / f"v1/{SOURCE}/activations/batch-0.jsonl.gz"
+    lines = read_batch(path)
+    silent = [
+        {"values": [0, 0, 0], "maxValue": 0},
+        {"values": [0, 0, 0], "maxValue": 3.5},
+        {"values": [0.0, -0.0, None], "maxValue": None},
+        {"values": [1e-60, 0, 0], "maxValue": 1e-60},
+        {"values": [-1, -2, -3], "maxValue": -1},
+        {"values": [0, 2, 0], "maxValue": 0},
+    ]
+    named = {"modelId": "tiny-model", "layer": SOURCE.source, "index": "1", "tokens": ["a", "b", "c"]}
+    active = {**named, "id": "active", "values": [0, 0.5, 0], "maxValue": 0.5}
+    of_1 = [{**named, "id": f"silent-{n}", **change} for n, change in enumerate(silent)]
+    only_silent = [{**line, "index": "2"} for line in of_1]
+    write_batch(path, [*of_1, active, *only_silent, *(line for line in lines if line["index"] not in "12")])
+    site.load()
+    rows = fetched(site, keys([1, 2]), tmp_path / "down", route=route)
+    assert rows["n_examples"].to_list() == [1, 0]
+    assert [example["text_id"] for example in rows["examples"][0]] == ["active"]
+    assert rows["reason"].to_list() == [None, "none of its 6 max-activating examples on Neuronpedia can be used"]
+
+
 @pytest.mark.parametrize("route", ["bulk", "api"])
 def test_tokens_and_explanations_of_any_characters(site: Neuronpedia, tmp_path: Path, route: str) -> None:
     context = ["\x00", "\u2028\n", "🦜", "\ud83d", "\udfff\ud800", "<0x0A>", "", "▁ ", "e\u0301\x7f\x85"]
