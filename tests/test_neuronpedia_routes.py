@@ -154,7 +154,6 @@ def test_nulls_and_misfits_are_left_out_and_named(site: Neuronpedia, tmp_path: P
     assert f"{len(broken) + 3} max-activating examples that cannot be used" in caplog.text
 
 
-@pytest.mark.xfail(strict=True, reason="issue 53, item 10")
 @pytest.mark.parametrize("route", ["bulk", "api"])
 def test_texts_in_which_a_feature_is_not_active_are_no_examples(site: Neuronpedia, tmp_path: Path, route: str) -> None:
     """Values that are all 0, or nothing as a 32-bit float, or below 0; whatever maximum is said."""

@@ -14,7 +14,7 @@ import polars as pl
 from saesteer.core.files import value_digest
 from saesteer.core.tables import MAX_ACTIVATING_EXAMPLES
 
-ALGORITHM_VERSION = 3
+ALGORITHM_VERSION = 4
 NOT_THERE = "not on Neuronpedia"
 NO_EXAMPLES = "no max-activating examples on Neuronpedia"
 
@@ -45,7 +45,7 @@ class Known:
     explanations: Sequence[str] = ()
     examples: Sequence[Example] = ()
     n_unusable: int = 0
-    """Max-activating examples left out because a list in them is null, or lists or numbers do not fit."""
+    """Max-activating examples left out because a list in them is null, lists or numbers do not fit, or the feature is not active."""
     is_present: bool = True
 
     @property
@@ -103,7 +103,7 @@ def _numbers(values: list[Any]) -> list[float] | None:
 
 
 def example(item: Mapping[str, Any], strings: Strings) -> Example | None:
-    """One max-activating example; None where it cannot be used: a list is null, lists or numbers do not fit.
+    """One max-activating example; None where it cannot be used: a list is null, lists or numbers do not fit, or nothing in it is above 0.
 
     The maximum is at the first of the largest values (single ones may be null: unknown); a missing maxValue is the largest value.
     """
@@ -115,7 +115,7 @@ def example(item: Mapping[str, Any], strings: Strings) -> Example | None:
         return None
     largest = max(numbers)
     maximum = as_float32(largest if item.get("maxValue") is None else number(item["maxValue"]))
-    if maximum is None:
+    if maximum is None or min(maximum, largest) <= 0:
         return None
     return Example(_example_id(item, strings), numbers.index(largest), maximum, tuple(map(strings, tokens)))
 
