@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from judge_server import Fault as JudgeFault
 from judge_server import judge_server
@@ -23,6 +24,7 @@ from saesteer.judge.answers import JudgeError
 from saesteer.report.exports.neuronpedia import write_export
 from saesteer.settings import NeuronpediaExamples, SettingsError
 from saesteer.sources.download import fetch_published
+from saesteer.sources.imported import imported_texts
 from saesteer.sources.neuronpedia.fetch import max_activating_examples
 from saesteer.sources.neuronpedia.upload import Upload, send_all
 from saesteer.sources.published import zipped_lines
@@ -164,6 +166,21 @@ def test_an_archive_says_before_what_it_unpacks_to(tmp_path: Path, read: Callabl
     path = zipped(tmp_path / "archive.zip", name)
     with pytest.raises(SettingsError, match=f"{path}: it unpacks to 256 MiB, more than 200 times its size, so it is not read"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "text", "message"),
+    [
+        (2**21, "t", "holds 2,097,152 rows in [0-9,]+ bytes, as no file of texts does"),
+        (2**10, "t" * 2**18, "its texts have 256 MiB, more than 200 times its size"),
+    ],
+)
+def test_a_table_of_more_rows_or_text_than_its_bytes_can_say_is_not_read(tmp_path: Path, n_rows: int, text: str, message: str) -> None:
+    path = tmp_path / "texts.parquet"
+    row = {"method": "x", "concept": "c", "prompt": "p", "factor": "1", "text": text}
+    pl.select(pl.repeat(value, n_rows).alias(name) for name, value in row.items()).write_parquet(path)
+    with pytest.raises(SettingsError, match=f"texts.parquet.*{message}"):
+        imported_texts(path, 0)
 
 
 def test_what_is_no_archive_is_said_to_be_none(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from saesteer.engine.continuation import Sampling, continuation_texts, ending_to
 from saesteer.engine.generations import feature_texts
 from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.engine.saes import Sae
-from saesteer.engine.sampling import largest_ids, sample_tokens
+from saesteer.engine.sampling import NOTHING, largest_ids, sample_tokens
 
 KEYS = ["feature", "factor", "prefix_id", "sample"]
 SHIPPED = {f"{number:016x}": text for number, text in enumerate(["From my experience,", "I believe that", "The", "Then the man said:"])}
@@ -171,6 +171,17 @@ def test_top_p_by_hand() -> None:
     assert sample_tokens(logits, numbers, 1.0, 2, 0.6).tolist() == [2, 2, 3, 3, 3]
     equal = torch.zeros(5, 4)
     assert sample_tokens(equal, numbers, 1.0, 0, 0.5).tolist() == [0, 0, 0, 1, 1]  # of equals the first
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, item 32")
+@pytest.mark.parametrize("top_k", [0, 2])
+def test_the_lowest_temperatures_are_greedy(top_k: int) -> None:
+    """At 1e-320 the quotient of a logit is no number any more, but its limit is: the likeliest token, of equals by the drawn number."""
+    numbers = torch.tensor([0.2, 0.7], dtype=torch.double)
+    for temperature in (1e-3, 1e-200, 1e-300, 1e-320, 5e-324):
+        assert sample_tokens(torch.tensor([[-5.0, 9.0, 8.9, 1.0]] * 2), numbers, temperature, top_k).tolist() == [1, 1]
+        assert sample_tokens(torch.tensor([[9.0, -5.0, 9.0, -torch.inf]] * 2), numbers, temperature, top_k).tolist() == [0, 2]
+        assert sample_tokens(torch.tensor([[torch.nan, 9.0, 1.0, 1.0]] * 2), numbers, temperature, 0).tolist() == [NOTHING] * 2
 
 
 @pytest.mark.parametrize("top_k", [0, 50])
