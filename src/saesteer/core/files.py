@@ -161,9 +161,9 @@ def regular_file(path: Path) -> Path:
 def safetensors_fault(file: Path) -> str | None:
     """What is wrong with a safetensors file's header or length, None when it can be read. Reads the header only."""
     try:
-        with safe_open(file, framework="numpy"):
+        with safe_open(regular_file(file), framework="numpy"):
             return None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, SettingsError) as error:
         return str(error)
 
 

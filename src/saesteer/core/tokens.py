@@ -19,6 +19,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from saesteer.core.errors import SettingsError
+from saesteer.core.files import regular_file
 
 ALGORITHM_VERSION = 1
 LEAST_ROUND_TRIP = 0.99
@@ -137,17 +138,24 @@ def load_tokens(model: Path) -> TextTokens:
     path = model / "tokenizer.json"
     if not path.is_file():
         raise SettingsError(f"{path} is missing: the model's folder needs its fast tokenizer; save it with AutoTokenizer.save_pretrained")
-    tokenizer = Tokenizer.from_file(str(path))
-    bos_token = _read_json(model / "tokenizer_config.json").get("bos_token")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise SettingsError(f"{path} is no tokenizer that can be read: {error}") from error
+    config = model / "tokenizer_config.json"
+    bos_token = _read_json(config).get("bos_token")
     if bos_token is None:
         bos_id = _read_json(model / "config.json").get("bos_token_id")
     else:
-        bos_id = tokenizer.token_to_id(bos_token["content"] if isinstance(bos_token, dict) else bos_token)
+        bos_string = bos_token.get("content") if isinstance(bos_token, dict) else bos_token
+        if not isinstance(bos_string, str):
+            raise SettingsError(f"{config}: bos_token is {bos_token!r:.60}, but has to be a token's text")
+        bos_id = tokenizer.token_to_id(bos_string)
     return TextTokens(tokenizer, bos_id, str(model))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return json.loads(regular_file(path).read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def with_bos(token_ids: list[int], bos: str, bos_id: int | None) -> list[int]:

@@ -95,4 +95,9 @@ def _refuse_repeated(loader: _Loader, node: yaml.MappingNode) -> None:
 
 def to_yaml(values: Any, **options: Any) -> str:
     """Values as a document that `parse_yaml` reads as them."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **options)
+    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **options))
+
+
+def quoted(text: str) -> str:
+    """A text between quotation marks, on one line."""
+    return to_yaml(text, default_style='"', width=float("inf")).strip()

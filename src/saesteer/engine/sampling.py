@@ -13,6 +13,9 @@ ALGORITHM_VERSION = 1
 NOTHING = -1
 """In place of a token, where logits are no numbers to draw one by."""
 
+_LOWEST_TEMPERATURE = 1e-200
+"""Below it quotients overflow; any lower one would draw the same, as the likeliest token has all of the probability."""
+
 NUMBERS_AT_A_TIME = 2**24
 """Most float64 numbers at a time where the whole vocabulary is sampled from."""
 
@@ -37,7 +40,7 @@ def sample_tokens(
 
 def _places(logits: Float[Tensor, "row k"], numbers: Float64[Tensor, " row"], temperature: float, top_p: float) -> Int[Tensor, " row"]:
     """Where each row's number falls in the running sum of softmax(logits / temperature), which is NaN throughout where it is anywhere."""
-    probabilities = torch.softmax(logits.double() / temperature, dim=1)
+    probabilities = torch.softmax(logits.double() / max(temperature, _LOWEST_TEMPERATURE), dim=1)
     nowhere = probabilities[:, 0].isnan()
     if top_p < 1:  # the nucleus (arXiv 1904.09751): no more than it takes to have at least top_p together; of equals the first
         ordered, order = probabilities.sort(dim=1, descending=True, stable=True)

@@ -38,6 +38,9 @@ def save_drawing(figure: Figure, stem: Path) -> list[Path]:
 
 
 def flat(data: pl.DataFrame) -> pl.DataFrame:
-    """Lists as text, their items separated by spaces: CSV has no lists."""
+    """Lists as text, their items separated by spaces: CSV has no lists. A text that a spreadsheet would run as a formula begins with an
+    apostrophe."""
     lists = [name for name, dtype in data.schema.items() if isinstance(dtype, pl.List)]
-    return data.with_columns(pl.col(name).cast(pl.List(pl.String)).list.join(" ") for name in lists)
+    table = data.with_columns(pl.col(name).cast(pl.List(pl.String)).list.join(" ") for name in lists)
+    is_formula = pl.col(pl.String).str.contains(r"^[=+@\t\r-]") & pl.col(pl.String).cast(pl.Float64, strict=False).is_null()
+    return table.with_columns(pl.when(is_formula).then("'" + pl.col(pl.String)).otherwise(pl.col(pl.String)).name.keep())

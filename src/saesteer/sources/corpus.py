@@ -1,6 +1,5 @@
 """Texts of the user: the corpus whose activations give local max-activating examples, and whose co-occurrences give PMI."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import polars as pl
 from saesteer.core.files import text_id
 from saesteer.core.tokens import TextTokens, load_tokens
 from saesteer.settings import SettingsError
-from saesteer.sources.encoding import text_of
+from saesteer.sources.encoding import json_of, text_of
 from saesteer.sources.published import zipped_lines
 
 ALGORITHM_VERSION = 1
@@ -84,11 +83,7 @@ def _check_token_ids(path: Path, rows: pl.DataFrame) -> None:
 
 def topic_names(path: Path) -> list[str]:
     """The topics of labelled texts, by number."""
-    text = text_of(path)
-    try:
-        names = json.loads(text)
-    except ValueError as error:
-        raise SettingsError(f"{path} is no JSON: {error}") from error
+    names = json_of(text_of(path), str(path))
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise SettingsError(f"{path} is no JSON list of names")
     return names

@@ -18,7 +18,7 @@ from saesteer.core.files import file_digest
 from saesteer.core.tables import RATING_COLUMNS, SINGLE_FEATURE
 from saesteer.settings import canonical_factor
 from saesteer.settings.registry import METHODS
-from saesteer.sources.encoding import refuse_missing, table_of
+from saesteer.sources.encoding import json_of, refuse_missing, table_of, text_of
 from saesteer.sources.published import labelled_concepts
 
 TEXT = ("layer", "method", "concept", "prompt", "factor", "sample")
@@ -227,7 +227,7 @@ def _of_p1(folder: Path) -> ImportedTexts:
 def _lists_of_texts(file: Path) -> dict[str, list[str]]:
     """{"LAYER_FEATURE": [text, ...]}."""
     try:
-        lists = TypeAdapter(dict[str, list[str]]).validate_json(file.read_bytes(), strict=True)
+        lists = TypeAdapter(dict[str, list[str]]).validate_python(json_of(text_of(file), str(file)), strict=True)
     except ValidationError as error:
         fault = error.errors()[0]
         raise SettingsError(f"{file}, {' '.join(map(str, fault['loc'])) or 'whole file'}: {fault['msg']}") from error

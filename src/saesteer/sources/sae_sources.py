@@ -62,7 +62,7 @@ _REFUSED = {
     "mntss_clt_layer_transcoder": "it is a cross-layer transcoder, which writes to many layers",
     "temporal": "its activations depend on the tokens before (attention), so they are no function of one residual",
 }
-_BLOCK = r"(?:blocks|model\.layers|model\.language_model\.layers|gpt_neox\.layers|transformer\.h)\.(\d+)"
+_BLOCK = r"(?:blocks|model\.layers|model\.language_model\.layers|gpt_neox\.layers|transformer\.h)\.(\d{1,4})"
 _HOOK_POINTS = {
     "hook_resid_pre": "resid_pre",
     "hook_resid_mid": "resid_mid",
@@ -236,6 +236,9 @@ def hook_of_config(what: str, config: Mapping[str, Any]) -> str | None:
     """The hook that a configuration says is read; a transcoder is refused where it is not told what it reads and that it writes to its own
     layer's MLP output, and an SAE whose model was changed in a way that moves what it reads."""
     hook, out = config.get("hook_name"), config.get("hook_name_out")
+    loaded_with = config.get("model_from_pretrained_kwargs") or {}
+    if not (isinstance(hook, str | None) and isinstance(loaded_with, dict)):
+        raise SettingsError(f"{what}: hook_name has to be a name, and model_from_pretrained_kwargs an object")
     if hook is None:
         return None
     if re.fullmatch(r"blocks\.\d+\.hook_mlp_in", hook) and config.get("hf_hook_name"):
@@ -248,7 +251,7 @@ def hook_of_config(what: str, config: Mapping[str, Any]) -> str | None:
             " MLP's input to its layer's hook_mlp_out"
         )
     folded = {"transcoder": "fold_ln", "hook_z": "fold_value_biases"}.get(hook_point)
-    if folded and (config.get("model_from_pretrained_kwargs") or {}).get(folded):
+    if folded and loaded_with.get(folded):
         raise SettingsError(f"{what}: its model was loaded with {folded}, which changes what {hook} is; such an SAE is not supported")
     return hook
 

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 from safetensors import safe_open
 
-from saesteer.core.files import safetensors_fault
+from saesteer.core.files import regular_file, safetensors_fault
 from saesteer.core.tokens import load_tokens
 from saesteer.settings import (
     Comparison,
@@ -35,6 +35,9 @@ from saesteer.steps.step import steps_of
 from saesteer.workflow.families import DEPTH, HEADS, POSITIONS, WIDTH, refusal, size
 from saesteer.workflow.outputs import pins
 
+_FOLDERS = (*(PIN_KEYS[pin] for pin in MODELS), PIN_KEYS["oracle"])
+"""Keys that name folders; all others name files."""
+
 
 def check_files(name: str, experiment: Experiment) -> None:
     """Refuse an experiment whose model, SAEs, prefixes or texts are missing, damaged or do not fit each other. Reads headers only."""
@@ -52,18 +55,30 @@ def check_present_files(name: str, experiment: Experiment) -> list[str]:
         if not file.is_file():
             raise SettingsError(f"experiment {name}: {prompt_source(experiment).key}: there is no file {file}")
         read_prefixes(file, prompt_source(experiment).n)
+    paths = _paths(experiment)
+    for key, path in paths.items():
+        if path.exists() and not (path.is_dir() if key in _FOLDERS else path.is_file()):
+            raise SettingsError(f"experiment {name}: {key}: {path} is no {_kind(key)}, but has to be one")
     _check_features(name, experiment)
     _check_texts(name, experiment)
-    paths = {PIN_KEYS[pin]: pinned_path(experiment, pin) for pin in pins(experiment)}
     for pin in MODELS:
-        path = paths.get(PIN_KEYS[pin])
-        if path and path.exists():
-            check_model(name, experiment, path) if pin == "model" else _check_weights(path)
+        model = paths.get(PIN_KEYS[pin])
+        if model and model.exists():
+            check_model(name, experiment, model) if pin == "model" else _check_weights(model)
+    lines = [f"{key}: there is no {_kind(key)} {path}" for key, path in paths.items() if not path.exists()]
+    return [*lines, *_check_saes(name, experiment)]
+
+
+def _paths(experiment: Experiment) -> dict[str, Path]:
+    """Key of the experiment file -> the file or folder of the user that it names."""
+    paths: dict[str, Path | None] = {PIN_KEYS[pin]: pinned_path(experiment, pin) for pin in pins(experiment)}
     if isinstance(experiment, Sweep):
         paths["pmi.texts"] = experiment.pmi.texts
-    absent = [(key, path) for key, path in paths.items() if path and not path.exists()]
-    lines = [f"{key}: there is no {'file' if path.suffix else 'folder'} {path}" for key, path in absent]
-    return [*lines, *_check_saes(name, experiment)]
+    return {key: path for key, path in paths.items() if path}
+
+
+def _kind(key: str) -> str:
+    return "folder" if key in _FOLDERS else "file"
 
 
 def check_contents(experiment: Experiment) -> None:
@@ -230,9 +245,12 @@ def check_tokens(experiment: Experiment, model: Path) -> float | None:
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON file of a model or an SAE."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        values = json.loads(regular_file(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path} is not readable as JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} holds no JSON object, which a configuration is")
+    return values
 
 
 def _check_weights(folder: Path) -> None:
@@ -245,5 +263,5 @@ def _check_weights(folder: Path) -> None:
 
 
 def _check_file(file: Path) -> None:
-    if file.suffix == ".safetensors" and (fault := safetensors_fault(file)):
+    if regular_file(file).suffix == ".safetensors" and (fault := safetensors_fault(file)):
         raise SettingsError(f"{file} is damaged, not readable as safetensors ({fault}): fetch or make it again")

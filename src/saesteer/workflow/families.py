@@ -54,4 +54,5 @@ def refusal(config: Mapping[str, Any]) -> str | None:
 def size(config: Mapping[str, Any], *names: str) -> int | None:
     """The first of some names of one size that the language model's settings have: families differ in them."""
     text = text_config(config)
-    return next((int(text[name]) for name in names if text.get(name) is not None), None)
+    value = next((text[name] for name in names if text.get(name) is not None), None)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,7 +1,6 @@
 """`saesteer init NAME`: an experiment file for a model and SAEs of one's own, with what their files say filled in."""
 
 import glob
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.files import write_text
 from saesteer.core.hook_points import MODULE_OUTPUTS
 from saesteer.core.tokens import LEAST_ROUND_TRIP, TextTokens, load_tokens
+from saesteer.core.yaml_1_2 import quoted
 from saesteer.settings import experiment_name
 from saesteer.sources.sae_sources import hook_of_config, hook_of_module, layer_and_hook_point
 from saesteer.workflow.checks import read_config
@@ -49,12 +49,12 @@ def write_experiment(name: str, model: Path, saes: Path, texts: Path | None, fol
     chat = (model / "chat_template.jinja").is_file()
     chat = chat or (tokenizer_config.is_file() and "chat_template" in read_config(tokenizer_config))
     text = _FILE.read_text(encoding="utf-8").format(
-        description=json.dumps(f"P1's experiment on {model.name}, layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"),
-        model=json.dumps(model.as_posix()),
+        description=quoted(f"P1's experiment on {model.name}, layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"),
+        model=quoted(model.as_posix()),
         bos=bos,
         bos_reason=bos_reason,
         chat="or chat, in its chat template" if chat else "it has no chat template",
-        saes=json.dumps(pattern),
+        saes=quoted(pattern),
         hook_point=sae.hook_point,
         hook=sae.hook,
         d_model=sae.d_model,
@@ -62,7 +62,7 @@ def write_experiment(name: str, model: Path, saes: Path, texts: Path | None, fol
         layers=layers,
         n_layers=n_layers,
         n_per_layer=min(100, sae.n_features),
-        texts=json.dumps(texts.as_posix() if texts else "texts.parquet"),
+        texts=quoted(texts.as_posix() if texts else "texts.parquet"),
         tokens="retokenised" if tokens.round_trip >= LEAST_ROUND_TRIP else "ids",
         round_trip=tokens.round_trip,
         late=min(round(n_layers * _LATE), max(layers)),
@@ -102,17 +102,20 @@ def _read_saes(path: Path) -> tuple[str, list[int], _Sae]:
 
 def _read_sae(file: Path) -> _Sae:
     config = read_config(file)
-    metadata, width = config.get("metadata", config), config.get("d_in")
-    hook, n_features = hook_of_config(str(file.parent), metadata), config.get("d_sae")
+    metadata = config.get("metadata", config)
+    hook = hook_of_config(str(file.parent), metadata) if isinstance(metadata, dict) else None
+    d_model, n_features = size(config, "d_in") or 0, size(config, "d_sae") or 0
     if hook is None and "num_latents" in config:  # sparsify's: the folder names the place
-        hook, n_features = hook_of_module(file.parent.name), config["num_latents"] or config["expansion_factor"] * width
-    if None in (hook, width, n_features):
+        hook = hook_of_module(file.parent.name)
+        n_features = size(config, "num_latents") or (size(config, "expansion_factor") or 0) * d_model
+    if hook is None or min(d_model, n_features) < 1:
         raise SettingsError(
             f"{file} lacks hook_name, d_in or d_sae: it is no SAE in sae-lens's form, nor in sparsify's (folders layers.10); write the"
             " experiment file by hand"
         )
     layer, hook_point = layer_and_hook_point(str(file.parent), hook)
-    return _Sae(layer, MODULE_OUTPUTS.get(hook_point, hook_point), hook, width, n_features, bool(metadata.get("prepend_bos")))
+    prepends_bos = bool(metadata.get("prepend_bos"))
+    return _Sae(layer, MODULE_OUTPUTS.get(hook_point, hook_point), hook, d_model, n_features, prepends_bos)
 
 
 def _pattern(path: Path, layers: Mapping[int, Path]) -> str:

@@ -9,10 +9,12 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from saesteer.core.errors import SettingsError
+from saesteer.core.files import regular_file
 from saesteer.core.tables import JUDGEMENTS
 from saesteer.judge.agreement import agreement
 from saesteer.report.rating.sheet import ASPECTS, RATINGS, rated_texts
 from saesteer.run import Run
+from saesteer.sources.encoding import json_of
 
 LARGEST_FILE = 2**20
 """Bytes; the answers to a thousand texts have a twentieth of it."""
@@ -35,12 +37,12 @@ class _Answers(BaseModel):
 
 def read_answers(path: Path, experiment: str, texts: pl.DataFrame) -> pl.DataFrame:
     """JUDGEMENTS rows of a rater, from a saved file, of some of an experiment's `rated_texts`."""
-    with path.open("rb") as file:
+    with regular_file(path).open("rb") as file:
         data = file.read(LARGEST_FILE + 1)
     if len(data) > LARGEST_FILE:
         raise SettingsError(f"{path} has more than {LARGEST_FILE} bytes: it is no file of answers that a rating sheet has saved")
     try:
-        saved = _Answers.model_validate_json(data)
+        saved = _Answers.model_validate(json_of(data, f"{path} is no file of answers that a rating sheet has saved"))
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))[:80]
