@@ -119,7 +119,7 @@ def _method_vectors(run: Run, method: str, model: str) -> Iterator[Upload]:
     """The vectors that a method adds at factor 1, each with the median of its chosen factors as its strength."""
     from saesteer.methods.fit.vectors_file import fitted_additions
 
-    hook_point = run.experiment.saes.hook_point
+    hook_point: str = run.experiment.saes.hook_point
     if hook_point in MODULE_OUTPUTS.values():  # of SAEs that name the module, the module's output
         hook_point = read_meta(run.sae_file(run.layers[0])).hook_point
     hook = _HOOKS.get(hook_point)

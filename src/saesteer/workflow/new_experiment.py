@@ -103,7 +103,8 @@ def _read_saes(path: Path) -> tuple[str, list[int], _Sae]:
 def _read_sae(file: Path) -> _Sae:
     config = read_config(file)
     metadata = config.get("metadata", config)
-    hook = hook_of_config(str(file.parent), metadata) if isinstance(metadata, dict) else None
+    metadata = metadata if isinstance(metadata, dict) else {}
+    hook = hook_of_config(str(file.parent), metadata)
     d_model, n_features = size(config, "d_in") or 0, size(config, "d_sae") or 0
     if hook is None and "num_latents" in config:  # sparsify's: the folder names the place
         hook = hook_of_module(file.parent.name)
