@@ -122,7 +122,7 @@ def pairs(problem: Problem, hook_point: HookPoint) -> list[Pair]:
     prompts = [text.ids[: text.n_context] for text in problem.positive]
     sampling = Sampling(max(text.n_output for text in problem.positive), temperature=1.0, stop="")
     frames = steered_texts(lm, problem.sae, problem.layer, rows, [Nothing()], prompts, sampling)
-    written = [token_ids or [] for token_ids in pl.concat(frames).sort("row")["token_ids"].to_list()]
+    written = pl.concat(frames).sort("row")["token_ids"].to_list()
     texts = zip(problem.positive, prompts, written, strict=True)
     plain = [Text(prompt + token_ids[: text.n_output], len(prompt)) for text, prompt, token_ids in texts]
     if any(text.n_output == 0 for text in plain):

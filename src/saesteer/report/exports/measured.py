@@ -105,7 +105,7 @@ def _texts(
     ids = [prompt_token_ids(lm, prompt) for prompt in prompts.values()]
     interventions = [form.intervention for form in forms]
     texts = pl.concat(steered_texts(lm, sae, sae.meta.layer, rows, interventions, ids, sampling_of(experiment)))
-    joined = rows.join(texts, on="row", maintain_order="left").with_columns(layer=pl.lit(sae.meta.layer), target=pl.lit(""))
+    joined = rows.join(texts, on="row", maintain_order="left").with_columns(layer=pl.lit(sae.meta.layer), target=pl.lit(""), reason=None)
     return joined.select(*GENERATIONS.columns).cast(pl.Schema(GENERATIONS.schema))
 
 
