@@ -74,7 +74,7 @@ _HOOK_POINTS = {
     "ln2.hook_normalized": "transcoder_normalized",
     "": "resid_post",
     "output": "resid_post",
-    "self_attn": "attn_module",
+    **dict.fromkeys(("self_attn", "self_attention", "attention", "attn"), "attn_module"),
     "mlp": "mlp_module",
     "self_attn.o_proj.input": "hook_z",
     "pre_feedforward_layernorm.output": "transcoder",
