@@ -31,7 +31,7 @@ def server(experiment: str) -> Iterator[str]:
             try:
                 httpx.get(address)
                 break
-            except httpx.ConnectError:
+            except httpx.TransportError:
                 time.sleep(0.2)
         yield address
     finally:
