@@ -75,7 +75,7 @@ def steer(
         typer.Option(help="How hard to steer, in multiples of a_max, below 0 away; may be given several times; none: as recommended."),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Texts of each strength.")] = 3,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the sampling; none: the experiment's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Of the sampling; none: the experiment's.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text; none: the experiment's.")] = None,
     edit: Annotated[
         Literal["addition", "ablation", "projection", "clamp"],

@@ -129,7 +129,7 @@ def evaluate(
 def rate(
     experiment: Annotated[str, typer.Argument(help="Name of a finished experiment whose texts a judge rated.")],
     texts: Annotated[int, typer.Option(min=1, help="Texts on the sheet, at most.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sample: another one draws other texts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the sample: another one draws other texts.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Page to write; none: figures/EXPERIMENT/rate.html.")] = None,
     answers: Annotated[
         list[Path] | None, typer.Option(help="File that a rater saved: print how far it agrees with the judge; may be repeated.")

@@ -8,7 +8,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from saesteer.core.errors import SettingsError
 from saesteer.engine.continuation import Sampling
-from saesteer.settings.base import Temperature
+from saesteer.settings.base import Seed, Temperature
 
 MOST_TOKENS, MOST_SAMPLES, MOST_FEATURES, MOST_PROMPTS, LONGEST_PROMPT = 512, 16, 8, 16, 20_000
 
@@ -63,7 +63,7 @@ class SteerRequest(_Params):
     steering: SteeringField
     samples: int = Field(default=1, ge=1, le=MOST_SAMPLES)
     max_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    seed: Seed | None = None
 
 
 class NextRequest(_Params):
@@ -83,7 +83,7 @@ class OpenAiRequest(_Params):
     temperature: Temperature = Field(default=1.0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
     n: int = Field(default=1, ge=1, le=MOST_SAMPLES)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    seed: Seed | None = None
     stop: str | list[str] | None = None
     stream: bool = False
     user: str | None = None

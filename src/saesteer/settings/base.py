@@ -88,5 +88,6 @@ def experiment_name(value: str) -> str:
 ExperimentName = Annotated[str, AfterValidator(experiment_name)]
 Factor = Annotated[str, BeforeValidator(canonical_factor, json_schema_input_type=float | str)]
 NonNegativeFactor = Annotated[Factor, AfterValidator(_not_negative)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Temperature = Annotated[float, Field(ge=0), AfterValidator(check_temperature)]
 Layers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(unique)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from saesteer.core.hook_points import HookPointName
-from saesteer.settings.base import Settings, unique
+from saesteer.settings.base import Seed, Settings, unique
 
 TEMPLATE_DATE = datetime.date(2024, 7, 26)
 """The day that it is for chat templates: the one that Llama 3's write where they are told none."""
@@ -143,7 +143,7 @@ class SampledFeatures(Settings):
     """Draw features at random."""
     n_per_layer: Annotated[int, Field(gt=0)]
     """Features drawn in each layer; the first n of a larger draw are the draw of n."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the draw."""
 
 

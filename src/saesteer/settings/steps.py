@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from saesteer.settings.base import Factor, NonNegativeFactor, Settings, Temperature, unique
+from saesteer.settings.base import Factor, NonNegativeFactor, Seed, Settings, Temperature, unique
 from saesteer.settings.inputs import ModelSettings, ModelSource
 
 HEADLINE_THRESHOLD = 0.3
@@ -38,7 +38,7 @@ class SamplingSettings(Settings):
     """And among the most likely of them that together have this probability (P2: 0.3); 1: among all of them (transformers' own default)."""
     stop: Annotated[str, Field(min_length=1, max_length=1)] | None = "."
     """A text ends with the first token that contains this character; null: only with the model's end-of-sequence token."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the sampling, and of a comparison's fits; every row has its own random numbers, from this seed and its key."""
 
 
@@ -113,7 +113,7 @@ class IntervalSettings(Settings):
     """Draws of intervals that are resampled; those of means, differences and rank correlations are formulas."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Level of intervals and bands."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of control, permutations and bootstrap."""
 
 
@@ -159,7 +159,7 @@ class OracleJudge(Settings):
 class AnswerSettings(Settings):
     max_tokens: Annotated[int, Field(gt=0)] = 200
     """Longest answer, in tokens."""
-    seed: int = 0
+    seed: Seed = 0
     """Another seed makes another model of the same one, whose answers are stored apart: for asking the same twice."""
 
 
@@ -221,7 +221,7 @@ class ExplanationSettings(Settings):
     """Max-activating examples shown: the largest of those that are not held out."""
     n_held_out: Annotated[int, Field(ge=2)] = 10
     """Max-activating examples that a label is scored on, at most half of them, and as many texts in which the feature is not active."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of which examples are held out, and of the other texts."""
 
 
