@@ -156,10 +156,11 @@ def test_a_refused_name_or_text_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_refused_prompt_is_missing_with_its_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with judge_server(answer=lambda prompt: "Mention it.", refuses=refusing("gore", AZURE)) as judge:
+    with judge_server(answer=lambda prompt: "Instruction: Mention it.", refuses=refusing("gore", AZURE)) as judge:
         writer = endpoint_asker(PromptWriter(base_url=judge.base_url, model="w", key_variable=None), {}, judge.data, 3)
         table = written_prompts({"a": "storms", "b": "gore"}, writer, tmp_path, 60.0)
-    assert table["reason"].to_list() == [None] * 3 + ["the language model refused"] * 3
+    assert table["reason"].is_null().to_list() == [True] * 3 + [False] * 3
+    assert table["reason"].drop_nulls().str.contains("refused").all()
     assert "the endpoint refused 3 questions, the first with: The response was filtered" in caplog.text
 
 
