@@ -20,6 +20,11 @@ from loopback import Handler, serving_with
 LFS = (".safetensors", ".npz", ".bin", ".pt", ".pth")
 TOKEN = "hf_loopback"
 """The token that opens gated repositories."""
+EXPIRED, FINE_GRAINED = "hf_expired", "hf_fine_grained"
+"""A token that is no longer one, and one of an account with access that lacks it itself."""
+BAD_TOKEN = "Invalid credentials in Authorization header"
+NO_GATED_ACCESS = "Please enable access to public gated repositories in your fine-grained token settings to view this repository."
+LOGIN_PAGE = "<!DOCTYPE html><html><body>Welcome to Hotel Example: please log in to use the network.</body></html>"
 
 
 def blob_name(path: str, content: bytes) -> str:
@@ -63,6 +68,8 @@ class Hub:
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     """Method, path and Authorization header of each request."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    is_portal: bool = False
+    """Whether a network's login page answers in the hub's place, whatever is asked for."""
     turns_away: Callable[[int], bool] = lambda port: False
     """Whether the client at a port of this host finds nobody here, as from a node without a way to the internet."""
     turned_away: list[str] = field(default_factory=list)
@@ -123,7 +130,11 @@ class _Handler(Handler):
             self.close_connection = True
             return
         self.fault = self.hub.fault(path, self.command == "HEAD")
-        if self.fault and self.fault.status:
+        if self.hub.is_portal:
+            self._reply(200, LOGIN_PAGE, {"Content-Type": "text/html"})
+        elif self.headers.get("Authorization") == f"Bearer {EXPIRED}":
+            self._reply(401, {"error": BAD_TOKEN}, {"X-Error-Message": BAD_TOKEN})
+        elif self.fault and self.fault.status:
             self._reply(self.fault.status, b"try later")
         elif path.startswith("/cdn/"):
             self._large(path.removeprefix("/cdn/"))
@@ -213,7 +224,9 @@ class _Handler(Handler):
         self.reply(status, body, headers, self.fault.cut_after if self.fault else None)
 
     def _refuse(self, status: int, code: str, headers: Mapping[str, str] | None = None) -> None:
-        self._reply(status, {"error": code}, {**(headers or {}), "X-Error-Code": code, "X-Error-Message": code})
+        lacks_access = code == "GatedRepo" and self.headers.get("Authorization") == f"Bearer {FINE_GRAINED}"
+        message = NO_GATED_ACCESS if lacks_access else code
+        self._reply(status, {"error": message}, {**(headers or {}), "X-Error-Code": code, "X-Error-Message": message})
 
 
 @contextmanager

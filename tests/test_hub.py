@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from hub_fakes import random_model
-from hub_server import TOKEN, Hub, serve_hub, use_hub
+from hub_server import BAD_TOKEN, EXPIRED, FINE_GRAINED, NO_GATED_ACCESS, TOKEN, Hub, serve_hub, use_hub
 
 from saesteer.sources.hub import Fetched, HubError, check_access, fetch_files, fetch_model, model_config, repo_size
 
@@ -150,6 +151,37 @@ def test_a_gated_repository_says_how_to_get_in(
     assert shown == {"api", "meta"}  # not the host that large files are redirected to
     assert TOKEN not in caplog.text
     assert fetched.commit == hub.repos["meta/gated"].branches["main"]
+
+
+@pytest.mark.parametrize(
+    ("token", "repo", "message"),
+    [
+        (EXPIRED, REPO, rf"the hub at .* answered HTTP 401, {BAD_TOKEN}: .*`hf auth login`.*HF_TOKEN"),
+        (FINE_GRAINED, "meta/gated", rf"meta/gated is gated, {re.escape(NO_GATED_ACCESS)}.*a fine-grained token"),
+    ],
+    ids=["expired", "fine-grained"],
+)
+@pytest.mark.xfail(strict=True, reason="issue 53, item 18")
+def test_what_the_hub_says_of_a_token_is_passed_on(
+    hub: Hub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str, repo: str, message: str
+) -> None:
+    hub.add("meta/gated", model, gated=True)
+    use_hub(monkeypatch, hub.url, token=token)
+    for call in (lambda: fetch_model(repo, None, tmp_path), lambda: check_access(repo)):
+        with pytest.raises(HubError, match=message) as caught:
+            call()
+        assert "try again later" not in str(caught.value)
+
+
+@pytest.mark.xfail(strict=True, reason="issue 53, item 18")
+def test_a_login_page_in_the_hub_s_place_is_not_taken_for_it(hub: Hub, tmp_path: Path) -> None:
+    fetched = fetch_model(REPO, None, tmp_path)
+    hub.is_portal = True
+    with pytest.raises(HubError, match=rf"{hub.url} answers with something other than the hub's JSON.*log in to the network"):
+        check_access(REPO)
+    with pytest.raises(HubError, match="log in to the network"):
+        fetch_model(REPO, None, tmp_path / "empty")
+    assert fetch_model(REPO, None, tmp_path) == fetched  # what is in the cache
 
 
 def test_what_is_not_there(hub: Hub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,8 +44,16 @@ def log_of_the_next_run(folder: Folder) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("to_all", [pytest.param(False, marks=pytest.mark.exhaustive), True], ids=["script", "every process"])
-def test_sigterm_keeps_what_is_finished(finished: Folder, tmp_path: Path, to_all: bool) -> None:
+@pytest.mark.parametrize(
+    ("to_all", "signals"),
+    [
+        pytest.param(False, [signal.SIGTERM], marks=pytest.mark.exhaustive),
+        (True, [signal.SIGTERM]),
+        pytest.param(True, [signal.SIGINT] * 3, marks=pytest.mark.xfail(strict=True, reason="issue 53, item 20")),
+    ],
+    ids=["script", "every process", "Ctrl-C three times"],
+)
+def test_a_stop_keeps_what_is_finished(finished: Folder, tmp_path: Path, to_all: bool, signals: list[signal.Signals]) -> None:
     folder = finished.copy(tmp_path / "repo")
     folder.edit("micro", sweep=SWEEP)
     before = folder.parts()["generations"]
@@ -56,13 +64,16 @@ def test_sigterm_keeps_what_is_finished(finished: Folder, tmp_path: Path, to_all
     script = script_of(run)
     work_on(script, 1)  # some batches of the next part
     sent = time.monotonic()
-    if to_all:
-        os.killpg(run.pid, signal.SIGTERM)
-    else:
-        script.send_signal(signal.SIGTERM)
+    for number in signals:
+        if to_all:
+            os.killpg(run.pid, number)
+        else:
+            script.send_signal(number)
+        time.sleep(0.3 * (len(signals) > 1))
     script.wait(timeout=60)
     assert time.monotonic() - sent < 10
     output, _ = run.communicate(timeout=60)
+    assert "Traceback" not in output
     assert run.returncode != 0
     kept = folder.parts()["generations"] - before
     assert kept > first, "rows that were finished, but in no part yet, were dropped"
