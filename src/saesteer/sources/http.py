@@ -1,10 +1,11 @@
 """Requests to other people's servers: repeated while that may help, a few at a time, no answer taken for another one."""
 
 import asyncio
+import os
 import random
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -18,6 +19,9 @@ _CONFIGURATION = (httpx2.UnsupportedProtocol, httpx2.InvalidURL, httpx2.LocalPro
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _NOT_DONE = (425, 429, 500, 503)
 """Statuses by which a server says that it did not do what a request wants; a 502 or 504 is a gateway's, which does not know."""
+
+_PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 
 LARGEST_ANSWER = 2**25
 """Most bytes of an answer, unpacked; a feature with all its max-activating examples has a few hundred thousand."""
@@ -86,8 +90,22 @@ class Client:
 @asynccontextmanager
 async def open_client(policy: Policy, follow_redirects: bool = False) -> AsyncIterator[Client]:
     """A client for one download; redirects are not followed where a key is sent, since it must not reach other servers."""
-    async with httpx2.AsyncClient(timeout=policy.timeout, follow_redirects=follow_redirects) as http:
+    with opening():
+        http = httpx2.AsyncClient(timeout=policy.timeout, follow_redirects=follow_redirects)
+    async with http:
         yield Client(http, policy)
+
+
+@contextmanager
+def opening() -> Iterator[None]:
+    """Say which variables are at fault where a client cannot be opened: it reads proxies and certificates from the environment."""
+    try:
+        yield
+    except Exception as error:
+        names = [name for word in (_CERTIFICATES if isinstance(error, OSError) else _PROXIES) for name in (word, word.lower())]
+        variables = ", ".join(name for name in names if name in os.environ)
+        why = "a SOCKS proxy needs the package socksio: run `pip install socksio`" if isinstance(error, ImportError) else error
+        raise FetchError(f"no connection can be opened; correct or unset {variables}: {why}") from error
 
 
 async def get(

@@ -19,10 +19,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saesteer.core.errors import SaesteerError
 from saesteer.core.files import file_digest
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +125,7 @@ def check_access(repo: str) -> None:
     from huggingface_hub import HfApi
 
     with _explained(repo, None):
+        _with_retries(lambda: HfApi().model_info(repo))  # whose answer is read, so that no other server's is taken for the hub's
         _with_retries(lambda: HfApi().auth_check(repo))
 
 
@@ -193,10 +197,13 @@ def _hub_listing(repo: str, revision: str | None, inside: str) -> tuple[str, dic
 
 def _with_retries(call: Callable[[], Any]) -> Any:
     """huggingface_hub retries downloads but not questions to its API."""
+    from huggingface_hub import get_session
     from tenacity import before_sleep_log
 
-    from saesteer.sources.http import COMMAND, retrying
+    from saesteer.sources.http import COMMAND, opening, retrying
 
+    with opening():
+        get_session()
     return retrying(COMMAND, _transient, before_sleep_log(log, logging.WARNING))(call)()
 
 
@@ -217,7 +224,7 @@ def _unreachable(error: BaseException) -> bool:
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     transport = isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError)
-    return transport or isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled) or _transient(error)
+    return transport or isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled | json.JSONDecodeError) or _transient(error)
 
 
 def _reason(error: BaseException) -> str:
@@ -225,6 +232,8 @@ def _reason(error: BaseException) -> str:
 
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set"
+    if isinstance(error, json.JSONDecodeError):
+        return "what answers is not the hub, but perhaps a login page: log in to the network, or correct the proxy or HF_ENDPOINT"
     if isinstance(error, HfHubHTTPError):
         return f"HTTP {error.response.status_code}"
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}"
@@ -237,12 +246,15 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.errors import HFValidationError as BadName
 
-    page = f"{constants.ENDPOINT}/{repo}"
+    page, hub = f"{constants.ENDPOINT}/{repo}", f"the hub at {constants.ENDPOINT}"
     log_in = "log in with `hf auth login` or set HF_TOKEN"
     try:
         yield
     except GatedRepoError as error:
-        raise HubError(f"{repo} is gated: accept its licence at {page}, then {log_in}, and run the same command again") from error
+        raise HubError(
+            f"{repo} is gated{_sentence(error)}: accept its licence at {page}, then {log_in} (a fine-grained token has to allow gated"
+            " repositories), and run the same command again"
+        ) from error
     except RepositoryNotFoundError as error:
         raise HubError(f"{repo}: no such repository at {page}; check its name, or, if it is private, {log_in}") from error
     except RevisionNotFoundError as error:
@@ -250,12 +262,18 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
     except BadName as error:
         raise HubError(f"{repo!r} is not the name of a repository (owner/name): {error}") from error
     except HfHubHTTPError as error:
-        status = f"HTTP {error.response.status_code}"
-        raise HubError(f"{repo}: the hub at {constants.ENDPOINT} answered {status}; try again later, or {log_in}") from error
+        status = error.response.status_code
+        advice = f"the token is wrong or has expired: {log_in} with another" if status == 401 else f"try again later, or {log_in}"
+        raise HubError(f"{repo}: {hub} answered HTTP {status}{_sentence(error)}: {advice}") from error
     except Exception as error:
         if not _unreachable(error):
             raise
-        raise HubError(f"{repo}: the hub at {constants.ENDPOINT} cannot be reached ({_reason(error)}); check the network") from error
+        raise HubError(f"{repo}: {hub} cannot be reached ({_reason(error)}); check the network") from error
+
+
+def _sentence(error: HfHubHTTPError) -> str:
+    """What the hub itself says of a refusal, after a comma."""
+    return f", {' '.join(error.server_message.split())}" if error.server_message else ""
 
 
 def _cached_folder(repo: str, revision: str | None, cache_dir: Path | None, needed: tuple[str, ...], reason: str) -> Path:
