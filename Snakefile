@@ -20,7 +20,7 @@ include: "rules/cluster.smk"
 onstart:
     check_all_files()
     cancel_left_jobs(Path())
-    record_run(Path())
+    check_times_of_inputs(record_run(Path()))
 
 
 onsuccess:

@@ -6,6 +6,7 @@ from pathlib import Path
 from saesteer.sources.model_size import n_gpus
 from saesteer.workflow import plan
 from saesteer.workflow.display import show_progress_only
+from saesteer.workflow.interrupt import SHELL_PREFIX, stop_jobs_at_ctrl_c
 from saesteer.workflow.locks import cancel_left_jobs, explain_lock, put_before_slurm, record_run
 
 DEFAULTS = workflow.resource_settings.default_resources or {}  # the profile's
@@ -15,6 +16,9 @@ if workflow.is_main_process:
 shows_all = workflow.output_settings.dryrun or DEFAULTS or workflow.output_settings.verbose or not workflow.modifier.is_main_snakefile()
 if workflow.is_main_process and not shows_all:
     show_progress_only(logger)
+if workflow.is_main_process and not workflow.output_settings.dryrun:
+    stop_jobs_at_ctrl_c()
+    shell.prefix(SHELL_PREFIX)
 if workflow.is_main_process and DEFAULTS:  # there are some whenever jobs are submitted
     put_before_slurm(SHIPPED / "slurm/bin", WORKFLOW.job_variables)
 

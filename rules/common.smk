@@ -6,7 +6,8 @@ from pathlib import Path
 
 from snakemake.common.configfile import load_configfile
 
-from saesteer.core.files import explain_read_only, file_digest
+from saesteer.core.files import check_braces, check_temporary_folder, explain_read_only, file_digest
+from saesteer.core.machine import complete_environment
 from saesteer.core.shipped import SHIPPED
 from saesteer.figures.registry import FIGURES as ALL_FIGURES
 from saesteer.run import Run
@@ -14,13 +15,17 @@ from saesteer.settings import Comparison, LocalExamples, Scores, Sweep, TopicCon
 from saesteer.sources.pins import MODELS, pinned_path
 from saesteer.summaries.summary import summaries
 from saesteer.workflow import plan
-from saesteer.workflow.checks import check_contents, check_files, check_present_files, check_tokens
+from saesteer.workflow.checks import check_contents, check_files, check_present_files, check_times, check_tokens
 from saesteer.workflow.code_digest import PACKAGE
 from saesteer.workflow.outputs import planned_outputs
 from saesteer.workflow.project import bring_inputs, check_configfile
 
 # Parsing the rules and the modules behind them makes objects that stay: to look for garbage among them takes a tenth of a dry run.
 gc.set_threshold(100_000, 50, 50)
+
+if workflow.is_main_process:
+    complete_environment()
+    check_braces(SHIPPED)
 
 SCRIPTS = SHIPPED / "scripts"
 if workflow.is_main_process and not workflow.modifier.skip_configfile:
@@ -90,6 +95,7 @@ def job_manifests(step):
 
 def check_all_files():
     """For onstart: refuse a run, though not a dry run, of an experiment whose files are not all there."""
+    check_temporary_folder()
     for name, experiment in EXPERIMENTS.items():
         check_files(name, experiment)
         check_contents(experiment)
@@ -101,3 +107,11 @@ def check_all_files():
             from saesteer.judge.endpoint import check_key
 
             check_key(endpoint, os.environ)  # before any text is generated
+
+
+def check_times_of_inputs(now):
+    """For onstart: refuse a run whose jobs read files with a time in the future, while nothing is removed yet. What these jobs make
+    themselves gets a new time."""
+    jobs = list(workflow.dag.needrun_jobs())
+    made = {file for job in jobs for file in job.output}
+    check_times((Path(file) for job in jobs for file in job.input if file not in made), now)

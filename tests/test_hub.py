@@ -141,7 +141,9 @@ def test_a_gated_repository_says_how_to_get_in(
     for token in (None, "hf_of_someone_else"):
         use_hub(monkeypatch, hub.url, token=token)
         for call in (lambda: fetch_model("meta/gated", None, tmp_path), lambda: check_access("meta/gated")):
-            with pytest.raises(HubError, match=rf"is gated.*: accept its licence at {hub.url}/meta/gated, then log in with `hf auth login`"):
+            with pytest.raises(
+                HubError, match=rf"is gated.*: accept its licence at {hub.url}/meta/gated, then log in with `hf auth login`"
+            ):
                 call()
     use_hub(monkeypatch, hub.url, token=TOKEN)
     check_access("meta/gated")

@@ -49,7 +49,7 @@ def log_of_the_next_run(folder: Folder) -> str:
     [
         pytest.param(False, [signal.SIGTERM], marks=pytest.mark.exhaustive),
         (True, [signal.SIGTERM]),
-        pytest.param(True, [signal.SIGINT] * 3, marks=pytest.mark.xfail(strict=True, reason="issue 53, item 20")),
+        (True, [signal.SIGINT] * 3),
     ],
     ids=["script", "every process", "Ctrl-C three times"],
 )

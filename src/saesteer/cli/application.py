@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 import saesteer
 from saesteer.core.errors import SaesteerError
+from saesteer.core.machine import complete_environment
 from saesteer.workflow.locks import stale_locks
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def options(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)] = False,
 ) -> None:
     """Steer language models with features of sparse autoencoders. `snakemake` runs experiments; these commands are for all else."""
+    complete_environment()
 
 
 def _named(names: list[str] | None) -> list[str] | None:

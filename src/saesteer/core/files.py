@@ -23,6 +23,8 @@ from saesteer.core.machine import exists, process_table
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _DAY = 86_400.0
+_SMALL = 2**20
+"""Bytes that temporary files may take."""
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +132,22 @@ def explain_read_only(folder: Path) -> None:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(existing, os.W_OK):
         log.warning("%s: %s", folder, _advice(errno.EROFS, existing / "any"))
+
+
+def check_temporary_folder() -> None:
+    """Refuse a full disk where Snakemake's solver puts its files, whose own error names no path."""
+    folder = os.environ.get("TMP") or os.environ.get("TMPDIR") or "/tmp"
+    if os.path.isdir(folder) and shutil.disk_usage(folder).free < _SMALL:
+        raise SettingsError(
+            f"the disk of {folder}, the folder of temporary files, is full: free some space, or set TMPDIR (and TMP, where it is set) to"
+            " another folder, and run the same command again"
+        )
+
+
+def check_braces(folder: Path) -> None:
+    """Refuse a place in whose path Snakemake and DVC see variables."""
+    if re.search("[{}]", str(folder.resolve())):
+        raise SettingsError(f"{folder.resolve()}: Snakemake and DVC take braces in a path for variables: move or rename the folder")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,13 +1,40 @@
-"""Processes of this machine. Two hosts, or two containers, may have one name, and processes of one number."""
+"""This machine: what libraries take for granted of it, and its processes. Two hosts, or two containers, may have one name, and processes of
+one number."""
 
+import getpass
 import hashlib
+import io
 import os
 import socket
+import sys
 from pathlib import Path
 
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
 _OF_NO_CONTAINER = 0xEFFFFFFC
 """Linux' number of the namespace that is no container's."""
+
+
+def complete_environment() -> None:
+    """Provide what Snakemake, DVC and torch take for granted, and a container lacks: a user's name, a home that can be written to (in
+    .snakemake of the current folder), and a terminal that shows any text, if need be with other characters."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = str(os.getuid())
+    if not _has_home():
+        os.environ["HOME"] = str(Path(".snakemake/home").absolute())
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _has_home() -> bool:
+    """Whether there is a home that caches can be in."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return False
+    return (home / ".cache").exists() or os.access(home, os.W_OK)
 
 
 def process_table() -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.core.files import write_atomically
-from saesteer.figures.style import STYLE, Figure
+from saesteer.figures.style import Figure, in_style
 
 # Time stamps and versions stay out of the files, so that equal figures are equal bytes.
 _METADATA: dict[str, dict[str, str | None]] = {
@@ -25,13 +25,12 @@ def save_figure(figure: Figure, data: pl.DataFrame, stem: Path) -> list[Path]:
 
 def save_drawing(figure: Figure, stem: Path) -> list[Path]:
     """Write STEM.pdf and STEM.png of what shows no data; returns their paths."""
-    import matplotlib
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):  # matplotlib's PDF breaks off at a byte-order mark, which has no width
         text.set_text(text.get_text().replace("\ufeff", ""))
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in _METADATA]
-    with matplotlib.rc_context(STYLE):
+    with in_style():
         for path, (kind, metadata) in zip(paths, _METADATA.items(), strict=True):
             write_atomically(path, partial(figure.savefig, format=kind, metadata=metadata))
     return paths

@@ -3,7 +3,8 @@
 import functools
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
@@ -52,14 +53,23 @@ STYLE = {
 }
 
 
+@contextmanager
+def in_style() -> Iterator[None]:
+    """matplotlib with the style of all figures and its own defaults, whatever a user has set in a matplotlibrc."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Decorator of functions that draw."""
 
     @functools.wraps(draw)
     def draw_in_style(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        import matplotlib
-
-        with matplotlib.rc_context(STYLE):
+        with in_style():
             return draw(*args, **kwargs)
 
     return draw_in_style

@@ -1,11 +1,14 @@
 """Running git and DVC as the user would."""
 
 import importlib.metadata
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from saesteer.core.errors import SaesteerError
+from saesteer.core.files import check_braces
 
 
 class SharingError(SaesteerError, RuntimeError):
@@ -23,15 +26,29 @@ def check_release(package: str, release: str) -> None:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Run git in a folder and give its output."""
-    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    """Run git in a folder and give its output; what it says of a failure is in English."""
+    if not shutil.which("git"):
+        raise SharingError("git is not installed here, or not on the PATH: install it, and run the same command again")
+    environment = os.environ | {"LC_ALL": "C"}
+    done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SharingError(f"git {' '.join(arguments)} failed:\n{(done.stderr or done.stdout).strip()}")
     return done.stdout
 
 
+def git_top(folder: Path) -> Path | None:
+    """The top of the repository that a folder is in; None where it is in none. One that git refuses, as another user's, is refused."""
+    try:
+        return Path(git(folder, "rev-parse", "--show-toplevel").rstrip("\n")).resolve()
+    except SharingError as error:
+        if "not a git repository" in str(error):
+            return None
+        raise
+
+
 def dvc(folder: Path, *arguments: str) -> bool:
     """Run DVC in a folder, its errors and progress going to the terminal, its hints nowhere; whether it succeeded."""
+    check_braces(folder)
     command = [sys.executable, "-P", "-m", "dvc", *arguments]  # -P: no dvc.py of the folder; not --quiet, which hides errors too
     return subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, check=False).returncode == 0
 

@@ -1,8 +1,9 @@
 """What can be known about an experiment's files before any job starts: refused here, not after an hour of computing."""
 
 import json
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,15 @@ def _paths(experiment: Experiment) -> dict[str, Path]:
 
 def _kind(key: str) -> str:
     return "folder" if key in _FOLDERS else "file"
+
+
+def check_times(files: Iterable[Path], now: float) -> None:
+    """Refuse files with a time in the future: whatever is made from them counts as older, so that Snakemake fails and removes it."""
+    if ahead := sorted({file for file in files if file.is_file() and file.stat().st_mtime > now}):
+        raise SettingsError(
+            f"{ahead[0]} has a time in the future, as after unzipping or copying from a machine whose clock is ahead. Give the command"
+            f" `{shlex.join(['touch', *map(str, ahead)])}`, then the same command again (if that does not help: `touch -d yesterday`)"
+        )
 
 
 def check_contents(experiment: Experiment) -> None:

@@ -21,11 +21,13 @@ _LAST_RUN = Path(".snakemake/last_run.json")
 log = logging.getLogger(__name__)
 
 
-def record_run(folder: Path) -> None:
-    """Note who runs here: another host's process cannot be seen, and another user's does not show what it is."""
+def record_run(folder: Path) -> float:
+    """Note who runs here: another host's process cannot be seen, and another user's does not show what it is. Gives the time by the clock
+    of the folder's file system, which may be a server's."""
     process = psutil.Process()
     machine = {"host": socket.gethostname(), "installation": installation(), "table": process_table()}
     write_json(folder / _LAST_RUN, machine | {"process": process.pid, "start": start(process.pid), "user": process.username()})
+    return (folder / _LAST_RUN).stat().st_mtime
 
 
 def stale_locks(folder: Path) -> tuple[list[Path], str | None]:

@@ -5,9 +5,11 @@ What is known exactly (access, shapes, a missing key) and what is estimated (byt
 
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, Literal
 
 import polars as pl
@@ -30,15 +32,16 @@ from saesteer.sources.corpus import text_columns
 from saesteer.sources.features import resolve
 from saesteer.sources.hub import check_access, file_sizes, model_config, model_tokenizer, repo_size
 from saesteer.sources.model_size import BYTES, QUANTISED, bytes_of_weights, check_library, n_gpus, total_bytes
-from saesteer.sources.pins import MODELS, model_settings
+from saesteer.sources.pins import MODEL_FILES, MODELS, SAE_FILES, model_settings
 from saesteer.sources.prefixes import prompt_source
 from saesteer.sources.published import published_file
 from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_source, with_form
 from saesteer.steps.keys import n_concepts, n_fit_generations
 from saesteer.steps.logit_lens import N_TOKENS
-from saesteer.workflow.checks import check_contents, check_files, check_model_config, check_tokens, read_config
+from saesteer.workflow.checks import check_contents, check_files, check_model_config, check_times, check_tokens, read_config
 from saesteer.workflow.families import text_config
 from saesteer.workflow.outputs import pins
+from saesteer.workflow.project import input_paths
 from saesteer.workflow.this_machine import Amounts, in_words, operations
 
 GPUS = (80, 48, 24)
@@ -124,6 +127,9 @@ def _published(experiment: Experiment) -> list[str]:
 def _files(subject: _Subject) -> str:
     check_files(subject.name, subject.experiment)
     check_contents(subject.experiment)
+    paths = list(input_paths(subject.experiment))
+    folders = [path.glob(pattern) for path in paths for pattern in (*MODEL_FILES, *SAE_FILES) if path.is_dir()]
+    check_times([*paths, *chain.from_iterable(folders)], time.time())
     n_features = _n_features(subject.experiment)
     return f"{n_features} features in {counted(len(subject.experiment.layers), 'layer')}; what is on this machine fits"
 

@@ -12,7 +12,7 @@ from saesteer.core.confined import confined
 from saesteer.core.files import write_text
 from saesteer.core.shipped import SHIPPED
 from saesteer.settings import Experiment, SettingsError, read_yaml
-from saesteer.sharing.commands import SharingError, dvc, git
+from saesteer.sharing.commands import SharingError, dvc, git, git_top
 
 _COPIED = ("config/*.*", "slurm/config.yaml", ".gitattributes", ".gitignore", ".dvcignore")
 """Files of a project that are copies of the shipped ones."""
@@ -57,6 +57,7 @@ def _leaves(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 def write_project(folder: Path) -> None:
     """Make a folder a project: its own configuration, a Snakefile that includes the installed workflow, and git and DVC set up. Nothing is
     overwritten."""
+    top = git_top(folder)
     for source in (path for pattern in _COPIED for path in sorted(SHIPPED.glob(pattern))):
         path = folder / source.relative_to(SHIPPED)
         if not path.exists():
@@ -64,19 +65,15 @@ def write_project(folder: Path) -> None:
             shutil.copyfile(source, path)
     if not (folder / "Snakefile").exists():
         write_text(folder / "Snakefile", _SNAKEFILE)
-    _set_up_dvc(folder)
+    if not (folder / ".dvc").exists():
+        _set_up_dvc(folder, top)
 
 
-def _set_up_dvc(folder: Path) -> None:
-    """DVC, and where there is none git, for a folder that has none."""
-    if (folder / ".dvc").exists():
-        return
-    try:
-        top = Path(git(folder, "rev-parse", "--show-toplevel").strip())
-    except SharingError:
+def _set_up_dvc(folder: Path, top: Path | None) -> None:
+    """DVC, and where there is none git."""
+    if top is None:
         git(folder, "init", "--quiet")
-        top = folder
-    below = [] if top.resolve() == folder.resolve() else ["--subdir"]
+    below = [] if top in (None, folder.resolve()) else ["--subdir"]
     if not dvc(folder, "init", *below) or not dvc(folder, "config", "core.analytics", "false"):
         raise SharingError("DVC could not be set up (above: why); the project is written and runs, its results cannot be shared yet")
 
@@ -85,7 +82,7 @@ def bring_inputs(experiment: Experiment) -> list[Path]:
     """Copy here those files and folders that an experiment reads, that are not here, and that come with the package. They are a project's
     own from then on, as results depend on them. Gives what was copied."""
     brought = []
-    for path in dict.fromkeys(_inputs(experiment)):
+    for path in dict.fromkeys(input_paths(experiment)):
         source = confined(SHIPPED, path.as_posix())
         if source is None or not source.exists() or path.exists():
             continue
@@ -100,7 +97,7 @@ def bring_inputs(experiment: Experiment) -> list[Path]:
     return brought
 
 
-def _inputs(experiment: Experiment) -> Iterator[Path]:
+def input_paths(experiment: Experiment) -> Iterator[Path]:
     """Every path that an experiment names."""
     yield from _paths(experiment)
     if experiment.saes.path:
