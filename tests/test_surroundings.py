@@ -19,6 +19,7 @@ from workflow_folder import BIN, ROOT, Checkout, Folder
 
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError
+from saesteer.core.files import check_temporary_folder
 from saesteer.figures.save import save_figure
 from saesteer.sharing.commands import dvc
 from saesteer.sources.http import COMMAND, FetchError, open_client
@@ -114,6 +115,21 @@ def test_a_users_settings_of_matplotlib_change_no_figure(tmp_path: Path, setting
     expected = files("expected")
     with matplotlib.rc_context(settings):
         assert files("users") == expected
+
+
+@as_root
+def test_a_full_folder_of_temporary_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error of Snakemake's solver names no path."""
+    monkeypatch.delenv("TMP", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    check_temporary_folder()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=False).returncode != 0:
+        pytest.skip("a small tmpfs cannot be mounted here")
+    try:
+        with pytest.raises(SettingsError, match=f"the disk of {tmp_path}, .* is full: free some space, or set TMPDIR"):
+            check_temporary_folder()
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
 @pytest.mark.slow
