@@ -197,7 +197,7 @@ def test_dictionaries_equal_sae_lens(kind: str, hub: Hub, tmp_path: Path) -> Non
     ("changes", "message"),
     [
         ({"dict_class": "CrossCoder"}, "dictionaries of class 'CrossCoder' are not supported; supported: AutoEncoder, "),
-        ({"submodule_name": "mlp_out_layer_3"}, "is at mlp_out of layer 3, but resid_post of layer 3 was asked for"),
+        ({"submodule_name": "mlp_out_layer_3"}, "is at mlp_module of layer 3, but resid_post of layer 3 was asked for"),
         ({"submodule_name": "somewhere"}, "reads 'somewhere', which is no known hook point"),
         ({"activation_dim": 24}, "width 24, but the model's width is 16"),
     ],
