@@ -121,15 +121,12 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "runs": findings.RUNS.markdown,
         "p4": lambda root: published_order_markdown(root / "docs/methods"),
     },
-    "docs/books.md": {"books-scores": lambda root: scores_markdown(root / "docs/books/methods")},
     "docs/tables/methods.md": {
         "methods": lambda root: methods_markdown(root / "docs/methods"),
         "equal-cost": lambda root: equal_cost_markdown(root / "docs/methods"),
     },
     "docs/tables/books.md": {
         "books": lambda root: headline_markdown(findings.metrics(root, "books")).rstrip(),
-        "books-methods": lambda root: methods_markdown(root / "docs/books/methods"),
-        "books-equal-cost": lambda root: equal_cost_markdown(root / "docs/books/methods"),
         "books-records": MAX_ACTIVATING_EXAMPLES.markdown,
     },
     **{f"docs/tables/{page}.md": {block: BLOCKS[block] for block in blocks} for page, blocks in TABLES.items()},

@@ -30,7 +30,6 @@ from studies.questions.tables import EFFECT_LAYERS, PERSISTENCE
 SHIPPED = "tiny"
 COMPARISONS = {
     "docs/methods": ("tiny-methods", "tiny-methods-seed-1", "tiny-methods-seed-2"),
-    "docs/books/methods": ("books-methods",),
 }
 """Folder -> comparisons of steering methods on the seeds of one world, in order."""
 OPEN_QUESTIONS = ("tiny-brute", "tiny-brute-seed-1", "tiny-brute-seed-2", "books-brute")
@@ -39,12 +38,10 @@ FIGURES = {
     "overview": "tiny/overview",
     "methods": "tiny-methods/methods",
     "books": "books/overview",
-    "books-methods": "books-methods/methods",
 }
 """Figure of the documentation -> the figure that it is a copy of."""
 DRAWN = {
     "tiny-brute": ("choice_rules", "docs/open-questions/tiny-brute"),
-    "books-brute": ("choice_rules", "docs/open-questions/books-brute"),
     "effects": ("effects", "docs/effects"),
     "persistence": ("persistence", "docs/books"),
 }

@@ -36,9 +36,6 @@ ALGORITHM_VERSION = 1
 MIN_ROWS = 32
 """Fewest rows in a forward; smaller batches are padded and the padding thrown away."""
 
-NAMED_BY = 16
-"""First tokens of a text that name it in a message."""
-
 BOS_RULES = ("tokenizer", "always")
 """Beginning-of-sequence token of a text: as the tokenizer adds it; or always, also where the tokenizer (GPT-2's, Pythia's) adds none."""
 
@@ -218,13 +215,12 @@ def residual_changed(lm: LanguageModel, depth: int, change: Callable[[Tensor], T
 def check_length(lm: LanguageModel, n_tokens: int) -> None:
     """Refuse more tokens than the model has positions for."""
     if n_tokens > lm.n_positions:
-        raise ValueError(
-            f"{n_tokens} tokens were asked for, but the model takes at most {lm.n_positions}; use shorter texts or fewer new tokens"
-        )
+        most = lm.n_positions
+        raise ValueError(f"{n_tokens} tokens were asked for, but the model takes at most {most}; use shorter texts or fewer new tokens")
 
 
 def check_not_empty(prompts: Sequence[Sequence[int]]) -> None:
-    """Refuse a prompt without a token, behind which there is nothing to go on from."""
+    """Refuse a prompt without a token, which nothing can continue."""
     if not all(prompts):
         raise ValueError("a prompt needs at least one token; give the prompt some text, or set bos to always where there is such a token")
 
@@ -276,8 +272,7 @@ def hidden_states(lm: LanguageModel, **inputs: Any) -> Float[Tensor, "row seq d_
     hidden: Tensor = lm.model.base_model(**inputs).last_hidden_state
 
     def text(row: int) -> str:
-        ids = inputs.get("input_ids")
-        return f"row {row}" if ids is None else f"text {lm.tokenizer.decode(ids[row][:NAMED_BY])!r}"
+        return f"text {lm.tokenizer.decode(inputs['input_ids'][row][:16])!r}" if "input_ids" in inputs else f"row {row}"
 
     with rows_named(text):
         check_finite("hidden states are", hidden, lm.head.weight)
