@@ -92,7 +92,7 @@ CASES = {
     "push": "git config .* failed",
     "pull": "git ls-files .* failed",
     "pull micro": "nothing was published of micro",
-    "merge-versions a.dvc b.dvc": "DVC: you are not inside of a DVC repository",
+    "merge-versions a.dvc b.dvc": "git ls-files .* failed",
     "algorithms --keep engine.nothing": "no row depends on a module of this name",
     "config-docs --check": "config/README.md is not in step with the settings",
     "config-docs --folder a_file/below": "Not a directory: 'a_file/below'",

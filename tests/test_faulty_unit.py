@@ -175,6 +175,14 @@ def test_float16_that_is_too_narrow_for_an_sae_is_refused_by_name(tmp_path: Path
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_no_list_of_a_stored_row_holds_what_is_not_finite(bad: float) -> None:
-    columns = {"layer": [1], "text_id": ["a"], "n_tokens": [3], "token_index": [[1, 2]], "feature": [[4, 5]], "value": [[0.5, bad]]}
+    columns = {
+        "layer": [1],
+        "text_id": ["a"],
+        "n_tokens": [3],
+        "n_ordinary": [2],
+        "token_index": [[1, 2]],
+        "feature": [[4, 5]],
+        "value": [[0.5, bad]],
+    }
     with pytest.raises(TableError, match=r"column value is NaN or infinite at .*'text_id': 'a'"):
         validate(ACTIVATIONS, pl.DataFrame(columns).cast(pl.Schema(ACTIVATIONS.schema)), "test")

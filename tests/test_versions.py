@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ("micro", "micro-methods", "gemma-2-2b", "gemma-2-2b-it-methods", "gemma-2-9b-it-concept500")
 SCIENCE = ("engine", "analysis", "methods.fit", "judge", "world")
 WITHOUT = {
+    "engine.finite": "refuses numbers, and makes none",
     "engine.memory": "how many rows go together, which no row depends on",
     "judge.answers": "keeps answers; questions and parsing have versions of their own",
     "judge.rubric": "its digest is among the judge's settings",

@@ -8,7 +8,6 @@ import polars as pl
 from saesteer.core.tables import CONCEPTS, MAX_ACTIVATING_EXAMPLES
 from saesteer.run import Run
 from saesteer.settings import Experiment, GivenConcept, NoConcepts, TopicConcepts
-from saesteer.sources.corpus import read_columns
 from saesteer.steps.step import Step, every_feature, layers_of
 
 MIN_SHARE = 0.4
@@ -29,7 +28,7 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     concepts = run.experiment.concepts
     examples = run.rows(MAX_ACTIVATING_EXAMPLES, layers_of(missing)).join(missing, on=["layer", "feature"], how="semi")
     if isinstance(concepts, TopicConcepts):
-        texts = read_columns(run.file("texts"), "text_id", "token_topics")
+        texts = pl.read_parquet(run.file("texts"), columns=["text_id", "token_topics"]).cast({"text_id": pl.String})
         rows = clear_concepts(examples, texts, run.topics(), MIN_SHARE)
     elif isinstance(concepts, GivenConcept):
         rows = given_concept(examples, concepts.concept)
