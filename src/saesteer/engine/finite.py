@@ -46,7 +46,7 @@ def check_weights(what: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Refuse weights of which some are not finite, by their tensor's name."""
     for name, tensor in tensors:
         for part in tensors_in(tensor):
-            if part.is_floating_point() and not bool(part.isfinite().all()):
+            if part.is_floating_point() and bool((~part.isfinite()).any()):
                 raise SettingsError(fault(f"{what}: tensor {name} is", part, "fetch or train it again"))
 
 
