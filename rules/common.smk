@@ -103,6 +103,8 @@ def check_all_files():
             check_tokens(experiment, experiment.model.path)
         if judge_kind(experiment) == "none":
             logger.warning(f"{name}: no judge is configured, so its figures are left out; docs/judges.md says how to add one.")
+        if not DEFAULTS:  # jobs run on this machine
+            plan.check_bfloat16(RUNS[name])
         for endpoint in plan.endpoints_to_ask(RUNS[name]):
             from saesteer.judge.endpoint import check_key
 

@@ -73,7 +73,7 @@ class RealFolder(Folder):
             "extends": "gemma-2-2b",
             "description": "gemma-2-2b's way on small random files",
             "model": {"revision": None},
-            "perplexity": {"model": {"revision": None}},
+            "perplexity": {"model": {"revision": None, "dtype": "float32"}},  # not bfloat16, which needs a GPU
             "saes": saes,
             "layers": list(LAYERS),
             "features": {"kind": "explicit", "features": FEATURES},

@@ -168,8 +168,8 @@ class ChatFolder(RealFolder):
         chosen = {
             "extends": extends,
             "description": f"{extends} on small random files",
-            "model": {"revision": None},
-            "perplexity": {"model": {"revision": None}},
+            "model": {"revision": None, "dtype": "float32"},  # not bfloat16, which needs a GPU
+            "perplexity": {"model": {"revision": None, "dtype": "float32"}},
             "saes": {"revision": None, "d_model": D_MODEL, "n_features": N_FEATURES},
             "methods": {**SIZES, **methods},
             "judge": judge,

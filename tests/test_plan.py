@@ -263,6 +263,23 @@ def test_prefix_ids_are_digests_of_the_text() -> None:
     assert text_id("I think that") == "d3cc3186b61c6fb3"  # printf 'I think that' | sha256sum
 
 
+@pytest.mark.parametrize(("device", "key"), [("cpu", "model.dtype"), ("cpu", "perplexity.model.dtype"), ("cuda", None)])
+def test_bfloat16_without_a_gpu_is_refused_before_any_job(
+    micro: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, key: str | None
+) -> None:
+    """Also of the model that only scores the texts, which would be refused when all of them are written."""
+    monkeypatch.setattr("saesteer.engine.weights.available_device", lambda: device)
+    half = {"model": micro.model.model_copy(update={"dtype": "bfloat16"})}
+    changes = {"perplexity": micro.perplexity.model_copy(update=half)} if key == "perplexity.model.dtype" else half
+    run = Run(Workflow(experiments=["micro"], data_dir=tmp_path), "micro", micro.model_copy(update=changes))
+    plan.check_bfloat16(Run(run.workflow, "micro", micro))
+    if key is None:
+        plan.check_bfloat16(run)
+    else:
+        with pytest.raises(SettingsError, match=f"experiment micro: {key} is bfloat16, which needs a GPU, and here is none: write float32"):
+            plan.check_bfloat16(run)
+
+
 def test_a_judge_whose_prefixes_are_still_to_be_fetched_has_work(micro: Experiment, tmp_path: Path) -> None:
     judge = EndpointJudge(kind="endpoint", base_url="http://localhost/v1", model="judge")
     sweep = micro.sweep.model_copy(update={"prefixes": None, "published_prefixes": "p1/prefixes"})

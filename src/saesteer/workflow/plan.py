@@ -5,7 +5,7 @@ reads.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from saesteer.core.row_digest import row_digests
 from saesteer.core.store import MEASURED_ON, StoreError, Upstream, Wanted, entry_digest, missing_keys, read_manifest
 from saesteer.core.tables import EXPLANATIONS, JUDGEMENTS, STEERING_PROMPTS, Table
 from saesteer.run import SHARED_STEPS, Run
-from saesteer.settings import Comparison, Endpoint, EndpointJudge, Scores
+from saesteer.settings import Comparison, Endpoint, EndpointJudge, Scores, SettingsError
 from saesteer.sources.model_size import QUANTISED, bytes_of_weights
-from saesteer.sources.pins import MODELS, model_settings
+from saesteer.sources.pins import MODELS, PIN_KEYS, model_settings
 from saesteer.steps.step import Axis, Step, steps_of
 from saesteer.workflow.code_digest import algorithm_versions
 
@@ -163,9 +163,27 @@ def endpoints_to_ask(run: Run) -> list[Endpoint]:
         return []
     endpoints: list[Endpoint] = []
     asking = [step for step in (JUDGEMENTS.name, EXPLANATIONS.name) if step in steps_of(experiment)]
-    jobs = [(step, *run.of_job(group)) for step in asking for group in run.groups(step)]
-    if isinstance(experiment.judge, EndpointJudge) and any(n_missing(of_job, step, layers) != 0 for step, of_job, layers in jobs):
+    jobs = (job for step in asking for job in _jobs(run, step))
+    if isinstance(experiment.judge, EndpointJudge) and any(n_missing(*job) != 0 for job in jobs):
         endpoints.append(experiment.judge)
     if isinstance(experiment, Comparison) and experiment.methods.prompt_writer and not run.summary_path(STEERING_PROMPTS).exists():
         endpoints.append(experiment.methods.prompt_writer)
     return endpoints
+
+
+def check_bfloat16(run: Run) -> None:
+    """Refuse, on a machine without a GPU, what a job would refuse only when its turn comes: to compute with a model in bfloat16."""
+    for name, step in steps_of(run.experiment).items():
+        models = {pin: model_settings(run.experiment, pin) for pin in step.inputs if pin in MODELS}
+        if pin := next((pin for pin, model in models.items() if model.dtype == "bfloat16"), None):
+            from saesteer.engine.weights import available_device
+
+            if available_device() == "cpu" and any(n_missing(*of_job) != 0 for of_job in _jobs(run, name)):
+                key = PIN_KEYS[pin].replace(".path", ".dtype")
+                raise SettingsError(f"experiment {run.name}: {key} is bfloat16, which needs a GPU, and here is none: write float32")
+
+
+def _jobs(run: Run, step: str) -> Iterator[tuple[Run, str, Sequence[int]]]:
+    for group in run.groups(step):
+        of_job, layers = run.of_job(group)
+        yield of_job, step, layers
