@@ -208,7 +208,7 @@ def test_a_new_score_in_the_features_table_is_four_files(checkout: Checkout, new
 @pytest.mark.exhaustive
 def test_a_raised_algorithm_version_computes_that_step_and_later(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
     # The last test of the checkout, whose tables are those of the raised version from here on.
-    code("engine/logit_lens.py", "ALGORITHM_VERSION = 2", "ALGORITHM_VERSION = 3")
+    code("engine/logit_lens.py", "ALGORITHM_VERSION = 3", "ALGORITHM_VERSION = 4")
     done = run_measured(checkout, *LAST_STEPS)
     assert done.n_rows == dict.fromkeys(("logit_lens", "input_score", "output_score"), 8) | {"gen_success": 96}
     assert done.gpu_jobs == done.model_jobs == {"logit_lens", "output_score"}

@@ -160,8 +160,11 @@ def test_it_is_scored_and_steered(name: str, ran: tuple[Folder, str], tmp_path: 
         with torch.no_grad(), hooked(case, lm, sae, row["feature"], float(settings.factor)):
             p = torch.softmax(lm.model(torch.tensor([ids])).logits[0, -1].double(), dim=0)
         tokens = lens[row["feature"]]
-        rank = min(int((p > p[token]).sum()) for token in tokens)
-        assert row["output_score"] == pytest.approx((1 - rank / len(p)) * float(p[tokens].max()), abs=1e-5)
+        known = p[
+            [token for token in sorted(lm.tokenizer.get_vocab().values()) if token < len(p)]
+        ]  # without rows of the head that have no token
+        rank = min(int((known > p[token]).sum()) for token in tokens)
+        assert row["output_score"] == pytest.approx((1 - rank / len(known)) * float(p[tokens].max()), abs=1e-5)
     prefixes = read_prefixes(folder.path / "config/prefixes.txt", 2)
     texts = folder.table("generations", mine)
     assert texts.height == 4 * 3 * 2

@@ -29,7 +29,7 @@ def fault(what: str, like: Tensor, otherwise: str = "run again; where the same r
 def check_finite(what: str, values: Float[Tensor, "row *any"], like: Tensor) -> None:
     """Refuse numbers that are not all finite, by the first such row. One sum tells, so that it costs little where all are."""
     values = values.detach()
-    if bool(values.sum(dtype=torch.promote_types(values.dtype, torch.float32)).isfinite()):
+    if not bool(~values.sum(dtype=torch.promote_types(values.dtype, torch.float32)).isfinite()):
         return
     bad = (~values.isfinite()).reshape(len(values), -1).any(dim=1).nonzero()
     if len(bad):
@@ -38,7 +38,7 @@ def check_finite(what: str, values: Float[Tensor, "row *any"], like: Tensor) -> 
 
 def check_logits(logits: Float[Tensor, "row vocab"], like: Tensor) -> None:
     """Refuse logits of which some are NaN or infinite; those of tokens that can never come may be -inf."""
-    if not bool(logits.detach().sum().isfinite()):
+    if bool(~logits.detach().sum().isfinite()):
         check_finite("logits are", logits.detach().amax(dim=-1), like)
 
 
