@@ -16,6 +16,21 @@ rule selection:
         "../scripts/summary.py"
 
 
+rule filter_variants:
+    """What the filter gains in every variant of the analysis, against features of the same layers and of lens tokens as frequent."""
+    input:
+        steering=f"{TABLES}/steering.parquet",
+        features=f"{TABLES}/features.parquet",
+        generations=manifests("generations"),
+    output:
+        filter_variants=f"{TABLES}/filter_variants.parquet",
+    params:
+        **summary("filter_variants"),
+        settings=setting("selection", "best_factor"),
+    script:
+        "../scripts/summary.py"
+
+
 rule factor_bins:
     """GenSuccess and perplexity against factor, by output-score bin."""
     input:
@@ -72,7 +87,7 @@ rule metrics:
         best_factors=f"{TABLES}/best_factors.parquet",
         outcomes=f"{TABLES}/outcomes.parquet",
         selection=f"{TABLES}/selection.parquet",
-        steering=f"{TABLES}/steering.parquet",
+        filter_variants=f"{TABLES}/filter_variants.parquet",
     output:
         metrics=f"{DATA}/metrics.json",
         headline=f"{FIGURES}/headline.md",

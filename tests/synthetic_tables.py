@@ -8,6 +8,7 @@ import polars as pl
 from saesteer.analysis.best_factor import best_factors, outcomes
 from saesteer.analysis.examples import examples
 from saesteer.analysis.factor_bins import factor_bins
+from saesteer.analysis.filter_variants import filter_variants, lens_frequencies
 from saesteer.analysis.pmi import feature_pmi, pmi_by_threshold
 from saesteer.analysis.selection import selection
 from saesteer.core import tables
@@ -160,6 +161,7 @@ def main_tables(
     generations = synthetic_generations(features, factors, seed)
     best = best_factors(steering, BestFactorSettings())
     results = outcomes(best, features)
+    frequencies = lens_frequencies(generations.filter(factor="0"), features)
     pmi = feature_pmi(generations, results, features, synthetic_texts(seed=seed), "capped")
     chosen = (generations, PREFIXES, "capped", 8, settings.late_layers_from)
     return {
@@ -168,6 +170,7 @@ def main_tables(
         "best_factors": best,
         "outcomes": results,
         "selection": selection(results, settings),
+        "filter_variants": filter_variants(steering, features, frequencies, BestFactorSettings(), settings),
         "factor_bins": factor_bins(steering, features, (0.0, 0.01, 0.1, 0.3, 1.0), settings),
         "feature_pmi": pmi,
         "pmi": pmi_by_threshold(pmi, settings),

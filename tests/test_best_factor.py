@@ -77,10 +77,10 @@ def test_each_half_reports_at_the_factor_chosen_on_the_other() -> None:
     """Half 0 is best at 6, half 1 at 2; so half 0 reports its value at 2 (0.3) and half 1 its value at 6 (0.4); their mean is .35."""
     steering = steering_rows(
         {
-            ("0", 0): {"gen_success_20": 0.0},
+            ("0", 0): {"gen_success_20": 0.1},
             ("2", 0): {"gen_success_20": 0.3, "judge_score": 0.5, "log_perplexity": 1.5},
             ("6", 0): {"gen_success_20": 1.0},
-            ("0", 1): {"gen_success_20": 0.0},
+            ("0", 1): {"gen_success_20": 0.5},
             ("2", 1): {"gen_success_20": 1.5},
             ("6", 1): {"gen_success_20": 0.4, "judge_score": 0.7, "log_perplexity": 2.5},
         }
@@ -88,10 +88,12 @@ def test_each_half_reports_at_the_factor_chosen_on_the_other() -> None:
     chosen = best_factors(steering, BestFactorSettings()).filter(rule="capped").sort("reported_on")
     assert chosen["factor"].to_list() == ["2", "6"]
     assert chosen["gen_success_20"].to_list() == [0.3, 0.4]
+    assert chosen["net_gen_success_20"].to_list() == pytest.approx([0.3 - 0.1, 0.4 - 0.5])
     assert chosen["at_grid_end"].to_list() == [True, True]
     features = synthetic_features(1, 1).with_columns(layer=pl.lit(3, pl.UInt16), feature=pl.lit(7, pl.UInt32))
     row = outcomes(chosen, features).row(0, named=True)
     assert row["gen_success_20"] == pytest.approx(0.35)
+    assert row["net_gen_success_20"] == pytest.approx(0.05)
     assert row["judge_score"] == pytest.approx(0.6)
     assert row["log_perplexity"] == pytest.approx(2.0)
     assert (row["factors"], row["n_at_grid_end"]) == (["2", "6"], 2)
@@ -104,6 +106,7 @@ def test_failure_counts_as_zero_and_is_not_missing() -> None:
     assert chosen["factor"].to_list() == ["2", None, "2", None]
     failed = chosen.filter(pl.col("factor").is_null()).row(0, named=True)
     assert (failed["gen_success_20"], failed["judge_score"], failed["log_perplexity"], failed["at_grid_end"]) == (0.0, 0.0, None, None)
+    assert failed["net_gen_success_20"] == 0.0
     features = synthetic_features(1, 1).with_columns(layer=pl.lit(3, pl.UInt16), feature=pl.lit(7, pl.UInt32))
     row = outcomes(chosen, features).row(0, named=True)
     assert (row["gen_success_20"], row["judge_score"], row["log_perplexity"], row["factors"]) == (0.0, 0.5, 1.0, ["2", None])

@@ -1,7 +1,6 @@
 """The headline numbers, each against a plain computation, and the table written from them."""
 
 import json
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,7 @@ import pytest
 from scipy.stats import spearmanr
 from synthetic_tables import main_tables, selection_settings
 
-from saesteer.analysis.best_factor import best_factors
-from saesteer.analysis.metrics import _depth, findings, headline
+from saesteer.analysis.metrics import _depth, _variants, findings, headline
 from saesteer.report.headline import headline_markdown
 from saesteer.settings import BestFactorSettings
 
@@ -24,7 +22,7 @@ def world() -> dict[str, pl.DataFrame]:
 
 
 def numbers_of(world: dict[str, pl.DataFrame]) -> dict[str, Any]:
-    tables = [world[name] for name in ("features", "best_factors", "outcomes", "selection", "steering")]
+    tables = [world[name] for name in ("features", "best_factors", "outcomes", "selection", "filter_variants")]
     return headline(*tables, BestFactorSettings(), SETTINGS)
 
 
@@ -43,7 +41,14 @@ def test_counts_and_medians(world: dict[str, pl.DataFrame], numbers: dict[str, A
     assert numbers["depth"]["rho_output_score"] == pytest.approx(spearmanr(range(8), medians).statistic)
     scored = [row for row in rows if row["input_score"] is not None]
     both = [row for row in scored if row["input_score"] > 0.5 and row["output_score"] > 0.5]
-    assert numbers["both_above_half"] == {"n": len(both), "n_scored": len(scored), "share": pytest.approx(len(both) / len(scored))}
+    measured = numbers["both_above_half"]
+    assert (measured["n"], measured["n_scored"], measured["share"]) == (len(both), len(scored), pytest.approx(len(both) / len(scored)))
+    expected = 0.0
+    for layer in range(8):
+        of_layer = [row for row in scored if row["layer"] == layer]
+        high = [sum(row[f"{score}_score"] > 0.5 for row in of_layer) for score in ("input", "output")]
+        expected += high[0] * high[1] / len(of_layer)
+    assert measured["to_independence"]["value"] == pytest.approx(len(both) / expected)
 
 
 def test_filter_and_judge(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
@@ -82,26 +87,24 @@ def test_correlations_choices_and_rules(world: dict[str, pl.DataFrame], numbers:
     assert numbers["capped_minus_p1"]["mean"] == pytest.approx(means[0] - means[1])
 
 
-def test_choices_by_each_perplexity(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
-    """Those of the setting in force are the world's own; a choice differs where another factor, or none, was taken."""
-    for perplexity in ("continuation", "continuation_arithmetic", "whole_text"):
-        table = best_factors(world["steering"], BestFactorSettings(perplexity=perplexity))
-        for rule in ("capped", "p1"):
-            own, others = (dict(_choices(rows, rule)) for rows in (world["best_factors"], table))
-            found = numbers["perplexity"][rule][perplexity]
-            assert found["gen_success_20"] == pytest.approx(table.filter(rule=rule)["gen_success_20"].mean())
-            assert found["share_that_differs"] == sum(own[key] != others[key] for key in own) / len(own)
-    assert numbers["perplexity"]["capped"]["whole_text"]["share_that_differs"] > 0
-    own = numbers["perplexity"]["p1"]["continuation"]
-    assert own == {"gen_success_20": pytest.approx(world["outcomes"].filter(rule="p1")["gen_success_20"].mean()), "share_that_differs": 0}
-    p1, capped = (line for line in headline_markdown(numbers).splitlines() if "prefixes and continuations together" in line)
-    for row, rule in ((p1, "p1"), (capped, "capped")):
-        assert f"{numbers['perplexity'][rule]['whole_text']['share_that_differs']:.1%} of choices differ" in row
+def test_net_gains_are_those_of_the_settings(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
+    for rule in ("capped", "p1"):
+        rows = world["outcomes"].filter(rule=rule).to_dicts()
+        kept = [row["net_gen_success_20"] for row in rows if row["output_score"] >= 0.3]
+        net = numbers["filter"][rule]["all"]["net"]
+        assert net["ratio"]["value"] == pytest.approx(np.mean(kept) / np.mean([row["net_gen_success_20"] for row in rows]))
+        assert f"{net['ratio']['value']:.2f}× [" in headline_markdown(numbers)
+    assert numbers["variants"]["n"] == 12
+    unsteered = {row["feature_of"]: row["gen_success_20"] for row in _unsteered_rows(world)}
+    kept = [value for (_, _, score), value in unsteered.items() if score >= 0.3]
+    assert numbers["unsteered"]["ratio"]["value"] == pytest.approx(np.mean(kept) / np.mean(list(unsteered.values())))
 
 
-def _choices(table: pl.DataFrame, rule: str) -> list[tuple[tuple[int, int, str], str | None]]:
-    rows = table.filter(rule=rule).select("layer", "feature", "reported_on", "factor").rows()
-    return [((layer, feature, half), factor) for layer, feature, half, factor in rows]
+def _unsteered_rows(world: dict[str, pl.DataFrame]) -> list[dict[str, Any]]:
+    """Each feature's success at factor 0, the mean of both halves."""
+    of_feature = world["steering"].filter(factor="0").group_by("layer", "feature").agg(pl.col("gen_success_20").mean())
+    rows = of_feature.join(world["features"].select("layer", "feature", "output_score"), on=["layer", "feature"]).to_dicts()
+    return [row | {"feature_of": (row["layer"], row["feature"], row["output_score"])} for row in rows]
 
 
 def test_order_changes_nothing_and_it_is_json(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
@@ -110,40 +113,59 @@ def test_order_changes_nothing_and_it_is_json(world: dict[str, pl.DataFrame], nu
 
 
 def passing() -> dict[str, Any]:
-    gain = {"ratio": {"value": 1.5}, "kept": {"mean": 1.2}, "random": {"high": 1.1}, "p_within_layers": 0.04}
     return {
         "depth": {"n_layers": 6, "rho_input_score": -0.9, "p_input_score": 0.01, "rho_output_score": 0.9, "p_output_score": 0.04},
-        "both_above_half": {"share": 0.05},
-        "filter": {rule: {"all": deepcopy(gain)} for rule in ("p1", "capped")},
+        "both_above_half": {"to_independence": {"low": 0.2, "high": 0.9}},
+        "variants": {"n": 12, "n_showing": 7, "n_excluding": 0, "registered": "holds"},
     }
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "finding"),
+    ("path", "value", "finding", "word"),
     [
-        (("depth", "rho_input_score"), 0.0, "roles_change_with_depth"),
-        (("depth", "rho_output_score"), -0.1, "roles_change_with_depth"),
-        (("depth", "rho_output_score"), None, "roles_change_with_depth"),
-        (("depth", "p_output_score"), 0.05, "roles_change_with_depth"),
-        (("depth", "p_input_score"), 0.2, "roles_change_with_depth"),
-        (("depth", "n_layers"), 5, "roles_change_with_depth"),
-        (("both_above_half", "share"), 0.1, "both_scores_high_is_rare"),
-        (("both_above_half", "share"), None, "both_scores_high_is_rare"),
-        (("filter", "p1", "all", "ratio", "value"), 1.49, "filter_helps_by_p1"),
-        (("filter", "capped", "all", "ratio", "value"), None, "filter_helps_by_capped"),
-        (("filter", "capped", "all", "kept", "mean"), 1.1, "filter_helps_by_capped"),
-        (("filter", "p1", "all", "p_within_layers"), 0.05, "filter_helps_by_p1"),
-        (("filter", "p1", "all", "p_within_layers"), None, "filter_helps_by_p1"),
+        (("depth", "rho_input_score"), 0.0, "roles_change_with_depth", "open"),
+        (("depth", "rho_input_score"), 0.1, "roles_change_with_depth", "does not hold"),
+        (("depth", "rho_output_score"), -0.1, "roles_change_with_depth", "does not hold"),
+        (("depth", "rho_output_score"), None, "roles_change_with_depth", "open"),
+        (("depth", "p_output_score"), 0.05, "roles_change_with_depth", "open"),
+        (("depth", "p_input_score"), 0.2, "roles_change_with_depth", "open"),
+        (("depth", "n_layers"), 5, "roles_change_with_depth", "open"),
+        (("both_above_half", "to_independence", "high"), 1.0, "both_scores_high_is_rare", "open"),
+        (("both_above_half", "to_independence"), {"low": 1.1, "high": 2.0}, "both_scores_high_is_rare", "does not hold"),
+        (("both_above_half", "to_independence"), {"low": None, "high": None}, "both_scores_high_is_rare", "open"),
+        (("variants", "n_showing"), 6, "filter_helps", "open"),
+        (("variants", "registered"), "open", "filter_helps", "open"),
+        (("variants", "registered"), "does not hold", "filter_helps", "open"),
+        (("variants",), {"n": 12, "n_showing": 0, "n_excluding": 7, "registered": "does not hold"}, "filter_helps", "does not hold"),
     ],
 )
-def test_each_condition_of_a_finding_can_fail(path: tuple[str, ...], value: float | None, finding: str) -> None:
+def test_each_condition_of_a_finding_can_fail(path: tuple[str, ...], value: Any, finding: str, word: str) -> None:
     numbers = passing()
-    assert all(findings(numbers).values())
+    assert set(findings(numbers).values()) == {"holds"}
     place = numbers
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] = value
-    assert [name for name, holds in findings(numbers).items() if not holds] == [finding]
+    assert {name: said for name, said in findings(numbers).items() if said != "holds"} == {finding: word}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "high", "p_value", "counts", "word"),
+    [
+        (1.5, 2.0, 0.049, (1, 0), "holds"),
+        (1.49, 2.0, 0.01, (0, 0), "open"),
+        (1.6, 2.0, 0.05, (0, 0), "open"),
+        (1.2, 1.49, 0.01, (0, 1), "does not hold"),
+        (None, None, None, (0, 0), "open"),
+    ],
+)
+def test_a_variant_shows_a_gain_or_excludes_it(
+    ratio: float | None, high: float | None, p_value: float | None, counts: tuple[int, int], word: str
+) -> None:
+    row = {"is_registered": True, "ratio": ratio, "ratio_high": high, "p_within_layers": p_value}
+    schema = {"is_registered": pl.Boolean, "ratio": pl.Float64, "ratio_high": pl.Float64, "p_within_layers": pl.Float64}
+    counted = _variants(pl.DataFrame([row], schema=schema))
+    assert counted == {"n": 1, "n_showing": counts[0], "n_excluding": counts[1], "registered": word}
 
 
 def test_markdown_has_the_numbers(numbers: dict[str, Any]) -> None:
@@ -166,8 +188,7 @@ def test_a_world_too_small_for_most_numbers() -> None:
     json.dumps(numbers, allow_nan=False)
     assert numbers["depth"]["rho_input_score"] is None
     assert numbers["correlations"]["judge_score"]["overall"]["n"] == 0
-    assert len(numbers["findings"]) == 4
-    assert not any(numbers["findings"].values())
+    assert set(numbers["findings"].values()) == {"open"}
     assert "–" in headline_markdown(numbers)
 
 

@@ -13,7 +13,7 @@ from studies.questions.choice_rules import BEST, RANDOM
 from studies.questions.figures.dots import DotPanel, draw_dots, layer_marks, points
 
 SELECTION = Path("docs/results/tiny/selection.csv")
-"""GenSuccess@20 by threshold of the shipped experiment, under both factor rules, in git."""
+"""Success by threshold of the shipped experiment, under both factor rules, in git."""
 _CURVE, _PICKS = "threshold", "picks"
 _COLOURS = {"p1": BLACK, "capped": MAGENTA}
 _RULES = {
@@ -28,7 +28,7 @@ _RULES = {
 
 def data(root: Path) -> pl.DataFrame:
     """Rows of both panels, by `panel`. The curves are multiples of the mean of all features."""
-    curves = pl.read_csv(root / SELECTION).filter(measure="gen_success_20", layers="all")
+    curves = pl.read_csv(root / SELECTION).filter(measure="net_gen_success_20", layers="all")
     whole = pl.col("mean").filter(threshold=0.0).first().over("rule")
     times = [(pl.col(name) / whole).alias(f"times_{name}") for name in ("mean", "low", "high")]
     curves = banded(curves.with_columns(times).filter(pl.col("threshold") >= SMALL), "n_kept", "times_low", "times_high")
@@ -52,12 +52,12 @@ def draw(rows: pl.DataFrame) -> Figure:
 
 
 def _draw_curves(axes: Axes, curves: pl.DataFrame) -> None:
-    """GenSuccess@20 of the kept features by threshold, a curve a factor rule."""
+    """Net GenSuccess@20 of the kept features by threshold, a curve a factor rule."""
     for rule, colour in _COLOURS.items():
         curve = curves.filter(rule=rule).sort("threshold")
         columns = ("times_mean", "times_low", "times_high")
         band(axes, np.arange(curve.height), curve, columns, colour, f"factor by {RULES[rule]}", "o" if rule == "capped" else "s")
     axes.axhline(1.0, color=GREY, linewidth=0.8, linestyle=":")
     threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list(), "Does the filter help?")
-    axes.set_ylabel("held-out GenSuccess@20 of the kept\nfeatures, times that of all")
+    axes.set_ylabel("held-out GenSuccess@20 of the kept features,\nnet of unsteered texts, times that of all")
     axes.legend(loc="upper left")

@@ -118,7 +118,6 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "docs/reference/saes.md": {"saes": SAES.markdown},
     "docs/methods.md": {"methods": lambda root: scores_markdown(root / "docs/methods")},
     "docs/findings.md": {
-        "runs": findings.RUNS.markdown,
         "p4": lambda root: published_order_markdown(root / "docs/methods"),
     },
     "docs/tables/methods.md": {
@@ -126,7 +125,6 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "equal-cost": lambda root: equal_cost_markdown(root / "docs/methods"),
     },
     "docs/tables/books.md": {
-        "books": lambda root: headline_markdown(findings.metrics(root, "books")).rstrip(),
         "books-records": MAX_ACTIVATING_EXAMPLES.markdown,
     },
     **{f"docs/tables/{page}.md": {block: BLOCKS[block] for block in blocks} for page, blocks in TABLES.items()},

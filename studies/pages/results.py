@@ -17,7 +17,7 @@ from saesteer.figures.save import save_drawing, save_figure
 from saesteer.figures.style import styled
 from saesteer.settings import Comparison, IntervalSettings, SettingsError
 from studies import open_experiment
-from studies.pages import answer_figure, effects, findings, kinds, methods, questions, runs_figure, schematic
+from studies.pages import answer_figure, effects, findings, kinds, methods, questions, schematic
 from studies.pages.blocks import KINDS
 from studies.pages.example_agreement import example_agreement
 from studies.pages.kinds_figure import draw
@@ -36,6 +36,7 @@ OPEN_QUESTIONS = ("tiny-brute", "tiny-brute-seed-1", "tiny-brute-seed-2", "books
 """Experiments on what the papers leave open."""
 FIGURES = {
     "overview": "tiny/overview",
+    "filter-variants": "tiny/filter_variants",
     "methods": "tiny-methods/methods",
     "books": "books/overview",
 }
@@ -100,8 +101,6 @@ def update_results(root: Path) -> None:
         save_figure(draw(rows), rows, root / of.folder / "kinds")
     answered = answer_figure.data(root)
     save_figure(answer_figure.draw(answered), answered, root / "docs/answer")
-    gains = pl.DataFrame(list(findings.gains(root)))
-    save_figure(runs_figure.draw(gains), gains, root / "docs/runs")
     save_drawing(schematic.draw(), root / "docs/schematic")
     for name, (figure, folder) in DRAWN.items():
         draw_kept(root / folder, FIGURES_OF_THE_STUDY[figure], root / f"docs/{name}")
@@ -127,7 +126,7 @@ def write_snapshot(root: Path, snapshot: Snapshot) -> None:
 
 def _metrics(root: Path) -> dict[str, str]:
     """What was measured -> its copy in git: headline numbers, of models that are not shipped, and of SAEs of other kinds."""
-    headlines = {f"data/{name}/metrics.json": f"docs/results/{name}.json" for name in findings.RUN_LABELS}
+    headlines = {f"data/{name}/metrics.json": f"docs/results/{name}.json" for name in findings.MODELS}
     models = {f"build/world/{folder}/metrics.json": f"docs/models/{folder}.json" for folder in findings.BUILT.values()}
     return headlines | models | {str(of.built): f"{of.folder}/metrics.json" for of in KINDS.values()}
 

@@ -54,11 +54,12 @@ def within_layer_permutations(values: Sequence[float], layers: Sequence[int]) ->
 
 
 def exact_p_within_layers(values: Sequence[float], scores: Sequence[float], layers: Sequence[int], threshold: float) -> float:
-    """Share of all arrangements inside layers whose kept mean reaches the observed one."""
+    """Share of all arrangements inside layers whose kept mean is as far from the mean of all arrangements as the observed one."""
     kept = [index for index, score in enumerate(scores) if score >= threshold]
     observed = sum(values[index] for index in kept)
     sums = [sum(permuted[index] for index in kept) for permuted in within_layer_permutations(values, layers)]
-    return sum(total >= observed - 1e-9 for total in sums) / len(sums)
+    middle = sum(sums) / len(sums)
+    return sum(abs(total - middle) >= abs(observed - middle) - 1e-9 for total in sums) / len(sums)
 
 
 def removal_means(values: Sequence[float], n_kept: int) -> list[float]:

@@ -32,7 +32,8 @@ PERPLEXITIES = {
     "whole_text": "whole_text_perplexity",
 }
 """What choices can go by (settings: best_factor.perplexity) -> the column that has it; that of the first is its logarithm."""
-REPORTED = ("gen_success_20", "log_perplexity", "concept_rating", "fluency_rating", "judge_score")
+_OF_FACTOR = ("gen_success_20", "log_perplexity", "concept_rating", "fluency_rating", "judge_score")
+REPORTED = ("net_gen_success_20", *_OF_FACTOR)
 _FEATURE = ["layer", "feature"]
 # The mean over all prefixes weights each half's mean by the texts behind it.
 _WEIGHTS = {
@@ -170,14 +171,18 @@ def curve_of(half: dict[str, _Row], perplexity: str) -> Curve:
 
 def _report(factor: str | None, reported: dict[str, _Row], has_concept: bool, has_texts: bool) -> _Row:
     """What the texts reported on say at the factor; steering that failed counts as success 0, and as judged 0 where it could be judged;
-    where there are no texts to choose by, nothing is known."""
+    where there are no texts to choose by, nothing is known. Net success is that minus the success of the same prompts' unsteered texts,
+    which the filter raises too where it keeps features whose top logit-lens tokens are common words."""
     if factor is None:
         zero = 0.0 if has_texts else None
-        failed = dict.fromkeys(REPORTED) | {"gen_success_20": zero, "judge_score": zero if has_concept else None}
-        return {"factor": None, "at_grid_end": None} | failed
-    positive = [candidate for candidate in reported if float(candidate) > 0]
-    at_end = factor in (positive[0], positive[-1])
-    return {"factor": factor, "at_grid_end": at_end} | {column: reported[factor][column] for column in REPORTED}
+        values = dict.fromkeys(_OF_FACTOR) | {"gen_success_20": zero, "judge_score": zero if has_concept else None}
+        at_end = None
+    else:
+        positive = [candidate for candidate in reported if float(candidate) > 0]
+        at_end, values = factor in (positive[0], positive[-1]), {column: reported[factor][column] for column in _OF_FACTOR}
+    success, unsteered = values["gen_success_20"], reported["0"]["gen_success_20"] if "0" in reported else None
+    net = success - unsteered if success is not None and unsteered is not None else None
+    return {"factor": factor, "at_grid_end": at_end, "net_gen_success_20": net} | values
 
 
 def outcomes(best_factors: pl.DataFrame, features: pl.DataFrame) -> pl.DataFrame:

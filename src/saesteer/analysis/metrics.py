@@ -1,11 +1,13 @@
 """The headline numbers: what metrics.json holds, and the table that is pasted into the README.
 
-The three findings are judged by rules, fixed before the shipped world was measured (of (1) the directions only):
+The three findings of P1 (arXiv 2505.20063) are judged by rules in a form that can fail:
 (1) the median input score falls and the median output score rises with depth, over at least 6 layers and each beyond chance (p < .05 by
-permutation); (2) both scores exceed .5 in under 10 % of features; (3) filtering by output score multiplies mean held-out GenSuccess@20 by
-at least 1.5, beyond the random-removal band, and not by the choice of layers alone (p < .05 within layers). They are the claims of P1
-(arXiv 2505.20063) in a form that can fail. The third rests on how a factor is chosen, and is judged
-under P1's rule and under `capped` (see analysis.best_factor).
+permutation);
+(2) fewer features than by chance have both scores above .5: the ratio to independence within layers, with its whole interval, is below 1;
+(3) filtering by output score multiplies mean net GenSuccess@20 by at least 1.5, and not by the choice of layers alone (two-sided p < .05
+within layers). Net: without that of the same prompts' unsteered texts, which the filter raises too.
+A finding holds where the numbers show it: the third in the registered variant of the analysis and in most of the others
+(analysis.filter_variants). It does not hold where they exclude it, and is open otherwise.
 """
 
 from collections.abc import Mapping
@@ -15,9 +17,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from saesteer.analysis.best_factor import PERPLEXITIES, RULES, best_factors
+from saesteer.analysis.best_factor import RULES
 from saesteer.analysis.selection import LAYER_SETS, MEASURES
-from saesteer.core.tables import BEST_FACTORS
 from saesteer.core.uncertainty import (
     SCALES,
     SUCCESS,
@@ -31,14 +32,14 @@ from saesteer.core.uncertainty import (
 )
 from saesteer.settings import BestFactorSettings, SelectionSettings
 
-MAX_SHARE_BOTH_HIGH = 0.10
+HOLDS, OPEN, DOES_NOT_HOLD = "holds", "open", "does not hold"
 MIN_RATIO = 1.5
 MIN_LAYERS = 6
 """With 4 layers no order of medians has a p below .05, with 5 only the perfect one."""
 _PERMUTATIONS = 40_320
 """Of the p of a rank correlation with depth: all of 8 layers, else as many at random."""
 MAX_P = 0.05
-OUTCOMES_CORRELATED = ("gen_success_20", "judge_score")
+OUTCOMES_CORRELATED = ("gen_success_20", "net_gen_success_20", "judge_score")
 _FEATURE = ["layer", "feature"]
 Numbers = dict[str, Any]
 
@@ -48,11 +49,12 @@ def headline(
     best_factors: pl.DataFrame,
     outcomes: pl.DataFrame,
     selection: pl.DataFrame,
-    steering: pl.DataFrame,
+    variants: pl.DataFrame,
     choice: BestFactorSettings,
     settings: SelectionSettings,
 ) -> Numbers:
-    """FEATURES, BEST_FACTORS, OUTCOMES, SELECTION and STEERING -> nested numbers for metrics.json; a number that does not exist is null."""
+    """FEATURES, BEST_FACTORS, OUTCOMES, SELECTION and FILTER_VARIANTS -> nested numbers for metrics.json; a number that does not exist is
+    null."""
     rule = choice.rule
     chosen = outcomes.filter(rule=rule).sort(_FEATURE)
     numbers: Numbers = {
@@ -61,13 +63,20 @@ def headline(
         "features": _feature_counts(features),
         "layers": _layer_medians(features),
         "depth": _depth(features),
-        "both_above_half": _both_above_half(features),
-        "filter": {by: {layers: _filter(outcomes, selection, by, layers, settings) for layers in LAYER_SETS} for by in RULES},
+        "both_above_half": _both_above_half(features, settings.confidence),
+        "filter": {
+            by: {
+                layers: _filter(outcomes, selection, by, layers, settings) | {"net": _net(variants, by, layers, choice)}
+                for layers in LAYER_SETS
+            }
+            for by in RULES
+        },
         "kept_against_removed": {measure: _kept_removed(chosen, measure, settings) for measure in MEASURES},
         "correlations": {measure: correlations(chosen, measure, settings) for measure in OUTCOMES_CORRELATED},
         "choices": _choices(best_factors.filter(rule=rule)),
         "capped_minus_p1": _rules_difference(outcomes, settings),
-        "perplexity": {"used": choice.perplexity} | _by_perplexity(steering, choice),
+        "unsteered": _unsteered(chosen, settings),
+        "variants": _variants(variants.filter(success="net_gen_success_20", layers="all")),
     }
     return numbers | {"findings": findings(numbers)}
 
@@ -125,10 +134,53 @@ def _permutation_p(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> fl
     return float(correlated.pvalue)
 
 
-def _both_above_half(features: pl.DataFrame) -> Numbers:
-    scored = features.drop_nulls("input_score")
-    both = (scored["input_score"] > 0.5) & (scored["output_score"] > 0.5)
-    return {"n": int(both.sum()), "n_scored": scored.height, "share": _share(both)}
+def _both_above_half(features: pl.DataFrame, confidence: float) -> Numbers:
+    """How many features have both scores above .5, and how many times as many that is as if the two were independent within layers."""
+    scored = features.drop_nulls("input_score").sort(_FEATURE)
+    inputs, outputs = (scored[f"{score}_score"].to_numpy() > 0.5 for score in ("input", "output"))
+    layers = scored["layer"].cast(pl.Int64).to_numpy()
+    to_independence = ratio_interval(inputs.astype(np.float64), outputs, layers, confidence).within
+    return {
+        "n": int((inputs & outputs).sum()),
+        "n_scored": scored.height,
+        "share": _share(pl.Series(inputs & outputs)),
+        "n_output_high": int(outputs.sum()),
+        "to_independence": interval_columns("value", to_independence.value, to_independence.interval, ends=""),
+    }
+
+
+def _net(variants: pl.DataFrame, rule: str, layers: str, choice: BestFactorSettings) -> Numbers:
+    """Of the filter by net success, with factors chosen as the settings say but for the rule."""
+    settings = {"factor_choice": choice.factor_choice, "perplexity": choice.perplexity}
+    row = variants.filter(success="net_gen_success_20", rule=rule, layers=layers, **settings).row(0, named=True)
+    gains = {
+        name: {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]} for name in ("ratio", "within_layers", "matched")
+    }
+    return gains | {name: row[name] for name in ("mean", "kept_mean", "p_within_layers", "p_matched")}
+
+
+def _unsteered(outcomes: pl.DataFrame, settings: SelectionSettings) -> Numbers:
+    """How many times the filter raises the success of the same prompts' unsteered texts: over all, and within layers."""
+    members = outcomes.drop_nulls("net_gen_success_20")
+    values = (members["gen_success_20"] - members["net_gen_success_20"]).to_numpy()
+    is_kept = members["output_score"].to_numpy() >= settings.headline_threshold
+    gain = ratio_interval(values, is_kept, members["layer"].cast(pl.Int64).to_numpy(), settings.confidence)
+    ratios = {"ratio": gain.ratio, "within_layers": gain.within}
+    return {name: interval_columns("value", estimate.value, estimate.interval, ends="") for name, estimate in ratios.items()}
+
+
+def _variants(variants: pl.DataFrame) -> Numbers:
+    """Of the variants of the filter's gain in net success over all layers: how many show it, and how many exclude it."""
+    shows = (pl.col("ratio") >= MIN_RATIO) & (pl.col("p_within_layers") < MAX_P)
+    excludes = pl.col("ratio_high") < MIN_RATIO
+    counted = variants.select("is_registered", shows=shows.fill_null(False), excludes=excludes.fill_null(False))
+    registered = counted.filter("is_registered").row(0, named=True)
+    return {
+        "n": counted.height,
+        "n_showing": int(counted["shows"].sum()),
+        "n_excluding": int(counted["excludes"].sum()),
+        "registered": OPEN if registered["shows"] == registered["excludes"] else HOLDS if registered["shows"] else DOES_NOT_HOLD,
+    }
 
 
 def _filter(outcomes: pl.DataFrame, selection: pl.DataFrame, rule: str, layers: str, settings: SelectionSettings) -> Numbers:
@@ -193,25 +245,6 @@ def _choices(best_factors: pl.DataFrame) -> Numbers:
     }
 
 
-def _by_perplexity(steering: pl.DataFrame, choice: BestFactorSettings) -> Numbers:
-    """Rule -> kind of perplexity that factors are chosen by -> mean GenSuccess@20, and the share of choices that differ from those by the
-    kind of the settings."""
-    keys = list(BEST_FACTORS.keys)
-    chosen = {
-        perplexity: best_factors(steering, choice.model_copy(update={"perplexity": perplexity})).sort(keys) for perplexity in PERPLEXITIES
-    }
-
-    def numbers(rows: pl.DataFrame, usual: pl.DataFrame) -> Numbers:
-        return {"gen_success_20": rows["gen_success_20"].mean(), "share_that_differs": _share(rows["factor"].ne_missing(usual["factor"]))}
-
-    return {
-        rule: {
-            perplexity: numbers(rows.filter(rule=rule), chosen[choice.perplexity].filter(rule=rule)) for perplexity, rows in chosen.items()
-        }
-        for rule in RULES
-    }
-
-
 def _rules_difference(outcomes: pl.DataFrame, settings: SelectionSettings) -> Numbers:
     """Held-out GenSuccess@20 under the capped rule minus under P1's, paired by feature."""
     capped, p1 = (outcomes.filter(rule=rule).select(*_FEATURE, "gen_success_20") for rule in ("capped", "p1"))
@@ -225,25 +258,32 @@ def _share(mask: pl.Series) -> float | None:
     return int(mask.sum()) / len(mask) if len(mask) else None
 
 
-def findings(numbers: Mapping[str, Any]) -> dict[str, bool]:
-    """Does each finding of P1 hold here? A number that does not exist decides nothing and counts as not shown."""
-    depth, share = numbers["depth"], numbers["both_above_half"]["share"]
+def findings(numbers: Mapping[str, Any]) -> dict[str, str]:
+    """Does each finding of P1 hold here? A number that does not exist decides nothing."""
     return {
-        "roles_change_with_depth": _roles_change(depth),
-        "both_scores_high_is_rare": share is not None and share < MAX_SHARE_BOTH_HIGH,
-        **{f"filter_helps_by_{rule}": _filter_helps(numbers["filter"][rule]["all"]) for rule in RULES},
+        "roles_change_with_depth": _roles_change(numbers["depth"]),
+        "both_scores_high_is_rare": _is_below(numbers["both_above_half"]["to_independence"]),
+        "filter_helps": _filter_helps(numbers["variants"]),
     }
 
 
-def _roles_change(depth: Mapping[str, Any]) -> bool:
+def _roles_change(depth: Mapping[str, Any]) -> str:
     (inputs, p_inputs), (outputs, p_outputs) = ((depth[f"rho_{score}"], depth[f"p_{score}"]) for score in ("input_score", "output_score"))
     if inputs is None or outputs is None or depth["n_layers"] < MIN_LAYERS:
-        return False
-    return bool(inputs < 0 < outputs and max(p_inputs, p_outputs) < MAX_P)
+        return OPEN
+    if inputs < 0 < outputs and max(p_inputs, p_outputs) < MAX_P:
+        return HOLDS
+    return DOES_NOT_HOLD if (inputs > 0 and p_inputs < MAX_P) or (outputs < 0 and p_outputs < MAX_P) else OPEN
 
 
-def _filter_helps(gain: Mapping[str, Any]) -> bool:
-    ratio, p_value = gain["ratio"]["value"], gain["p_within_layers"]
-    if ratio is None or p_value is None:
-        return False
-    return bool(ratio >= MIN_RATIO and gain["kept"]["mean"] > gain["random"]["high"] and p_value < MAX_P)
+def _is_below(ratio: Mapping[str, Any]) -> str:
+    if ratio["low"] is None:
+        return OPEN
+    return HOLDS if ratio["high"] < 1 else DOES_NOT_HOLD if ratio["low"] > 1 else OPEN
+
+
+def _filter_helps(variants: Mapping[str, Any]) -> str:
+    most = variants["n"] / 2
+    if variants["registered"] == HOLDS:
+        return HOLDS if variants["n_showing"] > most else OPEN
+    return DOES_NOT_HOLD if variants["registered"] == DOES_NOT_HOLD and variants["n_excluding"] > most else OPEN

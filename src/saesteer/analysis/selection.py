@@ -18,7 +18,7 @@ from saesteer.core.tables import SELECTION
 from saesteer.core.uncertainty import SCALES, interval_columns, mean_columns, quantile_interval, random_stream
 from saesteer.settings import SelectionSettings
 
-MEASURES = ("gen_success_20", "judge_score", "concept_rating", "fluency_rating")
+MEASURES = ("gen_success_20", "net_gen_success_20", "judge_score", "concept_rating", "fluency_rating")
 LAYER_SETS = ("all", "late")
 _PERMUTATION_BLOCK = 1000  # permutations held in memory at a time
 
@@ -79,24 +79,27 @@ def p_within_layers(
     permutations: int,
     stream: np.random.Generator,
 ) -> list[float | None]:
-    """One-sided p of the kept features' mean when values are permuted inside layers: (1 + permuted >= observed) / (1 + permutations).
+    """Two-sided p of the kept features' mean when values are permuted inside layers: the share of permutations, the observed one among
+    them, whose sum over the kept is as far from its expectation, as many of each layer at random.
 
     `counts` is how many features each threshold keeps, those of highest score; features come sorted by layer. None where nothing is
     kept or nothing removed.
     """
     order = np.argsort(-scores, kind="stable")
-    observed = _leading_sums(values[order][None], counts)[0]
-    # The same sum in another order may differ in its last bits; it counts as reached.
-    reached = observed - 1e-9 * (1 + np.abs(observed))
-    at_least = np.zeros(len(counts), dtype=np.int64)
+    _, group, sizes = np.unique(layers, return_inverse=True, return_counts=True)
+    expected = _leading_sums((np.bincount(group, values) / sizes)[group][order][None], counts)[0]
+    observed = np.abs(_leading_sums(values[order][None], counts)[0] - expected)
+    # The same sum in another order may differ in its last bits; it counts as as far.
+    reached = observed - 1e-9 * (1 + observed)
+    as_far = np.zeros(len(counts), dtype=np.int64)
     for done in range(0, permutations, _PERMUTATION_BLOCK):
         block = np.tile(values, (min(_PERMUTATION_BLOCK, permutations - done), 1))
         for layer in np.unique(layers):
             members = slice(*np.searchsorted(layers, [layer, layer + 1]))
             block[:, members] = stream.permuted(block[:, members], axis=1)
-        at_least += (_leading_sums(block[:, order], counts) >= reached).sum(axis=0)
+        as_far += (np.abs(_leading_sums(block[:, order], counts) - expected) >= reached).sum(axis=0)
     tested = (counts > 0) & (counts < len(values))
-    return [(1 + int(hits)) / (1 + permutations) if test else None for hits, test in zip(at_least, tested, strict=True)]
+    return [(1 + int(hits)) / (1 + permutations) if test else None for hits, test in zip(as_far, tested, strict=True)]
 
 
 def _leading_sums(rows: Float[np.ndarray, "row n"], counts: Int[np.ndarray, " threshold"]) -> Float[np.ndarray, "row threshold"]:

@@ -25,13 +25,19 @@ RATINGS, SUCCESS = Interval(0.0, 2.0), Interval(0.0, 20.0)
 """Scales of judges' ratings and scores, and of GenSuccess@20."""
 SHARES = Interval(0.0, 1.0)
 """The scale of shares: win rates, AUROC."""
-SCALES = {"gen_success_20": SUCCESS, **dict.fromkeys(("judge_score", "concept_rating", "fluency_rating"), RATINGS)}
-"""Measure -> its scale."""
 
 
 def of_differences(scale: Interval) -> Interval:
     """The scale of differences of two values of a scale."""
     return Interval(scale.low - scale.high, scale.high - scale.low)
+
+
+SCALES = {
+    "gen_success_20": SUCCESS,
+    "net_gen_success_20": of_differences(SUCCESS),
+    **dict.fromkeys(("judge_score", "concept_rating", "fluency_rating"), RATINGS),
+}
+"""Measure -> its scale."""
 
 
 class Estimate(NamedTuple):
@@ -176,18 +182,18 @@ def ratio_interval(
 ) -> KeptRatio:
     """The mean of the kept values over the mean of all, and its two factors: strata (layers), and the choice inside them.
 
-    Values are at least 0. Intervals are of Student's t for the logarithm, with n_kept - 1 degrees of freedom and the delta method's
-    standard error: that of the sum of `terms`, each value's linearised effect on the logarithm, drawn inside strata of fixed size. Nothing
-    is random. Values are None where nothing is kept or all are 0, ends also where one is kept or the kept are all 0.
+    Intervals are of Student's t for the logarithm, with n_kept - 1 degrees of freedom and the delta method's standard error: that of the
+    sum of `terms`, each value's linearised effect on the logarithm, drawn inside strata of fixed size. Nothing is random. Ratios are None
+    where nothing is kept or a mean that is divided by is not above 0, ends also where one is kept or the ratio is not above 0.
     """
     order = np.lexsort((is_kept, values, strata))
     values, kept, strata = values[order], is_kept[order].astype(np.float64), strata[order]
     n_kept, total, kept_total = kept.sum(), values.sum(), (kept * values).sum()
-    if not n_kept or not total:
-        return KeptRatio(*[Estimate(None, None)] * 3)
     _, group, sizes = np.unique(strata, return_inverse=True, return_counts=True)
     means, shares = ((np.bincount(group, column) / sizes)[group] for column in (values, kept))
     expected = (kept * means).sum()  # n_kept times the mean of as many of each stratum at random
+    if not n_kept or min(total, expected) <= 0:
+        return KeptRatio(*[Estimate(None, None)] * 3)
     of_all, of_expected = values / total, (kept * means + shares * values) / expected
     of_kept = kept * values / kept_total if kept_total else np.zeros_like(values)
     ratios = {

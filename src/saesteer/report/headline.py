@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.analysis.best_factor import RULES
-from saesteer.analysis.metrics import MAX_P, MAX_SHARE_BOTH_HIGH, MIN_RATIO
+from saesteer.analysis.metrics import MAX_P, MIN_RATIO
 from saesteer.core.markdown import number, table
 from saesteer.run import Run
 from saesteer.workflow.outputs import planned_outputs
@@ -21,8 +21,7 @@ HEADLINE_COLUMNS = ("what", "measured", "holds")
 
 def headline_markdown(numbers: _Numbers) -> str:
     """HEADLINE_COLUMNS as a Markdown table."""
-    rows = ((what, measured, "**no**" if holds == "no" else holds) for what, measured, holds in headline_rows(numbers))
-    return table(HEADLINE_COLUMNS, rows) + "\n"
+    return table(HEADLINE_COLUMNS, headline_rows(numbers)) + "\n"
 
 
 def findings_markdown(numbers: _Numbers) -> str:
@@ -32,41 +31,42 @@ def findings_markdown(numbers: _Numbers) -> str:
 
 def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
     """P1's three findings: finding, number, and whether it holds by the rule fixed beforehand."""
-    depth, both_high, holds = numbers["depth"], numbers["both_above_half"], numbers["findings"]
-    gains = {RULES[rule]: numbers["filter"][rule]["all"] for rule in RULES}
+    depth, both_high, holds, variants = (numbers[name] for name in ("depth", "both_above_half", "findings", "variants"))
     kept, n = (numbers["filter"]["p1"]["all"][name]["n"] for name in ("kept", "unfiltered"))
     n_without = numbers["features"]["n_without_input_score"]
     unscored = f" ({n_without} more have no input score)" if n_without else ""
+    own = " and ".join(f"{times(numbers['filter'][rule]['all']['ratio'])} by {title}" for rule, title in RULES.items())
     return [
         (
             "Early layers have high input scores, late layers high output scores",
             f"rank correlation with depth {depth_rho(depth, 'input_score')} and {depth_rho(depth, 'output_score')}",
-            _yes_or_no(holds["roles_change_with_depth"]),
+            holds["roles_change_with_depth"],
         ),
         (
-            f"Under {MAX_SHARE_BOTH_HIGH:.0%} of features score above .5 on both",
-            f"{share(both_high['n'], both_high['n_scored'])}, {both_high['n']} of {both_high['n_scored']}{unscored}",
-            _yes_or_no(holds["both_scores_high_is_rare"]),
+            "Fewer features than by chance score above .5 on both",
+            f"{times(both_high['to_independence'])} as many as if the scores were independent within layers:"
+            f" {share(both_high['n'], both_high['n_scored'])}, {both_high['n']} of {both_high['n_scored']}{unscored}",
+            holds["both_scores_high_is_rare"],
         ),
         (
-            f"Features with output score ≥ {numbers['threshold']:g} ({kept} of {n}) steer at least {MIN_RATIO:g}× better than all, and"
-            f" better than as many at random (p < {MAX_P:g} within layers)",
-            "GenSuccess@20 "
-            + "; ".join(
-                f"{times(gain['ratio'])}, within layers {times(gain['within'])} (factor by {rule})" for rule, gain in gains.items()
-            ),
-            ", ".join(_yes_or_no(holds[f"filter_helps_by_{rule}"]) for rule in RULES),
+            f"Features with output score ≥ {numbers['threshold']:g} ({kept} of {n}) steer at least {MIN_RATIO:g}× better than all, net of"
+            f" unsteered texts and beyond chance within layers (p < {MAX_P:g})",
+            "; ".join(f"{net_gain(numbers['filter'][rule]['all']['net'])} (factor by {title})" for rule, title in RULES.items())
+            + f"; so in {variants['n_showing']} of {variants['n']} variants of the analysis. GenSuccess@20 itself, as P1 has it: {own}",
+            holds["filter_helps"],
         ),
     ]
+
+
+def net_gain(net: _Numbers) -> str:
+    """How many times the filter raises net success: over all, within layers, and against lens tokens as frequent, with two-sided p."""
+    within, matched = (f"{times(net[name])} (p {p_value(net[f'p_{name}'])})" for name in ("within_layers", "matched"))
+    return f"{times(net['ratio'])}, within layers {within}, with lens tokens as frequent {matched}"
 
 
 def depth_rho(depth: _Numbers, score: str) -> str:
     """The rank correlation of a score's layer medians with depth, and its p."""
     return f"{number(depth[f'rho_{score}'])} (p {p_value(depth[f'p_{score}'])})"
-
-
-def _yes_or_no(finding: bool) -> str:
-    return "yes" if finding else "no"
 
 
 def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
@@ -82,12 +82,14 @@ def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
                 "",
             ),
             (f"The same, late layers only, {RULES[rule]}", _gain(numbers["filter"][rule]["late"]), ""),
+            (f"Net of unsteered texts, late layers only, {RULES[rule]}", net_gain(numbers["filter"][rule]["late"]["net"]), ""),
         )
     ]
     judged = numbers["kept_against_removed"]["judge_score"]
     sizes = f"n = {judged['kept']['n']} and {judged['removed']['n']}; {judged['n_missing']} features have no judge score"
     return [
         *finding_rows(numbers),
+        ("Unsteered texts of the same prompts, all features → those", _unsteered(numbers["unsteered"]), ""),
         *gains,
         ("Output score against held-out GenSuccess@20, feature by feature", _correlation(numbers["correlations"]["gen_success_20"]), ""),
         ("Output score against judge score, feature by feature", _correlation(numbers["correlations"]["judge_score"]), ""),
@@ -98,11 +100,11 @@ def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
             f"{percent(choices['share_at_grid_end'])} of choices; {choices['n_failed']} of {choices['n']} choices failed",
             "",
         ),
-        *(
-            (f"Held-out GenSuccess@20, by the perplexity that factors are chosen by, {RULES[rule]}", _perplexities(numbers, rule), "")
-            for rule in RULES
-        ),
     ]
+
+
+def _unsteered(gain: _Numbers) -> str:
+    return f"GenSuccess@20 {times(gain['ratio'])}, within layers {times(gain['within_layers'])}"
 
 
 def finished_words(run: Run) -> Iterator[str]:
@@ -159,21 +161,3 @@ def times(ratio: _Numbers) -> str:
 def _correlation(of_measure: _Numbers) -> str:
     overall, within = of_measure["overall"], of_measure["within_layers"]
     return f"Spearman {_interval(overall, 'rho')}; within layers {_interval(within, 'rho')} (n = {overall['n']})"
-
-
-_PERPLEXITIES = {
-    "continuation": "the geometric mean over continuations",
-    "continuation_arithmetic": "the arithmetic mean over continuations",
-    "whole_text": "the arithmetic mean over prefixes and continuations together",
-}
-
-
-def _perplexities(numbers: _Numbers, rule: str) -> str:
-    """The success by the perplexity in use, then by each other one."""
-    by_perplexity, used = numbers["perplexity"][rule], numbers["perplexity"]["used"]
-    parts = [f"{number(by_perplexity[used]['gen_success_20'])} by {_PERPLEXITIES[used]}"]
-    for name in (name for name in _PERPLEXITIES if name != used):
-        result = by_perplexity[name]
-        differing = f"({percent(result['share_that_differs'])} of choices differ)"
-        parts.append(f"{number(result['gen_success_20'])} by {_PERPLEXITIES[name]} {differing}")
-    return "; ".join(parts)

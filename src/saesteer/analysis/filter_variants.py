@@ -1,0 +1,76 @@
+"""What filtering by output score gains, in every variant of the analysis: one number alone may owe more to how it was computed.
+
+Variants: the factor chosen on other prompts than are reported on, or on the same (P1's procedure); by each perplexity; by each rule for the
+factor. Of each GenSuccess@20 as P1 has it and net of the same prompts' unsteered texts, over all layers and the late ones, with two
+controls: features of the same layer, and of the same layer and a like frequency of their top logit-lens tokens in unsteered texts.
+"""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import polars as pl
+
+from saesteer.analysis.best_factor import PERPLEXITIES, best_factors, outcomes
+from saesteer.analysis.selection import LAYER_SETS, p_within_layers
+from saesteer.core.tables import FILTER_VARIANTS
+from saesteer.core.uncertainty import interval_columns, random_stream, ratio_interval
+from saesteer.settings import BestFactorSettings, SelectionSettings
+
+FACTOR_CHOICES = ("held_out", "same_texts")
+SUCCESSES = ("gen_success_20", "net_gen_success_20")
+FREQUENCY_BINS = 4
+"""Of a layer's features, as many in each, by how often their top logit-lens tokens occur."""
+
+
+def lens_frequencies(unsteered: pl.DataFrame, features: pl.DataFrame) -> pl.DataFrame:
+    """The share of the tokens of unsteered texts (`token_ids`, a list a text) that are among a feature's top logit-lens tokens: layer,
+    feature, frequency; null where there is no text."""
+    counts = unsteered.select(id="token_ids").explode("id").drop_nulls().cast(pl.UInt32).group_by("id").agg(n=pl.len())
+    tokens = features.select("layer", "feature", id="top_logit_lens_token_ids").explode("id")
+    among = tokens.join(counts, on="id", how="left").group_by("layer", "feature").agg(frequency=pl.col("n").fill_null(0).sum())
+    return among.with_columns(pl.col("frequency") / (counts["n"].sum() or None))
+
+
+def filter_variants(
+    steering: pl.DataFrame, features: pl.DataFrame, frequencies: pl.DataFrame, choice: BestFactorSettings, settings: SelectionSettings
+) -> pl.DataFrame:
+    """STEERING, FEATURES and `lens_frequencies` -> FILTER_VARIANTS."""
+    rows = list(_variants(steering, features, frequencies, choice, settings))
+    return pl.DataFrame(rows, schema=FILTER_VARIANTS.schema)
+
+
+def _variants(
+    steering: pl.DataFrame, features: pl.DataFrame, frequencies: pl.DataFrame, choice: BestFactorSettings, settings: SelectionSettings
+) -> Iterator[dict[str, Any]]:
+    registered = (choice.factor_choice, choice.perplexity, choice.rule)
+    for factor_choice, perplexity in product(FACTOR_CHOICES, PERPLEXITIES):
+        of_choice = choice.model_copy(update={"factor_choice": factor_choice, "perplexity": perplexity})
+        results = outcomes(best_factors(steering, of_choice), features).join(frequencies, on=["layer", "feature"], how="left")
+        for (rule,), success, layers in product(results["rule"].unique().sort().to_frame().iter_rows(), SUCCESSES, LAYER_SETS):
+            first_layer = 0 if layers == "all" else settings.late_layers_from
+            members = results.filter(pl.col("layer") >= first_layer, rule=rule).drop_nulls(success)
+            label = {"factor_choice": factor_choice, "perplexity": perplexity, "rule": rule, "success": success, "layers": layers}
+            is_registered = (factor_choice, perplexity, rule) == registered and success == "net_gen_success_20"
+            yield label | {"is_registered": is_registered} | _gain(members, success, settings, tuple(label.values()))
+
+
+def _gain(members: pl.DataFrame, success: str, settings: SelectionSettings, label: tuple[str, ...]) -> dict[str, Any]:
+    """The kept features' mean over that of all, and over that of as many features of the same strata."""
+    bins = (pl.col("frequency").rank("ordinal").over("layer") - 1) * FREQUENCY_BINS // pl.len().over("layer")
+    members = members.sort("layer", "frequency", "feature").with_columns(
+        of_layer=pl.col("layer").cast(pl.Int64), of_both=pl.col("layer").cast(pl.Int64) * FREQUENCY_BINS + bins.fill_null(0)
+    )
+    values, scores = members[success].to_numpy(), members["output_score"].to_numpy()
+    is_kept = scores >= settings.headline_threshold
+    numbers: dict[str, Any] = {"n_features": len(values), "n_kept": int(is_kept.sum()), "mean": members[success].mean()}
+    numbers["kept_mean"] = members.filter(is_kept)[success].mean()
+    for control, strata in (("within_layers", "of_layer"), ("matched", "of_both")):
+        groups = members[strata].to_numpy()
+        gain = ratio_interval(values, is_kept, groups, settings.confidence)
+        if control == "within_layers":
+            numbers |= interval_columns("ratio", gain.ratio.value, gain.ratio.interval)
+        stream = random_stream(settings.seed, "variants", control, *label)
+        (p_value,) = p_within_layers(values, scores, groups, is_kept.sum(keepdims=True), settings.permutations, stream)
+        numbers |= interval_columns(control, gain.within.value, gain.within.interval) | {f"p_{control}": p_value}
+    return numbers

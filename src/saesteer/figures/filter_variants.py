@@ -1,0 +1,82 @@
+"""What the filter gains in every variant of the analysis, with and without the unsteered texts' success."""
+
+from itertools import product
+
+import polars as pl
+
+from saesteer.analysis.best_factor import RULES
+from saesteer.analysis.filter_variants import SUCCESSES
+from saesteer.analysis.selection import LAYER_SETS
+from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, n_of
+from saesteer.figures.style import BLACK, BLUE, GREY, MAGENTA, PAGE, Axes, Figure, legend_above, new_figure
+
+_GAINS = {
+    "ratio": ("over all features", MAGENTA, "o"),
+    "within_layers": ("within layers", BLUE, "s"),
+    "matched": ("within layers, lens tokens as frequent", BLACK, "^"),
+}
+_TITLES = {"gen_success_20": "GenSuccess@20", "net_gen_success_20": "net success"}
+_PERPLEXITIES = {"continuation": "geometric", "continuation_arithmetic": "arithmetic", "whole_text": "whole text"}
+_CHOICES = {"held_out": "held out", "same_texts": "same texts"}
+
+
+def data(tables: Tables, options: Options) -> pl.DataFrame:
+    """Every variant, in the order in which they are shown."""
+    numbers = (name for gain in _GAINS for name in (gain, f"{gain}_low", f"{gain}_high"))
+    columns = ("factor_choice", "perplexity", "rule", "success", "layers", "is_registered", "n_features", "n_kept", *numbers)
+    return tables["filter_variants"].select(*columns, "p_within_layers", "p_matched", confidence(options)).sort(columns[:5])
+
+
+def panel(axes: Axes, rows: pl.DataFrame) -> None:
+    """One kind of success and set of layers: a row a variant."""
+    places = {variant: place for place, variant in enumerate(product(RULES, _CHOICES, _PERPLEXITIES))}
+    for row in rows.iter_rows(named=True):
+        place = places[row["rule"], row["factor_choice"], row["perplexity"]]
+        for offset, (gain, (label, colour, marker)) in zip((-0.25, 0, 0.25), _GAINS.items(), strict=True):
+            value, low, high = (row[name] for name in (gain, f"{gain}_low", f"{gain}_high"))
+            if low is not None:
+                axes.plot([low, high], [place + offset] * 2, color=colour, linewidth=0.8)
+            if value is not None:
+                axes.plot([value], [place + offset], marker, color=colour, markersize=3.5, linestyle="none", label=label)
+        if row["is_registered"]:
+            axes.axhspan(place - 0.5, place + 0.5, color=GREY, alpha=0.15, linewidth=0)
+    axes.axvline(1, color=BLACK, linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(places)), [f"{RULES[rule]}, {_CHOICES[choice]}, {_PERPLEXITIES[by]}" for rule, choice, by in places])
+    axes.set_ylim(len(places) - 0.5, -0.5)
+
+
+def draw(data: pl.DataFrame) -> Figure:
+    """P1's success on the left, net success on the right; all layers above, late ones below."""
+    figure = new_figure(PAGE, 6.4, counts(data))
+    panels = figure.subplots(len(LAYER_SETS), len(SUCCESSES), sharex=True, sharey=True)
+    for axes, (layers, success) in zip(panels.flat, product(LAYER_SETS, SUCCESSES), strict=True):
+        panel(axes, data.filter(layers=layers, success=success))
+        axes.set_title(f"{_TITLES[success]}, {layers} layers")
+    for axes in panels[-1]:
+        axes.set_xlabel("kept over others (times)")
+    handles = {label: handle for axes in panels.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    legend_above(figure, list(handles.values()), list(handles), columns=3)
+    return figure
+
+
+def counts(data: pl.DataFrame) -> str:
+    """Features, and what the marks are."""
+    level = f"{data['confidence'][0]:.0%}"
+    kept = "; ".join(
+        f"{layers} layers: {n_of(rows['n_features'])}, {n_of(rows['n_kept'])} kept"
+        for layers in LAYER_SETS
+        if (rows := data.filter(layers=layers)).height
+    )
+    return f"{kept}. {level} intervals over features. Shaded: the registered variant. Perplexity: of continuations or whole texts."
+
+
+FIGURE = FigureDefinition(
+    position=35,
+    tables=("filter_variants",),
+    caption="How many times the filter by output score raises mean GenSuccess@20, for each way to choose the factor (rule; on other "
+    "prompts or the same; kind of perplexity): over all features, over as many of each layer, and over as many of each layer with top "
+    "logit-lens tokens as frequent in unsteered texts. On the right the success of the same prompts' unsteered texts is subtracted.",
+    data=data,
+    draw=draw,
+    counts=counts,
+)
