@@ -172,7 +172,7 @@ def curve_of(half: dict[str, _Row], perplexity: str) -> Curve:
 def _report(factor: str | None, reported: dict[str, _Row], has_concept: bool, has_texts: bool) -> _Row:
     """What the texts reported on say at the factor; steering that failed counts as success 0, and as judged 0 where it could be judged;
     where there are no texts to choose by, nothing is known. Net success is that minus the success of the same prompts' unsteered texts,
-    which the filter raises too where it keeps features whose top logit-lens tokens are common words."""
+    which is large where a feature's top logit-lens tokens are common words."""
     if factor is None:
         zero = 0.0 if has_texts else None
         values = dict.fromkeys(_OF_FACTOR) | {"gen_success_20": zero, "judge_score": zero if has_concept else None}

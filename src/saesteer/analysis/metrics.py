@@ -5,7 +5,7 @@ The three findings of P1 (arXiv 2505.20063) are judged by rules in a form that c
 permutation);
 (2) fewer features than by chance have both scores above .5: the ratio to independence within layers, with its whole interval, is below 1;
 (3) filtering by output score multiplies mean net GenSuccess@20 by at least 1.5, and not by the choice of layers alone (two-sided p < .05
-within layers). Net: without that of the same prompts' unsteered texts, which the filter raises too.
+within layers). Net: minus that of the same prompts' unsteered texts, which a filter can raise too.
 A finding holds where the numbers show it: the third in the registered variant of the analysis and in most of the others
 (analysis.filter_variants). It does not hold where they exclude it, and is open otherwise.
 """
