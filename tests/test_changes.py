@@ -26,7 +26,8 @@ STEERING = {"generations", "perplexity"}
 """The steps of a generation that run a model."""
 ROWS = {"activations": 2 * N_TEXTS} | dict.fromkeys(PER_FEATURE, 8) | dict.fromkeys(PER_GENERATION, 8 * 3 * 4)
 """Of the whole experiment."""
-TABLES_AND_FIGURES = {"features_table", "steering_table", "outcomes", "selection", "factor_bins", "pmi", "examples", "metrics", "figure"}
+TABLES_OF_OUTCOMES = {"outcomes", "selection", "filter_variants", "factor_bins", "pmi", "examples"}
+TABLES_AND_FIGURES = TABLES_OF_OUTCOMES | {"features_table", "steering_table", "metrics", "figure"}
 
 
 def only(steps: set[str] | tuple[str, ...], n: int) -> dict[str, int]:
@@ -145,7 +146,7 @@ def test_a_bootstrap_setting_is_for_selection_tables_and_figures_only(finished: 
     """As is every setting of its section, which rules take as a whole."""
     folder = finished.copy(tmp_path / "repo")
     folder.edit("micro", selection={"late_layers_from": 6, "random_draws": 200, "permutations": 200, "bootstrap_draws": 300})
-    assert set(due(folder)) == {"selection", "factor_bins", "pmi", "examples", "metrics", "figure"}
+    assert set(due(folder)) == TABLES_OF_OUTCOMES - {"outcomes"} | {"metrics", "figure"}
 
 
 def edited_oracle(folder: Folder) -> dict[str, Any]:

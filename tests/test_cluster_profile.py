@@ -44,7 +44,7 @@ def test_the_bare_command_resolves_the_papers_experiments(paper: str) -> None:
     jobs = counts(paper)
     assert {jobs[step] for step in STEPS} == {26 + 42 + 2 + 32 + 6 + 12}  # layers
     assert jobs["fetch_model"] == 2 * 6
-    assert jobs["total"] == 1322
+    assert jobs["total"] == 1334
 
 
 def test_only_rules_that_run_a_model_are_submitted(paper: str) -> None:

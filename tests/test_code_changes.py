@@ -55,7 +55,7 @@ def test_the_style_of_all_figures_is_for_figures(checkout: Checkout, code: Calla
     code("figures/style.py", '"font.size": 9', '"font.size": 10')
     files = due(checkout)
     assert set(files) == {"figure"}
-    assert len(files["figure"]) == 9 * 3
+    assert len(files["figure"]) == 10 * 3
 
 
 def test_a_module_of_a_table_is_for_that_table_and_what_reads_it(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:

@@ -26,7 +26,7 @@ def published(finished: Folder, tmp_path_factory: pytest.TempPathFactory) -> Clo
 def pulled(published: Clone) -> Clone:
     """B's clone after `saesteer pull`; tests change copies of it only."""
     clone = clone_of(published, published.path.parent / "b")
-    assert "micro: 54 outputs adopted, 0 to be made again" in clone.tool("saesteer", "pull")
+    assert "micro: 58 outputs adopted, 0 to be made again" in clone.tool("saesteer", "pull")
     return clone
 
 
@@ -43,7 +43,7 @@ def test_a_clone_has_nothing_left_to_do(published: Clone, pulled: Clone) -> None
 
 def test_provenance_is_sorted_and_names_no_place(published: Clone) -> None:
     texts = [path.read_text() for path in (published.path / "provenance/micro").glob("*.jsonl")]
-    assert len(texts) == 21
+    assert len(texts) == 22
     assert all(text.splitlines() == sorted(text.splitlines()) for text in texts)
     assert not any(str(published.path) in text for text in texts)
 
@@ -76,7 +76,7 @@ def _a_feature(clone: Clone) -> None:
 @pytest.mark.parametrize(
     ("change", "n_due"),
     [
-        (_a_feature, 47),
+        (_a_feature, 51),
         *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in ((_a_module, 7), (_a_comment, 0), (_an_input_by_one_byte, 35))),
     ],
 )
@@ -188,7 +188,7 @@ def test_results_are_read_without_the_model_and_the_texts(finished: Folder, tmp_
     first.tool("saesteer", "push", "micro")
     clone = clone_of(first, tmp_path / "b")
     assert not (clone.path / "data/world").exists()
-    assert "micro: 54 outputs adopted, 0 to be made again" in clone.tool("saesteer", "pull")
+    assert "micro: 58 outputs adopted, 0 to be made again" in clone.tool("saesteer", "pull")
     assert clone.has_nothing_to_do()
     assert clone.table("generations").equals(first.table("generations"))
     for name in ("data/micro/tables/features.parquet", "data/micro/metrics.json", "figures/micro/overview.pdf"):

@@ -49,7 +49,7 @@ def test_s3(finished: Folder, s3: str, tmp_path: Path) -> None:
     first.tool("saesteer", "push", "micro")
     clone = clone_of(first, tmp_path / "b")
     output = clone.tool("saesteer", "pull")
-    assert "micro: 54 outputs adopted, 0 to be made again" in output
+    assert "micro: 58 outputs adopted, 0 to be made again" in output
     assert clone.has_nothing_to_do()
     tracked = [first.path / name for name in first.git("ls-files").splitlines()]
     assert not any(b"a-secret-of-this-test" in path.read_bytes() for path in tracked)
@@ -123,7 +123,7 @@ def test_what_follows_a_push_or_pull_killed_while_it_collected_leaves_nothing_ou
     _has_everything(store, first)
     clone = clone_of(first, tmp_path / "b")
     clone.tool(sys.executable, "-c", ENDS_BETWEEN_TWO_OUTPUTS, "pull", *tracked, code=9)
-    assert "54 outputs adopted, 0 to be made again" in clone.tool("saesteer", "pull")
+    assert "58 outputs adopted, 0 to be made again" in clone.tool("saesteer", "pull")
 
 
 def test_a_push_brings_back_what_the_remote_lost(finished: Folder, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_what_is_damaged_unfinished_or_uncommitted_is_not_published(finished: Fo
     assert f"`snakemake --force {manifest} --cores all " in output
     damage(part)  # the same bit again: sound
     (clone.path / manifest).rename(tmp_path / "aside")
-    assert "35 of 54 outputs are not up to date" in clone.tool("saesteer", "push", "micro", code=1)
+    assert "39 of 58 outputs are not up to date" in clone.tool("saesteer", "push", "micro", code=1)
     (tmp_path / "aside").rename(clone.path / manifest)
     path = clone.path / "config/experiments/micro.yaml"
     path.write_text(path.read_text().replace("653]", "653, 700]"))
@@ -161,7 +161,7 @@ def test_what_is_damaged_unfinished_or_uncommitted_is_not_published(finished: Fo
     (clone.path / "config/elsewhere.yaml").write_text(f"experiments: [micro]\ndata_dir: {tmp_path}/scratch\n")
     clone.commit("A feature that is not computed yet")
     output = clone.tool("saesteer", "push", "micro", code=1)
-    assert "47 of 54 outputs are not up to date, so run the workflow first" in output
+    assert "51 of 58 outputs are not up to date, so run the workflow first" in output
     output = clone.tool("saesteer", "push", "micro", "--configfile", "config/elsewhere.yaml", code=1)
     assert "lies outside data and figures" in output
     assert not (clone.path / "provenance").exists()

@@ -28,7 +28,7 @@ def test_every_figure_is_there_with_its_data(finished: Folder) -> None:
     folder = finished.path / "figures/micro"
     for kind, start in (("pdf", b"%PDF"), ("png", b"\x89PNG"), ("csv", b"")):
         files = sorted(folder.glob(f"*.{kind}"))
-        assert len(files) == 9
+        assert len(files) == 10
         assert all(file.read_bytes().startswith(start) and file.stat().st_size > 100 for file in files)
     assert json.loads((finished.path / "data/micro/metrics.json").read_text())
     assert (folder / "headline.md").read_text().startswith("|")

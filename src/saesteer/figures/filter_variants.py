@@ -52,7 +52,6 @@ def draw(data: pl.DataFrame) -> Figure:
     for axes, (layers, success) in zip(panels.flat, product(LAYER_SETS, SUCCESSES), strict=True):
         panel(axes, data.filter(layers=layers, success=success))
         axes.set_title(f"{_TITLES[success]}, {layers} layers")
-    for axes in panels[-1]:
         axes.set_xlabel("kept over others (times)")
     handles = {label: handle for axes in panels.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     legend_above(figure, list(handles.values()), list(handles), columns=3)
