@@ -77,7 +77,7 @@ def _a_feature(clone: Clone) -> None:
     ("change", "n_due"),
     [
         (_a_feature, 51),
-        *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in ((_a_module, 7), (_a_comment, 0), (_an_input_by_one_byte, 35))),
+        *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in ((_a_module, 7), (_a_comment, 0), (_an_input_by_one_byte, 39))),
     ],
 )
 def test_a_change_in_the_clone_is_seen_as_if_it_had_computed_everything(

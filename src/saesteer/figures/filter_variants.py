@@ -53,6 +53,8 @@ def draw(data: pl.DataFrame) -> Figure:
         panel(axes, data.filter(layers=layers, success=success))
         axes.set_title(f"{_TITLES[success]}, {layers} layers")
         axes.set_xlabel("kept over others (times)")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("how the factor is chosen")
     handles = {label: handle for axes in panels.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     legend_above(figure, list(handles.values()), list(handles), columns=3)
     return figure
