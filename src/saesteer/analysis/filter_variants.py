@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.analysis.best_factor import PERPLEXITIES, best_factors, outcomes
+from saesteer.analysis.best_factor import PERPLEXITIES, RULES, best_factors, outcomes
 from saesteer.analysis.selection import LAYER_SETS, p_within_layers
 from saesteer.core.tables import FILTER_VARIANTS
 from saesteer.core.uncertainty import interval_columns, random_stream, ratio_interval
@@ -47,7 +47,7 @@ def _variants(
     for factor_choice, perplexity in product(FACTOR_CHOICES, PERPLEXITIES):
         of_choice = choice.model_copy(update={"factor_choice": factor_choice, "perplexity": perplexity})
         results = outcomes(best_factors(steering, of_choice), features).join(frequencies, on=["layer", "feature"], how="left")
-        for (rule,), success, layers in product(results["rule"].unique().sort().to_frame().iter_rows(), SUCCESSES, LAYER_SETS):
+        for rule, success, layers in product(RULES, SUCCESSES, LAYER_SETS):
             first_layer = 0 if layers == "all" else settings.late_layers_from
             members = results.filter(pl.col("layer") >= first_layer, rule=rule).drop_nulls(success)
             label = {"factor_choice": factor_choice, "perplexity": perplexity, "rule": rule, "success": success, "layers": layers}

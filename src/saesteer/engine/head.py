@@ -44,7 +44,7 @@ def raw_logits(lm: LanguageModel, hidden: Float[Tensor, "row d_model"]) -> Float
 
 
 def unchecked_logits(lm: LanguageModel, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
-    """The same, finite or not."""
+    """Raw logits, finite or not, for rows that are judged one by one."""
     padded = pad_rows(hidden)
     if is_narrow(lm.dtype) and lm.device.type == "cpu":
         logits = torch.empty(len(padded), lm.n_vocab)
