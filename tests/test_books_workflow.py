@@ -34,11 +34,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     return folder
 
 
-def test_the_nine_figures_are_made(folder: Folder):
+def test_every_figure_is_made(folder: Folder):
     code, output = folder.run(experiment="books")
     assert code == 0, output
     names = figures(load_experiment("books", folder.path / "config/experiments"))
-    assert len(names) == 9
+    assert len(names) == 10
     assert all((folder.path / f"figures/books/{name}.{ending}").stat().st_size > 100 for name in names for ending in ("pdf", "png"))
     numbers = json.loads((folder.path / "data/books/metrics.json").read_text())
     assert numbers["features"]["n"] == 60

@@ -81,7 +81,7 @@ def seen(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Seen:
 def test_it_finishes(seen: Seen) -> None:
     assert seen.code == 0, seen.printed[-4000:]
     assert (seen.folder.path / "figures/tiny/headline.md").is_file()
-    assert len(list((seen.folder.path / "figures/tiny").glob("*.pdf"))) == 9
+    assert len(list((seen.folder.path / "figures/tiny").glob("*.pdf"))) == 10
     assert not (seen.folder.path / "data/tiny").exists(), "all data belongs on scratch"
 
 
