@@ -76,7 +76,8 @@ def test_a_user_without_a_name_and_a_home(of_anybody: Path, home: str | None) ->
     """As in a container that runs under any number."""
     numbers = ["--reuid", str(UNKNOWN), "--regid", str(UNKNOWN), "--clear-groups"]
     reads_all = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]  # where the interpreter is root's own
-    environment = {"PATH": f"{BIN}:{os.environ['PATH']}", "GIT_CONFIG_GLOBAL": "/dev/null"} | ({"HOME": home} if home else {})
+    code = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}  # a mutant's
+    environment = {"PATH": f"{BIN}:{os.environ['PATH']}", "GIT_CONFIG_GLOBAL": "/dev/null"} | code | ({"HOME": home} if home else {})
     for command in (["init"], ["run", "micro", "--cores", "1", "--until", "pin"]):
         done = subprocess.run(
             ["setpriv", *numbers, *reads_all, str(BIN / "saesteer"), *command],
