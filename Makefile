@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS)
 EXTRAS := torchao==0.18.0 lm-eval==0.4.13 sacrebleu==2.6.0 portalocker==4.4.2 lxml==6.1.3 \
     repeng==0.4.0 steering-vectors==0.12.2 nnsight==0.8.1 websocket-client==1.9.2 zstandard==0.25.0 xllamacpp==2026.10.11549
 
-.PHONY: help figures pythia-70m gemma-2-2b test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture kinds books books-saes books-kinds books-adopt lock sbom push pull
+.PHONY: help figures pythia-70m gemma-2-2b test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture kinds books books-adopt lock sbom push pull
 
 figures: $(INSTALLED)  ## the shipped experiment, end to end
 	$(BIN)/saesteer run --cores $(CORES)
@@ -80,12 +80,6 @@ kinds: $(INSTALLED)  ## train SAEs of other kinds and sparsities on the shipped 
 
 books: $(INSTALLED)  ## train the world of the books into build/books/seed_$(SEED), or go on: make books PARAGRAPHS=file.parquet
 	$(BIN)/python -m studies.books build --paragraphs $(PARAGRAPHS) --seed $(SEED) --out build/books/seed_$(SEED)
-
-books-saes: $(INSTALLED)  ## train SAEs of another seed on the shipped model of the books: make books-saes PARAGRAPHS=file.parquet SAE_SEED=1
-	$(BIN)/python -m studies.books saes --paragraphs $(PARAGRAPHS) --seed $(SAE_SEED)
-
-books-kinds: $(INSTALLED)  ## train SAEs of other kinds and sparsities at its layer 4: make books-kinds PARAGRAPHS=file.parquet
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m studies.books kinds --paragraphs $(PARAGRAPHS) --layer 4
 
 books-adopt: $(INSTALLED)  ## ship build/books/seed_0: make books-adopt BOOKS=books.csv
 	$(BIN)/python -m studies.books adopt --books $(BOOKS)

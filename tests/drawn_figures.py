@@ -25,7 +25,6 @@ from saesteer.summaries.summary import summaries_of
 from studies.questions.effect_questions import approximator_sizes, effect_multiples
 from studies.questions.registry import FIGURES as STUDY_FIGURES
 from studies.questions.registry import QUESTION_TABLES
-from studies.questions.summaries.persistence import persistence
 
 FIGURES = registry.FIGURES | STUDY_FIGURES
 FEW_DRAWS = {"random_draws": 50, "permutations": 50, "bootstrap_draws": 50}
@@ -79,28 +78,13 @@ def with_damage(tables: Tables, settings: MethodSettings) -> Tables:
 @cache
 def world() -> Tables:
     """The summary tables of an experiment and of a comparison of methods."""
-    return synthetic_tables(**FEW_DRAWS) | methods_of_one_layer() | effect_tables() | {"persistence": stretches()}
+    return synthetic_tables(**FEW_DRAWS) | methods_of_one_layer() | effect_tables()
 
 
 @cache
 def methods_of_one_layer() -> Tables:
     """The tables of a comparison of methods, from few draws."""
     return method_tables(bootstrap_draws=100)
-
-
-def stretches() -> pl.DataFrame:
-    """Ratings of three stretches of the texts of two methods: one fades, the other stays."""
-    settings, keys = method_settings(), ("diffmean", "prompting")
-    rated = pl.DataFrame(
-        [
-            {"layer": LAYER, "method": key, "concept_id": concept, "factor": "1", "prefix_id": "p", "sample": 0}
-            | {"stretch": stretch, "concept_rating": rating, "capitals": 0.1 * stretch}
-            for key in keys
-            for stretch in (1, 2, 3)
-            for concept, rating in (("a", 2), ("b", 2 // stretch if key == "diffmean" else 1))
-        ]
-    )
-    return persistence(rated.cast({"layer": pl.UInt16, "stretch": pl.UInt16}), methods_of_one_layer()["methods"], settings)
 
 
 def effect_tables(n: int = 150) -> Tables:

@@ -4,17 +4,14 @@ import json
 
 import polars as pl
 import pytest
-import yaml
 from workflow_folder import ROOT, Folder
 
-from saesteer.core.tables import METHOD_SUMMARIES, read_summary
 from saesteer.settings import load_experiment
 from saesteer.workflow.outputs import figures
 
 pytestmark = pytest.mark.exhaustive
 
 N_TEXTS = 600
-TOPICS = ["cooking", "medicine", "music", "railways", "sea", "war"]
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +42,3 @@ def test_every_figure_is_made(folder: Folder):
     assert numbers["features"]["n_with_concept"] > 0
     code, output = folder.run("-n", experiment="books")
     assert "Nothing to be done" in output, output
-
-
-def test_methods_learn_from_the_sentences_that_the_model_wrote(folder: Folder):
-    methods = yaml.safe_load((folder.path / "config/experiments/books-methods.yaml").read_text())["methods"]
-    methods |= {"methods": ["unsteered", "diffmean", "prompting"], "n_prompts": 2}
-    methods["concepts"]["names"] = TOPICS
-    folder.edit("books-methods", layers=[4], methods=methods | {"factors": {"addition": ["0.4", "1"], "prompt": ["1"]}})
-    code, output = folder.run(experiment="books-methods")
-    assert code == 0, output
-    scores = read_summary(METHOD_SUMMARIES["methods"], folder.path / "data/books-methods/tables/methods.parquet")
-    assert scores["n"].unique().to_list() == [len(TOPICS)]
-    by_method = dict(scores.select("method", "score").iter_rows())
-    assert by_method["diffmean"] > by_method["unsteered"]

@@ -50,9 +50,6 @@ COMMANDS = {
     r"make world SEED=1": here("dry", "test_world_training.py::test_a_world_from_nothing_is_complete"),
     r"make kinds": here("dry", "test_world_sae_kinds.py::test_every_kind_learns"),
     r"make architecture NAME=neox": here("dry", "test_world_training.py::test_a_model_of_another_architecture_is_trained_with_its_saes"),
-    r"make books-(saes|kinds)": here(
-        "dry", "test_world_books.py::test_a_world_of_books_from_nothing_is_complete_and_goes_on_where_it_stopped"
-    ),
     r"make (push|pull)( EXPERIMENTS=.*)?": here("run"),
     r"git checkout v1 && make pull": here("run"),
     r"(make figures|git checkout main) && make (push|pull)": by("test_docs_commands.py::test_a_command_runs"),  # each by itself

@@ -262,7 +262,7 @@ def test_a_method_can_have_factors_of_its_own() -> None:
 
 
 def test_every_kind_of_method_has_as_many_factors_to_choose_from() -> None:
-    compared = [load_experiment(name, CONFIG / "experiments").methods.factors for name in ("tiny-methods", "books-methods")]
+    compared = [load_experiment(name, CONFIG / "experiments").methods.factors for name in ("tiny-methods", "gemma-2-2b-it-methods")]
     for grids in (FactorGrids(), *compared):
         of_kinds = (grids.addition, grids.clamp, grids.adapter, grids.prompt_search, *grids.of_method.values())
         assert {len(of_kind) for of_kind in of_kinds} == {14}

@@ -1,4 +1,4 @@
-"""Train the world of the books, or SAEs beside it: `python -m studies.books COMMAND`, from the repository's root.
+"""Train the world of the books: `python -m studies.books COMMAND`, from the repository's root.
 
 What it is trained on is a file of paragraphs, which is not shipped: columns as in `studies.books.paragraphs`.
 """
@@ -16,8 +16,6 @@ from studies.books.build import BooksBuild, BooksRecipe
 N_PROMPTS = 20
 """The first neutral prefixes, which experiments use as prompts; labelled sentences begin with the others."""
 SHIPPED, SEED_0 = ROOT / "data/world-books", ROOT / "build/books/seed_0"
-SHIPPED_BUILD = ROOT / "build/books/shipped"
-"""The shipped model and SAEs as a build, which further SAEs are trained beside."""
 Paragraphs = Annotated[Path, typer.Option(help="Parquet file of paragraphs.")]
 
 app = typer.Typer(help=__doc__, add_completion=False)
@@ -32,35 +30,14 @@ def log() -> None:
 @app.command("build")
 def build_seed(paragraphs: Paragraphs, seed: Annotated[int, typer.Option()], out: Annotated[Path, typer.Option()]) -> None:
     """Train the world of the books, or go on where it was stopped."""
-    build.build_books(_books(paragraphs, seed, out))
-
-
-@app.command()
-def saes(paragraphs: Paragraphs, seed: Annotated[int, typer.Option(help="Of the SAEs.")]) -> None:
-    """Train SAEs of another seed on the shipped model."""
-    build.train_saes_of_seed(_shipped(paragraphs), seed, SEED_0 / f"saes_seed_{seed}")
-
-
-@app.command()
-def kinds(paragraphs: Paragraphs, layer: Annotated[list[int], typer.Option(help="May be repeated.")]) -> None:
-    """Train SAEs of other kinds and sparsities on the shipped model."""
-    build.train_kinds(_shipped(paragraphs), layer, SEED_0 / "kinds")
+    openers = tuple((ROOT / "config/prefixes.txt").read_text(encoding="utf-8").splitlines()[N_PROMPTS:])
+    build.build_books(BooksBuild(out, paragraphs, openers, seed, BooksRecipe()))
 
 
 @app.command()
 def adopt(books: Annotated[Path, typer.Option(help="Table of the books (CSV).")]) -> None:
     """Ship build/books/seed_0 with the table of its books, and write the card."""
     build.adopt(SEED_0, books, SHIPPED)
-
-
-def _shipped(paragraphs: Path) -> BooksBuild:
-    build.lay_out_shipped(SHIPPED, SHIPPED_BUILD)
-    return _books(paragraphs, 0, SHIPPED_BUILD)
-
-
-def _books(paragraphs: Path, seed: int, out: Path) -> BooksBuild:
-    openers = tuple((ROOT / "config/prefixes.txt").read_text(encoding="utf-8").splitlines()[N_PROMPTS:])
-    return BooksBuild(out, paragraphs, openers, seed, BooksRecipe())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, UInt16
-from torch import Tensor
+from jaxtyping import UInt16
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from saesteer.core.files import write_json
@@ -33,10 +32,9 @@ from studies.books.paragraphs import book_sentences, packed_rows, read_paragraph
 from studies.books.texts import SampleRecipe
 from studies.books.tokenizer import learn_tokenizer
 from studies.books.train import Speed, plain_model, train_resumably
-from studies.world import measure, sae_kinds, train_saes
+from studies.world import measure, train_saes
 from studies.world.build import CARD, METRICS, MODEL, REFERENCE, SAES, TEXTS, TOPICS
 from studies.world.corpus import is_content
-from studies.world.sae_kinds import KindsRecipe
 from studies.world.train_model import ModelRecipe, save_model
 from studies.world.train_saes import SaeRecipe
 
@@ -45,8 +43,6 @@ logger = logging.getLogger(__name__)
 MODEL_NAME = "saesteer-books"
 TOKENIZER, JUDGE, PHASES = "tokenizer", "judge", "phases"
 CONCEPT_TEXTS, BOOK_TEXTS, COUNTS, BOOKS = "concept_texts.parquet", "book_texts.parquet", "texts.json", "books.csv"
-JUMPRELU = {"jumprelu": 1.0, "jumprelu-sparse": 3.0, "jumprelu-dense": 0.25}
-"""Kind -> weight of the loss's count of active features (sae_kinds)."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ def build_books(build: BooksBuild) -> dict[str, Any]:
     phases: dict[str, Callable[[BooksBuild], None]] = {
         "tokenizer": learn,
         "models": train_both_models,
-        "saes": train_saes_of_seed,
+        "saes": train_all_saes,
         "judge": make_judge,
         "texts": write_texts,
         "concept_texts": write_concept_texts,
@@ -155,43 +151,16 @@ def train_one_model(build: BooksBuild, name: str) -> None:
     partial.rename(build.folder / name)
 
 
-def train_saes_of_seed(build: BooksBuild, seed: int | None = None, out: Path | None = None) -> None:
-    """Train and store an SAE for each layer of the stored model, on rows of the train books; layers that are there are left out. The
-    build's own SAEs, or into `out` those of another seed on the same rows."""
-    seed, out = build.seed if seed is None else seed, out or build.folder / SAES
-    for layer, x in enumerate(sae_residuals(build)):
-        folder = out / f"layer_{layer:02d}"
+def train_all_saes(build: BooksBuild) -> None:
+    """Train and store an SAE for each layer of the stored model, on rows of the train books; layers that are there are left out."""
+    rows = drawn_rows(build, build.rows("train"), build.recipe.sae_rows, "saes/rows")
+    for layer, x in enumerate(train_saes.residuals(measure.load_model(build.folder / MODEL), rows)):
+        folder = build.folder / SAES / f"layer_{layer:02d}"
         if not folder.exists():
-            partial = out / f"{folder.name}.partial"
-            weights = train_saes.train_sae(x, build.recipe.sae, seed, layer)
+            partial = folder.with_name(f"{folder.name}.partial")
+            weights = train_saes.train_sae(x, build.recipe.sae, build.seed, layer)
             train_saes.save_sae(weights, partial, layer, MODEL_NAME, build.recipe.model.context)
             partial.rename(folder)
-
-
-def lay_out_shipped(shipped: Path, folder: Path) -> None:
-    """Copy the shipped model, tokenizer and SAEs into `folder` as a build has them, for SAEs that are trained beside the shipped ones."""
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / PHASES).mkdir(parents=True)
-    for name in (MODEL, SAES):
-        shutil.copytree(shipped / name, folder / name)
-    AutoTokenizer.from_pretrained(shipped / MODEL, trust_remote_code=False).save_pretrained(folder / TOKENIZER)
-
-
-def sae_residuals(build: BooksBuild) -> Float[Tensor, "layer token d_in"]:
-    """The stored model's residuals on the rows of the train books that SAEs are trained on."""
-    rows = drawn_rows(build, build.rows("train"), build.recipe.sae_rows, "saes/rows")
-    return train_saes.residuals(measure.load_model(build.folder / MODEL), rows)
-
-
-def train_kinds(build: BooksBuild, layers: Sequence[int], out: Path) -> None:
-    """SAEs of other kinds and sparsities on the build's model: train what is not there yet on the rows of the build's SAEs, BatchTopK with
-    a third and with three times their k, JumpReLU at three sparsities; measure all on rows of the valid books."""
-    k = build.recipe.sae.k
-    recipe = KindsRecipe(build.recipe.sae, (k // 3, 3 * k), jumprelu=JUMPRELU)
-    sae_kinds.build_kinds(sae_residuals(build), layers, recipe, build.seed, MODEL_NAME, build.recipe.model.context, out)
-    held_out = drawn_rows(build, build.rows("valid"), build.recipe.measured_rows, "kinds/rows")
-    folders = {sae_kinds.SHIPPED: build.folder / SAES, **{name: out / name for name in sae_kinds.names(recipe)}}
-    sae_kinds.measure_kinds(train_saes.residuals(measure.load_model(build.folder / MODEL), held_out), layers, folders, out)
 
 
 def drawn_rows(build: BooksBuild, rows: UInt16[np.ndarray, "row context"], n: int, label: str) -> UInt16[np.ndarray, "drawn context"]:

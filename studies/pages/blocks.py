@@ -16,9 +16,8 @@ from studies.pages.example_agreement import SCHEMA
 from studies.pages.kinds_figure import SHOWN
 from studies.pages.methods import equal_cost_markdown, methods_markdown, published_order_markdown, scores_markdown
 from studies.pages.scores import HIGH
-from studies.pages.tables import Row, Rows, Shown, beside, every, last, matching
+from studies.pages.tables import Row, Rows, Shown
 from studies.questions.figures.choice_rules import TITLES
-from studies.questions.tables import PERSISTENCE
 
 
 def _csv(path: str, schema: dict[str, Any]) -> Callable[[Path], Rows]:
@@ -33,30 +32,13 @@ SCORES = Shown(lambda root: json.loads((root / "docs/scores/tiny-all.json").read
 })  # fmt: skip
 MAX_ACTIVATING_EXAMPLES = Shown(_csv("docs/books/example_agreement.csv", SCHEMA), "layer", {
     "layer": "layer", "features": "n", "input score": "rho_input_score ±", "max activation": "rho_max_activation ±",
-    "density": "rho_density ±", "with a concept: own texts": "n_concept", "books": "n_other_concept", "both": "n_both",
-    "the same": "n_same",
+    "density": "rho_density ±",
 })  # fmt: skip
-
-
-def _by_first_stretch(rows: Rows) -> Rows:
-    """The methods of highest rating in the first stretch first."""
-    first = {(row["layer"], row["method"]): row["concept_rating"] or 0.0 for row in matching(rows, {"stretch": 1})}
-    return sorted(rows, key=lambda row: (row["layer"], -first[row["layer"], row["method"]], row["method"], row["stretch"]))
-
-
-LASTING = Shown(_csv("docs/books/persistence.csv", PERSISTENCE.schema), "layer method", {
-    "layer": "layer", "method": "title", "concepts": "n", "first stretch": "concept_rating ±",
-    "all stretches": every("concept_rating .2", " "), "last less first": last("change ±"), "capitals in the last": last("capitals ±"),
-}, _by_first_stretch)  # fmt: skip
-
-
-def _of_kinds(which: kinds.Kinds) -> Shown:
-    return Shown(lambda root: kinds.rows(root, which), "layer kind", {
-        "layer": "layer", "SAE": "kind", "L0": "l0 .1", "explained variance": "explained_variance .3", "never fire": "silent .2",
-        "output score ≥ .3": beside(" of ", "n_kept", "n"), "GenSuccess@20": "mean .2", "kept over all": "ratio ±",
-        "concepts": ("n_concepts", {"rule": SHOWN[0]}), **{TITLES[rule]: ("score ±", {"rule": rule}) for rule in SHOWN},
-        "output score above random": ("above_random ±", {"rule": "output_score"}),
-    })  # fmt: skip
+KINDS = Shown(kinds.rows, "layer kind", {
+    "layer": "layer", "SAE": "kind", "L0": "l0 .1", "explained variance": "explained_variance .3", "never fire": "silent .2",
+    "concepts": ("n_concepts", {"rule": SHOWN[0]}), **{TITLES[rule]: ("score ±", {"rule": rule}) for rule in SHOWN},
+    "output score above random": ("above_random ±", {"rule": "output_score"}),
+})  # fmt: skip
 
 
 def _sae_classes(_root: Path) -> Iterator[Row]:
@@ -75,12 +57,9 @@ def _sae_classes(_root: Path) -> Iterator[Row]:
 SAES = Shown(_sae_classes, "place form verdict", {
     "hook point": "place", "form": "form", "releases": "releases", "SAEs": "n ,", "can be used": "verdict",
 })  # fmt: skip
-KINDS = {"kinds": kinds.GRAMMAR, "books-kinds": kinds.BOOKS}
-"""Block -> a shipped model's SAEs of other kinds."""
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "growth": findings.GROWTH.markdown,
-    **{block: _of_kinds(which).markdown for block, which in KINDS.items()},
-    "persistence": LASTING.markdown,
+    "kinds": KINDS.markdown,
     "open-effects": effects.shipped_markdown,
     "effects-models": effects.ALL_MODELS.markdown,
     "effects-layers": effects.LATER_LAYERS.markdown,
@@ -92,18 +71,15 @@ TABLES = {
     "filter": ("open-headline", "open-correlations"),
     "thresholds": ("open-thresholds",),
     "factor-grid": ("open-grid",),
-    "sae-kinds": tuple(KINDS),
+    "sae-kinds": ("kinds",),
     "architectures": ("growth",),
-    "persistence": ("persistence",),
     "output-score": ("open-settings",),
     "data-sizes": ("open-sizes",),
     "predictor": ("open-predictor", "open-predictor-seeds"),
     "effects": ("open-effects", "effects-models", "effects-layers"),
-    "judge-errors": ("open-judge-error",),
     "recommend": ("open-recommendations-seeds", "open-fresh-prompts", "open-recommendations"),
     "feature-sets": ("open-feature-sets", "open-feature-set-gains", "open-concept-pairs"),
     "suppression": ("open-suppression",),
-    "detection": ("open-detection",),
     "attributes": ("open-attributes", "open-attribute-shares", "open-attribute-scores"),
     "side-effects": ("open-side-effects", "open-side-effect-filter"),
 }

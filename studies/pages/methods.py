@@ -1,5 +1,6 @@
 """The tables of steering methods: every method at every layer, over the world's seeds, and beside AxBench's order."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,14 @@ def _interval(name: str) -> tuple[str, str, str]:
     return name, f"{name}_low", f"{name}_high"
 
 
+def _published_mean(rows: Rows) -> str:
+    """AxBench's, with the number of its sites where it has some only."""
+    sites = rows[0]["n_sites"]
+    return number(rows[0]["published"], 3) + (f" ({sites} of {P4_SITES})" if sites < P4_SITES else "")
+
+
+P4_SITES = 4
+"""Models and layers of AxBench's table."""
 POOLED_FILES = MEANS, DIFFERENCES, EQUAL_COST = "methods.csv", "differences.csv", "equal_cost.csv"
 """Of a comparison's folder: the results over seeds."""
 TABLES = (METHOD_SUMMARIES["method_scores"], METHOD_SUMMARIES["methods"], METHOD_DAMAGE, METHOD_EQUAL_COST_SCORES)
@@ -48,7 +57,7 @@ DAMAGE: dict[str, Column] = {
 }
 PUBLISHED: dict[str, Column] = {
     "method": "title",
-    "P4, mean of its sites": "published .3",
+    "P4, mean of its sites": _published_mean,
     "here, layer {layer}": "score ±",
     "place in P4": "published_place",
     "place here": "place",
@@ -131,15 +140,23 @@ def published_order_markdown(folder: Path) -> str:
 def _published(methods: pl.DataFrame) -> list[Row]:
     """Rows of methods with their mean in AxBench's table and their places there and here, best there first."""
     values: dict[str, list[float]] = {}
+    sites: Counter[str] = Counter()
     for figure in PAPER_VALUES:
         if figure.source == P4:
             values.setdefault(method(figure.method).key, []).append(figure.value)
+            sites[method(figure.method).key] += 1 if figure.protocol.layer else P4_SITES  # a mean of all sites has no layer
     published = {key: sum(figures) / len(figures) for key, figures in values.items()}
     rows = methods.filter(pl.col("method").is_in(list(published))).drop_nulls("score").to_dicts()
     order_here = list(dict.fromkeys(row["method"] for row in best_first("method", "score")(rows)))
     order_there = [key for key in sorted(published, key=lambda key: -published[key]) if key in order_here]
     return [
-        {**row, "published": published[key], "published_place": order_there.index(key) + 1, "place": order_here.index(key) + 1}
+        {
+            **row,
+            "published": published[key],
+            "n_sites": sites[key],
+            "published_place": order_there.index(key) + 1,
+            "place": order_here.index(key) + 1,
+        }
         for key in order_there
         for row in rows
         if row["method"] == key

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from saesteer.analysis.recommendation import STEERS
-from saesteer.core.uncertainty import RATINGS, SHARES, Interval, interval_columns, mean_interval, of_differences
+from saesteer.core.uncertainty import RATINGS, Interval, interval_columns, mean_interval, of_differences
 from saesteer.settings import SelectionSettings
 from studies.pages.pooled import seeds_reach, widened_by_seeds
 from studies.pages.tables import Cell, Column, Row, Rows, Shown, beside, best_first, grouped, matching, text_of
@@ -17,10 +17,7 @@ from studies.questions.registry import LABEL_TABLES, QUESTION_TABLES
 from studies.questions.summaries.attributes import BEST as BEST_ON_PROMPTS
 from studies.questions.summaries.attributes import BY_COLUMN, DIFFMEAN, UNSTEERED
 from studies.questions.summaries.attributes import RULES as ATTRIBUTE_RULES
-from studies.questions.summaries.detection import WAYS as DETECTION_WAYS
-from studies.questions.summaries.detection import WORDS
 from studies.questions.summaries.feature_sets import GREEDY
-from studies.questions.summaries.judge_error import ALL, KEPT, REMOVED
 from studies.questions.summaries.side_effects import EFFECTS, PREDICTORS
 from studies.questions.summaries.suppression import WAYS
 from studies.questions.text_attributes import ATTRIBUTES as WORDS_OF_ATTRIBUTES
@@ -34,13 +31,11 @@ SEED = "-seed-"
 JUDGED = {"factor_rule": BY_JUDGE}
 SHOWN_RULES = (BEST, "mean_cosine", "max_activation", "output_score", RANDOM)
 """Rules whose picks are shown over seeds."""
-GROUPS = (*SHOWN_RULES[1:], ALL, KEPT, REMOVED)
-"""Whose scores are corrected for the judge's errors."""
 MEANS = ("score", "best", "regret")
 """Columns of recommendations whose means are shown."""
 FRESH_MEANS = ("fresh", "best", "regret")
 """The same of fresh_prompts."""
-DIFFERENCES = ("regret", "gain", "change", "fall", "beyond_control", "fluency_change", "beyond_words", "above_random", "above_diffmean")
+DIFFERENCES = ("regret", "gain", "change", "fall", "beyond_control", "fluency_change", "above_random", "above_diffmean")
 """Columns that are differences of what the others hold."""
 _SET = ["layer", "rule", "size"]
 
@@ -81,12 +76,6 @@ def _predictions(root: Path) -> Iterator[Row]:
     for row in results(root, "predictions"):
         (pick,) = picks.get((row["experiment"], row["layer"])) or [dict.fromkeys(("score", "score_low", "score_high"))]
         yield {**row, **{f"cosine{end}": pick[f"score{end}"] for end in ("", "_low", "_high")}}
-
-
-def _in_groups(rows: Rows) -> Rows:
-    """Of each experiment and layer the groups in their order."""
-    layers = grouped(rows, "experiment layer").values()
-    return [row for layer in layers for group in GROUPS for row in matching(layer, {"group": group})]
 
 
 def _recommendations(root: Path) -> Iterator[Row]:
@@ -192,20 +181,6 @@ def _suppression(root: Path) -> Iterator[Row]:
             yield row | _means(concepts, ("fall", "beyond_control", "fluency_change", "gain"))
 
 
-def _detection(root: Path) -> Iterator[Row]:
-    """Means over concepts of each way of detecting them, and of its differences from the bag of words."""
-    for (experiment, layer), rows in grouped(results(root, "detection"), "experiment layer").items():
-        every = pl.DataFrame(rows, infer_schema_length=None)
-        words = every.filter(way=WORDS).select("concept", words="auroc")
-        with_words = every.join(words, on="concept").with_columns(
-            beyond_words=pl.when(pl.col("way") != WORDS).then(pl.col("auroc") - pl.col("words"))
-        )
-        for way in DETECTION_WAYS:
-            concepts = with_words.filter(way=way)
-            row = {"experiment": experiment, "layer": layer, "way": way, "n": concepts.height}
-            yield row | _means(concepts, ("auroc", "beyond_words"), SHARES)
-
-
 def _by_attribute(rows: Rows) -> Rows:
     """Of each experiment the attributes in their order, each at all layers."""
     place = [*WORDS_OF_ATTRIBUTES].index
@@ -258,7 +233,6 @@ BLOCKS = {
     }, order=best_first("rule", "area"), note=_at_layers("Steer well", beside(" of ", "n_steers", "n"), rule="output_score")),
     "open-correlations": _apart("quantity_correlations", "quantity", {
         "quantity": "quantity title", "judge, layer {layer}": ("rho ±", {"outcome": "judge_score"}),
-        "GenSuccess, layer {layer}": ("rho ±", {"outcome": "gen_success_20"}),
         "cosine with means, layer {layer}": ("rho ±", {"outcome": "mean_cosine"}),
     }, order=best_first("quantity", "rho", outcome="judge_score")),
     "open-headline": _apart("headline_samples", "measure layers", {
@@ -277,7 +251,7 @@ BLOCKS = {
     "open-settings": _apart("setting_agreement", "layer prompt factor", {
         "layer": "layer", "prompt": lambda rows: rows[0]["prompt"] + (" (own)" if rows[0]["is_own"] else ""), "factor": "factor",
         "agrees: rank correlation": "rho ±", "kept": "n_kept", "Jaccard": "jaccard .2", "of as many": "jaccard_first .2",
-        "GenSuccess": "rho_success ±", "judge": "rho_judge ±", "score of its pick": "score ±",
+        "judge": "rho_judge ±", "score of its pick": "score ±",
     }, order=lambda rows: sorted(rows, key=lambda row: (row["layer"], row["prompt"], float(row["factor"])))),
     "open-sizes": _apart("data_sizes", "layer rule n", {
         "layer": "layer", "quantity": "rule title", "max-activating examples or texts": "n", "rank correlation with most": "rho ±",
@@ -291,10 +265,6 @@ BLOCKS = {
         "experiment": "experiment", "layer": "layer", "learnt on": "trained_on", "rank correlation": "rho ±",
         "score of its pick": "score ±", TITLES["mean_cosine"]: "cosine ±", "above the max activation's pick": "above_activation ±",
     }),
-    "open-judge-error": Shown(lambda root: results(root, "judge_error"), "experiment layer group", {
-        "experiment": "experiment", "layer": "layer", "of": "group title", "n": beside(" ", "n", "units"), "as rated": "score ±",
-        "corrected": "corrected ±",
-    }, _in_groups),
     "open-recommendations": _apart(_recommendations, "concept", {
         "concept": "concept", "candidates": "n_candidates", "verdict": "verdict", "feature": "pick", "factor": "factor",
         "held-out score": "score ±", "brute force on as many prompts": "best .2", "regret": "regret .2",
@@ -324,10 +294,6 @@ BLOCKS = {
         "experiment": "experiment", "layer": "layer", "way": "way", "concepts": "n", "concept rating unsteered": "before .2",
         "it falls by": "fall ±", "further than with the control": "beyond_control ±", "fluency changes by": "fluency_change ±",
         "score for less of it rises by": "gain ±",
-    }),
-    "open-detection": Shown(_detection, "experiment layer way", {
-        "experiment": "experiment", "layer": "layer", "way": "way", "concepts": "n", "AUROC": "auroc ±",
-        "above the bag of words": "beyond_words ±",
     }),
     "open-attributes": Shown(_attributes, "experiment layer rule", {
         "experiment": "experiment", "layer": "layer", "rule": "rule", "attributes": "n", "AUROC": "auroc .2", "share with it": "share .2",

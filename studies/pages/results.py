@@ -18,33 +18,32 @@ from saesteer.figures.style import styled
 from saesteer.settings import Comparison, IntervalSettings, SettingsError
 from studies import open_experiment
 from studies.pages import answer_figure, effects, findings, kinds, methods, questions, schematic
-from studies.pages.blocks import KINDS
 from studies.pages.example_agreement import example_agreement
 from studies.pages.kinds_figure import draw
 from studies.pages.scores import scores_by_layer
 from studies.questions.registry import FIGURES as FIGURES_OF_THE_STUDY
 from studies.questions.registry import LABEL_TABLES, QUESTION_TABLES
 from studies.questions.registry import TABLES as STUDY_TABLES
-from studies.questions.tables import EFFECT_LAYERS, PERSISTENCE
+from studies.questions.tables import EFFECT_LAYERS
 
 SHIPPED = "tiny"
+OF_OTHERS = ("layers", "depth")
+"""What git has of the metrics of experiments on other models."""
 COMPARISONS = {
     "docs/methods": ("tiny-methods", "tiny-methods-seed-1", "tiny-methods-seed-2"),
 }
 """Folder -> comparisons of steering methods on the seeds of one world, in order."""
-OPEN_QUESTIONS = ("tiny-brute", "tiny-brute-seed-1", "tiny-brute-seed-2", "books-brute")
+OPEN_QUESTIONS = ("tiny-brute", "tiny-brute-seed-1", "tiny-brute-seed-2")
 """Experiments on what the papers leave open."""
 FIGURES = {
     "overview": "tiny/overview",
     "filter-variants": "tiny/filter_variants",
     "methods": "tiny-methods/methods",
-    "books": "books/overview",
 }
 """Figure of the documentation -> the figure that it is a copy of."""
 DRAWN = {
     "tiny-brute": ("choice_rules", "docs/open-questions/tiny-brute"),
     "effects": ("effects", "docs/effects"),
-    "persistence": ("persistence", "docs/books"),
 }
 """Figure of the documentation -> the study's figure, drawn from the tables in a folder of git."""
 
@@ -62,15 +61,14 @@ class Snapshot:
 
 
 _EFFECT_TABLES = by_name(*effects.TABLES) | {effects.METHODS: METHOD_SUMMARIES[effects.METHODS]}
-_KIND_TABLES = {name: QUESTION_TABLES[name] for name in kinds.TABLES}
+_KIND_TABLES = by_name(QUESTION_TABLES[kinds.TABLE])
 SNAPSHOTS = (
     Snapshot(SHIPPED, by_name(SELECTION), f"docs/results/{SHIPPED}"),
     *(Snapshot(name, QUESTION_TABLES, f"{questions.FOLDER}/{name}") for name in OPEN_QUESTIONS),
     *(Snapshot(name, by_name(table), f"{questions.LABEL_FOLDER}/{name}") for name in OPEN_QUESTIONS for table in LABEL_TABLES.values()),
     *(Snapshot(name, _EFFECT_TABLES, folder, {effects.METHODS: effects.METHOD_COLUMNS}) for name, folder in effects.FOLDERS.items()),
     Snapshot("tiny-effects-layers", by_name(EFFECT_LAYERS), effects.SHIPPED),
-    *(Snapshot(f"{of.experiment}-{kind}", _KIND_TABLES, f"{of.folder}/{kind}") for of in KINDS.values() for kind in of.further),
-    Snapshot("books-long", by_name(PERSISTENCE), "docs/books"),
+    *(Snapshot(f"{kinds.EXPERIMENT}-{kind}", _KIND_TABLES, f"{kinds.FOLDER}/{kind}") for kind in kinds.NAMES if kind != kinds.SHIPPED),
     *(
         Snapshot(name, by_name(*methods.TABLES), f"{folder}/{name}", methods.TABLE_COLUMNS, 6)
         for folder, names in COMPARISONS.items()
@@ -81,9 +79,11 @@ SNAPSHOTS = (
 
 def update_results(root: Path) -> None:
     """Take over what is finished, and what is computed from it."""
+    others = {f"docs/results/{name}.json" for name in findings.MODELS if name != SHIPPED}
     for source, target in _metrics(root).items():
         if (root / source).is_file():
-            write_json(root / target, json.loads((root / source).read_text(encoding="utf-8")))
+            measured = json.loads((root / source).read_text(encoding="utf-8"))
+            write_json(root / target, {name: measured[name] for name in OF_OTHERS} if target in others else measured)
     if not (root / f"docs/results/{SHIPPED}.json").is_file():
         raise SettingsError(f"docs/results/{SHIPPED}.json is missing: run `make figures`, then `make readme`")
     for snapshot in SNAPSHOTS:
@@ -96,9 +96,8 @@ def update_results(root: Path) -> None:
     if scored := list((root / "data/tiny-all/features").glob("layer_*.parquet")):
         write_json(root / "docs/scores/tiny-all.json", scores_by_layer(scored))
     _update_example_agreement(root)
-    for of in KINDS.values():
-        rows = kinds.drawn(root, of)
-        save_figure(draw(rows), rows, root / of.folder / "kinds")
+    rows = kinds.drawn(root)
+    save_figure(draw(rows), rows, root / kinds.FOLDER / "kinds")
     answered = answer_figure.data(root)
     save_figure(answer_figure.draw(answered), answered, root / "docs/answer")
     save_drawing(schematic.draw(), root / "docs/schematic")
@@ -128,14 +127,13 @@ def _metrics(root: Path) -> dict[str, str]:
     """What was measured -> its copy in git: headline numbers, of models that are not shipped, and of SAEs of other kinds."""
     headlines = {f"data/{name}/metrics.json": f"docs/results/{name}.json" for name in findings.MODELS}
     models = {f"build/world/{folder}/metrics.json": f"docs/models/{folder}.json" for folder in findings.BUILT.values()}
-    return headlines | models | {str(of.built): f"{of.folder}/metrics.json" for of in KINDS.values()}
+    return headlines | models | {str(kinds.BUILT): f"{kinds.FOLDER}/metrics.json"}
 
 
 def _update_example_agreement(root: Path) -> None:
     """How far the books' features agree by max-activating examples from the model's own texts and from the books."""
-    texts = [root / "data/books-brute/tables/features.parquet"]
-    books = sorted(root.glob("data/books-paragraphs/features/layer_*.parquet"))
-    if texts[0].is_file() and books:
+    texts, books = (sorted(root.glob(f"data/{name}/features/layer_*.parquet")) for name in ("books-all", "books-paragraphs"))
+    if texts and books:
         first, second = (pl.concat([read_summary(FEATURES, file) for file in files]) for files in (texts, books))
-        rows = example_agreement(first, second, open_experiment("books-brute", root).intervals)
+        rows = example_agreement(first, second, open_experiment("books-all", root).intervals)
         write_text(root / "docs/books/example_agreement.csv", rows.write_csv(float_precision=4))

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.tables import FEATURES
@@ -26,14 +28,13 @@ from saesteer.engine.interventions import Addition, Intervention, Nothing
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae
 from saesteer.methods.fit.means import difference_of_means, diffmean
-from saesteer.methods.fit.problem import Problem, Text
+from saesteer.methods.fit.problem import Problem, Text, Tokens
 from saesteer.methods.fit.sae_features import auroc, ranked, scored, with_auroc
 from saesteer.report.exports.measured import Form, rated_texts
 from saesteer.run import Run
 from saesteer.settings.methods import FactorGrids
 from saesteer.settings.recipes import Training
 from saesteer.world.judges import WorldJudge
-from studies.questions.detection import largest_projections
 from studies.questions.labelled_texts import texts_by_topic
 from studies.questions.summaries.attributes import BEST, BY_COLUMN, DIFFMEAN, DIFFMEAN_LAST, RANDOM, RULES, UNSTEERED
 from studies.questions.summaries.fresh_prompts import unused_prompts
@@ -47,11 +48,16 @@ N_CHOOSING = 2
 """Texts of each prompt that choose factors."""
 LARGEST, FEWEST = 200, 24
 """Stretches with an attribute, and without it, in each half, at most and at least: attributes with fewer are left out. The least is what
-questions have on the books, fixed before anything was steered."""
+questions had on another model, fixed before anything was steered."""
 DIFFMEAN_FACTORS = FactorGrids().addition
 """P4's, for what is added at every position."""
 OTHER_LANGUAGES = ("french", "numbers", "code")
 """Topics of the grammar that have another grammar, by which texts would differ instead of by the attribute."""
+
+
+def largest_projections(tokens: Tokens, direction: Float[Tensor, " d_model"]) -> Float[Tensor, " text"]:
+    """Of each text the largest projection of a residual on a direction."""
+    return torch.stack([(residual @ direction).amax() for residual in tokens.by_text()])
 
 
 def stretches(texts: pl.DataFrame, lm: LanguageModel, n_tokens: int) -> pl.DataFrame:

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-from saesteer.settings import AllFeatures, Comparison, Experiment, NoJudge, OracleJudge, Sweep, TopicConcepts
+from saesteer.settings import AllFeatures, Comparison, Experiment, NoJudge, Sweep, TopicConcepts
 from saesteer.steps import effects
 
 MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Of the scale at which the approximator of effects is fitted: where its held-out vectors' effects are measured too."""
-STRETCH_WORDS = 12
-"""Words of a stretch of text that is rated by itself, to see whether steering lasts."""
 LEARNT = Path("docs/open-questions/tiny-brute/predictor_weights.csv")
 """The predictor that was learnt on the shipped model, in a folder of its experiment's name."""
 
@@ -33,12 +31,6 @@ def measures_effects(experiment: Experiment) -> bool:
 def measures_effects_at_many_layers(experiment: Experiment) -> bool:
     """Whether they are measured at three layers or more: it is asked whether the model holds at later layers than the steered one."""
     return isinstance(experiment, Comparison) and effects.step(experiment) is not None and len(experiment.layers) >= 3
-
-
-def writes_long_texts(experiment: Experiment) -> bool:
-    """Whether texts have several stretches, which the judge of a shipped world rates."""
-    compared = experiment.methods if isinstance(experiment, Comparison) and isinstance(experiment.judge, OracleJudge) else None
-    return compared is not None and compared.max_new_tokens >= 5 * STRETCH_WORDS
 
 
 def predictor_of(experiment: Experiment) -> Path | None:

@@ -17,7 +17,7 @@ from saesteer.core.uncertainty import (
 from saesteer.settings import SelectionSettings
 from studies.questions.tables import HEADLINE_SAMPLES
 
-MEASURES = ("gen_success_20", "judge_score")
+MEASURES = ("net_gen_success_20", "gen_success_20", "judge_score")
 N_SAMPLED = 30
 """Features of a layer in a sample: as many as the shipped experiment has."""
 

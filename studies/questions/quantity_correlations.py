@@ -1,5 +1,5 @@
-"""What each cheap quantity of a feature goes with: how well it steers by the judge, how many top logit-lens tokens it writes, how strong
-it must be.
+"""What each cheap quantity of a feature goes with: how well it steers by the judge, how many more top logit-lens tokens it writes than
+unsteered texts have, how strong it must be.
 
 P1's filter is made for the second. And how much a quantity says about the direction being the concept's. Correlations are of ranks inside a
 layer.
@@ -15,7 +15,7 @@ from saesteer.settings import IntervalSettings, SelectionSettings
 from studies.questions.choice_rules import RULES, chosen_by_judge
 from studies.questions.tables import QUANTITY_CORRELATIONS
 
-HELD_OUT = ("gen_success_20", "concept_rating", "fluency_rating")
+HELD_OUT = ("net_gen_success_20", "concept_rating", "fluency_rating")
 """Columns of OUTCOMES."""
 ON_CONCEPT = ("lens_on_concept", "mean_cosine")
 """Columns of QUANTITIES that say how much of a feature's direction is its concept's."""

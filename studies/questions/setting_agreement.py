@@ -27,14 +27,11 @@ def setting_agreement(
     scores: pl.DataFrame,
     features: pl.DataFrame,
     steering: pl.DataFrame,
-    outcomes: pl.DataFrame,
     base: OutputScoreSettings,
-    rule: str,
     settings: SelectionSettings,
 ) -> pl.DataFrame:
-    """OUTPUT_SCORE_SETTINGS, FEATURES, STEERING and OUTCOMES -> SETTING_AGREEMENT."""
+    """OUTPUT_SCORE_SETTINGS, FEATURES and STEERING -> SETTING_AGREEMENT."""
     reached = features.select(*_FEATURE, "concept").join(by_judge(steering), on=_FEATURE, how="left")
-    reached = reached.join(outcomes.filter(rule=rule).select(*_FEATURE, "gen_success_20"), on=_FEATURE, how="left")
     at_base = scores.filter(prompt=base.prompt, factor=str(base.factor)).select(*_FEATURE, base_score="output_score")
     rows = scores.join(at_base, on=_FEATURE).join(reached, on=_FEATURE).sort("layer", "prompt", "factor", "feature")
     lines = []
@@ -56,10 +53,9 @@ def _agreement(group: pl.DataFrame, settings: SelectionSettings) -> dict[str, An
 
 def _worth(group: pl.DataFrame, settings: SelectionSettings) -> dict[str, Any]:
     """What this setting's scores go with, and the judge's score of the features that they pick."""
-    success = correlation(group, "output_score", "gen_success_20", settings, name="rho_success")
     judge = correlation(group, "output_score", "score", settings, name="rho_judge")
     picks = picked(group.drop_nulls("score"), ["output_score"])["output_score"].drop_nulls().to_numpy()
-    line = success | judge | mean_of(picks, "score", settings)
+    line = judge | mean_of(picks, "score", settings)
     return {name: value for name, value in line.items() if name != "n"}
 
 

@@ -24,19 +24,15 @@ FRESH_PROMPTS = _TABLES["fresh_prompts"]
 FEATURE_SETS = _TABLES["feature_sets"]
 CONCEPT_PAIRS = _TABLES["concept_pairs"]
 SUPPRESSION = _TABLES["suppression"]
-DETECTION = _TABLES["detection"]
 ATTRIBUTES = _TABLES["attributes"]
 SIDE_EFFECTS = _TABLES["side_effects"]
 SIDE_EFFECT_CORRELATIONS = _TABLES["side_effect_correlations"]
 APPROXIMATOR_SIZES = _TABLES["approximator_sizes"]
 EFFECT_MULTIPLES = _TABLES["effect_multiples"]
 EFFECT_LAYERS = _TABLES["effect_layers"]
-JUDGE_ERROR = _TABLES["judge_error"]
-"""Without rows where the judge's folder does not say how texts made as 0, 1 and 2 were rated."""
 PSEUDO_INVERSES = _TABLES["pseudo_inverses"]
 EFFECTS_AT_MULTIPLES = _TABLES["effects_at_multiples"]
 EFFECTS_AT_LATER_LAYERS = _TABLES["effects_at_later_layers"]
-PERSISTENCE = _TABLES["persistence"]
 
 OPEN_QUESTIONS = (
     CHOICE_RULES, FEATURE_RANKINGS, QUANTITY_CORRELATIONS, HEADLINE_SAMPLES, THRESHOLD_CURVES, THRESHOLD_TRANSFER, GRID_ENDS,

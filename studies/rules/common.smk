@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-from saesteer.settings import OracleJudge
 from studies.questions.experiments import predictor_of
 from studies.questions.registry import FIGURES as STUDY_FIGURES
 from studies.questions.registry import SUMMARIES, code_of, further_outputs
@@ -33,9 +32,3 @@ def predictor(wildcards):
     """The predictor of another experiment that is tried on this one; nothing for the model that it was learnt on."""
     path = predictor_of(EXPERIMENTS[wildcards.experiment])
     return [str(path)] if path else []
-
-
-def measured_judge(wildcards):
-    """How often the judge of the books' world was measured to give each rating; nothing for another judge."""
-    judge = EXPERIMENTS[wildcards.experiment].judge
-    return present(judge.oracle / "text_judge.json") if isinstance(judge, OracleJudge) else []

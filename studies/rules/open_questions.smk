@@ -61,21 +61,3 @@ rule data_sizes:
         settings=setting("selection", "input_score"),
     script:
         "../scripts/summary.py"
-
-
-rule judge_error:
-    """Mean scores corrected for how often the judge is measured to err."""
-    input:
-        features=f"{TABLES}/features.parquet",
-        steering=f"{TABLES}/steering.parquet",
-        quantities=tables_by_group("quantities"),
-        judge=manifests("judge"),
-        prompts=prompts,
-        counts=measured_judge,
-    output:
-        judge_error=f"{TABLES}/judge_error.parquet",
-    params:
-        code=study_code("summary.py", "summaries.judge_error"),
-        settings=setting("selection"),
-    script:
-        "../scripts/summary.py"

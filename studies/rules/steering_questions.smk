@@ -52,24 +52,6 @@ rule feature_sets:
         "../scripts/summary.py"
 
 
-rule detection:
-    """Ways of telling texts on a concept from others."""
-    input:
-        features=f"{TABLES}/features.parquet",
-        texts_file=file_of("texts"),
-        topics_file=file_of("topics"),
-        model_files=fetched("model"),
-        saes=manifests("saes"),
-    output:
-        detection=f"{TABLES}/detection.parquet",
-    resources:
-        gpu=1,
-    params:
-        code=study_code("summary.py", "summaries.detection"),
-    script:
-        "../scripts/summary.py"
-
-
 rule suppression:
     """Ways of steering away from a concept, on prompts that evoke it."""
     input:

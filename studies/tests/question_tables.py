@@ -17,15 +17,12 @@ from studies.questions.setting_agreement import setting_agreement
 from studies.questions.side_effects import side_effect_correlations
 from studies.questions.summaries.attributes import RULES as ATTRIBUTE_RULES
 from studies.questions.summaries.data_sizes import data_sizes
-from studies.questions.summaries.detection import WAYS as DETECTION_WAYS
 from studies.questions.summaries.fresh_prompts import fresh_prompts
-from studies.questions.summaries.judge_error import RatingCounts, judge_error
 from studies.questions.summaries.recommendations import recommendations
 from studies.questions.summaries.suppression import OF_A_FEATURE, WAYS
 from studies.questions.tables import (
     ATTRIBUTES,
     CONCEPT_PAIRS,
-    DETECTION,
     FEATURE_SETS,
     OUTPUT_SCORE_SETTINGS,
     QUANTITIES,
@@ -78,24 +75,12 @@ def synthetic_sizes(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
     return pl.concat(made).with_columns(value=pl.col("value") + pl.Series(rng.normal(size=sum(map(len, made)))) / pl.col("n"))
 
 
-def synthetic_judgements(steering: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
-    """Ratings of a text for each row of STEERING that has a judge score, with its half."""
-    rng = np.random.default_rng(seed + 11)
-    rows = steering.drop_nulls("judge_score").select("layer", "feature", "factor", "half")
-    ratings = {name: pl.Series(rng.integers(0, 3, rows.height), dtype=pl.UInt8) for name in ("concept_rating", "fluency_rating")}
-    return rows.with_columns(**ratings)
-
-
 def synthetic_side_effects(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
     """A SIDE_EFFECTS table of labelled features, in which nothing foresees anything."""
     rng = np.random.default_rng(seed + 12)
     rows = features.drop_nulls("concept").select("layer", "feature", "concept", n=pl.lit(10))
     made = [pl.Series(name, rng.normal(size=rows.height)) for name in SIDE_EFFECTS.columns if name not in rows.columns]
     return rows.with_columns(made).select(list(SIDE_EFFECTS.columns)).cast(pl.Schema(SIDE_EFFECTS.schema))
-
-
-COUNTS = RatingCounts(np.array([[80, 15, 5], [20, 60, 20], [10, 20, 70]]), np.array([[90, 10, 0], [10, 80, 10], [0, 20, 80]]))
-"""Of a judge that is right more often than not."""
 
 
 def question_tables(
@@ -116,11 +101,10 @@ def question_tables(
         "threshold_curves": threshold_curves(results, choice.rule, settings),
         "threshold_transfer": threshold_transfer(results, choice.rule, settings),
         "grid_ends": grid_ends(steering, choice, settings),
-        "setting_agreement": setting_agreement(scores, features, steering, results, own, choice.rule, settings),
+        "setting_agreement": setting_agreement(scores, features, steering, own, settings),
         "data_sizes": data_sizes(synthetic_sizes(features, seed), features, steering, settings),
         "predictions": predicted,
         "predictor_weights": weights,
-        "judge_error": judge_error(known, steering, synthetic_judgements(steering, seed), COUNTS, settings),
         "recommendations": recommended,
         "fresh_prompts": fresh_prompts(recommended, lambda *which: [{"mean": 1.5, "low": 1.25, "high": 1.75}] * 2, 40),
         "feature_sets": pl.DataFrame(
@@ -140,13 +124,6 @@ def question_tables(
                 for concept, way in product(("sea", "war"), WAYS)
             ],
             SUPPRESSION.schema,
-        ),
-        "detection": pl.DataFrame(
-            [
-                {"layer": 1, "concept": concept, "way": way, "n_positive": 30, "n_negative": 30, "auroc": 0.75}
-                for concept, way in product(("sea", "war"), DETECTION_WAYS)
-            ],
-            DETECTION.schema,
         ),
         "attributes": pl.DataFrame(
             [

@@ -1,4 +1,4 @@
-"""What the studies ask of a comparison: effects at multiples and at later layers, and whether steering lasts."""
+"""What the studies ask of a comparison: effects at multiples and at later layers."""
 
 import polars as pl
 import pytest
@@ -6,7 +6,7 @@ from study_folder import StudyFolder
 
 from saesteer.core.tables import read_summary
 from studies.questions.experiments import MULTIPLES
-from studies.questions.tables import EFFECT_LAYERS, EFFECTS_AT_LATER_LAYERS, EFFECTS_AT_MULTIPLES, PERSISTENCE
+from studies.questions.tables import EFFECT_LAYERS, EFFECTS_AT_LATER_LAYERS, EFFECTS_AT_MULTIPLES
 
 pytestmark = pytest.mark.exhaustive
 
@@ -16,13 +16,13 @@ NAME = "micro-methods"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     folder = StudyFolder(tmp_path_factory.mktemp("study") / "repo")
-    methods = {"methods": ["unsteered", "diffmean", "sae_ts"], "max_new_tokens": 48, "stop": None}
+    methods = {"methods": ["unsteered", "sae_ts"]}
     effects = {"n_vectors": 12, "n_held_out": 8, "n_rollouts": 1, "n_prompts": 4, "max_new_tokens": 8}
     compared = folder.values(NAME)["methods"] | methods | {"effects": effects}
     folder.edit(NAME, layers=[3, 6], layers_per_job=1, methods=compared)
     data = f"data/{NAME}"
     at_multiples = [f"{data}/effects_at_multiples/layers_{layer}-{layer}.parquet" for layer in ("03", "06")]
-    code, output = folder.run(f"{data}/tables/effect_layers.parquet", f"figures/{NAME}/persistence.pdf", *at_multiples, experiment=NAME)
+    code, output = folder.run(f"{data}/tables/effect_layers.parquet", *at_multiples, experiment=NAME)
     assert code == 0, output
     return folder
 
@@ -47,11 +47,3 @@ def test_effects_are_read_at_later_layers_and_at_multiples(folder: StudyFolder) 
     ]
     assert set(fitted["n"]) == {4}
     assert set(again["multiple"]) == set(MULTIPLES)
-
-
-def test_stretches_of_long_texts_are_rated(folder: StudyFolder) -> None:
-    stretches = read_summary(PERSISTENCE, folder.path / f"data/{NAME}/tables/persistence.parquet")
-    assert stretches["stretch"].max() >= 2
-    ratings = dict(stretches.filter(stretch=1, layer=6).select("method", "concept_rating").iter_rows())
-    assert ratings["diffmean"] > ratings["unsteered"]
-    assert all((folder.path / f"figures/{NAME}/persistence.{ending}").stat().st_size > 100 for ending in ("pdf", "png", "csv"))

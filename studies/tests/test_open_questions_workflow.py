@@ -40,9 +40,7 @@ def test_every_question_is_answered_and_nothing_is_left_to_do(tmp_path: Path):
     assert code == 0, output
     data, figures = folder.path / "data/tiny-brute", folder.path / "figures/tiny-brute"
     tables = {name: read_summary(table, data / f"tables/{name}.parquet") for name, table in (QUESTION_TABLES | LABEL_TABLES).items()}
-    assert {name: frame.height for name, frame in tables.items() if frame.is_empty()} == {
-        "judge_error": 0
-    }  # the grammar's judge was not measured so
+    assert not [name for name, frame in tables.items() if frame.is_empty()]
     names = [name for name, figure in FIGURES.items() if {*figure.tables} <= {*QUESTION_TABLES}]
     assert len(names) == 8
     assert all((figures / f"{name}.{ending}").stat().st_size > 100 for name in names for ending in ("pdf", "png", "csv"))

@@ -13,6 +13,7 @@ from studies.pages import schematic
 from studies.questions.choice_rules import BY_JUDGE, RULES
 from studies.questions.figures.choice_rules import FACTOR_RULES, TITLES
 from studies.questions.grid_ends import ALL
+from studies.questions.headline_samples import MEASURES
 
 
 def dots_of(axes: Axes) -> set[tuple[str, float]]:
@@ -44,9 +45,7 @@ def test_dots_are_drawn_in_their_rows_at_their_values_with_their_intervals() -> 
     expected: dict[str, list[list[tuple[pl.Expr, pl.Expr, tuple[str, ...]]]]] = {
         "choice_rules": [[(pl.lit(True), rule, ("score",))]],
         "quantity_correlations": [[(pl.col("layer") == layer, quantity, ("rho",))] for layer in range(8)],
-        "headline_samples": [
-            [(pl.col("measure") == measure, layers, ("ratio", "sampled_ratio"))] for measure in ("gen_success_20", "judge_score")
-        ],
+        "headline_samples": [[(pl.col("measure") == measure, layers, ("ratio", "sampled_ratio"))] for measure in MEASURES],
         "grid_ends": [
             [(pl.col("grid") == ALL, pl.format("{}: " + end, factor_rule), (f"at_{end}",)) for end in ("smallest", "largest")],
             [(pl.col("grid") != ALL, pl.format("{}: {}", factor_rule, "grid"), ("change",))],
@@ -67,14 +66,6 @@ def test_choice_rules_shows_the_judges_choice_of_factors_alone_and_a_mark_a_laye
     assert data["factor_rule"].unique().to_list() == [BY_JUDGE]
     dots = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
     assert len({(line.get_marker(), line.get_color()) for line in dots}) == data["layer"].n_unique() == 8
-
-
-def test_every_method_of_persistence_has_a_marker_of_its_own() -> None:
-    titles = [f"method {number}" for number in range(10)]
-    rows = world()["persistence"].filter(method="prompting")
-    many = pl.concat([rows.with_columns(method=pl.lit(title), title=pl.lit(title)) for title in titles])
-    (axes,) = drawn("persistence", {"persistence": many})[1].axes
-    assert len({line.get_marker() for line in axes.lines}) == len({line.get_color() for line in axes.lines}) == len(titles)
 
 
 def test_the_schematic_is_drawn_by_code(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The world of the books at tiny sizes: rows, tokenizer, resumed training, judge, copies, labelled texts."""
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -298,21 +297,6 @@ def test_a_world_of_books_from_nothing_is_complete_and_goes_on_where_it_stopped(
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert build.build_books(world) == metrics
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    for seed in (0, 1):
-        build.train_saes_of_seed(world, seed, tmp_path / f"seed_{seed}")
-    files = ("layer_00/sae_weights.safetensors", "layer_01/sae_weights.safetensors")
-    own, same, other = (
-        [(place / file).read_bytes() for file in files] for place in (folder / "saes", tmp_path / "seed_0", tmp_path / "seed_1")
-    )
-    assert own == same
-    assert set(own).isdisjoint(other)
-    build.train_kinds(world, [1], tmp_path / "kinds")
-    measured = json.loads((tmp_path / "kinds/metrics.json").read_text())
-    assert list(measured) == ["gated", "jumprelu", "jumprelu-dense", "jumprelu-sparse", "k1", "k12", "shipped", "topk"]
-    assert all(list(layers) == ["1"] for layers in measured.values())
-    for kind in ("k12", "topk"):
-        about = json.loads((tmp_path / f"kinds/{kind}/layer_01/cfg.json").read_text())["metadata"]
-        assert (about["hook_name"], about["model_name"], about["context_size"]) == ("blocks.1.hook_resid_post", build.MODEL_NAME, 32)
     concepts = pl.read_parquet(folder / build.CONCEPT_TEXTS)
     assert set(concepts["opener"]) <= set(openers)
     assert concepts.columns == ["concept", "opener", "text"]
@@ -324,8 +308,5 @@ def test_a_world_of_books_from_nothing_is_complete_and_goes_on_where_it_stopped(
     assert "{" not in card
     shipped = corpus.TEXTS_SCHEMA
     assert dict(pl.read_parquet(tmp_path / "shipped/texts.parquet").schema) == shipped
-    build.lay_out_shipped(tmp_path / "shipped", tmp_path / "laid_out")
-    build.train_saes_of_seed(replace(world, folder=tmp_path / "laid_out"), 0, tmp_path / "of_shipped")
-    assert [(tmp_path / "of_shipped" / file).read_bytes() for file in files] == own
     with pytest.raises(FileNotFoundError, match="is not finished"):
         build.adopt(tmp_path / "nothing", provenance, tmp_path / "other")

@@ -15,7 +15,6 @@ from saesteer.analysis.concepts import NO_TOPIC
 from saesteer.world.books import judge
 from studies.books import build, texts
 from studies.books.card import render_card
-from studies.questions.summaries.judge_error import read_counts
 from studies.world import corpus, measure
 from studies.world.build import CARD, METRICS, MODEL, REFERENCE, SAES, TEXTS, TOPICS
 from studies.world.train_saes import residuals
@@ -89,8 +88,7 @@ def test_there_are_labelled_sentences_of_every_topic_that_begin_with_no_prompt()
 
 
 def test_the_judge_says_how_often_it_errs():
-    counts = read_counts(WORLD / build.JUDGE / judge.SETTINGS)
-    assert counts is not None
-    rates = [np.trace(table) / table.sum() for table in counts]
+    measured = MEASURED["judge"]["measured"]
+    rates = [np.trace(table) / np.sum(table) for table in (measured["concept_ratings"], measured["fluency_ratings"])]
     assert min(rates) > 0.55  # of three ratings
-    assert MEASURED["judge"]["measured"]["topic_accuracy"] > 0.6
+    assert measured["topic_accuracy"] > 0.6

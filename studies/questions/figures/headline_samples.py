@@ -6,7 +6,7 @@ from saesteer.figures.definition import FigureDefinition, Options, Tables, confi
 from saesteer.figures.style import Figure
 from studies.questions.figures.dots import DotPanel, Mark, dot_figure, points
 
-_TITLES = {"gen_success_20": "GenSuccess@20", "judge_score": "judge score"}
+_TITLES = {"net_gen_success_20": "net success", "gen_success_20": "GenSuccess@20", "judge_score": "judge score"}
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
@@ -26,7 +26,16 @@ def draw(data: pl.DataFrame) -> Figure:
         ratios = pl.concat(points(rows, column, row=pl.col("name"), mark=mark) for column, mark in columns.items())
         panels.append(DotPanel(ratios, rows["name"].to_list(), "mean of kept / mean of all", title=title, zero=1.0))
     height = 0.8 + 0.4 * max(1, data["layers"].n_unique())
-    return dot_figure(panels, {"all features": Mark(0), samples: Mark(3)}, height, counts(data), "features of", spread=0.3)
+    return dot_figure(
+        panels,
+        {"all features": Mark(0), samples: Mark(3)},
+        height,
+        counts(data),
+        "features of",
+        columns=len(_TITLES),
+        spread=0.3,
+        sharey=True,
+    )
 
 
 counts = counted("n", "features", ". Bars: {level} intervals over features (all), {level} of the samples (grey).")

@@ -9,7 +9,7 @@ from studies.questions.figures.dots import DotPanel, dot_figure, layer_title, ma
 
 OUTCOMES = {
     "judge_score": "judge score at the best factor",
-    "gen_success_20": "GenSuccess@20",
+    "net_gen_success_20": "net success",
     "best_factor": "the best factor",
 }
 

@@ -6,7 +6,7 @@ from saesteer.figures.definition import FigureDefinition, Options, Tables, confi
 from saesteer.figures.style import Figure
 from studies.questions.figures.dots import DotPanel, Mark, draw_curves, draw_dots, legend, marks_of, points, two_panels_a_layer
 
-_CURVES = {"rho": "rank correlation with the own setting", "rho_judge": "with the judge score", "rho_success": "with GenSuccess@20"}
+_CURVES = {"rho": "rank correlation with the own setting", "rho_judge": "with the judge score"}
 _KEPT = "Jaccard of the features kept"
 _PROMPT_MARKS = {_CURVES["rho"]: Mark(0), _KEPT: Mark(3)}
 
@@ -49,7 +49,7 @@ FIGURE = FigureDefinition(
     position=150,
     tables=("setting_agreement",),
     caption="The output score at other factors, in multiples of a_max (left), and other neutral prompts (right) against the experiment's "
-    "own setting: rank correlations with it, with what steering reaches, and overlap of the features kept.",
+    "own setting: rank correlations with it and with the judge score, and overlap of the features kept.",
     data=data,
     draw=draw,
     counts=counts,

@@ -36,7 +36,7 @@ def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
         "threshold_curves": threshold_curves(outcomes, rule, settings),
         "threshold_transfer": threshold_transfer(outcomes, rule, settings),
         "grid_ends": grid_ends(steering, run.sweep.best_factor, settings),
-        "setting_agreement": setting_agreement(elsewhere, features, steering, outcomes, run.experiment.output_score, rule, settings),
+        "setting_agreement": setting_agreement(elsewhere, features, steering, run.experiment.output_score, settings),
         "predictions": predicted,
         "predictor_weights": weights,
     }
