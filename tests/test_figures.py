@@ -1,6 +1,6 @@
 """The figures of the main job: what is drawn is the data."""
 
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -35,29 +35,31 @@ def test_scatters_draw_every_feature_that_has_both_values() -> None:
     counts = [int(text.get_text().removeprefix("n = ")) for text in figure.axes[0].texts]
     assert sum(counts) == len(offsets)
     data, figure = drawn("output_score_vs_outcome", world())
-    for panel, measure in enumerate(("gen_success_20", "judge_score")):
+    assert figure.get_supxlabel().startswith("n = 240 features; 117 have a judge score, 123 have none.")
+    for panel, measure in enumerate(("net_gen_success_20", "gen_success_20", "judge_score")):
         values = world()["outcomes"].filter(rule="capped").sort("layer", "feature")[measure].drop_nulls()
         np.testing.assert_array_equal(np.asarray(figure.axes[panel].collections[0].get_offsets())[:, 1], values.to_numpy())
 
 
 def test_curves_draw_every_threshold_at_which_something_changes() -> None:
     data, figure = drawn("gen_success_by_threshold", world())
-    for panel, layers in enumerate(("all", "late")):
-        curve = data.filter(layers=layers)
+    for panel, (measure, layers) in enumerate(product(("net_gen_success_20", "gen_success_20"), ("all", "late"))):
+        curve = data.filter(measure=measure, layers=layers)
         assert_same(lines(figure, panel, "kept by output score"), curve["mean"])
         assert_same(lines(figure, panel, "as many removed at random"), curve["random_mean"])
         assert len(figure.axes[panel].get_xticks()) == curve.height
+        assert [text.get_text() for text in figure.axes[panel].texts][: curve.height] == [str(n) for n in curve["n_kept"]]
         assert curve.select("threshold", "mean").equals(
             world()["selection"]
-            .filter(pl.col("threshold").is_in(curve["threshold"].implode()), rule="capped", measure="gen_success_20", layers=layers)
+            .filter(pl.col("threshold").is_in(curve["threshold"].implode()), rule="capped", measure=measure, layers=layers)
             .sort("threshold")
             .select("threshold", "mean")
         )
     assert set(data["threshold"]) >= {0.0, *(one for one in world()["selection"]["threshold"] if one >= 1e-4)}
-    for panel, layers in enumerate(("all", "late")):
-        curve = data.filter(layers=layers)
-        n_kept = [text.get_text() for text in figure.axes[panel].texts][: curve.height]
-        assert n_kept == [str(n) for n in curve["n_kept"]]
+    data, figure = drawn("overview", world())
+    for label, measure in (("kept by output score", "net_gen_success_20"), ("kept, GenSuccess@20 (P1)", "gen_success_20")):
+        curve = data.filter(figure="gen_success_by_threshold", layers="all", measure=measure)
+        assert_same(lines(figure, 3, label), curve["mean"])
     data, figure = drawn("pmi_by_threshold", world())
     assert_same(lines(figure, 1, "kept by output score"), data.filter(layers="late")["mean"])
     data, figure = drawn("judge_kept_removed", world())
@@ -110,7 +112,7 @@ def test_counts_of_the_quarters_hide_no_point() -> None:
 
 
 def test_panels_of_ratings_are_left_out_where_there_are_none() -> None:
-    for name, rated, unrated in (("overview", 6, 5), ("output_score_vs_outcome", 2, 1), ("judge_kept_removed", 3, 1)):
+    for name, rated, unrated in (("overview", 6, 5), ("output_score_vs_outcome", 3, 2), ("judge_kept_removed", 3, 1)):
         for tables, expected in ((world(), rated), (thin("no scores"), unrated)):
             _, figure = drawn(name, tables)
             panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]

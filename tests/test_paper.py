@@ -1,6 +1,7 @@
 """P1's figures beside an experiment's: each number against a plain computation, each conclusion by hand."""
 
 import re
+from itertools import product
 from typing import Any
 
 import polars as pl
@@ -59,17 +60,18 @@ def test_numbers_are_those_of_plain_computations(tables: dict[str, pl.DataFrame]
     n, k = known.height, known.filter((pl.col("input_score") > 0.5) & (pl.col("output_score") > 0.5)).height
     ends = beta.ppf(0.025, k, n - k + 1), beta.ppf(0.975, k + 1, n - k)  # Clopper and Pearson
     assert numbers(shown["share of features with both scores above 0.5"][2]) == pytest.approx([k / n, *ends], abs=0.005)
-    for first, where in ((0, ""), (5, ", late layers")):
+    successes = (("gen_success_20", "GenSuccess@20"), ("net_gen_success_20", "Net of unsteered texts"))
+    for (measure, name), (first, where) in product(successes, ((0, ""), (5, ", late layers"))):
         outcomes = tables["outcomes"].filter(pl.col("rule") == "p1", pl.col("layer") >= first)
-        kept = outcomes.filter(pl.col("output_score") >= 0.9)["gen_success_20"].mean()
-        ratio = numbers(shown[f"GenSuccess@20{where}, kept at 0.9 over unfiltered"][2])
-        assert ratio[0] == pytest.approx(kept / outcomes["gen_success_20"].mean(), abs=0.005)
+        kept = outcomes.filter(pl.col("output_score") >= 0.9)[measure].mean()
+        ratio = numbers(shown[f"{name}{where}, kept at 0.9 over unfiltered"][2])
+        assert ratio[0] == pytest.approx(kept / outcomes[measure].mean(), abs=0.005)
         assert ratio[1] < ratio[0] < ratio[2]
-        assert numbers(shown[f"GenSuccess@20{where}, kept at 0.9"][2])[0] == pytest.approx(kept, abs=0.005)
-        curve = tables["selection"].filter(rule="p1", measure="gen_success_20", layers="late" if where else "all")
+        assert numbers(shown[f"{name}{where}, kept at 0.9"][2])[0] == pytest.approx(kept, abs=0.005)
+        curve = tables["selection"].filter(rule="p1", measure=measure, layers="late" if where else "all")
         row = curve.row(by_predicate=pl.col("threshold") == 0.9, named=True)
         above = [kept - row["random_mean"], row["low"] - row["random_high"], row["high"] - row["random_low"]]
-        assert numbers(shown[f"GenSuccess@20{where}, kept at 0.9 minus as many at random"][2]) == pytest.approx(above, abs=0.005)
+        assert numbers(shown[f"{name}{where}, kept at 0.9 minus as many at random"][2]) == pytest.approx(above, abs=0.005)
     assert shown["input score of feature 0/725"] == ["0.822", "tables of example features", "0.830", "yes"]
     assert shown["input score of feature 0/14772"] == ["0.889", "tables of example features", "–", "–"]
 

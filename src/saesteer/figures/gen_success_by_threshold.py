@@ -1,6 +1,7 @@
 """Success of steering against the filter's threshold, with random removal (P1, arXiv 2505.20063, figures 4, 5 and 10)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -8,21 +9,37 @@ import polars as pl
 from saesteer.analysis.best_factor import RULES
 from saesteer.analysis.selection import LAYER_SETS
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
-from saesteer.figures.style import BLACK, GREY, MAGENTA, PAGE, Axes, Figure, band, empty_panel, legend_above, new_figure, threshold_axis
+from saesteer.figures.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    MAGENTA,
+    PAGE,
+    Axes,
+    Figure,
+    band,
+    empty_panel,
+    legend_above,
+    new_figure,
+    threshold_axis,
+)
 from saesteer.figures.thresholds import FEW_NOTE, banded, where_something_changes
 
-_COLUMNS = ("layers", "threshold", "n_features", "n_kept", "mean", "low", "high", "random_mean", "random_low", "random_high")
+LABELS = {"net_gen_success_20": "net success", "gen_success_20": "GenSuccess@20"}
+"""Net of the same prompts' unsteered texts, and P1's own."""
+_COLUMNS = ("measure", "layers", "threshold", "n_features", "n_kept", "mean", "low", "high", "random_mean", "random_low", "random_high")
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
-    """The curves of all and of late layers under the rule shown; the headline's threshold is marked."""
+    """The curves of both successes, of all and of late layers, under the rule shown; the headline's threshold is marked."""
     headline = options.selection.headline_threshold
-    curves = tables["selection"].filter(rule=options.rule, measure="gen_success_20").select(*_COLUMNS, "p_within_layers")
-    curves = where_something_changes(curves, "layers", always=headline)
+    curves = tables["selection"].filter(pl.col("measure").is_in([*LABELS]), rule=options.rule).select(*_COLUMNS, "p_within_layers")
+    curves = where_something_changes(curves, "measure", "layers", always=headline)
     curves = banded(curves, "n_kept", "low", "high", "random_low", "random_high")
     is_headline = (pl.col("threshold") == headline).alias("is_headline")
     rule = pl.lit(options.rule).alias("rule")
-    return curves.with_columns(first_layer(options), is_headline, rule, confidence(options)).sort("layers", "threshold")
+    curves = curves.with_columns(first_layer(options), is_headline, rule, confidence(options))
+    return curves.sort("measure", "layers", "threshold", descending=[True, False, False])
 
 
 def first_layer(options: Options) -> pl.Expr:
@@ -31,16 +48,21 @@ def first_layer(options: Options) -> pl.Expr:
 
 
 def panel(axes: Axes, curve: pl.DataFrame, title: str) -> None:
-    """One set of layers: the kept features' mean and the random band against threshold."""
+    """One success and set of layers: the kept features' mean and the random band against threshold."""
     x = np.arange(curve.height)
     band(axes, x, curve, ("random_mean", "random_low", "random_high"), GREY, "as many removed at random", "None")
     band(axes, x, curve, ("mean", "low", "high"), MAGENTA, "kept by output score", "o")
     if curve["mean"].is_null().all():
-        empty_panel(axes, "no features")
+        empty_panel(axes, "no features" if curve["measure"][0] == "gen_success_20" else "no unsteered texts (factor 0)")
     for position in np.flatnonzero(curve["is_headline"].to_numpy()):
         axes.axvline(float(position), color=BLACK, linewidth=0.8, linestyle=":", zorder=1, label="headline threshold")
     threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list(), title)
-    axes.set_ylabel(f"held-out GenSuccess@20 (tokens),\nfactors by {RULES[curve['rule'][0]]}")
+    axes.set_ylabel(f"held-out {LABELS[curve['measure'][0]]} (tokens),\nfactors by {RULES[curve['rule'][0]]}")
+
+
+def beside(axes: Axes, curve: pl.DataFrame) -> None:
+    """P1's own success of the kept features, in a panel of the net one."""
+    band(axes, np.arange(curve.height), curve, ("mean", "low", "high"), BLUE, "kept, GenSuccess@20 (P1)", "s")
 
 
 def layers_title(curve: pl.DataFrame) -> str:
@@ -49,44 +71,56 @@ def layers_title(curve: pl.DataFrame) -> str:
 
 
 def draw(data: pl.DataFrame) -> Figure:
-    """All layers on the left, late ones on the right."""
-    figure = by_layer_set(data, panel, counts(data), legend_columns=3)
-    figure.axes[0].set_ylim(bottom=0)
+    """All layers on the left, late ones on the right; net success above, P1's own below."""
+    rows = [data.filter(measure=measure) for measure in LABELS]
+    figure = by_layer_set(rows, panel, counts(data), legend_columns=3)
+    for axes, curves in zip(figure.axes[:: len(LAYER_SETS)], rows, strict=True):
+        show_zero(axes, curves)
     return figure
 
 
-def by_layer_set(data: pl.DataFrame, panel: Callable[[Axes, pl.DataFrame, str], None], note: str, legend_columns: int) -> Figure:
-    """A panel a set of layers, with one vertical axis and one legend."""
-    figure = new_figure(PAGE, 4.0, note)
-    panels = figure.subplots(1, len(LAYER_SETS), sharey=True)
-    for axes, layers in zip(panels, LAYER_SETS, strict=True):
-        curve = data.filter(layers=layers)
-        panel(axes, curve, layers_title(curve))
-    panels[1].set_ylabel("")
-    legend_above(figure, *panels[0].get_legend_handles_labels(), columns=legend_columns)
+def show_zero(axes: Axes, curves: pl.DataFrame) -> None:
+    """An axis of successes from 0, or from where the lowest interval ends."""
+    axes.set_ylim(bottom=min([0.0, *curves["low"].drop_nulls()]))
+
+
+def by_layer_set(rows: Sequence[pl.DataFrame], panel: Callable[[Axes, pl.DataFrame, str], None], note: str, legend_columns: int) -> Figure:
+    """A panel a set of layers in each row, which has one vertical axis; one legend."""
+    figure = new_figure(PAGE, 0.8 + 3.2 * len(rows), note)
+    panels = figure.subplots(len(rows), len(LAYER_SETS), sharey="row", squeeze=False)
+    for row, data in zip(panels, rows, strict=True):
+        for axes, layers in zip(row, LAYER_SETS, strict=True):
+            curve = data.filter(layers=layers)
+            panel(axes, curve, layers_title(curve))
+        row[1].set_ylabel("")
+    legend_above(figure, *panels[0][0].get_legend_handles_labels(), columns=legend_columns)
     return figure
 
 
 def counts(data: pl.DataFrame) -> str:
-    """Features, kept ones and the test within layers, for both sets of layers."""
+    """Features, kept ones and the tests within layers, for both sets of layers."""
     sentences = []
     for layers in LAYER_SETS:
         curve = data.filter(layers=layers)
-        headline = curve.filter("is_headline").row(0, named=True)
-        p_value = headline["p_within_layers"]
-        test = "no test within layers" if p_value is None else f"p = {p_value:.4f} within layers"
-        sentences.append(
-            f"{layers_title(curve)}: n = {headline['n_features']}, {headline['n_kept']} kept at {headline['threshold']:g}, {test}"
-        )
+        headlines = {row["measure"]: row for row in curve.filter("is_headline").iter_rows(named=True)}
+        tests = ", ".join(f"{_p(headlines[measure])} ({label})" for measure, label in LABELS.items())
+        own = headlines["gen_success_20"]
+        sentences.append(f"{layers_title(curve)}: n = {own['n_features']}, {own['n_kept']} kept at {own['threshold']:g}, {tests}")
     level = f"{data['confidence'][0]:.0%}"
     return f"{'; '.join(sentences)}. Bands: {level} intervals over features; {level} of random removals; {FEW_NOTE}."
+
+
+def _p(headline: Mapping[str, Any]) -> str:
+    p_value = headline["p_within_layers"]
+    return "no test within layers" if p_value is None else f"p = {p_value:.4f} within layers"
 
 
 FIGURE = FigureDefinition(
     position=30,
     tables=("selection",),
-    caption="Mean GenSuccess@20, top logit-lens tokens per text, on held-out prefixes of the features kept at each threshold of the "
-    "output score (magenta), and when as many features are removed at random (grey); a filter works where magenta leaves the grey band.",
+    caption="Mean success, top logit-lens tokens per text, on held-out prefixes of the features kept at each threshold of the output score "
+    "(magenta), and when as many features are removed at random (grey); a filter works where magenta leaves the grey band. Above, net of "
+    "the same prompts' unsteered texts; below, GenSuccess@20 as P1 has it, which a filter for common tokens raises too.",
     data=data,
     draw=draw,
     counts=counts,

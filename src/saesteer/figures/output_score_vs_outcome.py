@@ -2,22 +2,27 @@
 
 import polars as pl
 
-from saesteer.analysis.metrics import OUTCOMES_CORRELATED, correlations
+from saesteer.analysis.metrics import correlations
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
 from saesteer.figures.style import PAGE, SMALLEST, Axes, Figure, PathCollection, empty_panel, layer_bar, new_figure, scatter_by_layer
 
 LABELS = {
+    "net_gen_success_20": "net success, held out\n(logit-lens tokens per text)",
     "gen_success_20": "GenSuccess@20, held out\n(logit-lens tokens per text)",
     "judge_score": "judge score, held out\n(harmonic mean, 0 to 2)",
 }
-TITLES = {"gen_success_20": "output score and success", "judge_score": "output score and judge score"}
+TITLES = {
+    "net_gen_success_20": "output score and net success",
+    "gen_success_20": "output score and success",
+    "judge_score": "output score and judge score",
+}
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
     """A row a feature and outcome, with the outcome's rank correlations, overall and within layers, repeated in each."""
     outcomes = tables["outcomes"].filter(rule=options.rule).sort("layer", "feature")
     parts = []
-    for measure in OUTCOMES_CORRELATED:
+    for measure in LABELS:
         by_scope = correlations(outcomes, measure, options.selection)
         numbers = {f"{scope}_{name}": value for scope, result in by_scope.items() for name, value in result.items()}
         constants = [pl.lit(value, pl.Int64 if name.endswith("_n") else pl.Float64).alias(name) for name, value in numbers.items()]
@@ -49,10 +54,13 @@ def _rho(points: pl.DataFrame, scope: str) -> str:
 
 
 def draw(data: pl.DataFrame) -> Figure:
-    """Success on the left, judge score on the right, where there is any."""
+    """Success net of unsteered texts beside P1's own; below, the judge score, where there is any."""
     measures = _measures(data)
-    figure = new_figure(PAGE if len(measures) > 1 else PAGE * 0.85, 4.0, counts(data))
-    panels = figure.subplots(1, len(measures), squeeze=False).ravel()
+    n_rows = len(measures) - 1
+    figure = new_figure(PAGE, 0.4 + 3.4 * n_rows, counts(data))
+    panels = list(figure.subplots(n_rows, 2, squeeze=False).ravel())
+    while len(panels) > len(measures):
+        panels.pop().remove()
     for axes, measure in zip(panels, measures, strict=True):
         drawn = panel(axes, data.filter(measure=measure), measure)
     layer_bar(figure, drawn, panels)
@@ -69,16 +77,17 @@ def counts(data: pl.DataFrame) -> str:
     known = {measure: data.filter(measure=measure)["value"].count() for measure in LABELS}
     n = data.height // len(LABELS)
     judged = known["judge_score"]
-    sides = f" on the left; {judged} on the right, {n - judged} have no judge score" if judged else "; none has a judge score"
-    return f"n = {known['gen_success_20']} features{sides}. Brackets: {data['confidence'][0]:.0%} intervals over features."
+    net = "" if known["net_gen_success_20"] == n else f", {known['net_gen_success_20']} with unsteered texts"
+    sides = f"; {judged} have a judge score, {n - judged} have none" if judged else "; none has a judge score"
+    return f"n = {known['gen_success_20']} features{net}{sides}. Brackets: {data['confidence'][0]:.0%} intervals over features."
 
 
 FIGURE = FigureDefinition(
     position=50,
     tables=("outcomes",),
-    caption="Each point is a feature: its output score against what steering with it reaches on held-out prefixes, by top logit-lens "
-    "tokens written (left) and by the judge (right, where texts were rated: the harmonic mean of concept and fluency). The "
-    "correlation within layers cannot come from depth.",
+    caption="Each point is a feature: its output score against what steering with it reaches on held-out prefixes: top logit-lens tokens "
+    "written, net of the same prompts' unsteered texts (left) and as P1 counts them (right), and the judge score (below, where texts were "
+    "rated: the harmonic mean of concept and fluency). The correlation within layers cannot come from depth.",
     data=data,
     draw=draw,
     counts=counts,

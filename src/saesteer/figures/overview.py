@@ -10,6 +10,7 @@ from saesteer.figures.definition import FigureDefinition, Options, Tables
 from saesteer.figures.style import SMALLEST, Figure, layer_bar, new_figure
 from saesteer.figures.thresholds import FEW_NOTE
 
+NET, OWN = gen_success_by_threshold.LABELS
 _PARTS = (roles, input_vs_output, output_score_vs_outcome, gen_success_by_threshold, by_factor, judge_kept_removed)
 
 
@@ -28,12 +29,16 @@ def draw(data: pl.DataFrame) -> Figure:
     parts = {module: data.filter(figure=_name(module)) for module in _PARTS}
     figure = new_figure(11.69, 8.27, counts(data))  # A4, landscape
     panels = list(figure.subplots(2, 3).ravel())
-    outcome = parts[output_score_vs_outcome].filter(measure="gen_success_20")
+    curves = parts[gen_success_by_threshold].filter(layers="all")
+    success = NET if curves.filter(measure=NET)["mean"].count() else OWN  # there may be no unsteered texts
+    outcome = parts[output_score_vs_outcome].filter(measure=success)
     roles.panel(panels[0], parts[roles])
     points = input_vs_output.panel(panels[1], parts[input_vs_output])
-    output_score_vs_outcome.panel(panels[2], outcome, "gen_success_20")
-    gen_success_by_threshold.panel(panels[3], parts[gen_success_by_threshold].filter(layers="all"), "success by threshold")
-    panels[3].set_ylim(bottom=0)
+    output_score_vs_outcome.panel(panels[2], outcome, success)
+    if success == NET:
+        gen_success_by_threshold.beside(panels[3], curves.filter(measure=OWN))
+    gen_success_by_threshold.panel(panels[3], curves.filter(measure=success), "success by threshold")
+    gen_success_by_threshold.show_zero(panels[3], curves)
     by_factor.panel(panels[4], parts[by_factor], "gen_success_20")
     judged = parts[judge_kept_removed].filter(measure="judge_score")
     if judge_kept_removed.is_rated(judged):
@@ -53,7 +58,7 @@ def counts(data: pl.DataFrame) -> str:
     """Features, kept and missing, and how intervals were made."""
     by_layer, curves = data.filter(figure="roles"), data.filter(figure="gen_success_by_threshold")
     judged = data.filter(figure="judge_kept_removed", measure="judge_score")
-    headline = curves.filter(pl.col("is_headline"), layers="all").row(0, named=True)
+    headline = curves.filter(pl.col("is_headline"), layers="all", measure=OWN).row(0, named=True)
     return (
         f"Factors by {RULES[headline['rule']]}. n = {by_layer['n'].sum()} features, "
         f"{by_layer['n_without_input_score'].sum()} without input score; {headline['n_kept']} are "
@@ -65,9 +70,9 @@ def counts(data: pl.DataFrame) -> str:
 FIGURE = FigureDefinition(
     position=10,
     tables=("features", "outcomes", "selection", "factor_bins"),
-    caption="(a) Scores by layer. (b) The two scores of each feature. (c) Output score against held-out success. (d) Success against the "
-    "filter's threshold, with random removal. (e) Success against steering factor by output score. (f) Judge score, kept and "
-    "removed, where texts were rated.",
+    caption="(a) Scores by layer. (b) The two scores of each feature. (c) Output score against held-out success, net of unsteered texts. "
+    "(d) The same against the filter's threshold, with random removal, and P1's own GenSuccess@20. (e) Success against steering factor by "
+    "output score. (f) Judge score, kept and removed, where texts were rated.",
     data=data,
     draw=draw,
     counts=counts,

@@ -28,7 +28,7 @@ def panel(axes: Axes, curve: pl.DataFrame, title: str) -> None:
 
 def draw(data: pl.DataFrame) -> Figure:
     """All layers on the left, late ones on the right."""
-    return by_layer_set(data, panel, counts(data), legend_columns=2)
+    return by_layer_set([data], panel, counts(data), legend_columns=2)
 
 
 def counts(data: pl.DataFrame) -> str:

@@ -20,13 +20,16 @@ from saesteer.settings import SelectionSettings, Sweep
 PAPER_FIGURES = Path(__file__).with_name("paper_figures.csv")
 KEPT, REMOVED, HIGH = 0.9, 0.01, 0.5
 """Output scores: where P1 says what the filter gains, and where how many features it removes; and what counts as high of both scores."""
+SUCCESSES = {"gen_success_20": ("GenSuccess@20", ""), "net_gen_success_20": ("Net of unsteered texts", "net_")}
+"""Measure -> what it is called, and what its quantities' names begin with: P1 has the first."""
 TOLERANCE = 0.01
 """Of a single feature's score, which has no interval."""
 _NOTE = (
     "Intervals of {confidence:.0%}: over features; of shares exact; above random removal, from one interval's end to the other"
     " end of the band. Factors by the rule `{rule}`, `{choice}`; P1's are `p1`, `same_texts`. Same conclusion: the interval touches the"
     " paper's numbers (a feature's score: within {tolerance:g}), or lies wholly where its words hold, read here as: rare is under a tenth,"
-    " about 0.6 is 0.55 to 0.65; open: it lies there in part. P1's Table 1 is of Gemma-2-9B-it: the report of `gemma-2-9b-it-methods` has"
+    " about 0.6 is 0.55 to 0.65; open: it lies there in part. Net: minus the success of the same prompts' unsteered texts, which P1 does"
+    " not subtract and a filter for common tokens raises too. P1's Table 1 is of Gemma-2-9B-it: the report of `gemma-2-9b-it-methods` has"
     " it beside ours."
 )
 
@@ -45,8 +48,9 @@ def paper_markdown(name: str, experiment: Sweep, features: pl.DataFrame, outcome
     rows = pl.read_csv(PAPER_FIGURES, schema_overrides={"low": pl.Float64, "high": pl.Float64}).to_dicts()
     published = {row["quantity"]: row for row in rows if experiment.model.name.rpartition("/")[2].lower() in row["models"].split()}
     chosen, settings = experiment.best_factor, experiment.selection
-    curves = selection.filter(rule=chosen.rule, measure="gen_success_20")
-    measured = [*_depth(features, settings), *_shares(features, settings), *_filtered(outcomes.filter(rule=chosen.rule), curves, settings)]
+    of_rule = outcomes.filter(rule=chosen.rule), selection.filter(rule=chosen.rule)
+    measured = [*_depth(features, settings), *_shares(features, settings)]
+    measured += [row for measure in SUCCESSES for row in _filtered(*of_rule, measure, settings)]
     measured += [_score(features, quantity) for quantity in published if "/" in quantity]
     cells = (_cells(published.get(number.quantity), number) for number in measured)
     note = _NOTE.format(confidence=settings.confidence, rule=chosen.rule, choice=chosen.factor_choice, tolerance=TOLERANCE)
@@ -96,26 +100,27 @@ def _shares(features: pl.DataFrame, settings: SelectionSettings) -> Iterator[Mea
         yield Measured(quantity, what, test and float(test.statistic), interval)
 
 
-def _filtered(outcomes: pl.DataFrame, selection: pl.DataFrame, settings: SelectionSettings) -> Iterator[Measured]:
+def _filtered(outcomes: pl.DataFrame, selection: pl.DataFrame, measure: str, settings: SelectionSettings) -> Iterator[Measured]:
+    name, prefix = SUCCESSES[measure]
     for layers, first, where in zip(LAYER_SETS, (0, settings.late_layers_from), ("", ", late layers"), strict=True):
-        curve = {row["threshold"]: row for row in selection.filter(layers=layers).iter_rows(named=True)}
-        of, kept = f"GenSuccess@20{where}", f"kept at {KEPT:g}"
+        curve = {row["threshold"]: row for row in selection.filter(measure=measure, layers=layers).iter_rows(named=True)}
+        of, kept = f"{name}{where}", f"kept at {KEPT:g}"
         for quantity, what, threshold in (("unfiltered", "unfiltered", 0.0), ("kept", kept, KEPT)):
             row = curve.get(threshold, dict.fromkeys(selection.columns))
             interval = None if row["low"] is None else Interval(row["low"], row["high"])
-            yield Measured(f"{layers}_{quantity}", f"{of}, {what}", row["mean"], interval)
-        ratio = _ratio(outcomes.filter(pl.col("layer") >= first), settings)
-        yield Measured(f"{layers}_ratio", f"{of}, {kept} over unfiltered", ratio.value, ratio.interval)
+            yield Measured(f"{prefix}{layers}_{quantity}", f"{of}, {what}", row["mean"], interval)
+        ratio = _ratio(outcomes.filter(pl.col("layer") >= first), measure, settings)
+        yield Measured(f"{prefix}{layers}_ratio", f"{of}, {kept} over unfiltered", ratio.value, ratio.interval)
         ends = interval and Interval(interval.low - row["random_high"], interval.high - row["random_low"])
         above = ends and row["mean"] - row["random_mean"]
-        yield Measured(f"{layers}_above_random", f"{of}, {kept} minus as many at random", above, ends)
+        yield Measured(f"{prefix}{layers}_above_random", f"{of}, {kept} minus as many at random", above, ends)
 
 
-def _ratio(features: pl.DataFrame, settings: SelectionSettings) -> Estimate:
+def _ratio(features: pl.DataFrame, measure: str, settings: SelectionSettings) -> Estimate:
     """Mean over kept features over that of all."""
-    known = features.drop_nulls("gen_success_20")
+    known = features.drop_nulls(measure)
     layers, kept = known["layer"].cast(pl.Int64).to_numpy(), known["output_score"].to_numpy() >= KEPT
-    return ratio_interval(known["gen_success_20"].to_numpy(), kept, layers, settings.confidence).ratio
+    return ratio_interval(known[measure].to_numpy(), kept, layers, settings.confidence).ratio
 
 
 def _score(features: pl.DataFrame, quantity: str) -> Measured:

@@ -8,7 +8,7 @@ from saesteer.figures.style import GREY, PAGE, Axes, Figure, band, dark_viridis,
 from saesteer.figures.thresholds import FEW_NOTE, banded, where_something_changes
 from studies.questions.figures.dots import DotPanel, Mark, draw_dots, legend, points
 
-_TITLES = {"net_gen_success_20": "net success", "gen_success_20": "GenSuccess@20", "judge_score": "judge score"}
+_TITLES = {"net_gen_success_20": "net success", "judge_score": "judge score"}
 _MARKERS = "osD^vP*X"
 _TRIAL_MARKS = {"tried on other features": Mark(0), "where it was chosen": Mark(0, hollow=True)}
 
