@@ -18,12 +18,12 @@ _CURVE, _PICKS = "threshold", "picks"
 _COLOURS = {"p1": BLACK, "capped": MAGENTA}
 _RULES = {
     BEST: "brute force",
-    "mean_cosine": "difference of means",
     "max_activation": "max activation",
+    "input_score": "input score",
     "output_score": "output score",
     RANDOM: "random",
 }
-"""Rules by short names, for a panel of half a page."""
+"""Rules that do not read the labels that the judge goes by, by short names, for a panel of half a page."""
 
 
 def data(root: Path) -> pl.DataFrame:

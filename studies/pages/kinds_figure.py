@@ -8,8 +8,8 @@ from studies.questions.choice_rules import RANDOM
 from studies.questions.figures.choice_rules import TITLES
 from studies.questions.figures.dots import DotPanel, dot_figure, layer_title, marks_of, points
 
-SHOWN = ("mean_cosine", "max_activation", "output_score", RANDOM)
-"""Rules whose picks are drawn."""
+SHOWN = ("max_activation", "input_score", "output_score", RANDOM)
+"""Rules whose picks are drawn: they do not read the labels that the judge goes by."""
 
 
 @styled

@@ -29,8 +29,8 @@ FIRST = "tiny"
 SEED = "-seed-"
 """In the name of an experiment that is another's on a further training seed."""
 JUDGED = {"factor_rule": BY_JUDGE}
-SHOWN_RULES = (BEST, "mean_cosine", "max_activation", "output_score", RANDOM)
-"""Rules whose picks are shown over seeds."""
+SHOWN_RULES = (BEST, "max_activation", "input_score", "output_score", RANDOM)
+"""Rules whose picks are shown over seeds: they do not read the labels that the judge goes by."""
 MEANS = ("score", "best", "regret")
 """Columns of recommendations whose means are shown."""
 FRESH_MEANS = ("fresh", "best", "regret")
@@ -71,11 +71,11 @@ def _threshold(rows: Rows) -> str:
 
 
 def _predictions(root: Path) -> Iterator[Row]:
-    """The predictor's rows, each with the score of what the cosine alone picks there."""
-    picks = grouped(matching(results(root, "choice_rules"), {**JUDGED, "rule": "mean_cosine"}), "experiment layer")
+    """The predictor's rows, each with the score of what the max activation alone picks there."""
+    picks = grouped(matching(results(root, "choice_rules"), {**JUDGED, "rule": "max_activation"}), "experiment layer")
     for row in results(root, "predictions"):
         (pick,) = picks.get((row["experiment"], row["layer"])) or [dict.fromkeys(("score", "score_low", "score_high"))]
-        yield {**row, **{f"cosine{end}": pick[f"score{end}"] for end in ("", "_low", "_high")}}
+        yield {**row, **{f"activation{end}": pick[f"score{end}"] for end in ("", "_low", "_high")}}
 
 
 def _recommendations(root: Path) -> Iterator[Row]:
@@ -263,7 +263,7 @@ BLOCKS = {
     }),
     "open-predictor-seeds": Shown(_predictions, "experiment layer trained_on", {
         "experiment": "experiment", "layer": "layer", "learnt on": "trained_on", "rank correlation": "rho ±",
-        "score of its pick": "score ±", TITLES["mean_cosine"]: "cosine ±", "above the max activation's pick": "above_activation ±",
+        "score of its pick": "score ±", TITLES["max_activation"]: "activation ±", "above the max activation's pick": "above_activation ±",
     }),
     "open-recommendations": _apart(_recommendations, "concept", {
         "concept": "concept", "candidates": "n_candidates", "verdict": "verdict", "feature": "pick", "factor": "factor",
