@@ -99,13 +99,13 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
 
 
 def first_order(run: Run) -> list[str]:
-    """Every feature in the order in which the table shows them first: by judge score, without one by GenSuccess@20, then by label."""
+    """Every feature in the order in which the table shows them first: by judge score, without one by net success, then by label."""
     features, outcomes = run.summary(FEATURES), run.summary(OUTCOMES).filter(rule=run.sweep.best_factor.rule)
     measured = {(row["layer"], row["feature"]): row for row in outcomes.iter_rows(named=True)}
 
     def key(row: dict[str, Any]) -> tuple[Any, ...]:
         of_row, label = measured[row["layer"], row["feature"]], " ".join((row["concept"] or row["explanation"] or "").split())
-        judge, success = of_row["judge_score"], of_row["gen_success_20"]
+        judge, success = of_row["judge_score"], of_row["net_gen_success_20"]
         score = (0, -judge) if judge is not None else (1, -success) if success is not None else (2, -row["output_score"])
         return score, label == "", label, row["layer"], row["feature"]
 
@@ -275,6 +275,25 @@ def test_a_page_begins_with_its_answer_and_a_command_to_copy(sweep: tuple[Run, P
     assert len(words) == 5
     page.locator(".turn a[rel=next], .turn a[rel=prev]").first.click()
     sync_api.expect(page.locator("main h1")).not_to_have_text(f"Feature {number}")
+
+
+def test_without_a_judge_score_the_answer_is_net_of_unsteered_texts(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
+    results, report = sweep
+    outcomes = results.summary(OUTCOMES).filter(rule=results.sweep.best_factor.rule)
+    row = outcomes.filter(pl.col("judge_score").is_null()).drop_nulls("net_gen_success_20").row(0, named=True)
+    page = opened(report, f"feature/{row['layer']}/{row['feature']}")
+    page.wait_for_selector(".answer")
+    sentence = r"(Steers|Hardly steers) .*: net success (\S+), GenSuccess@20 (\S+) \(unsteered (\S+)\)"
+    parts = re.match(sentence, page.inner_text(".answer"), re.DOTALL)
+    assert parts
+    net, own, unsteered = (float(number.replace("−", "-")) for number in parts.groups()[1:])
+    assert net == pytest.approx(own - unsteered, abs=0.01)
+    assert unsteered > 0
+    assert (parts[1] == "Steers") == (net >= 1)
+    held_out = re.search(r"Held out: net success (\S+), GenSuccess@20 (\S+), each half", page.inner_text("main"))
+    assert held_out
+    shown = [float(number.replace("−", "-")) for number in held_out.groups()]
+    assert shown == pytest.approx([row["net_gen_success_20"], row["gen_success_20"]], abs=0.01)
 
 
 def test_suppressed_tokens_and_the_histogram_are_those_of_the_tables(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:

@@ -3,7 +3,7 @@
 import { useContext } from "preact/hooks";
 import { Copy, From, Index, Num, objects, show, visible } from "./parts.jsx";
 
-const GOOD = 1, FAIR = 0.5; // judge scores, of 2, from which a feature steers, and steers weakly; GOOD of GenSuccess@20, too: a token a text
+const GOOD = 1, FAIR = 0.5; // judge scores, of 2, from which a feature steers, and steers weakly; GOOD of net success, too: a token a text
 const quoted = (token) => `“${visible(token).trim()}”`;
 const list = (names) => names.join(", ");
 
@@ -28,16 +28,17 @@ function Sentence({ row, page: { answer, recommended } }) {
   }
   const before = (name, f = (x) => x) => (typeof unsteered?.[name] === "number" ? ` (unsteered ${show(f(unsteered[name]))})` : "");
   const perplexity = at.log_perplexity !== null && <>, perplexity {num("log_perplexity", Math.exp(at.log_perplexity))}{before("log_perplexity", Math.exp)}</>;
-  return <>{at.gen_success_20 >= GOOD ? "Steers" : "Hardly steers"} towards {towards(row)}: GenSuccess@20 {num("gen_success_20", at.gen_success_20)}{before("gen_success_20")} at factor {recommended[0]}{perplexity}{fluentTo}.</>;
+  const net = at.gen_success_20 - (unsteered?.gen_success_20 ?? 0), success = <>GenSuccess@20 {num("gen_success_20", at.gen_success_20)}{before("gen_success_20")}</>;
+  return <>{net >= GOOD ? "Steers" : "Hardly steers"} towards {towards(row)}: {typeof unsteered?.gen_success_20 === "number" && <>net success {show(net)}, </>}{success} at factor {recommended[0]}{perplexity}{fluentTo}.</>;
 }
 
 /** Scores on the half of the prompts that took no part in choosing the factor. */
 function HeldOut({ outcomes }) {
   const index = useContext(Index), row = objects({ columns: index.features.outcomes, rows: outcomes ?? [] }).find((one) => one.rule === index.features.rule);
   if (!row || (row.judge_score === null && row.gen_success_20 === null)) return null;
-  const [column, title] = row.judge_score !== null ? ["judge_score", "judge score"] : ["gen_success_20", "GenSuccess@20"];
+  const shown = row.judge_score !== null ? [["judge_score", "judge score"]] : [["net_gen_success_20", "net success"], ["gen_success_20", "GenSuccess@20"]].filter(([column]) => row[column] !== null);
   const factors = [...new Set(row.factors.map((one) => one ?? "none"))];
-  return <> Held out: {title} <Num table="outcomes" column={column} value={row[column]} />, each half of the prompts at the factor chosen on the other ({factors.join(" and ")}).</>;
+  return <> Held out: {shown.map(([column, title]) => <>{title} <Num table="outcomes" column={column} value={row[column]} />, </>)}each half of the prompts at the factor chosen on the other ({factors.join(" and ")}).</>;
 }
 
 /** The same prompt, unsteered and steered. */

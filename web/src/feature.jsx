@@ -132,8 +132,8 @@ function FactorCurves({ columns, points: given, recommended: [factor, chosenBy] 
 function Chosen({ columns, rows }) {
   const column = (title, name) => [title, "outcomes", name];
   return <Section title="Held-out scores: each half of the prompts at the factor chosen on the other" tables={["outcomes", "best_factors"]}>
-    <Table caption="Held-out outcomes" headers={["rule", column("factors", "factors"), column("GenSuccess@20", "gen_success_20"), column("concept", "concept_rating"), column("fluency", "fluency_rating"), column("judge score", "judge_score")]}
-      rows={objects({ columns, rows }).map((row) => [row.rule, row.factors.map((one) => one ?? "none").join(", "), row.gen_success_20, row.concept_rating, row.fluency_rating, row.judge_score])} /></Section>;
+    <Table caption="Held-out outcomes" headers={["rule", column("factors", "factors"), column("net success", "net_gen_success_20"), column("GenSuccess@20", "gen_success_20"), column("concept", "concept_rating"), column("fluency", "fluency_rating"), column("judge score", "judge_score")]}
+      rows={objects({ columns, rows }).map((row) => [row.rule, row.factors.map((one) => one ?? "none").join(", "), row.net_gen_success_20, row.gen_success_20, row.concept_rating, row.fluency_rating, row.judge_score])} /></Section>;
 }
 
 function Neighbours({ layer, feature, rows }) {

@@ -39,7 +39,7 @@ N_NEIGHBOURS = 8
 _BLOCK = 512  # rows of a decoder whose cosines are computed at once
 _CANDIDATES = 4  # times as many as are shown are sorted: their cosines may be equal once they are rounded
 _RANKED = ("output_score", "input_score")
-OUTCOME_COLUMNS = ("rule", "factors", "gen_success_20", "concept_rating", "fluency_rating", "judge_score")
+OUTCOME_COLUMNS = ("rule", "factors", "net_gen_success_20", "gen_success_20", "concept_rating", "fluency_rating", "judge_score")
 _MEASURES = {  # column of STEERING -> the column by which its two halves count
     "gen_success_20": "n",
     "log_perplexity": "n_perplexity",

@@ -20,12 +20,14 @@ MOST_CONCEPTS = 300
 _NUMBERS = {
     "judge_score": OUTCOMES,
     "strength": STEERING,  # the recommended factor
+    "net_gen_success_20": OUTCOMES,
     "gen_success_20": OUTCOMES,
     "output_score": FEATURES,
     "input_score": FEATURES,
     "density": FEATURES,
 }
-_RANKED_BY = ("judge_score", "gen_success_20", "output_score")
+_SUCCESSES = ("judge_score", "net_gen_success_20", "gen_success_20")
+_RANKED_BY = (*_SUCCESSES, "output_score")
 
 
 def write_feature_table(folder: Path, run: Run, features: pl.DataFrame, recommended: pl.DataFrame | None) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def _measured(run: Run, features: pl.DataFrame, recommended: pl.DataFrame | None
     """FEATURES with the columns of `_NUMBERS` that other tables have."""
     rows, outcomes, keys = features, run.summary_if_any(OUTCOMES), ["layer", "feature"]
     if outcomes is not None and isinstance(run.experiment, Sweep):
-        by_rule = outcomes.filter(rule=run.experiment.best_factor.rule).select(*keys, "gen_success_20", "judge_score")
+        by_rule = outcomes.filter(rule=run.experiment.best_factor.rule).select(*keys, *_SUCCESSES)
         rows = rows.join(by_rule, on=keys, how="left", maintain_order="left")
     if recommended is not None:
         factors = recommended.select(*keys, strength=pl.col("factor").cast(pl.Float64))
@@ -89,8 +91,9 @@ def _searched(run: Run, rows: pl.DataFrame) -> pl.Series:
 
 
 def _first_shown(rows: pl.DataFrame) -> pl.Series:
-    """The rows in the order in which the table is shown first: by judge score, then those without one by GenSuccess@20, then those without
-    either by output score, the largest first; of equal ones by label, those without label last, then by layer and feature."""
+    """The rows in the order in which the table is shown first: by judge score, then those without one by net success, or GenSuccess@20
+    where there are no unsteered texts, then those without any by output score, the largest first; of equal ones by label, those
+    without label last, then by layer and feature."""
     keys, known = [], pl.lit(False)
     for name in _RANKED_BY:
         if name in rows.columns:
