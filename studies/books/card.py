@@ -32,7 +32,8 @@ again from the paragraphs, and goes on where it was stopped; `make books-adopt` 
 - Whether what holds in the grammar's world (data/world) holds where topics share words and nothing is clean.
 - **Not evidence about large models.** It is a small model of old books: its sentences are grammatical for a phrase or two. Its style and
   its views are those of its time, and what it writes can repeat prejudices of that time; medicine and advice are out of date.
-- **The judge errs**: it rates a text of 20 to 40 tokens, which often could be about several topics. How often it is right is below.
+- **The judge errs and can be gamed**: it rates a text of 20 to 40 tokens, which often could be about several topics. How often it is right
+  is below. One list of topic words, the same after every prompt, scores 1.88 of 2, so nothing that it judged is shown any more.
 - The texts are the model's own, labelled by the judge, so what their max-activating examples show is what the model and
   the judge make of a topic.
 """

@@ -40,8 +40,8 @@ class KindsRecipe:
     sparsities: tuple[int, ...] = (4, 36)
     """k of the BatchTopK SAEs."""
     gated_l1: float = 4.0
-    jumprelu: Mapping[str, float] = field(default_factory=lambda: {"jumprelu": 1.0})
-    """Kind -> weight of the loss's count of active features, of the JumpReLU SAEs."""
+    jumprelu_l0: float = 1.0
+    """Weight of the loss's count of active features, of the JumpReLU SAEs."""
 
 
 def names(recipe: KindsRecipe) -> list[str]:
@@ -106,10 +106,7 @@ def _by_sae_lens(d_in: int, recipe: KindsRecipe) -> Mapping[str, tuple[type[Trai
     return {
         "topk": (TopKTrainingSAE, TopKTrainingSAEConfig(k=recipe.sae.k, **same)),
         "gated": (GatedTrainingSAE, GatedTrainingSAEConfig(l1_coefficient=recipe.gated_l1, **same)),
-        **{
-            kind: (JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig(l0_coefficient=weight, **jumps, **same))
-            for kind, weight in recipe.jumprelu.items()
-        },
+        "jumprelu": (JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig(l0_coefficient=recipe.jumprelu_l0, **jumps, **same)),
     }
 
 
