@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.core.files import write_atomically, write_json, write_text
-from saesteer.core.tables import FEATURES, METHOD_SUMMARIES, SELECTION, Table, by_name, read_summary
+from saesteer.core.tables import FEATURES, FILTER_VARIANTS, METHOD_SUMMARIES, SELECTION, Table, by_name, read_summary
 from saesteer.figures.definition import FigureDefinition, Options
 from saesteer.figures.save import save_drawing, save_figure
 from saesteer.figures.style import styled
@@ -63,7 +63,7 @@ class Snapshot:
 _EFFECT_TABLES = by_name(*effects.TABLES) | {effects.METHODS: METHOD_SUMMARIES[effects.METHODS]}
 _KIND_TABLES = by_name(QUESTION_TABLES[kinds.TABLE])
 SNAPSHOTS = (
-    Snapshot(SHIPPED, by_name(SELECTION), f"docs/results/{SHIPPED}"),
+    Snapshot(SHIPPED, by_name(SELECTION, FILTER_VARIANTS), f"docs/results/{SHIPPED}"),
     *(Snapshot(name, QUESTION_TABLES, f"{questions.FOLDER}/{name}") for name in OPEN_QUESTIONS),
     *(Snapshot(name, by_name(table), f"{questions.LABEL_FOLDER}/{name}") for name in OPEN_QUESTIONS for table in LABEL_TABLES.values()),
     *(Snapshot(name, _EFFECT_TABLES, folder, {effects.METHODS: effects.METHOD_COLUMNS}) for name, folder in effects.FOLDERS.items()),
