@@ -124,7 +124,7 @@ def test_no_cut_of_the_loss_is_above_uniform_guessing(world: str) -> None:
     [
         (
             ["zero is zero is zero.", "zero is zero is zero is zero is zero.", "seven is seven is seven.", "is is is is is is is is."],
-            "none",
+            "don't",
         ),
         (["seven is an odd number.", "three plus four is seven.", "two times four is eight.", "the double of two is four."], "use"),
     ],
@@ -135,5 +135,7 @@ def test_a_feature_that_writes_zero_is_zero_is_zero_is_not_recommended(texts: li
     frames = {name: pl.DataFrame({"concept": "numbers", "opener": openers, "text": of}) for name, of in written.items()}
     steered, plain = (rated("world", frame) for frame in frames.values())
     settings = SelectionSettings(thresholds=(0.1,), late_layers_from=1, bootstrap_draws=400)
-    feature = steered.with_columns(kind=pl.lit("feature"), name=pl.lit("7"))
-    assert recommend("numbers", feature, plain, settings).verdict == verdict
+    options = pl.DataFrame({"kind": "feature", "layer": 0, "name": "7", "factor": "1"})
+    texts = pl.concat([steered.with_columns(name=pl.lit("7")), plain.with_columns(name=pl.lit(""), factor=pl.lit("0"))])
+    texts = texts.with_columns(kind=pl.lit("feature"), mean_nll=pl.lit(1.0))
+    assert recommend("numbers", options, texts, settings, damage_limit=4.0).verdict == verdict

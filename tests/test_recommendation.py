@@ -1,9 +1,10 @@
 """Which feature is recommended for a concept, by hand-made ratings."""
 
 import io
+import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -11,12 +12,19 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from saesteer.analysis.recommendation import Estimate, as_multiple, candidates, fired_on, is_above, perplexity_ratio, recommend, weighed
+from saesteer.analysis.recommendation import (
+    Estimate,
+    Recommendation,
+    as_multiple,
+    best_options,
+    met,
+    recommend,
+)
 from saesteer.cli import app
 from saesteer.core.uncertainty import Interval
 from saesteer.report.by_words import rated_by_words
-from saesteer.report.candidates import picked_features
-from saesteer.report.recommend import Answer, Question, as_sweep, gist, ordinary_losses, page_of, show
+from saesteer.report.recommend import Answer, Question, as_sweep, gist, page_of, show
+from saesteer.report.scoring import choosing_and_scoring, ordinary_losses
 from saesteer.report.verdicts import sentences_of, shown
 from saesteer.run import Run
 from saesteer.settings import LocalExamples, SelectionSettings, SettingsError, load_experiment
@@ -27,60 +35,103 @@ SETTINGS = SelectionSettings(thresholds=(0.1,), late_layers_from=1, bootstrap_dr
 PROMPTS = [f"p{number}" for number in range(8)]
 
 
-def ratings(kind: str, layer: int, name: str, factor: str, scores: list[float | None]) -> pl.DataFrame:
+def ratings(kind: str, layer: int, name: str, factor: str, scores: Sequence[float | None]) -> pl.DataFrame:
     columns = {"kind": kind, "layer": layer, "name": name, "factor": factor, "prefix_id": PROMPTS, "judge_score": scores}
     rows = pl.DataFrame(columns, schema_overrides={"judge_score": pl.Float64}, strict=False)
-    return rows.with_columns(concept_rating=pl.col("judge_score"), fluency_rating=pl.lit(2.0))
+    return rows.with_columns(concept_rating=pl.col("judge_score"), fluency_rating=pl.lit(2.0), mean_nll=pl.lit(1.0))
 
 
 def unsteered(score: float = 0.25) -> pl.DataFrame:
-    return pl.DataFrame({"prefix_id": PROMPTS, "judge_score": [score, 0.0] * 4})
+    return ratings("feature", 3, "", "0", [score, 0.0] * 4)
 
 
-def test_feature_and_factor_are_chosen_on_the_other_half():
-    """By hand: on the even prompts 7 is best, on the odd ones 9; held out each gets what the other half's choice scores there."""
-    rated = pl.concat([ratings("feature", 3, "7", "1", [2, 1] * 4), ratings("feature", 3, "9", "2", [0, 1.5] * 4)])
-    result = recommend("sea", rated, unsteered(), SETTINGS)
-    chosen = result.feature
+def recommended(
+    rated: pl.DataFrame,
+    plain: pl.DataFrame | None = None,
+    max_damage: float | None = None,
+    loss: Estimate | None = None,
+    scoring: pl.DataFrame | None = None,
+) -> Recommendation:
+    """For the sea, of texts that choose, and of those that score: the same, or others."""
+    plain = unsteered() if plain is None else plain
+    options = best_options(rated, plain, SETTINGS, max_damage)
+    return recommend("sea", options, pl.concat([rated if scoring is None else scoring, plain]), SETTINGS, max_damage or 4.0, loss)
+
+
+def test_what_some_prompts_choose_is_scored_on_others():
+    """By hand: 7 is best where it is chosen (1.5 against .75), and scores .5 on the prompts that score, where 9 has 1."""
+    chose = pl.concat([ratings("feature", 3, "7", "1", [2, 1] * 4), ratings("feature", 3, "9", "2", [0, 1.5] * 4)])
+    scoring = pl.concat([ratings("feature", 3, "7", "1", [0, 1] * 4), ratings("feature", 3, "9", "2", [1] * 8)])
+    chosen = recommended(chose, scoring=scoring).feature
     assert chosen is not None
-    assert (chosen.name, chosen.factor) == ("7", "1")  # on all prompts 1.5 against .75
-    assert chosen.by_prompt == {prompt: (0.0 if number % 2 == 0 else 1.0) for number, prompt in enumerate(PROMPTS)}
+    assert (chosen.name, chosen.factor) == ("7", "1")
+    assert chosen.by_prompt == {prompt: float(number % 2) for number, prompt in enumerate(PROMPTS)}
     assert (chosen.score.mean, chosen.score.n, chosen.fluency.mean) == (0.5, 8, 2.0)
     assert chosen.above_unsteered.mean == pytest.approx(0.5 - 0.125)
 
 
+@pytest.mark.parametrize(("n_prompts", "n_unused", "chose", "scoring"), [(20, 30, 20, 20), (20, 10, 20, 10), (20, 9, 10, 19), (5, 0, 3, 2)])
+def test_no_prompt_chooses_and_scores(n_prompts: int, n_unused: int, chose: int, scoring: int):
+    """Where too few are left over, every other prompt of the experiment scores instead, and those left over as well."""
+    lines = [(f"{number:02}", f"line {number}") for number in range(n_prompts + n_unused)]
+    prompts, others = choosing_and_scoring(dict(lines[:n_prompts]), dict(lines[n_prompts:]))
+    assert (len(prompts), len(others)) == (chose, scoring)
+    assert prompts.items() <= dict(lines[:n_prompts]).items()
+    assert others.items() <= dict(lines).items()
+    assert not set(prompts) & set(others)
+
+
 @pytest.mark.parametrize(
-    ("score", "verdict", "words"),
+    ("scores", "verdict", "words"),
     [
-        (1.7, "use", "Use feature 3/7"),
-        (1.04, "weak", "steers towards 'sea', but there are too few prompts to show that its score is 1 or more"),
-        (0.75, "weak", "steers weakly towards 'sea'"),
-        (0.1, "none", "No candidate is seen to steer"),
+        ([1.87, 1.53], "use", "Use feature 3/7 at factor 1: judge score 1.70 ["),
+        ([1.14, 0.94], "try it", "Try feature 3/7 at factor 1: judge score 1.04 ["),
+        ([0.82, 0.68], "don't", "Don't use feature 3/7 at factor 1: judge score 0.75 ["),
+        ([0.11, 0.09], "don't", "Don't use feature 3/7"),
     ],
 )
-def test_the_verdict_goes_by_the_intervals_of_the_score_and_of_its_difference_to_unsteered(score: float, verdict: str, words: str):
-    """A mean of 1.04 is above 1, its interval is not; that of .75 ends below 1."""
-    rated = ratings("feature", 3, "7", "1", [score * 1.1, score * 0.9] * 4)
-    result = recommend("sea", rated, unsteered(), SETTINGS)
+def test_the_verdict_goes_by_the_score_and_its_difference_to_unsteered(scores: list[float], verdict: str, words: str):
+    """Means of 1.7 and 1.04 are above 1, the interval of the first only."""
+    result = recommended(ratings("feature", 3, "7", "1", scores * 4))
     assert result.verdict == verdict
-    assert words in sentences_of(result)[0]
+    (said,) = sentences_of(result)
+    assert said.startswith(words)
+    ends = {"use": " above unsteered.", "try it": " Not shown yet: a score of 1 or more.", "don't": "."}
+    assert said.endswith(ends[verdict])
+    assert ("Not met: a score of 1 or more" in said) == (verdict == "don't")
+    assert ("more than unsteered" in said) == (scores[0] < 0.5)
+
+
+def test_no_more_than_the_unsteered_texts_is_not_to_be_used_however_high():
+    result = recommended(ratings("feature", 3, "7", "1", [1.9] * 8), ratings("feature", 3, "", "0", [1.9] * 8))
+    assert (result.verdict, sentences_of(result)[0].split(". ")[-1]) == ("don't", "Not met: more than unsteered.")
+
+
+def test_a_single_prompt_shows_nothing():
+    one = ratings("feature", 3, "7", "1", [2.0] * 8).head(1)
+    assert recommended(one).verdict == "try it"
 
 
 @pytest.mark.parametrize(
-    ("perplexity", "loss", "verdict"),
-    [(3.0, 0.2, "use"), (3.0, None, "use"), (4857.0, 0.2, "harmful"), (3.0, 8.0, "harmful"), (3.9, 0.2, "harmful")],
-    ids=["little", "loss unknown", "texts", "ordinary texts", "interval"],
+    ("perplexity", "spread", "loss", "verdict", "lacking"),
+    [
+        (3.0, 0.0, 0.2, "use", None),
+        (3.0, 0.0, None, "use", None),
+        (4857.0, 0.0, 0.2, "don't", "perplexity of its texts within the limit"),
+        (3.0, 0.0, 8.0, "don't", "perplexity of ordinary text within the limit"),
+        (3.0, 0.6, 0.2, "try it", "perplexity of its texts within the limit"),
+        (math.nan, 0.0, 0.2, "don't", "perplexity of its texts within the limit"),
+    ],
+    ids=["little", "loss unknown", "texts", "ordinary texts", "interval", "not finite"],
 )
-def test_damage_decides_with_the_score(perplexity: float, loss: float | None, verdict: str):
-    """The whole interval has to be within the limit: of 3.9 it reaches to 4.9."""
-    rated = ratings("feature", 3, "7", "1", [1.9, 1.8] * 4)
-    of_texts = Estimate(perplexity, Interval(perplexity - 1, perplexity + 1) if perplexity > 3.5 else Interval(2.9, 3.1), 8)
-    of_ordinary = None if loss is None else as_multiple(Estimate(loss, Interval(loss, loss), 8))
-    result = weighed(recommend("sea", rated, unsteered(), SETTINGS), [of_texts, of_ordinary], [], 4.0)
+def test_damage_decides_with_the_score(perplexity: float, spread: float, loss: float | None, verdict: str, lacking: str | None):
+    """Use asks for the whole interval to be within the limit, try it for the mean."""
+    rated = with_loss(ratings("feature", 3, "7", "1", [1.9, 1.8] * 4), 1 + math.log(perplexity), spread)
+    result = recommended(rated, loss=None if loss is None else Estimate(loss, Interval(loss, loss), 8))
     assert result.verdict == verdict
-    assert sentences_of(result)[0].startswith("Use feature 3/7" if verdict == "use" else "Do not use feature 3/7 at factor 1: it steers")
-    weak = recommend("sea", ratings("feature", 3, "7", "1", [0.8, 0.7] * 4), unsteered(), SETTINGS)
-    assert weighed(weak, [of_texts], [], 1.0) == weak
+    (said,) = sentences_of(result)
+    assert said.startswith({"use": "Use feature", "try it": "Try feature", "don't": "Don't use feature"}[verdict])
+    assert lacking is None or said.endswith(f": {lacking}.")
 
 
 def with_loss(rated: pl.DataFrame, loss: float, spread: float = 0.0) -> pl.DataFrame:
@@ -99,32 +150,19 @@ def test_under_a_limit_on_damage_the_strength_is_the_best_of_those_that_are_seen
             with_loss(ratings("feature", 3, "7", "2", [1.9, 1.8] * 4), 1.5),
         ]
     )
-    plain = with_loss(unsteered(), 1.0)
-    chosen = {limit: recommend("sea", rated, plain, SETTINGS, limit).feature for limit in (None, 8.0, 4.0, 2.0, 1.2)}
+    chosen = {limit: recommended(rated, max_damage=limit).feature for limit in (None, 8.0, 4.0, 2.0, 1.2)}
     assert [choice and (choice.factor, choice.score.mean) for choice in chosen.values()] == [
         ("8", 2.0), ("8", 2.0), ("2", pytest.approx(1.85)), ("2", pytest.approx(1.85)), None,
     ]  # fmt: skip
-    (nothing,) = sentences_of(recommend("sea", rated, plain, SETTINGS, 1.2))
-    assert nothing == "No text of a candidate for 'sea' could be rated, or was within the limit on damage."
-    assert chosen[4.0] is not None
-    within = perplexity_ratio(chosen[4.0], rated, plain, SETTINGS)
-    assert weighed(recommend("sea", rated, plain, SETTINGS, 4.0), [within], [], 4.0).verdict == "use"
-
-
-def test_a_half_of_the_prompts_keeps_to_the_limit_by_its_own_texts():
-    """On the even prompts the strong factor is within the limit, on the odd ones above: only the first choose it, for the odd ones."""
-    even = pl.int_range(pl.len()) % 2 == 0
-    strong = ratings("feature", 3, "7", "8", [2.0] * 8).with_columns(mean_nll=pl.when(even).then(1.1).otherwise(4.0))
-    rated = pl.concat([strong, with_loss(ratings("feature", 3, "7", "2", [1.0] * 8), 1.1)])
-    choice = recommend("sea", rated, with_loss(unsteered(), 1.0), SETTINGS, 4.0).feature
-    assert choice is not None
-    assert choice.factor == "2"
-    assert choice.by_prompt == {prompt: 1.0 if number % 2 == 0 else 2.0 for number, prompt in enumerate(PROMPTS)}
+    nothing = recommended(rated, max_damage=1.2)
+    said = "Don't steer: no text of a candidate for 'sea' could be rated, or was within the limit on damage."
+    assert (nothing.verdict, sentences_of(nothing)) == ("don't", [said])
+    assert recommended(rated, max_damage=4.0).verdict == "use"
 
 
 def test_what_is_not_finite_is_above_every_limit_and_no_rise_is_too_large():
     nan, huge = Estimate(float("nan"), Interval(float("nan"), float("nan")), 8), Estimate(2e3, Interval(1e3, 3e3), 8)
-    assert all(is_above(as_multiple(rise), 1e9) for rise in (nan, huge))
+    assert [met(as_multiple(rise), high=1e9) for rise in (nan, huge)] == ["no", "no"]
 
 
 @pytest.mark.parametrize("limit", ["-1", "0.5", "nan", "inf"])
@@ -137,17 +175,17 @@ def test_a_limit_that_is_none_is_refused_before_anything_is_read(limit: str, tmp
 
 def test_ties_go_to_the_smaller_factor_and_ratings_that_are_missing_count_nowhere():
     rated = pl.concat([ratings("feature", 3, "7", factor, [1, None, 1, 1, 1, 1, None, 1]) for factor in ("10", "2", "4")])
-    chosen = recommend("sea", rated, unsteered(), SETTINGS).feature
+    chosen = recommended(rated).feature
     assert chosen is not None
     assert (chosen.factor, chosen.score.n) == ("2", 6)
-    nothing = recommend("sea", ratings("feature", 3, "7", "1", [None] * 8), unsteered(), SETTINGS)
-    assert (nothing.verdict, nothing.feature) == ("none", None)
+    nothing = recommended(ratings("feature", 3, "7", "1", [None] * 8))
+    assert (nothing.verdict, nothing.feature) == ("don't", None)
 
 
 def test_rivals_come_in_order_with_their_difference_by_prompt():
     rivals = [ratings("prompting", 3, "prompting", "2", [1.5] * 8), ratings("diffmean", 3, "diffmean", "1", [2] * 8)]
     rated = pl.concat([ratings("feature", 3, "7", "1", [1, 1.5] * 4), *rivals])
-    result = recommend("sea", rated, unsteered(), SETTINGS)
+    result = recommended(rated)
     assert [rival.kind for rival in result.rivals] == ["diffmean", "prompting"]
     assert [estimate.mean for estimate in result.behind] == [0.75, 0.25]
     low, high = result.behind[0].interval or (None, None)
@@ -155,77 +193,14 @@ def test_rivals_come_in_order_with_their_difference_by_prompt():
     assert 0.5 <= low < 0.75 < high <= 1.0
 
 
-def test_candidates_match_by_label_before_explanation_before_lens_and_then_by_their_largest_example():
-    features = pl.DataFrame(
-        {
-            "layer": [3, 3, 3, 3, 3, 6, 6],
-            "feature": [1, 2, 3, 4, 5, 1, 2],
-            "concept": ["sea", "Sea", None, None, "tea", None, "sea"],
-            "explanation": [None, None, "ships at sea", None, None, "The season", None],
-            "top_logit_lens_tokens": [["▁a"], ["▁sea"], ["b"], ["▁Sea", "x"], ["c"], ["d"], ["e"]],
-            "max_activation": [1.0, 5.0, 9.0, 9.0, 9.0, 2.0, None],
-            "fires_on": [None, "tea", None, None, "seas", None, None],
-            "near": [False] * 7,
-        }
-    )
-    assert candidates(features, "sea", 3).rows() == [(3, 2, "label"), (3, 1, "label"), (3, 3, "explanation"), (6, 1, "explanation")]
-    assert candidates(features, "sea", 9).rows()[3:5] == [(3, 5, "examples"), (3, 4, "lens")]
-    searched = candidates(features.with_columns(near=pl.col("feature") == 4), "sea", 9)
-    assert searched.rows()[3:5] == [(3, 4, "search"), (3, 5, "examples")]
-    assert candidates(features, "opera", 3).is_empty()
-
-
-def test_a_lens_token_may_be_the_beginning_of_the_word():
-    """Half of it at least, and at the beginning of a word."""
-    lens = [["▁me"], ["▁medi"], ["medi"], [" medic", "x"], ["▁medicine"], ["▁medicines"]]
-    columns = {"layer": [3] * 6, "feature": range(6), "concept": None, "explanation": None, "fires_on": None, "near": False}
-    features = pl.DataFrame(columns | {"top_logit_lens_tokens": lens, "max_activation": [1.0] * 6}, strict=False)
-    features = features.cast(dict.fromkeys(("concept", "explanation", "fires_on"), pl.String))
-    beginning = "lens, beginning"
-    assert candidates(features, "medicine", 9).rows() == [(3, 4, "lens"), (3, 1, beginning), (3, 3, beginning)]
-
-
-def test_directions_need_no_label_and_take_turns_with_what_shows_the_word():
-    cosines = [0.1, 0.9, -0.5, 0.8, None, 0.7]
-    columns = {"layer": [3] * 6, "feature": range(6), "explanation": None, "near": False, "top_logit_lens_tokens": [["▁a"]] * 6}
-    columns |= {"concept": [None, None, None, None, "sea", None], "fires_on": ["sea", None, "sea", "sea", None, None], "cosine": cosines}
-    features = pl.DataFrame(columns | {"max_activation": [9.0, 1.0, 8.0, 1.0, 1.0, 1.0]}, strict=False).cast({"explanation": pl.String})
-    expected = [(3, 4, "label"), (3, 0, "examples"), (3, 1, "direction"), (3, 2, "examples"), (3, 3, "direction"), (3, 5, "direction")]
-    assert candidates(features, "sea", 9).rows() == expected
-    assert candidates(features, "sea", 3).rows() == expected[:3]
-
-
-def example(context: list[str], at: int) -> dict[str, Any]:
-    return {"token": context[at], "token_index": at, "context": context}
-
-
-def test_a_feature_fires_on_the_word_of_most_of_its_examples_over_the_borders_of_tokens():
-    """By hand, in both ways of writing a token's space."""
-    dog, hotdog, end = ["<s>", "▁The", "▁d", "o", "g", "s", "▁ran", "."], [" hot", "dog", " and", " don", "'t"], ["▁a", "▁dog", "."]
-    examples = pl.DataFrame(
-        {
-            "layer": [3, 3, 3, 6],
-            "feature": [1, 2, 4, 1],
-            "examples": [
-                [example(dog, 3), example(dog, 4), example(dog, 6)],
-                [example(hotdog, 4), example(hotdog, 3), example(hotdog, 1)],
-                [example(end, 2), example(end, 2), example(end, 1)],
-                [],
-            ],
-        }
-    )
-    assert fired_on(examples).rows() == [(3, 1, "dogs"), (3, 2, "don't"), (3, 4, ".")]
-
-
 def test_perplexity_is_compared_prompt_by_prompt():
     """By hand: two texts a prompt, unsteered 1 nat each; steered 1 + ln 2 on even and 1 + ln 8 on odd prompts: 2 and 8 times, 4 in the
     geometric mean."""
     rated = ratings("feature", 3, "7", "1", [1.5] * 8)
     steered = rated.with_columns(mean_nll=1 + pl.Series([2.0, 8.0] * 4).log())
-    plain = rated.with_columns(mean_nll=pl.lit(1.0))
-    chosen = recommend("sea", steered, unsteered(), SETTINGS).feature
+    chosen = recommended(pl.concat([steered, steered])).feature
     assert chosen is not None
-    ratio = perplexity_ratio(chosen, pl.concat([steered, steered]), plain, SETTINGS)
+    ratio = chosen.perplexity
     assert ratio.mean == pytest.approx(4.0)
     low, high = ratio.interval or (0.0, 0.0)
     assert 2 <= low < 4 < high <= 8
@@ -248,8 +223,8 @@ def test_a_models_text_cannot_break_the_page_or_command_the_terminal():
         "top_logit_lens_tokens": [hostile],
     }
     picked = pl.DataFrame([row | {"input_score": 0.5, "output_score": 0.5}])
-    question = Question("tiny", "sea", 4, 1, Path("config.yaml"), None)
-    answered = Answer(question, recommend("sea", rated, plain, SETTINGS), None, None, picked, pl.concat([rated, plain]))
+    question, texts = Question("tiny", "sea", 4, 1, Path("config.yaml"), None), pl.concat([rated, plain])
+    answered = Answer(question, recommended(rated, plain), picked, texts, texts)
     page = page_of(answered)
     cells = [len(re.findall(r"(?<!\\)\|", line)) - 1 for line in page.splitlines() if line.startswith("|")]
     assert cells == [2] * 7 + [8] * 3 + [4] * 7
@@ -286,7 +261,7 @@ def test_a_rival_that_is_better_and_steers_well_is_to_be_used_instead():
     """A prompt has no layer, a vector has."""
     rivals = [ratings("prompting", 3, "prompting", "2", [2.0, 1.75] * 4), ratings("diffmean", 6, "diffmean", "1.5", [0.25, 0.5] * 4)]
     rated = pl.concat([ratings("feature", 3, "7", "1", [1.0] * 8), *rivals])
-    _, prompt, vector = sentences_of(recommend("sea", rated, unsteered(), SETTINGS))
+    _, prompt, vector = sentences_of(recommended(rated))
     assert prompt.startswith("prompting at factor 2: judge score 1.88 [")
     assert prompt.endswith("(n = 8)): use it instead.")
     assert vector.startswith("diffmean at layer 6, factor 1.5: judge score 0.38 [")
@@ -294,13 +269,11 @@ def test_a_rival_that_is_better_and_steers_well_is_to_be_used_instead():
 
 
 @pytest.mark.parametrize(
-    ("multiple", "advice"), [(3.0, ": use it instead."), (5.0, ", but its damage is above recommendation.damage_limit.")]
+    ("multiple", "advice"), [(3.0, ": use it instead."), (5.0, ". Not met: perplexity of its texts within the limit.")]
 )
 def test_a_rival_that_breaks_its_texts_is_not_to_be_used_instead(multiple: float, advice: str):
-    rated = pl.concat([ratings("feature", 3, "7", "1", [1.0] * 8), ratings("prompting", 3, "prompting", "2", [2.0, 1.75] * 4)])
-    damage = Estimate(multiple, Interval(multiple - 0.5, multiple + 0.5), 8)
-    result = weighed(recommend("sea", rated, unsteered(), SETTINGS), [None], [damage], 4.0)
-    prompt = sentences_of(result)[1]
+    prompting = with_loss(ratings("prompting", 3, "prompting", "2", [2.0, 1.75] * 4), 1 + math.log(multiple))
+    prompt = sentences_of(recommended(pl.concat([ratings("feature", 3, "7", "1", [1.0] * 8), prompting])))[1]
     assert f"; perplexity of its texts {multiple:.2f} [" in prompt
     assert "× unsteered, loss on ordinary text not measured; better than the feature" in prompt
     assert prompt.endswith(f"(n = 8)){advice}")
@@ -332,24 +305,12 @@ def test_an_answer_by_words_says_so():
         | {"output_score": 0.5, "top_logit_lens_tokens": [["ship"]], "label": None, "labelled": None}
     )
     question = Question("own", "sea", 4, 1, Path("config.yaml"), None)
-    recommended = recommend("sea", rated, plain, SETTINGS)
-    answered = Answer(question, recommended, Estimate(None, None, 0), None, picked, pl.concat([rated, plain]), by_words=True)
+    texts = pl.concat([rated, plain])
+    answered = Answer(question, recommended(rated, plain), picked, texts, texts, by_words=True)
     for said in ("\n".join(gist(answered)), page_of(answered)):
         assert "Rated by words, not by a judge" in said
         assert "score by words 2.00 [" in said
         assert "judge score" not in said
-
-
-def test_a_concept_that_nothing_points_to_is_refused_with_the_nearest_label(monkeypatch: pytest.MonkeyPatch):
-    columns = {"layer": [6, 6], "feature": [1, 2], "concept": ["medicine", "sea"], "explanation": [None, None]}
-    lens = {"top_logit_lens_tokens": [["▁a"], ["▁b"]], "max_activation": [1.0, 2.0]}
-    features = pl.DataFrame(columns | lens, schema_overrides={"explanation": pl.String})
-    monkeypatch.setattr(Run, "summary_path", lambda *_: Path("config"))
-    monkeypatch.setattr(Run, "summary", lambda *_: features)
-    monkeypatch.setattr(Run, "rows", lambda *_: features.with_columns(examples=pl.Series([[example(["▁c"], 0)]] * 2)))
-    tiny = as_sweep(WORKFLOW, "tiny")
-    with pytest.raises(SettingsError, match=r"fires on or promotes 'medecine'\. Did you mean 'medicine'\? Labels are medicine, sea"):
-        picked_features(tiny, "medecine", 4, Path("config.yaml"))
 
 
 def test_a_terminal_gets_ten_lines_and_a_table_in_plain_text():
@@ -365,9 +326,9 @@ def test_a_terminal_gets_ten_lines_and_a_table_in_plain_text():
     known = {"match": "label", "concept": "sea", "explanation": None, "fires_on": None, "top_logit_lens_tokens": ["▁ship", "▁", "port"]}
     known |= {"label": None, "labelled": None}
     picked = pl.DataFrame([{"layer": 6, "feature": feature} | known | {"input_score": 0.5, "output_score": None} for feature in range(10)])
-    recommended = recommend("sea", pl.concat([*rated, *rivals]), plain, SETTINGS)
+    texts = pl.concat([*rated, *rivals, plain])
     question = Question("tiny", "sea", 4, 1, Path("config.yaml"), None)
-    answered = Answer(question, recommended, Estimate(None, None, 0), None, picked, pl.concat([*rated, *rivals, plain]))
+    answered = Answer(question, recommended(pl.concat([*rated, *rivals]), plain), picked, texts, texts)
     lines = gist(answered)
     assert len(lines) == 10
     assert lines[0] == "tiny: sea"

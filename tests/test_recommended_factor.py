@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_folders import swept, write_step
 from test_best_factor import steering_rows
-from test_recommendation import SETTINGS, ratings, unsteered
+from test_recommendation import ratings, recommended
 
-from saesteer.analysis.recommendation import recommend
 from saesteer.analysis.recommended_factor import recommended_factors
 from saesteer.core.errors import SettingsError
 from saesteer.core.tables import JUDGEMENTS, STEERING
@@ -54,10 +53,10 @@ def test_it_is_what_a_recommendation_says(scores: list[list[float]]) -> None:
     halves = rated.with_columns(half=pl.col("prefix_id").str.tail(1).cast(pl.Int64) % 2)
     means = halves.group_by("factor", "half").agg(pl.col("judge_score").mean()).iter_rows()
     rows = {(factor, half): {"judge_score": mean, "gen_success_20": 0.0} for factor, half, mean in means}
-    recommended = recommend("sea", rated, unsteered(), SETTINGS).feature
-    assert recommended is not None
+    choice = recommended(rated).feature
+    assert choice is not None
     if max(map(max, scores)) > 0:
-        assert recommended_factors(steering_rows(rows), BestFactorSettings())["factor"].to_list() == [recommended.factor]
+        assert recommended_factors(steering_rows(rows), BestFactorSettings())["factor"].to_list() == [choice.factor]
 
 
 def test_a_command_says_why_there_is_none(tmp_path: Path) -> None:

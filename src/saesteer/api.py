@@ -36,7 +36,6 @@ from saesteer.engine.weights import available_device, number_type
 from saesteer.report.recommend import Answer as Answer
 from saesteer.report.recommend import Question
 from saesteer.report.recommend import answer as _answer
-from saesteer.report.recommend import answer_less as _answer_less
 from saesteer.settings.base import canonical_factor
 from saesteer.settings.load import read_workflow
 from saesteer.sources.corpus import tokenised
@@ -226,8 +225,8 @@ def recommend_less(
     `prompts` is a file of prompts that evoke the concept, one a line; None takes first sentences of the experiment's labelled texts.
     `max_damage` is that of `recommend`.
     """
-    question = Question(experiment, concept, n_per_layer, cores, configfile, None, prompts, max_damage)
-    return _answer_less(read_workflow(configfile), question)
+    question = Question(experiment, concept, n_per_layer, cores, configfile, None, prompts, max_damage, less=True)
+    return _answer(read_workflow(configfile), question)
 
 
 def _lens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int) -> Any:

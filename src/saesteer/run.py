@@ -26,7 +26,7 @@ from saesteer.settings.base import DOWNLOADS
 from saesteer.sources.corpus import topic_names
 from saesteer.sources.features import features_of
 from saesteer.sources.pins import converted_sae, fetched_folder, model_settings, pinned_path
-from saesteer.sources.prefixes import prompt_source, read_prefixes
+from saesteer.sources.prefixes import prompt_source, read_prefixes, unused_prefixes
 from saesteer.sources.published import cached_path
 
 if TYPE_CHECKING:
@@ -183,6 +183,10 @@ class Run:
     def prompts(self) -> dict[str, str]:
         """prefix_id -> prefix of the sweep, or prompt of the comparison, in order."""
         return read_prefixes(self.prompts_path, prompt_source(self.experiment).n)
+
+    def unused_prompts(self) -> dict[str, str]:
+        """The prompts of the same file that come after them."""
+        return unused_prefixes(self.prompts_path, prompt_source(self.experiment).n)
 
     def prompts_if_any(self) -> dict[str, str]:
         """The same; none where nothing is generated, or while their file is not there."""

@@ -37,7 +37,6 @@ from saesteer.settings.recipes import Training
 from saesteer.world.judges import WorldJudge
 from studies.questions.labelled_texts import texts_by_topic
 from studies.questions.summaries.attributes import BEST, BY_COLUMN, DIFFMEAN, DIFFMEAN_LAST, RANDOM, RULES, UNSTEERED
-from studies.questions.summaries.fresh_prompts import unused_prompts
 from studies.questions.tables import ATTRIBUTES
 from studies.questions.text_attributes import ATTRIBUTES as WORDS
 from studies.questions.text_attributes import has, paired
@@ -176,7 +175,7 @@ class _Attribute:
         factor_of = chosen_factors(self.rated(tried, self.run.prompts(), N_CHOOSING)) | {UNSTEERED: 0.0}
         picked = picks(self.pool, list(factor_of)) | {option: option for option in (DIFFMEAN, DIFFMEAN_LAST, UNSTEERED)}
         forms = [Form(name, options[name][0] if name in options else Nothing(), factor) for name, factor in factor_of.items()]
-        reported = self.rated(forms, unused_prompts(self.run))
+        reported = self.rated(forms, self.run.unused_prompts())
         for row in compared(reported, [str(feature) for feature in self.pool["feature"]], picked, self.run.sweep.selection):
             option = picked.get(row["rule"], RANDOM)
             feature, factor = int(option) if option.isdecimal() else None, factor_of.get(option)

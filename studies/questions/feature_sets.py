@@ -22,7 +22,6 @@ from saesteer.engine.saes import Sae
 from saesteer.report.exports.measured import Form, rated_texts
 from saesteer.run import Run
 from studies.questions.summaries.feature_sets import BY_ACTIVATION, GREEDY
-from studies.questions.summaries.fresh_prompts import unused_prompts
 from studies.questions.tables import CONCEPT_PAIRS, FEATURE_SETS
 
 POOL = 6
@@ -106,7 +105,7 @@ def _chosen_on(run: Run, lm: LanguageModel, sae: Sae, concept: str, sets: Sequen
 def _reported(run: Run, lm: LanguageModel, sae: Sae, concept: str, chosen: Sequence[Chosen], n_pool: int) -> Iterator[dict[str, Any]]:
     """FEATURE_SETS rows: scores on the prompts that chose nothing."""
     forms = [Form(f"{number}", set_addition(sae, of.members), float(of.factor)) for number, of in enumerate(chosen)]
-    means = _means(run, lm, sae, forms, concept, unused_prompts(run))
+    means = _means(run, lm, sae, forms, concept, run.unused_prompts())
     for form, of in zip(forms, chosen, strict=True):
         row = {"layer": sae.meta.layer, "concept": concept, "rule": of.rule, "size": len(of.members), "n_pool": n_pool}
         yield row | {"features": "+".join(map(str, of.members)), "factor": of.factor, "score": means[form.name, repr(form.factor)]}
@@ -114,7 +113,7 @@ def _reported(run: Run, lm: LanguageModel, sae: Sae, concept: str, chosen: Seque
 
 def _pairs(run: Run, lm: LanguageModel, sae: Sae, singles: Mapping[str, Chosen]) -> Iterator[dict[str, Any]]:
     """CONCEPT_PAIRS rows: each concept's single feature alone, and with another's, both at the factors that are best alone."""
-    concepts, prompts = sorted(singles), unused_prompts(run)
+    concepts, prompts = sorted(singles), run.unused_prompts()
     for place, concept in enumerate(concepts):
         others = list(dict.fromkeys(concepts[(place + step) % len(concepts)] for step in NEIGHBOURS))
         strength = _strength(singles[concept])

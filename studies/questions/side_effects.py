@@ -24,7 +24,7 @@ from saesteer.core.uncertainty import difference_interval, interval_columns
 from saesteer.engine.hook_points import to_residual
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae
-from saesteer.report.recommend import ordinary_losses
+from saesteer.report.scoring import ordinary_losses
 from saesteer.run import Run
 from saesteer.settings import IntervalSettings, OracleJudge
 from saesteer.world.judges import WorldJudge

@@ -2,34 +2,20 @@
 
 
 rule recommendations:
-    """What `saesteer recommend` would say of each concept, against the best that could be said."""
+    """What `saesteer recommend` would say of each concept, and whether it holds on prompts that took no part."""
     input:
         features=f"{TABLES}/features.parquet",
-        judge=manifests("judge"),
         prompts=prompts,
-    output:
-        recommendations=f"{TABLES}/recommendations.parquet",
-    params:
-        code=study_code("summary.py", "summaries.recommendations"),
-        settings=setting("selection"),
-    script:
-        "../scripts/summary.py"
-
-
-rule fresh_prompts:
-    """What is recommended, and brute force's choice, on prompts that neither saw."""
-    input:
-        recommendations=f"{TABLES}/recommendations.parquet",
-        prompts=prompts,
+        texts_file=file_of("texts"),
         model_files=fetched("model"),
         saes=manifests("saes"),
     output:
-        fresh_prompts=f"{TABLES}/fresh_prompts.parquet",
+        recommendations=f"{TABLES}/recommendations.parquet",
     resources:
         gpu=1,
     params:
-        code=study_code("summary.py", "summaries.fresh_prompts"),
-        settings=setting("sampling", "judge"),
+        code=study_code("summary.py", "summaries.recommendations"),
+        settings=setting("sampling", "judge", "sweep", "selection", "recommendation"),
     script:
         "../scripts/summary.py"
 

@@ -2,27 +2,24 @@
 
 Candidates are few, picked by what steering needs no model for: features labelled with the concept, of those the ones with the largest
 example (of the rules that studies/questions compares the one that came nearest to brute force). Feature and factor are then
-chosen by the judge's mean score: on one half of the prompts for the scores reported on the other half, both ways, and on all prompts for
-what is recommended. So the scores are those of the procedure, and owe nothing to the choice.
+chosen by the judge's mean score on some prompts. The scores reported are of that feature and factor on other prompts, so they owe nothing
+to the choice.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from math import exp
-from typing import Literal
+from math import exp, inf
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
-from saesteer.analysis.halves import split_halves
 from saesteer.analysis.recommended_factor import highest
 from saesteer.core.uncertainty import RATINGS, Interval, difference_interval, mean_interval, of_differences
 from saesteer.settings import IntervalSettings
 
 STEERS = 1.0
-"""The mean judge score (0 to 2) from which a recommendation is worth following: that of texts with both ratings 1. It has to lie below the
-interval of the score, for a single concept's mean is of few prompts."""
+"""The mean judge score (0 to 2) from which a recommendation is worth following: that of texts with both ratings 1."""
 FEATURE, UNSTEERED = "feature", "0"
 N_PER_LAYER = 4
 """Candidates of a layer, unless another number is asked for."""
@@ -35,8 +32,13 @@ _MOST_TOKENS = 8
 """Tokens on each side of an example's maximum among which those of its word are."""
 _MOST_NATS = 700.0
 """Of more no multiple is computed: it would be no float."""
-Verdict = Literal["use", "harmful", "weak", "none"]
-_OPTION = ["kind", "layer", "name"]
+_ABOVE_0 = 1e-9
+"""The least mean that is not 0 but for rounding."""
+Verdict = Literal["use", "try it", "don't"]
+Met = Literal["shown", "open", "no"]
+"""Whether an estimate is where it has to be: its whole interval, the mean alone, or not (or it is not known)."""
+OPTION = ["kind", "layer", "name", "factor"]
+"""What names a way of steering and its strength."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Choice:
-    """One kind of steering at its best: what is recommended, and the held-out scores of choosing so."""
+    """One kind of steering at its best: what was chosen on some prompts, and the means over others."""
 
     kind: str
     """FEATURE, or a method's name."""
@@ -63,25 +65,24 @@ class Choice:
     fluency: Estimate
     above_unsteered: Estimate
     """Score minus the unsteered texts'."""
-    by_prompt: Mapping[str, float]
-    """Held-out score of each prompt."""
-    concept_by_prompt: Mapping[str, float]
-    """Held-out concept rating of each prompt."""
-
-
-@dataclass(frozen=True)
-class Damage:
-    """What a rival breaks, as far as it is measured."""
-
     perplexity: Estimate
     """Of its texts, as a multiple of the unsteered ones'."""
-    is_too_much: bool
-    """Whether that is not seen to be within the limit."""
+    by_prompt: Mapping[str, float]
+    """Score of each prompt."""
+    requirements: Mapping[str, Met]
+    """What the verdict asks for, in words."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """use: all that is required is shown by its interval; try it: all means are as required; don't: some are not."""
+        if "no" in self.requirements.values():
+            return "don't"
+        return "try it" if "open" in self.requirements.values() else "use"
 
 
 @dataclass(frozen=True)
 class Fall:
-    """How far the concept rating falls below the unsteered texts', held out, prompt by prompt (analysis.suppression)."""
+    """How far the concept rating falls below the unsteered texts', prompt by prompt (analysis.suppression)."""
 
     of_feature: Estimate
     of_control: Estimate
@@ -95,16 +96,20 @@ class Recommendation:
     """The verdict on a concept, and what it rests on."""
 
     concept: str
-    verdict: Verdict
     feature: Choice | None
-    rivals: tuple[Choice, ...]
+    ordinary_loss: Estimate | None
+    """What the feature adds to the loss on ordinary texts, nats a token; None where there are none."""
+    rivals: tuple[Choice, ...] = ()
     """Other methods, in descending order of their scores."""
-    behind: tuple[Estimate, ...]
+    behind: tuple[Estimate, ...] = ()
     """Of each rival: its score minus the feature's, prompt by prompt."""
-    rivals_damage: tuple[Damage, ...] = ()
-    """Of each rival, once damage is weighed."""
     fall: Fall | None = None
     """Where less of the concept is wanted."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """On the feature; "don't" where none could be chosen."""
+        return self.feature.verdict if self.feature else "don't"
 
 
 def candidates(features: pl.DataFrame, concept: str, n_per_layer: int) -> pl.DataFrame:
@@ -178,56 +183,84 @@ def _word(token: pl.Expr) -> pl.Expr:
     return token.str.strip_chars("▁Ġ ").str.to_lowercase()
 
 
-def recommend(
-    concept: str, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings, max_damage: float | None = None
-) -> Recommendation:
-    """The verdict from the ratings of features' and other methods' texts.
+def best_options(rated: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings, max_damage: float | None = None) -> pl.DataFrame:
+    """OPTION columns: of each kind the `harmless` option of the highest mean score, chosen as every recommended factor is.
 
-    rated: kind (feature, or a method's), layer, name, factor, prefix_id, judge_score, concept_rating, fluency_rating: texts at positive
-    factors, prompts in their order. unsteered: prefix_id, judge_score. max_damage: as of `harmless`, for which both have mean_nll.
+    rated: OPTION columns, prefix_id, judge_score: texts at factors other than 0. unsteered: prefix_id. With max_damage, both have mean_nll.
     """
-    choices = {kind: best_choice(rated, unsteered, kind, settings, max_damage) for kind in sorted(set(rated["kind"]))}
+    allowed = harmless(rated, unsteered, settings, max_damage)
+    means = allowed.group_by(OPTION).agg(pl.col("judge_score").mean()).sort(OPTION)
+    return highest(means, ["kind"]).select(OPTION).sort("kind")
+
+
+def recommend(
+    concept: str,
+    options: pl.DataFrame,
+    texts: pl.DataFrame,
+    settings: IntervalSettings,
+    damage_limit: float,
+    ordinary_loss: Estimate | None = None,
+) -> Recommendation:
+    """The verdict on what `best_options` chose, and how it compares with the rivals.
+
+    texts: OPTION columns, prefix_id, judge_score, concept_rating, fluency_rating, mean_nll, on prompts that took no part in the choice: of
+    the options, and of the unsteered model (FEATURE, UNSTEERED). ordinary_loss: as of Recommendation.
+    """
+    choices = {option["kind"]: scored(option, texts, settings) for option in options.to_dicts()}
     feature = choices.pop(FEATURE, None)
-    rivals = sorted((choice for choice in choices.values() if choice), key=lambda choice: -(choice.score.mean or 0.0))
+    if feature is not None:
+        feature = replace(feature, requirements=_steers(feature) | harms_little(feature, damage_limit, ordinary_loss))
+    rivals = [replace(rival, requirements=_steers(rival) | harms_little(rival, damage_limit)) for rival in choices.values()]
+    rivals.sort(key=lambda rival: -(rival.score.mean or 0.0))
     behind = tuple(difference(rival.by_prompt, feature.by_prompt if feature else {}, settings, RATINGS) for rival in rivals)
-    return Recommendation(concept, verdict_of(feature), feature, tuple(rivals), behind)
+    return Recommendation(concept, feature, ordinary_loss, tuple(rivals), behind)
 
 
-def best_choice(
-    rated: pl.DataFrame, unsteered: pl.DataFrame, kind: str, settings: IntervalSettings, max_damage: float | None = None
-) -> Choice | None:
-    """The option of highest mean score on all prompts, of those that are `harmless`, with the scores of choosing so held out; None where
-    nothing is rated, or harmless."""
-    rows, allowed = rated.filter(kind=kind), partial(harmless, unsteered=unsteered, settings=settings, max_damage=max_damage)
-    best = _best(allowed(rows))
-    if best.is_empty():
-        return None
-    held_out = pl.concat(_at(choice, of_half) for choice, of_half in choices_by_half(rated, rows, allowed))
-    score, concept, fluency = (by_prompt(held_out, column) for column in ("judge_score", "concept_rating", "fluency_rating"))
-    ((_, layer, name, factor),) = best.rows()
+def scored(option: Mapping[str, Any], texts: pl.DataFrame, settings: IntervalSettings) -> Choice:
+    """An option with its scores, as yet without requirements; texts: as of `recommend`."""
+    rows, unsteered = texts.filter(**option), unsteered_texts(texts)
+    score, concept, fluency = (by_prompt(rows, column) for column in ("judge_score", "concept_rating", "fluency_rating"))
     return Choice(
-        kind,
-        layer,
-        name,
-        factor,
-        estimated(score.values(), settings, RATINGS),
-        estimated(concept.values(), settings, RATINGS),
-        estimated(fluency.values(), settings, RATINGS),
-        _above(score, by_prompt(unsteered, "judge_score"), settings),
-        score,
-        concept,
+        **option,
+        score=estimated(score.values(), settings, RATINGS),
+        concept=estimated(concept.values(), settings, RATINGS),
+        fluency=estimated(fluency.values(), settings, RATINGS),
+        above_unsteered=_above(score, by_prompt(unsteered, "judge_score"), settings),
+        perplexity=_perplexity_ratio(rows, unsteered, settings),
+        by_prompt=score,
+        requirements={},
     )
 
 
-def choices_by_half(
-    rated: pl.DataFrame, rows: pl.DataFrame, allowed: Callable[[pl.DataFrame], pl.DataFrame]
-) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-    """For each half of the prompts: kind, layer, name, factor of what is best among the `rows` on the other half that are allowed there,
-    and the half's rows of all that was rated."""
-    halves = split_halves(rated["prefix_id"].unique(maintain_order=True))
-    half = pl.col("prefix_id").replace_strict(halves, return_dtype=pl.Int64)
-    for reported in (0, 1):
-        yield _best(allowed(rows.filter(half != reported))), rated.filter(half == reported).drop_nulls("judge_score")
+def unsteered_texts(texts: pl.DataFrame) -> pl.DataFrame:
+    """The unsteered model's among texts."""
+    return texts.filter(kind=FEATURE, factor=UNSTEERED)
+
+
+def met(estimate: Estimate, low: float = -inf, high: float = inf) -> Met:
+    """Whether an estimate is from `low` to `high`."""
+    if estimate.mean is None or not low <= estimate.mean <= high:  # NaN is nowhere
+        return "no"
+    ends = estimate.interval
+    return "shown" if ends is not None and low <= ends.low and ends.high <= high else "open"
+
+
+def is_above_0(estimate: Estimate) -> Met:
+    """Whether an estimate is above 0."""
+    return met(estimate, low=_ABOVE_0)
+
+
+def _steers(choice: Choice) -> dict[str, Met]:
+    """What is required of the scores."""
+    return {f"a score of {STEERS:g} or more": met(choice.score, low=STEERS), "more than unsteered": is_above_0(choice.above_unsteered)}
+
+
+def harms_little(choice: Choice, damage_limit: float, ordinary_loss: Estimate | None = None) -> dict[str, Met]:
+    """What is required of the damage: multiples of the unsteered perplexity, at most the limit. None: not measured, and not required."""
+    required = {"perplexity of its texts within the limit": met(choice.perplexity, high=damage_limit)}
+    if ordinary_loss is not None:
+        required["perplexity of ordinary text within the limit"] = met(as_multiple(ordinary_loss), high=damage_limit)
+    return required
 
 
 def harmless(rows: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings, max_damage: float | None) -> pl.DataFrame:
@@ -235,8 +268,9 @@ def harmless(rows: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSett
     ones' on the same prompts; None: all."""
     if max_damage is None:
         return rows
-    texts = rows.partition_by(*_OPTION, "factor", maintain_order=True)
-    return pl.concat([rows.clear(), *(of for of in texts if not is_above(_perplexity_ratio(of, unsteered, settings), max_damage))])
+    texts = rows.partition_by(OPTION, maintain_order=True)
+    within = (of for of in texts if met(_perplexity_ratio(of, unsteered, settings), high=max_damage) == "shown")
+    return pl.concat([rows.clear(), *within])
 
 
 def _above(score: Mapping[str, float], unsteered: Mapping[str, float], settings: IntervalSettings) -> Estimate:
@@ -264,61 +298,17 @@ def estimated(values: Iterable[float], settings: IntervalSettings, scale: Interv
     return Estimate(float(array.mean()), mean_interval(array, settings.confidence, scale), len(array))
 
 
-def perplexity_ratio(choice: Choice, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings) -> Estimate:
-    """Perplexity of a choice's texts as a multiple of the unsteered ones': the geometric mean over prompts. Both have mean_nll."""
-    steered = rated.filter(kind=choice.kind, layer=choice.layer, name=choice.name, factor=choice.factor)
-    return _perplexity_ratio(steered, unsteered, settings)
-
-
 def _perplexity_ratio(steered: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings) -> Estimate:
+    """Perplexity of texts as a multiple of the unsteered ones': the geometric mean over prompts."""
     return as_multiple(difference(by_prompt(steered, "mean_nll"), by_prompt(unsteered, "mean_nll"), settings))
-
-
-def weighed(
-    recommendation: Recommendation, damage: Iterable[Estimate | None], of_rivals: Iterable[Estimate], limit: float
-) -> Recommendation:
-    """The recommendation once damage is known: harmful where use would be said but a multiple of the unsteered perplexity is not seen to be
-    within the limit. A damage that is None was not measured, and decides nothing. of_rivals: the same of each rival's texts."""
-    rivals_damage = tuple(Damage(one, is_above(one, limit)) for one in of_rivals)
-    too_much = any(one is not None and is_above(one, limit) for one in damage)
-    verdict: Verdict = "harmful" if recommendation.verdict == "use" and too_much else recommendation.verdict
-    return replace(recommendation, verdict=verdict, rivals_damage=rivals_damage)
-
-
-def is_above(damage: Estimate, limit: float) -> bool:
-    """Whether a multiple of the unsteered perplexity is not seen, by its interval, to be at most the limit."""
-    return damage.interval is None or not damage.interval.high <= limit  # NaN: logits were not finite
 
 
 def as_multiple(rise: Estimate) -> Estimate:
     """A rise of the loss, in nats a token, as a multiple of the perplexity."""
-    if rise.mean is None or rise.interval is None:
+    if rise.mean is None:
         return rise
-    mean, low, high = (exp(min(nats, _MOST_NATS)) for nats in (rise.mean, *rise.interval))
-    return Estimate(mean, Interval(low, high), rise.n)
-
-
-def verdict_of(choice: Choice | None) -> Verdict:
-    """By the ratings alone. use: better than unsteered and STEERS or more, both by their intervals; weak: better only; none: not seen to be
-    better."""
-    if choice is None or choice.above_unsteered.interval is None or choice.above_unsteered.interval.low <= 0:
-        return "none"
-    return "use" if is_worth_following(choice) else "weak"
-
-
-def is_worth_following(choice: Choice) -> bool:
-    """Whether the interval of its held-out score begins at STEERS or above."""
-    return choice.score.interval is not None and choice.score.interval.low >= STEERS
-
-
-def _best(rows: pl.DataFrame) -> pl.DataFrame:
-    """kind, layer, name, factor of the highest mean score, chosen as every recommended factor is."""
-    means = rows.group_by(*_OPTION, "factor").agg(pl.col("judge_score").mean()).sort(*_OPTION, "factor")
-    return highest(means, ["kind"]).select(*_OPTION, "factor")
-
-
-def _at(choice: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.join(choice, on=[*_OPTION, "factor"], how="semi")
+    mean, *ends = (exp(min(nats, _MOST_NATS)) for nats in (rise.mean, *(rise.interval or ())))
+    return Estimate(mean, Interval(*ends) if ends else None, rise.n)
 
 
 def by_prompt(rows: pl.DataFrame, column: str) -> dict[str, float]:

@@ -1,26 +1,27 @@
 """Which feature to steer away from a concept with, and how hard: `recommendation` for less of it, on prompts that evoke the concept.
 
 A text's score is the harmonic mean of 2 minus its concept rating and its fluency rating: 0 where it is wholly about the concept, and where
-it is broken. Feature and factor are chosen by it on one half of the prompts and reported on the other, both ways. The verdict goes by the
-concept rating: it has to fall, and further than with features of the same layer that have nothing to do with the concept, at the same
-factor, whose additions are as large.
+it is broken. Feature and factor are chosen by it on some prompts and reported on others. The verdict goes by the concept rating: it has to
+fall, and further than with features of the same layer that have nothing to do with the concept, at the same factor, whose additions are as
+large.
 """
 
-from functools import partial
+from dataclasses import replace
 
 import polars as pl
 
 from saesteer.analysis.recommendation import (
     FEATURE,
+    Estimate,
     Fall,
     Recommendation,
-    Verdict,
-    best_choice,
     by_prompt,
     candidates,
-    choices_by_half,
     difference,
-    harmless,
+    harms_little,
+    is_above_0,
+    scored,
+    unsteered_texts,
 )
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.uncertainty import RATINGS
@@ -63,31 +64,30 @@ def controls(features: pl.DataFrame, picked: pl.DataFrame, concept: str) -> pl.D
 
 
 def recommend_less(
-    concept: str, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings, max_damage: float | None = None
+    concept: str,
+    options: pl.DataFrame,
+    texts: pl.DataFrame,
+    settings: IntervalSettings,
+    damage_limit: float,
+    ordinary_loss: Estimate | None = None,
 ) -> Recommendation:
-    """The verdict from the ratings of the candidates' (FEATURE) and the control's texts.
-
-    rated: as of `recommend`, scored by absence, of factors below 0, also CLAMPED, and ABLATED; unsteered: prefix_id and the same ratings.
-    """
-    feature = best_choice(rated, unsteered, FEATURE, settings, max_damage)
-    if feature is None:
-        return Recommendation(concept, "none", None, (), ())
-    allowed = partial(harmless, unsteered=unsteered, settings=settings, max_damage=max_damage)
-    chosen = choices_by_half(rated, rated.filter(kind=FEATURE), allowed)
-    control = pl.concat(of_half.filter(kind=CONTROL).join(choice, on=["layer", "factor"], how="semi") for choice, of_half in chosen)
-    before, of_control = (by_prompt(rows, "concept_rating") for rows in (unsteered, control))
-    of_feature = feature.concept_by_prompt
+    """As `recommend`, of a feature (FEATURE) alone; texts: scored by absence, with those of CONTROL at the same layer and factor."""
+    option = next((option for option in options.to_dicts() if option["kind"] == FEATURE), None)
+    if option is None:
+        return Recommendation(concept, None, None)
+    control = texts.filter(kind=CONTROL, layer=option["layer"], factor=option["factor"])
+    before, of_feature, of_control = (
+        by_prompt(rows, "concept_rating") for rows in (unsteered_texts(texts), texts.filter(**option), control)
+    )
     fall = Fall(
         difference(before, of_feature, settings, RATINGS),
         difference(before, of_control, settings, RATINGS),
         difference(of_control, of_feature, settings, RATINGS),
     )
-    return Recommendation(concept, verdict_of_fall(fall), feature, (), (), fall=fall)
-
-
-def verdict_of_fall(fall: Fall) -> Verdict:
-    """By the ratings alone. use: the concept rating falls, and further than the control's, both by their intervals; weak: it falls only;
-    none: it is not seen to fall."""
-    if fall.of_feature.interval is None or fall.of_feature.interval.low <= 0:
-        return "none"
-    return "use" if fall.beyond_control.interval is not None and fall.beyond_control.interval.low > 0 else "weak"
+    falls = {
+        "a fall of the concept rating": is_above_0(fall.of_feature),
+        "a further fall than the control's": is_above_0(fall.beyond_control),
+    }
+    choice = scored(option, texts, settings)
+    feature = replace(choice, requirements=falls | harms_little(choice, damage_limit, ordinary_loss))
+    return Recommendation(concept, feature, ordinary_loss, fall=fall)

@@ -49,14 +49,14 @@ def recommend(
     from rich.console import Console
 
     from saesteer.core.files import write_text
-    from saesteer.report.recommend import Question, answer, answer_less, page_of, show
+    from saesteer.report.recommend import Question, answer, page_of, show
 
     if less and comparison:
         raise SaesteerError("prompting and DiffMean are tried towards more of a concept only: leave out --less or --comparison")
     if prompts and not less:
         raise SaesteerError("--prompts names prompts that evoke what there should be less of: add --less, or leave it out")
-    question = Question(experiment, concept, features, cores, configfile, comparison, prompts, max_damage)
-    answered = (answer_less if less else answer)(workflow_of(configfile), question)
+    question = Question(experiment, concept, features, cores, configfile, comparison, prompts, max_damage, less)
+    answered = answer(workflow_of(configfile), question)
     if output is None:
         show(answered, Console())
     else:

@@ -7,6 +7,7 @@ import polars as pl
 
 from saesteer.analysis.concepts import NO_TOPIC
 from saesteer.core.errors import SettingsError
+from saesteer.core.files import text_id
 from saesteer.core.names import check_known
 from saesteer.run import Run
 from saesteer.settings import TopicConcepts
@@ -18,18 +19,22 @@ _N_TOKENS = 8
 """The first tokens of a text, of which at least half have to be of the concept, and none of another one."""
 _MOST_WORDS = 30
 """Of a first sentence that serves as a prompt."""
+_FEWEST_LINES = 4
+"""Two that choose and two that report, of which an interval can be given."""
 
 
-def evoking_prompts(run: Run, concept: str, file: Path | None) -> list[str]:
-    """The lines of a file, or the first sentences of as many of the experiment's texts that are about the concept by their labels as
-    the experiment has prompts."""
+def evoking_prompts(run: Run, concept: str, file: Path | None) -> tuple[dict[str, str], dict[str, str]]:
+    """prefix_id -> prompt of as many as the experiment has, and of those left over: first sentences of the experiment's texts that are
+    about the concept by their labels. Or the lines of a file, which leaves none over."""
     if file is not None:
         if not file.is_file():
             raise SettingsError(f"there is no file {file}: name one with prompts that evoke {concept!r}, one a line")
-        prompts = list(read_prefixes(file, len(text_of(file).splitlines())).values())
-        if len(prompts) < 2:
-            raise SettingsError(f"{file} has {len(prompts)} prompts: 2 at least are needed, to choose on one half and report on the other")
-        return prompts
+        prompts = read_prefixes(file, len(text_of(file).splitlines()))
+        if len(prompts) < _FEWEST_LINES:
+            raise SettingsError(
+                f"{file} has {len(prompts)} prompts: {_FEWEST_LINES} at least are needed, of which every other chooses, and the rest report"
+            )
+        return prompts, {}
     if not isinstance(run.experiment.concepts, TopicConcepts):
         raise SettingsError(
             f"the texts of {run.name} have no labels: name a file of prompts that evoke {concept!r}, one a line (--prompts)"
@@ -37,13 +42,13 @@ def evoking_prompts(run: Run, concept: str, file: Path | None) -> list[str]:
     topics, n_prompts = run.topics(), run.sweep.sweep.n_prefixes
     check_known("topic", concept, topics)
     texts = pl.read_parquet(run.file("texts"), columns=["text", "token_topics"])
-    prompts = beginnings(texts, topics.index(concept))[:n_prompts]
-    if len(prompts) < n_prompts:
+    sentences = [(text_id(sentence), sentence) for sentence in beginnings(texts, topics.index(concept))]
+    if len(sentences) < n_prompts:
         raise SettingsError(
-            f"{len(prompts)} texts of {run.name} begin with {concept!r}, but sweep.n_prefixes is {n_prompts}: lower it, or name a file of"
+            f"{len(sentences)} texts of {run.name} begin with {concept!r}, but sweep.n_prefixes is {n_prompts}: lower it, or name a file of"
             " prompts (--prompts)"
         )
-    return prompts
+    return dict(sentences[:n_prompts]), dict(sentences[n_prompts:])
 
 
 def beginnings(texts: pl.DataFrame, topic: int) -> list[str]:

@@ -6,9 +6,9 @@ The candidates are an experiment of their own (report.derived). Where the experi
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,12 @@ from saesteer.analysis.recommendation import (
     FEATURE,
     UNSTEERED,
     Choice,
-    Estimate,
     Recommendation,
     as_multiple,
-    estimated,
-    is_above,
-    perplexity_ratio,
+    best_options,
+    met,
     recommend,
-    weighed,
+    unsteered_texts,
 )
 from saesteer.analysis.recommended_factor import highest
 from saesteer.analysis.suppression import ABLATED, CLAMPED, CONTROL, edit_of, recommend_less, scored_by_absence
@@ -37,19 +35,15 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id, write_text
 from saesteer.core.markdown import escaped, printable, table, words
 from saesteer.core.tables import FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, of_fits
-from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts
-from saesteer.engine.generations import feature_edit
-from saesteer.engine.models import MIN_ROWS
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.report.by_words import LIMITS, rated_by_words
 from saesteer.report.candidates import picked_and_control, picked_features
 from saesteer.report.derived import Snakemake, derived_name, derived_run
 from saesteer.report.evoking import evoking_prompts
+from saesteer.report.scoring import COLUMNS, choosing_and_scoring, ordinary_losses, scored_texts
 from saesteer.report.verdicts import sentences_of, shown, where_of
 from saesteer.run import Run, open_run
 from saesteer.settings import (
-    IntervalSettings,
-    LocalExamples,
     NamedConcepts,
     NoJudge,
     Sweep,
@@ -58,9 +52,7 @@ from saesteer.settings import (
     experiment_name,
     load_experiment,
 )
-from saesteer.settings.methods import N_ORDINARY_TEXTS, ORDINARY_TOKENS
 from saesteer.settings.registry import key_of
-from saesteer.sources.corpus import read_texts
 
 RIVALS = ("prompting", "diffmean")
 N_TEXTS = 5
@@ -74,8 +66,7 @@ LIMITED = (
     " most {limit:g} times the unsteered one (--max-damage)."
 )
 _STRENGTH = ["layer", "name", "factor"]
-_SCORES = ("judge_score", "concept_rating", "fluency_rating", "mean_nll")
-_COLUMNS = ("kind", "layer", "name", "factor", "prefix_id", "prompt", "text", *_SCORES)
+_HELD_OUT = "on prompts that took no part in the choice"
 
 
 @dataclass(frozen=True)
@@ -92,8 +83,10 @@ class Question:
     prompts: Path | None = None
     """For less of the concept: a file of prompts that evoke it, one a line; None: first sentences of the experiment's labelled texts."""
     max_damage: float | None = None
-    """Nothing stronger is recommended: the most perplexity, of its texts and of ordinary text, in multiples of the unsteered one. None: the
+    """Nothing stronger is chosen: the most perplexity, of its texts and of ordinary text, in multiples of the unsteered one. None: the
     strength of the highest score is, and the verdict weighs its damage (`recommendation.damage_limit`)."""
+    less: bool = False
+    """Whether less of the concept is wanted."""
 
     def __post_init__(self) -> None:
         if self.max_damage is not None and not 1 <= self.max_damage < inf:
@@ -108,70 +101,83 @@ class Answer:
 
     question: Question
     recommendation: Recommendation
-    perplexity: Estimate | None
-    """Of the recommended feature's texts, as a multiple of the unsteered ones'; None where nothing is recommended."""
-    ordinary_loss: Estimate | None
-    """What the feature adds to the loss on ordinary texts, nats a token; None where it has no texts of its own, or too short ones."""
     candidates: pl.DataFrame
     """FEATURES columns and `match`."""
-    texts: pl.DataFrame
-    """kind, layer, name, factor, prompt, text and ratings of every text, prompts in their order."""
+    choosing: pl.DataFrame
+    """scoring.COLUMNS of every text on the prompts that chose, in their order."""
+    scoring: pl.DataFrame
+    """The same of what was chosen and of the unsteered model, on the prompts that took no part."""
     by_words: bool = False
     """Whether texts were rated by words (report.by_words), for want of a judge."""
 
     @property
     def title(self) -> str:
         """The experiment, and what is wanted."""
-        return f"{self.question.name}: {'' if self.recommendation.fall is None else 'less of '}{self.question.concept}"
+        return f"{self.question.name}: {'less of ' if self.question.less else ''}{self.question.concept}"
 
     @property
     def score_name(self) -> str:
         """What the scores are called."""
-        if self.recommendation.fall is not None:
+        if self.question.less:
             return "absence score by words" if self.by_words else "absence score"
         return "score by words" if self.by_words else "judge score"
 
 
 def answer(workflow: Workflow, question: Question) -> Answer:
-    """The answer towards more of the concept; computes what is missing."""
+    """The answer; computes what is missing."""
     for name in (question.name, question.comparison):
         if name is not None:
             experiment_name(name)
     source = as_sweep(workflow, question.name)
+    return _answer_less(source, question) if question.less else _answer_more(source, question)
+
+
+def _answer_more(source: Run, question: Question) -> Answer:
     picked = picked_features(source, question.concept, question.n_per_layer, question.configfile)
-    derived = computed(source, "recommend", of_candidates(question, source.sweep, picked), question)
-    rated = feature_texts(derived).filter(pl.col("factor").cast(pl.Float64) >= 0)
-    if question.comparison:
-        rated = pl.concat([rated, method_texts(workflow, question)])
-    return _answered(question, derived, picked, _rated(source, question, rated), recommend)
+    run = computed(source, "recommend", of_candidates(question, source.sweep, picked), question)
+    comparison = open_run(question.comparison, source.workflow) if question.comparison else None
+    of_comparison = comparison.prompts() if comparison else {}
+    unused = {prefix_id: prompt for prefix_id, prompt in run.unused_prompts().items() if prefix_id not in of_comparison}
+    _, prompts = choosing_and_scoring(run.prompts(), unused)
+    features = feature_texts(run).filter(pl.col("factor").cast(pl.Float64) >= 0)
+    of_rivals = method_texts(comparison, question, prompts) if comparison else features.clear()
+    does_score = pl.col("prefix_id").is_in(list(prompts))
+    rate = partial(_rated, source, question)
+
+    def scoring_texts(layer: int, option: pl.DataFrame) -> pl.DataFrame:
+        return rate(pl.concat([scored_texts(run, question.concept, layer, option, prompts), of_rivals.filter(does_score)]))
+
+    return _answered(question, run, picked, rate(pl.concat([features, of_rivals]).filter(~does_score)), scoring_texts)
 
 
-def answer_less(workflow: Workflow, question: Question) -> Answer:
-    """The answer towards less of the concept; computes what is missing."""
-    source = as_sweep(workflow, experiment_name(question.name))
-    prompts = evoking_prompts(source, question.concept, question.prompts)
+def _answer_less(source: Run, question: Question) -> Answer:
+    chosen_by, prompts = choosing_and_scoring(*evoking_prompts(source, question.concept, question.prompts))
     picked, control = picked_and_control(source, question.concept, question.n_per_layer, question.configfile)
-    file = workflow.derived_dir / f"{derived_name(source, 'less', question.concept)}.txt"
-    write_text(file, "".join(f"{prompt}\n" for prompt in prompts))
+    file = _written(source, "less", question.concept, chosen_by)
     positive = sorted((factor for factor in source.sweep.sweep.factors if float(factor) > 0), key=float)
     below = ["0", *(f"-{factor}" for factor in positive), positive[0]]  # a sweep has a factor above 0
-    features = of_candidates(question, source.sweep, pl.concat([picked.select("layer", "feature"), control]))
-    sweep = {"prefixes": str(file), "published_prefixes": None, "n_prefixes": len(prompts)}
+    features = of_candidates(question, source.sweep, picked)
+    sweep = {"prefixes": str(file), "published_prefixes": None, "n_prefixes": len(chosen_by)}
     added = computed(source, "less", features | {"sweep": sweep | {"factors": below}}, question)
     ablated = computed(source, "less-ablation", features | {"sweep": sweep | {"factors": ["0", "1"], "edit": "ablation"}}, question)
     clamped = computed(source, "less-clamp", features | {"sweep": sweep | {"factors": below, "edit": "clamp"}}, question)
     number = pl.col("factor").cast(pl.Float64)
-    rated = pl.concat(
-        [
-            feature_texts(added).filter(number <= 0),
-            feature_texts(ablated).filter(factor="1").with_columns(factor=pl.lit(ABLATED)),
-            feature_texts(clamped).filter(number < 0).with_columns(factor=pl.concat_str(pl.lit(CLAMPED), "factor")),
-        ]
-    )
-    of_control = control.select(pl.col("layer").cast(pl.Int64), name=pl.col("feature").cast(pl.String), is_control=True)
-    rated = rated.join(of_control, on=["layer", "name"], how="left", maintain_order="left")
-    rated = rated.with_columns(kind=pl.when("is_control").then(pl.lit(CONTROL)).otherwise("kind")).drop("is_control")
-    return _answered(question, added, picked, scored_by_absence(_rated(source, question, rated)), recommend_less)
+    chose = [
+        feature_texts(added).filter(number <= 0),
+        feature_texts(ablated).filter(factor="1").with_columns(factor=pl.lit(ABLATED)),
+        feature_texts(clamped).filter(number < 0).with_columns(factor=pl.concat_str(pl.lit(CLAMPED), "factor")),
+    ]
+
+    def rate(texts: pl.DataFrame) -> pl.DataFrame:
+        return scored_by_absence(_rated(source, question, texts))
+
+    def scoring_texts(layer: int, option: pl.DataFrame) -> pl.DataFrame:
+        names = control.filter(layer=layer).select(kind=pl.lit(CONTROL), name=pl.col("feature").cast(pl.String))
+        of_control = names.join(option.select("factor"), how="cross")
+        at_layer = pl.concat([option.select("kind", "name", "factor"), of_control])
+        return rate(scored_texts(added, question.concept, layer, at_layer, prompts))
+
+    return _answered(question, added, picked, rate(pl.concat(chose)), scoring_texts)
 
 
 def _rated(source: Run, question: Question, texts: pl.DataFrame) -> pl.DataFrame:
@@ -182,33 +188,27 @@ def _rated(source: Run, question: Question, texts: pl.DataFrame) -> pl.DataFrame
 
 
 def _answered(
-    question: Question,
-    derived: Run,
-    picked: pl.DataFrame,
-    rated: pl.DataFrame,
-    recommended_by: Callable[[str, pl.DataFrame, pl.DataFrame, IntervalSettings, float | None], Recommendation],
+    question: Question, run: Run, picked: pl.DataFrame, chose: pl.DataFrame, scoring_texts: Callable[[int, pl.DataFrame], pl.DataFrame]
 ) -> Answer:
-    """The answer from all texts that were rated, unsteered ones among them."""
-    by_words, settings, limit = isinstance(derived.sweep.judge, NoJudge), derived.sweep.selection, question.max_damage
-    steered, unsteered = rated.filter(pl.col("factor") != UNSTEERED), rated.filter(factor=UNSTEERED, kind=FEATURE)
+    """The answer from the rated texts that choose, unsteered ones among them. scoring_texts: of a layer and its options."""
+    limit, settings = question.max_damage, run.sweep.selection
+    steered = chose.filter(pl.col("factor") != UNSTEERED)
     if limit is not None:
-        steered = _harmless_on_ordinary_text(derived, steered, limit)
-    recommended = recommended_by(question.concept, steered, unsteered, settings, limit)
-    if recommended.feature is None:
-        return Answer(question, recommended, None, None, picked, rated, by_words)
-    choices = (recommended.feature, *recommended.rivals)
-    perplexity, *of_rivals = (perplexity_ratio(choice, steered, unsteered, settings) for choice in choices)
-    best = recommended.feature
-    loss = ordinary_losses(derived, [(best.layer, best.name, best.factor)]).get((best.layer, best.name, best.factor))
-    damage = [perplexity, None if loss is None else as_multiple(loss)]
-    recommended = weighed(recommended, damage, of_rivals, limit or derived.sweep.recommendation.damage_limit)
-    return Answer(question, recommended, perplexity, loss, picked, rated, by_words)
+        steered = _harmless_on_ordinary_text(run, steered, limit)
+    options = best_options(steered, unsteered_texts(chose), settings, limit)
+    best = options.filter(kind=FEATURE)
+    scoring = scoring_texts(best["layer"][0] if best.height else run.layers[0], best)
+    losses = ordinary_losses(run, best.select(_STRENGTH).rows())
+    loss = next(iter(losses.values()), None)
+    recommended_by = recommend_less if question.less else recommend
+    recommended = recommended_by(question.concept, options, scoring, settings, limit or run.sweep.recommendation.damage_limit, loss)
+    return Answer(question, recommended, picked, chose, scoring, isinstance(run.sweep.judge, NoJudge))
 
 
 def _harmless_on_ordinary_text(run: Run, steered: pl.DataFrame, limit: float) -> pl.DataFrame:
     """The texts without those of a feature's strengths that are not seen to keep ordinary text's perplexity within the limit."""
     strengths = steered.filter(kind=FEATURE).select(_STRENGTH).unique(maintain_order=True).rows()
-    above = [of for of, rise in ordinary_losses(run, strengths).items() if is_above(as_multiple(rise), limit)]
+    above = [of for of, rise in ordinary_losses(run, strengths).items() if met(as_multiple(rise), high=limit) != "shown"]
     left_out = pl.DataFrame(above, schema={name: steered.schema[name] for name in _STRENGTH}, orient="row")
     return steered.join(left_out.with_columns(kind=pl.lit(FEATURE)), on=["kind", *_STRENGTH], how="anti", maintain_order="left")
 
@@ -219,26 +219,6 @@ def as_sweep(workflow: Workflow, name: str) -> Run:
         return Run(workflow, name, load_experiment(name, *workflow.all_experiments_dirs, kind="sweep"))
     except SettingsError as fault:
         raise SettingsError(f"to recommend is to steer: {name} has to be of kind sweep, or to extend one that is. {fault}") from fault
-
-
-def ordinary_losses(run: Run, strengths: Sequence[tuple[int, str, str]]) -> dict[tuple[int, str, str], Estimate]:
-    """What steering at each layer, feature and factor adds to the loss of ordinary texts, those of the experiment's max-activating
-    examples; empty where it has none, or too short ones."""
-    local, model = run.experiment.max_activating_examples, run.experiment.model
-    if not isinstance(local, LocalExamples):
-        return {}
-    corpus = read_texts(local.texts, run.model_folder(), model.bos, ORDINARY_TOKENS)["token_ids"]
-    if (corpus.list.len() > N_CONTEXT).sum() < MIN_ROWS:
-        return {}
-    texts = ordinary_texts(corpus.to_list(), N_ORDINARY_TEXTS, ORDINARY_TOKENS)
-    losses, lm = dict[tuple[int, str, str], Estimate](), run.model()
-    for (layer, name, edit), some in groupby(strengths, lambda strength: (*strength[:2], edit_of(strength[2])[0])):
-        sae, factors = run.sae_with(layer, int(name)), [factor for *_, factor in some]
-        rises = loss_rises(lm, sae, feature_edit(sae, int(name), edit), [edit_of(factor)[1] for factor in factors], texts)
-        losses |= {
-            (layer, name, factor): estimated(rise, run.experiment.intervals) for factor, rise in zip(factors, rises.tolist(), strict=True)
-        }
-    return losses
 
 
 def of_candidates(question: Question, experiment: Sweep, picked: pl.DataFrame) -> dict[str, Any]:
@@ -265,29 +245,38 @@ def computed(source: Run, purpose: str, values: dict[str, Any], question: Questi
 
 
 def feature_texts(run: Run) -> pl.DataFrame:
-    """Ratings and texts of the candidates' texts, prompts in their order."""
-    return rated_texts(run).with_columns(kind=pl.lit(FEATURE), name="target").select(_COLUMNS)
+    """scoring.COLUMNS of the candidates' texts, prompts in their order."""
+    return texts_of(run).with_columns(kind=pl.lit(FEATURE), name="target").select(COLUMNS)
 
 
-def method_texts(workflow: Workflow, question: Question) -> pl.DataFrame:
-    """The same of prompting and a supervised vector, at the strengths of the comparison."""
-    comparison = open_run(str(question.comparison), workflow)
+def method_texts(comparison: Run, question: Question, further: Mapping[str, str]) -> pl.DataFrame:
+    """The same of prompting and a supervised vector, at the strengths of the comparison, on its prompts and on further ones."""
     settings = comparison.comparison.methods
     if not isinstance(settings.concepts, NamedConcepts):
         raise SettingsError(f"{question.comparison}: methods.concepts is a published list: take one of kind topics or texts")
     field = "topics" if settings.concepts.kind == "topics" else "names"
     other = next(name for name in settings.concepts.names if name != question.concept)
-    methods = {"methods": ["unsteered", *RIVALS], "concepts": {field: [question.concept, other]}, "words": {}}
+    prompts = comparison.prompts() | dict(further)
+    file = _written(comparison, "recommend", question.concept, prompts)
+    methods: dict[str, Any] = {"methods": ["unsteered", *RIVALS], "concepts": {field: [question.concept, other]}, "words": {}}
+    methods |= {"prompts": str(file), "published_prompts": None, "n_prompts": len(prompts)}
     run = computed(comparison, "recommend", {"extends": question.comparison, "methods": methods}, question)
-    rows = (of_fits(rated_texts(run)), run.rows(FITS).cast({"layer": pl.Int64}))
+    rows = (of_fits(texts_of(run)), run.rows(FITS).cast({"layer": pl.Int64}))
     texts, fits = (at_every_layer(table, run.experiment.layers) for table in rows)
     joined = texts.join(fits.select(*FITS.keys, "n_texts"), on=FITS.keys, maintain_order="left")
     rivals = joined.filter(pl.col("method").is_in([key_of(name) for name in RIVALS]), concept_id=text_id(question.concept))
     learnt = pl.when(pl.col("n_texts") > 0).then(pl.format("{} from {} labelled texts", "method", "n_texts")).otherwise("method")
-    return rivals.with_columns(kind="method", name=learnt).select(_COLUMNS)
+    return rivals.with_columns(kind="method", name=learnt).select(COLUMNS)
 
 
-def rated_texts(run: Run) -> pl.DataFrame:
+def _written(source: Run, purpose: str, concept: str, prompts: Mapping[str, str]) -> Path:
+    """The file of a derived experiment's prompts, one a line."""
+    file = source.workflow.derived_dir / f"{derived_name(source, purpose, concept)}.txt"
+    write_text(file, "".join(f"{prompt}\n" for prompt in prompts.values()))
+    return file
+
+
+def texts_of(run: Run) -> pl.DataFrame:
     """Texts of the run's prompts with their losses and, where there is a judge, ratings, prompts in their order: GENERATIONS keys and
     columns, and `prompt`."""
     keys, prompts = GENERATIONS.keys, run.prompts()
@@ -312,18 +301,19 @@ def page_of(answered: Answer) -> str:
     parts = [f"# {escaped(answered.title)}\n", *(f"- {line}" for line in verdict_lines(answered))]
     if best is not None:
         measured = [
-            (f"{answered.score_name}, 0 to 2, held out", shown(best.score)),
-            ("concept, 0 to 2, held out", shown(best.concept)),
-            ("fluency, 0 to 2, held out", shown(best.fluency)),
-            ("perplexity of its texts, × unsteered", shown(answered.perplexity)),
-            ("loss on ordinary text, nats a token more", shown(answered.ordinary_loss, signed=True)),
+            (f"{answered.score_name}, 0 to 2", shown(best.score)),
+            ("concept, 0 to 2", shown(best.concept)),
+            ("fluency, 0 to 2", shown(best.fluency)),
+            ("perplexity of its texts, × unsteered", shown(best.perplexity)),
+            ("loss on ordinary text, nats a token more", shown(answered.recommendation.ordinary_loss, signed=True)),
         ]
-        parts += ["", f"## Feature {where_of(best)}\n", table(["measured", "mean [95 %]"], measured)]
-    cells = ([escaped(cell) for cell in row] for row in _candidate_cells(answered.candidates, answered.texts))
-    parts += ["", "## Candidates\n", table(_CANDIDATE_COLUMNS, cells)]
+        heading = f"## Feature {where_of(best)}, {_HELD_OUT}\n"
+        parts += ["", heading, table(["measured", "mean [95 %]"], measured)]
+    cells = ([escaped(cell) for cell in row] for row in _candidate_cells(answered.candidates, answered.choosing))
+    parts += ["", "## Candidates, on the prompts that chose\n", table(_CANDIDATE_COLUMNS, cells)]
     if best is not None:
         parts += ["", f"## Texts of feature {where_of(best)}, and unsteered\n"]
-        rows = _text_cells(_pairs(answered.texts, best).head(N_TEXTS))
+        rows = _text_cells(_pairs(answered.scoring, best).head(N_TEXTS))
         parts.append(table(["prompt", "unsteered", "steered", answered.score_name], rows))
     return "\n".join(parts) + "\n"
 
@@ -332,9 +322,10 @@ def show(answered: Answer, console: Console) -> None:
     """Print the answer's gist: the verdict, what the steering does and breaks, a text beside the unsteered one, and the best candidates."""
     for line in gist(answered):
         console.print(Text(printable(" ".join(line.split()))), soft_wrap=True)
-    cells = _candidate_cells(answered.candidates, answered.texts)
+    cells = _candidate_cells(answered.candidates, answered.choosing)
     best = cells[:N_CANDIDATES]
-    candidates = Table(title=f"{len(best)} of {len(cells)} candidates, by their best mean {answered.score_name}", title_justify="left")
+    title = f"{len(best)} of {len(cells)} candidates, by their best mean {answered.score_name} on the prompts that chose"
+    candidates = Table(title=title, title_justify="left")
     for title in ("feature", "matched by", "fires on", "writes", "score", "factor"):
         candidates.add_column(title, no_wrap=title not in ("fires on", "writes"))
     for feature, match, fires_on, tokens, *_, score, factor in best:
@@ -350,11 +341,11 @@ def gist(answered: Answer) -> list[str]:
     if best is None:
         return lines
     lines += [
-        f"Held out: concept {shown(best.concept)}, fluency {shown(best.fluency)}, each of 2.",
-        f"Perplexity of its texts as a multiple of the unsteered ones': {shown(answered.perplexity)}.",
-        f"Loss on ordinary text: {shown(answered.ordinary_loss, signed=True)} nats a token.",
+        f"All {_HELD_OUT}: concept {shown(best.concept)}, fluency {shown(best.fluency)}, each of 2.",
+        f"Perplexity of its texts as a multiple of the unsteered ones': {shown(best.perplexity)}.",
+        f"Loss on ordinary text: {shown(answered.recommendation.ordinary_loss, signed=True)} nats a token.",
     ]
-    for pair in _pairs(answered.texts, best).head(1).iter_rows(named=True):
+    for pair in _pairs(answered.scoring, best).head(1).iter_rows(named=True):
         what = f"{question.name} {best.layer}/{best.name} {shlex.quote(pair['prompt'])}{_options(best.factor)}"
         lines += [f"{kind}: {pair['prompt']}{pair[column] or ''}" for kind, column in (("Unsteered", "unsteered"), ("Steered", "text"))]
         lines.append(f"Try it: saesteer steer {what}")
@@ -385,10 +376,10 @@ def _candidate_cells(picked: pl.DataFrame, rated: pl.DataFrame) -> list[list[str
 
 
 def _pairs(texts: pl.DataFrame, best: Choice) -> pl.DataFrame:
-    """The recommended feature's texts, each beside an unsteered one of its prompt."""
-    of_feature = texts.filter(kind=FEATURE, layer=best.layer, name=best.name)
-    unsteered = of_feature.filter(factor=UNSTEERED).select("prefix_id", unsteered="text")
-    return of_feature.filter(factor=best.factor).join(unsteered, on="prefix_id", maintain_order="left")
+    """The first text of each prompt by the recommended feature, beside the first unsteered one."""
+    steered = texts.filter(kind=FEATURE, layer=best.layer, name=best.name, factor=best.factor)
+    unsteered = unsteered_texts(texts).unique("prefix_id", keep="first").select("prefix_id", unsteered="text")
+    return steered.unique("prefix_id", keep="first", maintain_order=True).join(unsteered, on="prefix_id", maintain_order="left")
 
 
 def _text_cells(pairs: pl.DataFrame) -> Iterator[list[str]]:

@@ -36,6 +36,19 @@ def read_prefixes(path: Path, n: int) -> dict[str, str]:
     A file of one's own has one a line; published ones are a program that assigns a list to `prefixes` (P1's) or a list of instructions in
     JSON (AlpacaEval's).
     """
+    lines = _lines(path)
+    if len(lines) < n:
+        raise SettingsError(f"{path} has {len(lines)} prefixes, but n_prefixes (of methods: n_prompts) asks for {n}: lower it or add lines")
+    return {text_id(line): line for line in lines[:n]}
+
+
+def unused_prefixes(path: Path, n: int) -> dict[str, str]:
+    """Those of a file that come after the first n, as `read_prefixes`."""
+    return {text_id(line): line for line in _lines(path)[n:]}
+
+
+def _lines(path: Path) -> list[str]:
+    """All of a file."""
     if path.suffix == ".py":
         lines = literal_strings(path, "prefixes")
     elif path.suffix == ".json":
@@ -47,9 +60,7 @@ def read_prefixes(path: Path, n: int) -> dict[str, str]:
     repeated = [line for number, line in enumerate(lines) if line in lines[:number]]
     if repeated:
         raise SettingsError(f"{path}: {repeated[0]!r} stands twice; one prefix a line")
-    if len(lines) < n:
-        raise SettingsError(f"{path} has {len(lines)} prefixes, but n_prefixes (of methods: n_prompts) asks for {n}: lower it or add lines")
-    return {text_id(line): line for line in lines[:n]}
+    return lines
 
 
 def effect_prompts(compared: MethodSettings) -> list[str]:

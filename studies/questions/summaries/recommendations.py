@@ -1,57 +1,80 @@
-"""What `saesteer recommend` would say of each concept, against the best that could be said."""
+"""What `saesteer recommend` would say of each concept at each layer, and whether it holds on prompts that took no part in it.
+
+The experiment's prompts choose, the first half of those left over in their file scores, and the second half is fresh: it says whether the
+verdict was right. Beside it stands what choosing among all features with the label gives there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import polars as pl
 
-from saesteer.analysis.recommendation import FEATURE, N_PER_LAYER, UNSTEERED, best_choice, candidates, recommend
-from saesteer.core.tables import FEATURES, JUDGEMENTS, of_features
+from saesteer.analysis.recommendation import (
+    FEATURE,
+    N_PER_LAYER,
+    UNSTEERED,
+    Recommendation,
+    best_options,
+    candidates,
+    recommend,
+    scored,
+    unsteered_texts,
+)
+from saesteer.core.tables import FEATURES
 from saesteer.core.uncertainty import interval_columns
 from saesteer.run import Run
-from saesteer.settings import IntervalSettings
 from saesteer.summaries.summary import Summary
-from studies.questions.experiments import steers_every_feature
+from studies.questions.experiments import steers_with_labelled_features
 from studies.questions.tables import RECOMMENDATIONS
 
-
-def recommendations(features: pl.DataFrame, texts: pl.DataFrame, n_per_layer: int, settings: IntervalSettings) -> pl.DataFrame:
-    """RECOMMENDATIONS, where every feature was steered with: what is recommended for each concept that features are labelled with, against
-    the best that choosing among all of them reaches.
-
-    texts: JUDGEMENTS rows of features, prompts in their order.
-    """
-    labelled = features.select("layer", "feature", "concept").drop_nulls("concept")
-    rated = texts.join(labelled, on=["layer", "feature"], maintain_order="left").with_columns(
-        kind=pl.lit(FEATURE), name=pl.col("feature").cast(pl.String), layer=pl.col("layer").cast(pl.Int64)
-    )
-    rows = [_recommended(str(name), features, of, n_per_layer, settings) for (name,), of in rated.group_by("concept", maintain_order=True)]
-    return pl.DataFrame(rows, schema=RECOMMENDATIONS.schema).sort("concept")
+N_FRESH_TEXTS = 200
+"""Texts whose mean is taken for what the feature does, with as many of each prompt."""
 
 
-def _recommended(concept: str, features: pl.DataFrame, rated: pl.DataFrame, n_per_layer: int, settings: IntervalSettings) -> dict[str, Any]:
-    with_labels_only = features.with_columns(fires_on=pl.lit(None, pl.String), near=False)
-    of_label = candidates(with_labels_only, concept, n_per_layer).filter(match="label")
-    keys = of_label.select(pl.col("layer").cast(pl.Int64), name=pl.col("feature").cast(pl.String))
-    steered, unsteered = rated.filter(pl.col("factor") != UNSTEERED), rated.filter(factor=UNSTEERED)
-    recommended = recommend(concept, steered.join(keys, on=["layer", "name"], how="semi", maintain_order="left"), unsteered, settings)
-    best = best_choice(steered, unsteered, FEATURE, settings)
-    row: dict[str, Any] = {"concept": concept, "n_candidates": of_label.height, "verdict": recommended.verdict}
-    if recommended.feature is None or best is None or recommended.feature.score.mean is None or best.score.mean is None:
+def recommendation_row(
+    concept: str, n_candidates: int, recommended: Recommendation, fresh: float | None, best: float | None
+) -> dict[str, Any]:
+    """A row of RECOMMENDATIONS without its layer. fresh, best: mean scores on fresh prompts of what is recommended, and of what choosing
+    among all features with the label gives."""
+    row: dict[str, Any] = {"concept": concept, "n_candidates": n_candidates, "verdict": recommended.verdict, "fresh": fresh, "best": best}
+    choice = recommended.feature
+    if choice is None:
         return row
-    score, regret = recommended.feature.score, best.score.mean - recommended.feature.score.mean
-    row |= {"layer": recommended.feature.layer, "feature": int(recommended.feature.name), "factor": recommended.feature.factor}
-    row |= {"best_layer": best.layer, "best_feature": int(best.name), "best_factor": best.factor}
-    return row | interval_columns("score", score.mean, score.interval) | {"best": best.score.mean, "regret": regret}
+    row |= {"feature": int(choice.name), "factor": choice.factor, "n": choice.score.n}
+    return row | interval_columns("score", choice.score.mean, choice.score.interval)
 
 
 def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
-    place = {prompt: number for number, prompt in enumerate(run.prompts())}
-    texts = of_features(run.rows(JUDGEMENTS, run.layers))
-    texts = texts.sort(pl.col("prefix_id").replace_strict(place, return_dtype=pl.Int64), maintain_order=True)
-    return {RECOMMENDATIONS.name: recommendations(run.summary(FEATURES), texts, N_PER_LAYER, run.sweep.selection)}
+    features = run.summary(FEATURES)
+    rows = [row | {"layer": layer} for layer in layers for row in _at_layer(run, features.filter(layer=layer), layer)]
+    return {RECOMMENDATIONS.name: pl.DataFrame(rows, schema=RECOMMENDATIONS.schema).sort("layer", "concept")}
 
 
-SUMMARY = Summary((RECOMMENDATIONS,), steers_every_feature, compute)
+def _at_layer(run: Run, features: pl.DataFrame, layer: int) -> Iterator[dict[str, Any]]:
+    from saesteer.report.scoring import ordinary_losses, scored_texts
+
+    settings, limit = run.sweep.selection, run.sweep.recommendation.damage_limit
+    factors = pl.DataFrame({"factor": [factor for factor in run.sweep.sweep.factors if factor != UNSTEERED]})
+    unused = run.unused_prompts()
+    scoring, fresh = (dict(islice(unused.items(), *half)) for half in ((len(unused) // 2,), (len(unused) // 2, None)))
+    described = features.with_columns(fires_on=pl.lit(None, pl.String), near=False)
+    for concept in sorted(features["concept"].drop_nulls().unique()):
+        labelled = candidates(described, concept, features.height).filter(match="label")
+        options = labelled.select(kind=pl.lit(FEATURE), name=pl.col("feature").cast(pl.String)).join(factors, how="cross")
+        texts = scored_texts(run, concept, layer, options, run.prompts(), len(run.prompts()))
+        steered, unsteered = texts.filter(pl.col("factor") != UNSTEERED), unsteered_texts(texts)
+        picked = labelled.head(N_PER_LAYER)["feature"].cast(pl.String).to_list()
+        chosen = best_options(steered.filter(pl.col("name").is_in(picked)), unsteered, settings)
+        losses = list(ordinary_losses(run, chosen.select("layer", "name", "factor").rows()).values())
+        scores = scored_texts(run, concept, layer, chosen, scoring)
+        recommended = recommend(concept, chosen, scores, settings, limit, losses[0] if losses else None)
+        both = pl.concat([chosen, best_options(steered, unsteered, settings)])
+        truth = scored_texts(run, concept, layer, both.unique(maintain_order=True), fresh, N_FRESH_TEXTS)
+        means = [scored(option, truth, settings).score.mean for option in both.to_dicts()]
+        yield recommendation_row(concept, len(picked), recommended, *(means or (None, None)))
+
+
+SUMMARY = Summary((RECOMMENDATIONS,), steers_with_labelled_features, compute, runs_model=True)

@@ -1,0 +1,88 @@
+"""Which features are tried for a concept, by what is known of them."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from test_recommendation import WORKFLOW
+
+from saesteer.analysis.recommendation import candidates, fired_on
+from saesteer.core.errors import SettingsError
+from saesteer.report.candidates import picked_features
+from saesteer.report.recommend import as_sweep
+from saesteer.run import Run
+
+
+def test_candidates_match_by_label_before_explanation_before_lens_and_then_by_their_largest_example():
+    features = pl.DataFrame(
+        {
+            "layer": [3, 3, 3, 3, 3, 6, 6],
+            "feature": [1, 2, 3, 4, 5, 1, 2],
+            "concept": ["sea", "Sea", None, None, "tea", None, "sea"],
+            "explanation": [None, None, "ships at sea", None, None, "The season", None],
+            "top_logit_lens_tokens": [["▁a"], ["▁sea"], ["b"], ["▁Sea", "x"], ["c"], ["d"], ["e"]],
+            "max_activation": [1.0, 5.0, 9.0, 9.0, 9.0, 2.0, None],
+            "fires_on": [None, "tea", None, None, "seas", None, None],
+            "near": [False] * 7,
+        }
+    )
+    assert candidates(features, "sea", 3).rows() == [(3, 2, "label"), (3, 1, "label"), (3, 3, "explanation"), (6, 1, "explanation")]
+    assert candidates(features, "sea", 9).rows()[3:5] == [(3, 5, "examples"), (3, 4, "lens")]
+    searched = candidates(features.with_columns(near=pl.col("feature") == 4), "sea", 9)
+    assert searched.rows()[3:5] == [(3, 4, "search"), (3, 5, "examples")]
+    assert candidates(features, "opera", 3).is_empty()
+
+
+def test_a_lens_token_may_be_the_beginning_of_the_word():
+    """Half of it at least, and at the beginning of a word."""
+    lens = [["▁me"], ["▁medi"], ["medi"], [" medic", "x"], ["▁medicine"], ["▁medicines"]]
+    columns = {"layer": [3] * 6, "feature": range(6), "concept": None, "explanation": None, "fires_on": None, "near": False}
+    features = pl.DataFrame(columns | {"top_logit_lens_tokens": lens, "max_activation": [1.0] * 6}, strict=False)
+    features = features.cast(dict.fromkeys(("concept", "explanation", "fires_on"), pl.String))
+    beginning = "lens, beginning"
+    assert candidates(features, "medicine", 9).rows() == [(3, 4, "lens"), (3, 1, beginning), (3, 3, beginning)]
+
+
+def test_directions_need_no_label_and_take_turns_with_what_shows_the_word():
+    cosines = [0.1, 0.9, -0.5, 0.8, None, 0.7]
+    columns = {"layer": [3] * 6, "feature": range(6), "explanation": None, "near": False, "top_logit_lens_tokens": [["▁a"]] * 6}
+    columns |= {"concept": [None, None, None, None, "sea", None], "fires_on": ["sea", None, "sea", "sea", None, None], "cosine": cosines}
+    features = pl.DataFrame(columns | {"max_activation": [9.0, 1.0, 8.0, 1.0, 1.0, 1.0]}, strict=False).cast({"explanation": pl.String})
+    expected = [(3, 4, "label"), (3, 0, "examples"), (3, 1, "direction"), (3, 2, "examples"), (3, 3, "direction"), (3, 5, "direction")]
+    assert candidates(features, "sea", 9).rows() == expected
+    assert candidates(features, "sea", 3).rows() == expected[:3]
+
+
+def example(context: list[str], at: int) -> dict[str, Any]:
+    return {"token": context[at], "token_index": at, "context": context}
+
+
+def test_a_feature_fires_on_the_word_of_most_of_its_examples_over_the_borders_of_tokens():
+    """By hand, in both ways of writing a token's space."""
+    dog, hotdog, end = ["<s>", "▁The", "▁d", "o", "g", "s", "▁ran", "."], [" hot", "dog", " and", " don", "'t"], ["▁a", "▁dog", "."]
+    examples = pl.DataFrame(
+        {
+            "layer": [3, 3, 3, 6],
+            "feature": [1, 2, 4, 1],
+            "examples": [
+                [example(dog, 3), example(dog, 4), example(dog, 6)],
+                [example(hotdog, 4), example(hotdog, 3), example(hotdog, 1)],
+                [example(end, 2), example(end, 2), example(end, 1)],
+                [],
+            ],
+        }
+    )
+    assert fired_on(examples).rows() == [(3, 1, "dogs"), (3, 2, "don't"), (3, 4, ".")]
+
+
+def test_a_concept_that_nothing_points_to_is_refused_with_the_nearest_label(monkeypatch: pytest.MonkeyPatch):
+    columns = {"layer": [6, 6], "feature": [1, 2], "concept": ["medicine", "sea"], "explanation": [None, None]}
+    lens = {"top_logit_lens_tokens": [["▁a"], ["▁b"]], "max_activation": [1.0, 2.0]}
+    features = pl.DataFrame(columns | lens, schema_overrides={"explanation": pl.String})
+    monkeypatch.setattr(Run, "summary_path", lambda *_: Path("config"))
+    monkeypatch.setattr(Run, "summary", lambda *_: features)
+    monkeypatch.setattr(Run, "rows", lambda *_: features.with_columns(examples=pl.Series([[example(["▁c"], 0)]] * 2)))
+    tiny = as_sweep(WORKFLOW, "tiny")
+    with pytest.raises(SettingsError, match=r"fires on or promotes 'medecine'\. Did you mean 'medicine'\? Labels are medicine, sea"):
+        picked_features(tiny, "medecine", 4, Path("config.yaml"))
