@@ -138,8 +138,11 @@ import saesteer
 from rich.console import Console
 from saesteer.report.recommend import show
 answer = saesteer.recommend("micro", {answered.concept!r})
-assert answer.ordinary_loss.n == 32, answer.ordinary_loss
-assert answer.texts.height == answer.candidates.height * answer.texts["factor"].n_unique() * answer.texts["prefix_id"].n_unique()
+assert answer.recommendation.ordinary_loss.n == 32, answer.recommendation.ordinary_loss
+texts, scoring = answer.choosing, answer.scoring
+assert texts.height == answer.candidates.height * texts["factor"].n_unique() * texts["prefix_id"].n_unique()
+assert (scoring.height, scoring["prefix_id"].n_unique(), answer.recommendation.feature.score.n) == (80, 20, 20)
+assert not {{*texts["prefix_id"]}} & {{*scoring["prefix_id"]}}
 show(answer, Console())
 """
     (answered.folder.path / "asked.py").write_text(program)
@@ -148,21 +151,27 @@ show(answer, Console())
     assert done.stdout == answered.said
 
 
-def test_under_a_limit_on_damage_a_weaker_strength_is_recommended_and_nothing_is_computed_anew(answered: Answered):
-    """The limit is just below the damage of the strength that is recommended without one: of its texts, or of ordinary text."""
+def test_under_a_limit_on_damage_a_weaker_strength_is_recommended_and_nothing_is_stored_anew(answered: Answered):
+    """The limit is just below the damage of the strength that is recommended without one: of the texts that chose it, or of ordinary
+    text."""
     folder, concept = answered.folder, answered.concept
     program = f"""
 import saesteer
-from saesteer.analysis.recommendation import as_multiple
+from saesteer.analysis.recommendation import as_multiple, scored, unsteered_texts
 from saesteer.report.recommend import LIMITED, page_of
+from saesteer.settings import SelectionSettings
+def damage(answer, by):
+    best = answer.recommendation.feature
+    option = {{name: getattr(best, name) for name in ("kind", "layer", "name", "factor")}}
+    of_texts = scored(option, by.choosing, SelectionSettings(thresholds=(0.1,), late_layers_from=6)).perplexity
+    return max(of_texts.interval.high, as_multiple(answer.recommendation.ordinary_loss).interval.high)
 free = saesteer.recommend("micro", {concept!r})
-damage = max(free.perplexity.interval.high, as_multiple(free.ordinary_loss).interval.high)
-held = saesteer.recommend("micro", {concept!r}, max_damage=max(1.0, damage * 0.999))
+limit = max(1.0, damage(free, free) * 0.999)
+held = saesteer.recommend("micro", {concept!r}, max_damage=limit)
 best, before = held.recommendation.feature, free.recommendation.feature
 if best is not None:
     assert (best.layer, best.name, best.factor) != (before.layer, before.name, before.factor)
-    assert max(held.perplexity.interval.high, as_multiple(held.ordinary_loss).interval.high) <= damage * 0.999
-    assert held.recommendation.verdict != "harmful"
+    assert damage(held, held) <= limit
 assert "Limited damage" in page_of(held) and "Limited damage" not in page_of(free)
 print("chosen" if best else "none")
 """

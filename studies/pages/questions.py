@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 
-from saesteer.analysis.recommendation import STEERS
-from saesteer.core.uncertainty import RATINGS, Interval, interval_columns, mean_interval, of_differences
+from saesteer.analysis.recommendation import STEERS, Verdict
+from saesteer.core.uncertainty import RATINGS, SHARES, Interval, interval_columns, mean_interval, of_differences
 from saesteer.settings import SelectionSettings
 from studies.pages.pooled import seeds_reach, widened_by_seeds
 from studies.pages.tables import Cell, Column, Row, Rows, Shown, beside, best_first, grouped, matching, text_of
@@ -31,10 +31,8 @@ SEED = "-seed-"
 JUDGED = {"factor_rule": BY_JUDGE}
 SHOWN_RULES = (BEST, "max_activation", "input_score", "output_score", RANDOM)
 """Rules whose picks are shown over seeds: they do not read the labels that the judge goes by."""
-MEANS = ("score", "best", "regret")
+FRESH_MEANS = ("score", "fresh", "best", "regret")
 """Columns of recommendations whose means are shown."""
-FRESH_MEANS = ("fresh", "best", "regret")
-"""The same of fresh_prompts."""
 DIFFERENCES = ("regret", "gain", "change", "fall", "beyond_control", "fluency_change", "above_random", "above_diffmean")
 """Columns that are differences of what the others hold."""
 _SET = ["layer", "rule", "size"]
@@ -78,37 +76,29 @@ def _predictions(root: Path) -> Iterator[Row]:
         yield {**row, **{f"activation{end}": pick[f"score{end}"] for end in ("", "_low", "_high")}}
 
 
+def _verdicts(root: Path) -> Iterator[Row]:
+    """Of each verdict on an experiment's features: how many score STEERS or more on prompts that took no part, and their share, a mean
+    over concepts."""
+    for (experiment,), rows in grouped(results(root, "recommendations"), "experiment").items():
+        every = pl.DataFrame(rows, infer_schema_length=None).with_columns(reached=pl.col("fresh").fill_null(0) >= STEERS)
+        for verdict in get_args(Verdict):
+            of = every.filter(verdict=verdict)
+            by_concept = of.group_by("concept", maintain_order=True).agg(share=pl.col("reached").cast(pl.Float64).mean())
+            reached = f"{of['reached'].sum()} of {of.height}"
+            row = {"experiment": experiment, "verdict": verdict, "reached": reached, "n": by_concept.height}
+            yield row | {"took": f"{of['reached'].sum()} of {every['reached'].sum()}"} | _means(by_concept, ("share",), SHARES)
+
+
 def _recommendations(root: Path) -> Iterator[Row]:
-    """The concepts of each experiment, and their mean."""
-    for (experiment,), rows in grouped(results(root, "recommendations"), "experiment").items():
-        for row in rows:
-            yield {**row, "pick": None if row["feature"] is None else f"{row['layer']}/{row['feature']}"}
-        blank = dict.fromkeys(("n_candidates", "verdict", "pick", "factor"), "")
-        means = pl.DataFrame(rows).select(pl.col(MEANS).mean()).row(0, named=True)
-        yield {"experiment": experiment, "concept": "mean", **blank, **means, "score_low": None, "score_high": None}
-
-
-def _mean_recommendations(root: Path) -> Iterator[Row]:
-    """Means over an experiment's concepts, with their intervals, and how often each verdict was given."""
-    for (experiment,), rows in grouped(results(root, "recommendations"), "experiment").items():
-        concepts = pl.DataFrame(rows).drop_nulls("regret")
-        verdicts = ", ".join(f"{verdict} {n}" for verdict, n in concepts["verdict"].value_counts(sort=True).rows())
-        yield {"experiment": experiment, "n": concepts.height, "verdicts": verdicts} | _means(concepts, MEANS)
-
-
-def _fresh_prompts(root: Path) -> Iterator[Row]:
-    """Of an experiment's concepts: how many reported intervals hold the mean on prompts that took no part, how many recommendations that
-    say "use" reach STEERS there, and the means."""
-    for (experiment,), rows in grouped(results(root, "fresh_prompts"), "experiment").items():
-        concepts = pl.DataFrame(rows).drop_nulls("regret")
+    """Of a layer's recommendations: how many printed intervals hold the mean on prompts that took no part, and means over concepts."""
+    for (experiment, layer), rows in grouped(results(root, "recommendations"), "experiment layer").items():
+        concepts = pl.DataFrame(rows, infer_schema_length=None).drop_nulls("fresh")
         above, below = (
             concepts.filter(beyond).height for beyond in (pl.col("fresh") > pl.col("score_high"), pl.col("fresh") < pl.col("score_low"))
         )
-        used = concepts.filter(verdict="use")
-        reached = used.filter(pl.col("fresh") >= STEERS)
         held = f"{concepts.height - above - below} of {concepts.height} ({above} lie above, {below} below)"
-        shares = {"held": held, "used": f"{reached.height} of {used.height}"}
-        yield {"experiment": experiment} | shares | _means(concepts, FRESH_MEANS)
+        regrets = concepts.with_columns(regret=pl.col("best") - pl.col("fresh"))
+        yield {"experiment": experiment, "layer": layer, "held": held} | _means(regrets, FRESH_MEANS)
 
 
 def _means(concepts: pl.DataFrame, columns: Iterable[str], scale: Interval = RATINGS) -> dict[str, Any]:
@@ -265,17 +255,12 @@ BLOCKS = {
         "experiment": "experiment", "layer": "layer", "learnt on": "trained_on", "rank correlation": "rho ±",
         "score of its pick": "score ±", TITLES["max_activation"]: "activation ±", "above the max activation's pick": "above_activation ±",
     }),
-    "open-recommendations": _apart(_recommendations, "concept", {
-        "concept": "concept", "candidates": "n_candidates", "verdict": "verdict", "feature": "pick", "factor": "factor",
-        "held-out score": "score ±", "brute force on as many prompts": "best .2", "regret": "regret .2",
+    "open-verdicts": Shown(_verdicts, "experiment verdict", {
+        "experiment": "experiment", "verdict": "verdict", "score 1 or more on fresh prompts": "reached", "share, over concepts": "share ±",
+        "concepts": "n", "of all that score 1 or more": "took",
     }),
-    "open-recommendations-seeds": Shown(_mean_recommendations, "experiment", {
-        "experiment": "experiment", "concepts": "n", "verdicts": "verdicts", "held-out score": "score ±",
-        "brute force on as many prompts": "best ±",
-        "regret": "regret ±",
-    }),
-    "open-fresh-prompts": Shown(_fresh_prompts, "experiment", {
-        "experiment": "experiment", "intervals that hold the fresh mean": "held", "“use”, of which 1 or more on fresh prompts": "used",
+    "open-recommendations": Shown(_recommendations, "experiment layer", {
+        "experiment": "experiment", "layer": "layer", "intervals that hold the fresh mean": "held", "printed score": "score ±",
         "score on fresh prompts": "fresh ±", "brute force's choice there": "best ±", "regret": "regret ±",
     }),
     "open-feature-sets": Shown(_feature_sets, "experiment layer rule size", {

@@ -17,8 +17,6 @@ from studies.questions.setting_agreement import setting_agreement
 from studies.questions.side_effects import side_effect_correlations
 from studies.questions.summaries.attributes import RULES as ATTRIBUTE_RULES
 from studies.questions.summaries.data_sizes import data_sizes
-from studies.questions.summaries.fresh_prompts import fresh_prompts
-from studies.questions.summaries.recommendations import recommendations
 from studies.questions.summaries.suppression import OF_A_FEATURE, WAYS
 from studies.questions.tables import (
     ATTRIBUTES,
@@ -26,6 +24,7 @@ from studies.questions.tables import (
     FEATURE_SETS,
     OUTPUT_SCORE_SETTINGS,
     QUANTITIES,
+    RECOMMENDATIONS,
     SIDE_EFFECTS,
     SUPPRESSION,
 )
@@ -83,13 +82,16 @@ def synthetic_side_effects(features: pl.DataFrame, seed: int = 0) -> pl.DataFram
     return rows.with_columns(made).select(list(SIDE_EFFECTS.columns)).cast(pl.Schema(SIDE_EFFECTS.schema))
 
 
+RECOMMENDED = (("joy", "use", 1.5, 1.25), ("law", "use", 1.5, 0.75), ("sea", "try it", 1.0, 1.5), ("war", "don't", 0.25, 0.125))
+"""Concept, verdict, printed score, score on fresh prompts."""
+
+
 def question_tables(
     features: pl.DataFrame, steering: pl.DataFrame, results: pl.DataFrame, settings: SelectionSettings, seed: int
 ) -> dict[str, pl.DataFrame]:
     """The tables of what the papers leave open."""
     known = with_quantities(features, synthetic_quantities(features, seed))
     scores, choice, own = synthetic_output_scores(features, seed), BestFactorSettings(), OutputScoreSettings()
-    recommended = recommendations(features, steering.with_columns(prefix_id=pl.col("half").cast(pl.String)), 4, settings)
     predicted, weights = predictions(known, steering, settings)
     if not weights.is_empty():
         predicted = pl.concat([predicted, predictions_from(weights, "another", known, steering, settings)]).sort("layer", "trained_on")
@@ -105,8 +107,14 @@ def question_tables(
         "data_sizes": data_sizes(synthetic_sizes(features, seed), features, steering, settings),
         "predictions": predicted,
         "predictor_weights": weights,
-        "recommendations": recommended,
-        "fresh_prompts": fresh_prompts(recommended, lambda *which: [{"mean": 1.5, "low": 1.25, "high": 1.75}] * 2, 40),
+        "recommendations": pl.DataFrame(
+            [
+                {"layer": 1, "concept": concept, "n_candidates": 4, "verdict": verdict, "feature": 3, "factor": "1", "n": 20}
+                | {"score": score, "score_low": score - 0.25, "score_high": score + 0.25, "fresh": fresh, "best": fresh + 0.25}
+                for concept, verdict, score, fresh in RECOMMENDED
+            ],
+            RECOMMENDATIONS.schema,
+        ),
         "feature_sets": pl.DataFrame(
             [
                 {"layer": 1, "concept": concept, "rule": rule, "size": size, "n_pool": 2, "features": "3+8"[: 2 * size - 1]}

@@ -299,10 +299,13 @@ def test_the_page_shows_what_is_kept(tables: Tables, tmp_path: Path) -> None:
         assert len(rows[name, "one"]) == len(rows[name, "one-seed-1"]) > 0
     assert "| `one` " in made[pooled]
     assert "one-seed-1" not in made[pooled]
-    (recommended,) = rows["open-recommendations-seeds", "one"]
-    regret = tables["recommendations"]["regret"].drop_nulls()
-    assert f"| {regret.len()} | " in recommended
-    assert f"{regret.mean():.2f} [".replace("-", "−") in recommended
+    (recommended,) = rows["open-recommendations", "one"]
+    assert "| 2 of 4 (1 lie above, 1 below) | " in recommended
+    assert recommended.count(" 0.25 [") == 1  # brute force's score less the recommendation's
+    used, tried, left = rows["open-verdicts", "one"]
+    assert used.startswith("| `one` | use | 1 of 2 | 0.50 [0.01, 0.99] | 2 | 1 of 2 |")  # Clopper and Pearson's
+    assert "| try it | 1 of 1 | 1.00 | 1 | 1 of 2 |" in tried
+    assert "| don't | 0 of 1 | 0.00 | 1 | 0 of 2 |" in left
     line = tables["choice_rules"].row(
         by_predicate=(pl.col("factor_rule") == "judge") & (pl.col("layer") == 1) & (pl.col("rule") == "best"), named=True
     )

@@ -1,50 +1,50 @@
-"""What `saesteer recommend` would say of each concept, by hand."""
+"""What `saesteer recommend` would say of each concept at a layer, with a judge and texts made by hand."""
+
+from collections.abc import Mapping
 
 import polars as pl
-from test_recommendation import SETTINGS, ratings
+import pytest
+from test_recommendation import ratings
 
+import saesteer.report.scoring
+from saesteer.analysis.recommendation import Estimate
 from saesteer.cli.application import run_of
+from saesteer.core.uncertainty import Interval
+from saesteer.run import Run
 from studies import ROOT
-from studies.questions.summaries.fresh_prompts import fresh_prompts, unused_prompts
-from studies.questions.summaries.recommendations import recommendations
-from studies.questions.tables import RECOMMENDATIONS
+from studies.questions.summaries.recommendations import compute
+
+SCORES = {("7", "1.2"): (1.5, 1.6, 0.5), ("9", "1.2"): (1.75, 1.7, 1.25), ("7", "2"): (0.5, 0.5, 2.0)}
+"""Feature and factor -> its scores on the prompts that choose, that score, and that are fresh; others have 0."""
 
 
-def test_regret_is_against_choosing_among_all_features_with_the_label():
-    """By hand: 7 has the larger example, 9 steers better; a candidate a layer is 7, so the regret is .5."""
-    features = pl.DataFrame(
-        {
-            "layer": [3, 3, 3],
-            "feature": [7, 9, 5],
-            "concept": ["sea", "sea", None],
-            "explanation": [None, None, None],
-            "top_logit_lens_tokens": [["a"], ["b"], ["sea"]],
-            "max_activation": [9.0, 2.0, 99.0],
-        },
-        schema_overrides={"explanation": pl.String},
-    )
-    rows = pl.concat(
-        [ratings("feature", 3, name, factor, [score] * 8) for name, factor, score in (("7", "0", 0), ("7", "1", 1), ("9", "1", 1.5))]
-    )
-    texts = rows.drop("kind").with_columns(feature=pl.col("name").cast(pl.Int64)).drop("name")
-    (row,) = recommendations(features, texts, 1, SETTINGS).rows(named=True)
-    assert (row["concept"], row["n_candidates"], row["verdict"], row["feature"], row["factor"]) == ("sea", 1, "weak", 7, "1")
-    assert (row["score"], row["best"], row["regret"]) == (1.0, 1.5, 0.5)
-    assert (row["best_layer"], row["best_feature"], row["best_factor"]) == (3, 9, "1")
-    (all_of_them,) = recommendations(features, texts, 2, SETTINGS).rows(named=True)
-    assert (all_of_them["feature"], all_of_them["regret"]) == (9, 0.0)
-
-
-def test_both_choices_are_scored_on_prompts_that_neither_saw():
-    """By hand: the recommended 3/7 scores .5 there, brute force's 3/9 1.25."""
-    row = {"concept": "sea", "verdict": "use", "layer": 3, "feature": 7, "factor": "1", "best_layer": 3, "best_feature": 9}
-    row |= {"best_factor": "2", "score": 1.0, "score_low": 0.5, "score_high": 1.5, "best": 1.5, "regret": 0.5, "n_candidates": 1}
-    means = {(3, 7, "1"): 0.5, (3, 9, "2"): 1.25}
-    recommended = pl.DataFrame([row, {"concept": "war", "verdict": "none"}], schema=RECOMMENDATIONS.schema)
-    table = fresh_prompts(recommended, lambda concept, choices: [{"mean": means[one], "low": 0.0, "high": 2.0} for one in choices], 40)
-    (fresh,) = table.rows(named=True)
-    assert (fresh["concept"], fresh["n"], fresh["fresh"], fresh["best"], fresh["regret"]) == ("sea", 40, 0.5, 1.25, 0.75)
+@pytest.mark.parametrize(("n_per_layer", "expected"), [(1, (7, "use", 1.6, 0.5, 1.25)), (4, (9, "use", 1.7, 1.25, 1.25))])
+def test_what_is_chosen_scored_and_fresh_is_by_different_prompts(
+    n_per_layer: int, expected: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: of two features that are labelled with the sea, the one candidate of the layer is 7, which has the larger example. Brute
+    force takes 9."""
     run = run_of("tiny-brute", ROOT / "studies/config.yaml")
-    unused = unused_prompts(run)
-    assert len(unused) == 40
-    assert not set(unused) & set(run.prompts())
+    columns = {"layer": [3, 3, 3], "feature": [7, 9, 5], "concept": ["sea", "sea", None], "explanation": [None, None, None]}
+    columns |= {"top_logit_lens_tokens": [["a"], ["b"], ["sea"]], "max_activation": [9.0, 2.0, 99.0]}
+    features = pl.DataFrame(columns, schema_overrides={"explanation": pl.String})
+    lines = [*run.prompts(), *run.unused_prompts()]
+    prompts_of = (lines[:10], lines[10:30], lines[30:])
+
+    def scored_texts(
+        run: Run, concept: str, layer: int, options: pl.DataFrame, prompts: Mapping[str, str], n_texts: int = 40
+    ) -> pl.DataFrame:
+        which = prompts_of.index([*prompts])
+        named = options.select("name", "factor").iter_rows()
+        texts = [ratings("feature", layer, *option, [SCORES.get(option, (0.0,) * 3)[which]] * 8) for option in named]
+        return pl.concat([ratings("feature", layer, "", "0", [0.0] * 8), *texts])
+
+    loss = {(3, "7", "1.2"): Estimate(0.1, Interval(0.1, 0.1), 8)}
+    monkeypatch.setattr(saesteer.report.scoring, "scored_texts", scored_texts)
+    monkeypatch.setattr(saesteer.report.scoring, "ordinary_losses", lambda *_: loss)
+    monkeypatch.setattr("studies.questions.summaries.recommendations.N_PER_LAYER", n_per_layer)
+    monkeypatch.setattr(Run, "summary", lambda *_: features)
+    (row,) = compute(run, [3])["recommendations"].rows(named=True)
+    assert (row["layer"], row["concept"], row["factor"], row["n"]) == (3, "sea", "1.2", 8)
+    assert (row["feature"], row["verdict"]) == expected[:2]
+    assert [row["score"], row["fresh"], row["best"]] == pytest.approx([*expected[2:]])
