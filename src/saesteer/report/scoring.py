@@ -13,6 +13,7 @@ import polars as pl
 
 from saesteer.analysis.recommendation import FEATURE, UNSTEERED, Estimate, estimated
 from saesteer.analysis.suppression import edit_of
+from saesteer.core.tables import JUDGEMENTS
 from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts
 from saesteer.engine.generations import feature_edit
 from saesteer.engine.interventions import Nothing
@@ -56,7 +57,7 @@ def scored_texts(
         names.append((str(number), kind, name, factor))
     texts = rated_texts(run, lm, sae, forms, concept, n_texts, prompts).drop("factor")
     named = texts.join(pl.DataFrame(names, schema=["method", "kind", "name", "factor"], orient="row"), on="method", maintain_order="left")
-    unrated = [pl.lit(None, pl.Float64).alias(score) for score in SCORES if score not in named.columns]
+    unrated = [pl.lit(None, JUDGEMENTS.schema[score]).alias(score) for score in SCORES if score not in named.columns]
     of_prompt = pl.col("prefix_id").replace_strict(dict(prompts), return_dtype=pl.String)
     return named.with_columns(pl.col("layer").cast(pl.Int64), *unrated, prompt=of_prompt).select(COLUMNS)
 
