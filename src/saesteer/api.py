@@ -203,8 +203,8 @@ def recommend(
 
     The current folder is the project's; what is missing is computed there, as by `saesteer recommend`. `n_per_layer` is the largest number
     of candidates of a layer; `comparison` names a comparison of methods on the same model, by whose settings and labelled texts
-    prompting and DiffMean are tried beside the features. With `max_damage` no strength is recommended at which the perplexity of its texts,
-    or of ordinary text, is more than so many times the unsteered one.
+    prompting and DiffMean are tried beside the features. With `max_damage` no strength is chosen at which the perplexity of its texts, or
+    of ordinary text, is more than so many times the unsteered one. What is measured of the answer is of prompts that took no part.
     """
     question = Question(experiment, concept, n_per_layer, cores, configfile, comparison, max_damage=max_damage)
     return _answer(read_workflow(configfile), question)

@@ -2,7 +2,7 @@
 
 It is chosen on all prompts: by the highest mean judge score where the feature's texts were judged, otherwise by the capped rule
 (`best_factor.choose_capped`). Only the choice is made here. The scores that are reported of choosing a factor are held out
-(`best_factor.outcomes`, `recommendation.best_choice`).
+(`best_factor.outcomes`), those of a recommendation are of prompts that took no part (`report.scoring`).
 """
 
 from collections.abc import Sequence

@@ -37,7 +37,7 @@ def recommend(
     max_damage: Annotated[
         float | None,
         typer.Option(
-            help="Recommend no strength with more damage: the most perplexity, of its texts and of ordinary text, in multiples of the "
+            help="Choose no strength with more damage: the most perplexity, of its texts and of ordinary text, in multiples of the "
             "unsteered one; none: the strength of the highest score, whose damage the verdict weighs."
         ),
     ] = None,
