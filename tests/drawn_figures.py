@@ -55,9 +55,10 @@ def _drawn(name: str, tables: Tables) -> tuple[pl.DataFrame, Figure]:
     return data, figure
 
 
-def method_tables(**changes: object) -> Tables:
+def method_tables(n_concepts: int = 6, **changes: object) -> Tables:
     settings = method_settings(**changes)
-    tables = method_summaries(synthetic_rows(settings), PROMPTS, settings, {LAYER: our_protocol(settings, "model", LAYER, "judge", 6)})
+    protocols = {LAYER: our_protocol(settings, "model", LAYER, "judge", n_concepts)}
+    tables = method_summaries(synthetic_rows(settings, n_concepts), PROMPTS, settings, protocols)
     return with_damage(tables, settings)
 
 

@@ -1,12 +1,13 @@
-"""Win rates, and simultaneous intervals of all pairs of methods, against SciPy, by hand, and by simulation."""
+"""Win rates, and which of all pairs of methods are told apart, against SciPy, by hand, and on real scores."""
 
 import numpy as np
 import pytest
-from method_rows import LAYER, method_settings, score_rows
+from interval_coverage import errs, family_wise_error, family_wise_error_of_means, method_scores
+from method_rows import method_settings, score_rows
 from scipy import stats
 
-from saesteer.core.uncertainty import SHARES, mean_interval
-from saesteer.methods.compare.differences import method_differences, simultaneous
+from saesteer.core.uncertainty import RATINGS, SHARES, mean_interval, of_differences
+from saesteer.methods.compare.differences import method_differences, p_all_pairs
 from saesteer.report.method_report import both_ways
 
 SETTINGS = method_settings()
@@ -36,39 +37,43 @@ def test_the_win_rate_is_the_share_of_concepts_won_with_ties_as_halves() -> None
     assert every["win_rate_low"] == pytest.approx(stats.binomtest(8, 8).proportion_ci().low, abs=1e-6)  # Clopper and Pearson's
 
 
-def test_of_one_pair_the_simultaneous_interval_is_students_and_of_many_it_is_sidaks() -> None:
-    """Independent differences of many concepts: the level is that of confidence ** (1 / pairs), two-sided (Šidák)."""
-    rng = np.random.default_rng(0)
-    for keys in (("lat", "pca"), ("lat", "pca", "probe", "ssv", "caa", "lora", "sft")):
-        # Against one method without spread, every difference is another's own noise.
-        drawn = {key: np.zeros(400) if key == "lat" else rng.normal(size=400) for key in keys}
-        pairs = [(a, b) for number, a in enumerate(keys) for b in keys[number + 1 :]]
-        differences = np.stack([drawn[a] - drawn[b] for a, b in pairs], axis=1)
-        if len(keys) > 2:
-            differences[100:, 0] = np.nan  # a pair of fewer concepts: the same level, a larger t
-        rows = simultaneous(differences, method_settings(bootstrap_draws=4000), LAYER)
-        sidak = 0.95 ** (1 / len(pairs))
-        for values, row in zip(differences.T, rows, strict=True):
-            known = values[~np.isnan(values)]
-            theirs = stats.ttest_1samp(known, 0).confidence_interval(sidak)
-            ours = row["simultaneous_high"] - row["simultaneous_low"]
-            assert ours == pytest.approx(theirs.high - theirs.low, rel=0.05)
+def test_all_pairs_are_told_apart_by_the_sign_test_of_each_times_their_number() -> None:
+    """Ties count for neither side, a concept that either lacks nowhere; the same the other way round."""
+    rng = np.random.default_rng(7)
+    for n, n_pairs in ((1, 1), (9, 3), (16, 1176), (40, 45)):
+        differences = rng.choice([-0.5, 0.0, 0.1, 2.0], n)
+        above, below = int((differences > 0).sum()), int((differences < 0).sum())
+        theirs = stats.binomtest(above, above + below).pvalue if above + below else 1.0
+        assert p_all_pairs(differences, n_pairs) == p_all_pairs(-differences, n_pairs) == pytest.approx(min(1, theirs * n_pairs))
+    assert p_all_pairs(np.zeros(16), 10) == 1
+    assert p_all_pairs(np.array([1e-12] * 16), 1) == 1  # the sums of equal scores differ in their last bits
+    assert p_all_pairs(np.empty(0), 10) is None
+    best = {"lat": [1.0] * 7, "pca": [0.5] * 7, "probe": [0.5] * 6 + [None]}
+    pairs = method_differences(score_rows(best), SETTINGS)
+    assert pairs["p_all_pairs"].to_list() == [3 * 2 / 2**7, 3 * 2 / 2**6, 1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("are_missing", [False, True])
-def test_the_simultaneous_intervals_cover_all_pairs_together(are_missing: bool) -> None:
-    """200 worlds of eight equal methods and 16 concepts, shared by all methods, each with its own noise: some pair's own interval misses 0
-    in many, some simultaneous one in about 5 %."""
-    rng, settings, missed = np.random.default_rng(5), method_settings(bootstrap_draws=500), {"own": 0, "simultaneous": 0}
-    for world in range(200):
-        scores = rng.normal(size=(16, 1)) * 0.4 + rng.normal(size=(16, 8)) * np.linspace(0.1, 0.5, 8)
-        if are_missing:
-            scores[rng.random(scores.shape) < 0.1] = np.nan
-        differences = np.stack([scores[:, a] - scores[:, b] for a in range(8) for b in range(a + 1, 8)], axis=1)
-        own = [mean_interval(values[~np.isnan(values)], 0.95) for values in differences.T]
-        missed["own"] += any(low > 0 or high < 0 for low, high in own)
-        together = simultaneous(differences, settings, world)
-        missed["simultaneous"] += any(row["simultaneous_low"] > 0 or row["simultaneous_high"] < 0 for row in together)
-    assert missed["own"] > 60
-    assert missed["simultaneous"] <= 19  # 10 are 5 %, three standard deviations above them
+@pytest.mark.parametrize("layer", [3, 6])
+def test_of_real_methods_that_do_not_differ_none_is_told_apart(layer: int) -> None:
+    """49 methods, 16 concepts. Of means, Student's t at Bonferroni's level errs in far more than the 5 % it says: scores are skewed."""
+    scores = method_scores(layer)
+    assert family_wise_error(scores, 60) <= 0.05
+    assert family_wise_error_of_means(scores, 300) > 0.1
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("layer", [3, 6])
+def test_none_is_told_apart_in_long_simulations(layer: int) -> None:
+    """And of 1,176 pairs that have nothing to do with one another, which err together most often."""
+    assert family_wise_error(method_scores(layer), 1000) <= 0.05
+    rng = np.random.default_rng(layer)
+    assert np.mean([errs(rng.exponential(size=(16, 1176)) - np.log(2), 1176) for _ in range(500)]) <= 0.05 + 0.02
+
+
+def test_the_scale_of_a_difference_is_that_of_the_score() -> None:
+    """P2's product of means is at most 1: the scale of ratings would make the interval of few concepts wider."""
+    rows = score_rows({"lat": [0.2, 0.5, 0.9], "pca": [0.1, 0.1, 0.1]})
+    for score, scale in (("product_of_means", SHARES), ("harmonic_mean", RATINGS)):
+        pair = method_differences(rows, method_settings(score=score)).row(0, named=True)
+        expected = mean_interval(np.array([0.1, 0.4, 0.8]), 0.95, of_differences(scale))
+        assert (pair["low"], pair["high"]) == pytest.approx(expected)

@@ -3,13 +3,15 @@
 import numpy as np
 import polars as pl
 import pytest
-from drawn_figures import drawn, two_layers, world
+from drawn_figures import drawn, method_tables, two_layers, world
 from matplotlib.axes import Axes
 from method_rows import LAYER
 
 from saesteer.figures.method_curves import N_SHOWN
 from saesteer.methods.compare.equal_cost import LIMITS
 from saesteer.methods.compare.means import ELSEWHERE, FAMILIES
+
+FEW = ("unsteered", "sae_label", "diffmean", "prompting", "lora", "sae_ts")
 
 
 def line(axes: Axes, label: str) -> tuple[np.ndarray, np.ndarray]:
@@ -78,23 +80,26 @@ def test_curves_draw_every_factor_of_the_best_of_each_family() -> None:
 
 
 def test_differences_are_row_minus_column() -> None:
-    _, figure = drawn("method_differences", world())
+    few = method_tables(14, methods=FEW)
+    _, figure = drawn("method_differences", few)
     axes = figure.axes[0]
     titles = [tick.get_text() for tick in axes.get_yticklabels()]
-    ordered = world()["methods"].sort("score", descending=True)
+    ordered = few["methods"].sort("score", descending=True)
     assert titles == [tick.get_text() for tick in axes.get_xticklabels()] == ordered["title"].to_list()
     scores = ordered["score"].to_numpy()
     matrix = np.ma.filled(axes.collections[0].get_array(), np.nan)
     expected = scores[:, None] - scores[None, :]  # no concept is missing here
     np.fill_diagonal(expected, np.nan)
     np.testing.assert_allclose(matrix, expected, atol=1e-12)
-    differences = world()["method_differences"]
-    for low, high in (("low", "high"), ("simultaneous_low", "simultaneous_high")):
-        x, y = line(axes, low)
+    differences, n_sure = few["method_differences"], []
+    for name, is_apart in (("low", (pl.col("low") > 0) | (pl.col("high") < 0)), ("p_all_pairs", pl.col("p_all_pairs") < 0.05)):
+        x, y = line(axes, name)
         place = {key: number for number, key in enumerate(ordered["method"])}
-        sure = differences.filter((pl.col(low) > 0) | (pl.col(high) < 0))
+        sure = differences.filter(is_apart)
         pairs = {(place[a], place[b]) for a, b in sure.select("method", "other").iter_rows()}
         assert set(zip(x.astype(int), y.astype(int), strict=True)) == pairs | {(b, a) for a, b in pairs}
+        n_sure.append(len(pairs))
+    assert 0 < n_sure[1] < n_sure[0]
 
 
 def test_layers_of_the_methods_have_one_panel_and_a_marker_each() -> None:

@@ -69,7 +69,11 @@ def test_a_method_of_the_table_by_hand() -> None:
     assert row["perplexity"] == pytest.approx(np.exp(1 + 2))
     assert (row["concept_log_odds"], row["concept_log_odds_low"]) == (2.5, None)  # of one concept; that where it abstains has none
     both = row_of(tables["methods"], "unsteered")
-    assert (both["concept_log_odds"], both["concept_log_odds_low"], both["concept_log_odds_high"]) == (1.5, 1.5, 1.5)
+    assert (both["concept_log_odds"], both["concept_log_odds_low"], both["concept_log_odds_high"]) == (
+        1.5,
+        None,
+        None,
+    )  # no scale, 2 values
     assert (row["median_factor"], row["median_change"], row["median_relative_change"]) == (2, 4.0, 0.5)
     assert (row["n_choices"], row["share_at_smallest"], row["share_at_largest"]) == (2, 0.0, 1.0)
     notes = method_notes(tables["methods"], settings)
@@ -137,8 +141,9 @@ def test_pairs_are_paired_and_missing_concepts_left_out() -> None:
     assert differences["mean"].to_list() == [1, 0, None, -1, None, None]
     sure = differences.row(0, named=True)
     own = mean_interval(np.ones(4), 0.95, of_differences(RATINGS))  # what the scale allows: four equal differences have no spread
-    assert [sure[name] for name in ("low", "high", "simultaneous_low", "simultaneous_high")] == pytest.approx([*own, *own])
-    assert differences["simultaneous_low"].null_count() == differences["low"].null_count() == 3
+    assert [sure[name] for name in ("low", "high")] == pytest.approx(own)
+    assert sure["p_all_pairs"] == 2 * 0.5**4 * 6  # four of four concepts, six pairs
+    assert differences["p_all_pairs"].null_count() == differences["low"].null_count() == 3
 
 
 def test_families_cover_the_registry() -> None:
@@ -255,15 +260,17 @@ def test_the_report_says_what_the_tables_say() -> None:
 
 
 def test_the_report_counts_pairs_and_turns_them_round() -> None:
-    differences = world()["method_differences"]
-    lines = sections(report())["Differences between methods"]
+    few = method_settings(methods=("unsteered", "sae_label", "diffmean", "prompting", "lora", "sae_ts"))
+    tables = method_summaries(synthetic_rows(few, 14), PROMPTS, few, PROTOCOLS)
+    differences = tables["method_differences"]
+    lines = sections(report(few, **tables))["Differences between methods"]
     plain = differences.filter((pl.col("low") > 0) | (pl.col("high") < 0)).height
-    together = differences.filter((pl.col("simultaneous_low") > 0) | (pl.col("simultaneous_high") < 0)).height
+    together = differences.filter(pl.col("p_all_pairs") < 0.05).height
     assert f"{differences.height} pairs are compared" in lines[0]
     assert f"of {plain} of them leaves out 0" in lines[0]
-    assert f"there {together} leave out 0" in lines[0]
-    assert together < plain
-    best = world()["methods"].sort("score", descending=True).row(0, named=True)
+    assert f"Of all pairs together {together} are told apart" in lines[0]
+    assert 0 < together < plain
+    best = tables["methods"].sort("score", descending=True).row(0, named=True)
     (line,) = (line for line in lines if line.startswith("| Unsteered |"))
     keys = sorted((best["method"], "unsteered"))
     pair = differences.filter(method=keys[0], other=keys[1]).row(0, named=True)

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interval_coverage import POPULATIONS, difference_coverage, mean_coverage, rank_coverage, ratio_coverage
+from interval_coverage import (
+    POPULATIONS,
+    difference_coverage,
+    mean_coverage,
+    method_scores,
+    pairs_of,
+    rank_coverage,
+    ratio_coverage,
+    real_coverage,
+)
 from oracles.statistics import pooled_rank_correlation
 from scipy.stats import binomtest, skew, spearmanr, t, ttest_1samp, ttest_ind
 
@@ -14,10 +23,12 @@ from saesteer.core.uncertainty import (
     gaffke_bound,
     mean_columns,
     mean_interval,
+    of_differences,
     random_stream,
     rank_correlation,
     ratio_interval,
     resampled_interval,
+    student_interval,
     within_difference,
 )
 from saesteer.settings import SelectionSettings
@@ -28,12 +39,13 @@ SKEWED = np.random.default_rng(3).gamma(0.5, 2.0, 60)
 def test_an_interval_of_symmetric_values_is_students() -> None:
     values = np.array([-3.0, -1.0, -0.5, 0.5, 1.0, 3.0]) + 7
     theirs = ttest_1samp(values, 0).confidence_interval(0.9)
-    assert mean_interval(values, 0.9) == pytest.approx((theirs.low, theirs.high))
-    assert mean_interval(np.array([1.0, 2.0]), 0.95) == pytest.approx((1.5 - 0.5 * t.ppf(0.975, 1), 1.5 + 0.5 * t.ppf(0.975, 1)))
+    assert student_interval(values, 0.9) == pytest.approx((theirs.low, theirs.high))
+    assert student_interval(np.array([1.0, 2.0]), 0.95) == pytest.approx((1.5 - 0.5 * t.ppf(0.975, 1), 1.5 + 0.5 * t.ppf(0.975, 1)))
 
 
 def test_an_end_on_the_long_side_is_where_halls_transformation_is_t() -> None:
     low, high = mean_interval(SKEWED, 0.95)
+    assert (low, high) == student_interval(SKEWED, 0.95)
     error, a = SKEWED.std(ddof=1) / 60**0.5, skew(SKEWED, bias=False) / 60**0.5
     T = (SKEWED.mean() - high) / error
     assert T + a * T**2 / 3 + a**2 * T**3 / 27 + a / 6 == pytest.approx(-t.ppf(0.975, 59))
@@ -44,9 +56,25 @@ def test_values_that_hardly_vary_have_what_the_scale_allows() -> None:
     """Of 8 values equal to 2 the lower end is where a share of 2.5 % ** (1 / 8) ones, the rest 0, would be all drawn in 2.5 %."""
     assert mean_interval(np.full(8, 2.0), 0.95, RATINGS) == pytest.approx((2 * 0.025 ** (1 / 8), 2))
     assert mean_interval(np.full(8, 0.5), 0.95, RATINGS) == pytest.approx((0.5 * 0.025 ** (1 / 8), 2 - 1.5 * 0.025 ** (1 / 8)))
-    assert mean_interval(np.full(8, 0.5), 0.95) == (0.5, 0.5)
+    assert student_interval(np.full(8, 0.5), 0.95) == (0.5, 0.5)
     low, high = mean_interval(np.array([2.0, 2, 2, 2, 2, 2, 2, 1]), 0.95, RATINGS)
     assert low < 1.875 * 0.025 ** (1 / 8) < high < 2
+    near = np.linspace(0.5, 0.55, 8)  # a fortieth of the scale; from twice as far spread on the values' own spread tells
+    assert mean_interval(near, 0.95, RATINGS).high > 2 - 1.5 * 0.025 ** (1 / 8)
+    assert mean_interval(np.linspace(0.5, 0.6, 8), 0.95, RATINGS) == student_interval(np.linspace(0.5, 0.6, 8), 0.95)
+    turned = mean_interval(2 - near, 0.95, RATINGS)
+    assert (2 - turned.high, 2 - turned.low) == pytest.approx(mean_interval(near, 0.95, RATINGS))
+
+
+def test_few_values_have_what_the_scale_alone_allows_and_on_no_scale_no_interval() -> None:
+    values = np.linspace(0.2, 1.8, 7)
+    assert mean_interval(values, 0.95, RATINGS) == pytest.approx(
+        (gaffke_bound(values, 0.0, 0.0, 0.025), -gaffke_bound(-values, -2.0, -2.0, 0.025))
+    )
+    assert mean_interval(np.linspace(0.2, 1.8, 8), 0.95, RATINGS) == student_interval(np.linspace(0.2, 1.8, 8), 0.95)
+    assert mean_interval(SKEWED[:29], 0.95) is None
+    assert mean_interval(SKEWED[:30], 0.95) == student_interval(SKEWED[:30], 0.95)
+    assert difference_interval(SKEWED[:29], SKEWED, 0.95) is None
 
 
 @pytest.mark.parametrize(("k", "n"), [(8, 10), (9, 10), (1, 10), (30, 34), (100, 200)])
@@ -71,7 +99,7 @@ def test_gaffkes_bound_is_a_quantile_of_weighted_means(values: list[float]) -> N
 def test_a_single_low_rating_does_not_make_an_interval_of_the_whole_scale() -> None:
     """Hall's transformation alone has its lower end below 0 here."""
     values = np.array([2.0] * 6 + [4 / 3] * 3 + [0])
-    assert mean_interval(values, 0.95).low < 0
+    assert student_interval(values, 0.95).low < 0
     assert mean_interval(values, 0.95, RATINGS).low == pytest.approx(0.972, abs=2e-3)
 
 
@@ -86,22 +114,41 @@ def test_a_difference_is_nearly_welchs_and_opposite_the_other_way_round() -> Non
 
 @pytest.mark.parametrize("name", POPULATIONS)
 def test_intervals_of_means_of_few_values_cover(name: str) -> None:
-    covered, _ = mean_coverage(name, 8, 800)
-    assert covered > 0.94 - 0.017  # two standard errors of the simulation
+    """Of as few values as have an interval by their spread; on a scale also of fewer."""
+    worlds, sizes = (2000, (30,)) if POPULATIONS[name][2] is None else (400, (5, 8))
+    assert min(mean_coverage(name, n, worlds)[0] for n in sizes) > 0.935 - 0.022  # two standard errors of the simulation
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", POPULATIONS)
 def test_intervals_cover_in_long_simulations(name: str) -> None:
-    worlds = 20_000 if POPULATIONS[name][2] is None else 1_000  # a bound by a scale takes longer, and covers more
-    assert min(mean_coverage(name, n, worlds)[0] for n in (8, 16, 34)) > 0.94
-    assert min(difference_coverage(name, n, m, worlds)[0] for n, m in ((4, 13), (16, 34))) > 0.94
+    is_on_scale = POPULATIONS[name][2] is not None  # a bound by a scale takes longer, and covers more
+    worlds, sizes = (1_000, (4, 8, 16, 34)) if is_on_scale else (20_000, (30, 34, 60))
+    assert min(mean_coverage(name, n, worlds)[0] for n in sizes) > (0.94 if is_on_scale else 0.935)
+    assert min(difference_coverage(name, n, m, worlds)[0] for n, m in (((4, 13), (16, 34)) if is_on_scale else ((30, 34),))) > 0.935
 
 
 def test_intervals_of_differences_cover_in_small_groups() -> None:
-    """Of values on no scale, of ratings and of GenSuccess@20."""
-    names = ("exponential", "0/1/2 with .05, .15, .8", "GenSuccess, 60 % of them 0")
+    """Of ratings and of GenSuccess@20."""
+    names = ("0/1/2 with .05, .15, .8", "GenSuccess, 60 % of them 0")
     assert min(difference_coverage(name, 4, 13, 400)[0] for name in names) > 0.94 - 0.022
+
+
+def test_intervals_cover_the_means_of_real_scores_and_of_their_differences() -> None:
+    """Of 16 concepts drawn again from the real ones (score_vectors.csv): each third method, and as many pairs."""
+    assert np.mean(real_coverage(method_scores(6)[:, ::3], 16, 60, RATINGS)) > 0.94
+    assert np.mean(real_coverage(pairs_of(method_scores(3))[:, ::70], 16, 60, of_differences(RATINGS))) > 0.94
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("layer", [3, 6])
+@pytest.mark.parametrize("n", [6, 8, 12, 16, 34])
+def test_intervals_of_real_scores_cover_in_long_simulations(layer: int, n: int) -> None:
+    """A vector with one concept of 16 far from the others is covered as often as that concept is drawn; few vectors are such."""
+    for values, scale in ((method_scores(layer), RATINGS), (pairs_of(method_scores(layer))[:, ::20], of_differences(RATINGS))):
+        covered = real_coverage(values, n, 200, scale)
+        assert covered.mean() > 0.945
+        assert np.mean(covered < 0.9) <= 0.06
 
 
 @pytest.mark.parametrize(("rho", "tied"), [(0.0, False), (0.5, False), (0.5, True)])
@@ -112,7 +159,7 @@ def test_intervals_of_rank_correlations_cover(rho: float, tied: bool, n: int, la
 
 @pytest.mark.parametrize("values", [[], [2.0]])
 def test_fewer_than_two_values_have_no_interval(values: list[float]) -> None:
-    assert mean_interval(np.array(values), 0.95) is None
+    assert mean_interval(np.array(values), 0.95, RATINGS) is student_interval(np.array(values), 0.95) is None
     assert difference_interval(np.array(values), SKEWED, 0.95) is None
     assert difference_interval(SKEWED, np.array(values), 0.95) is None
 
@@ -258,7 +305,7 @@ def test_a_difference_inside_strata_is_covered() -> None:
 
 @pytest.mark.parametrize("ends", [None, "", "removed_"])
 def test_columns_of_a_mean_are_those_that_a_table_declares(ends: str | None) -> None:
-    values = SKEWED[:6]
+    values = SKEWED[:40]
     drawn = SelectionSettings(thresholds=(0.1,), late_layers_from=0)
     columns = mean_columns("gain", values, drawn, ends)
     assert list(columns) == ["gain", *(f"{'gain_' if ends is None else ends}{end}" for end in ("low", "high"))]

@@ -126,9 +126,9 @@ def _note(rows: pl.DataFrame, pairs: pl.DataFrame, n_seeds: int) -> str:
     return (
         f"Mean [95 %] over n = {n} concepts{of_seeds}. Ratings at layer "
         f"{layers[-1]}. Loss rise: what steering at the chosen factors adds to the loss on ordinary text, nats a token; other topics: mean "
-        "rating of all topics but the concept. Above / below: of how many other methods the difference leaves out 0 in an interval that "
-        f"covers all pairs of the layer ({apart}). Abstains: concepts of {n * n_seeds}. A difference of {detectable_text(pairs)}, by pair, "
-        "is seen with probability .8."
+        "rating of all topics but the concept. Above / below: than how many other methods it scores higher / lower on more concepts than "
+        f"not, by an exact sign test of all pairs of the layer together ({apart}). Abstains: concepts of {n * n_seeds}. A difference of "
+        f"{detectable_text(pairs)}, by pair, is seen with probability .8."
     ) + (f"\nSAE-TS and FGAA: their approximator is fitted on {vectors.to_list()[0]:,} vectors (P2: 50,000)." if len(vectors) else "")
 
 

@@ -5,9 +5,7 @@ squares of the concepts' own (an interval of the means over seeds) and the seeds
 two-way layout without replication, Searle, Casella and McCulloch, Variance Components, 1992, ch. 4): reaches of two sources are combined
 as Graybill and Wang (J. Am. Stat. Assoc. 75, 1980, p. 869) do. With three seeds it covers 95 to 97 % by simulation.
 
-Of an interval that covers all pairs the concepts' reach is the one for all pairs, the seeds' that of one: by simulation a pair of equal
-methods is told apart in 4 to 9 % of comparisons where seeds vary as little as they do here, but in 20 to 60 % if each method's seeds had
-half the spread of its concepts. Of three seeds none could do better and still tell anything.
+What is told apart among all pairs is so of these seeds' mean scores, over concepts: three seeds could tell nothing of so many pairs.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from jaxtyping import Float
 from saesteer.core.tables import METHOD_DIFFERENCES
 from saesteer.core.uncertainty import RATINGS as RATED
 from saesteer.core.uncertainty import SHARES, Interval, of_differences, student_t
-from saesteer.methods.compare.differences import method_differences, wins
+from saesteer.methods.compare.differences import method_differences, told_apart, wins
 from saesteer.methods.compare.equal_cost import order_correlations
 from saesteer.methods.compare.means import mean_over_concepts
 from saesteer.methods.compare.ranks import method_ranks
@@ -36,9 +34,10 @@ RATINGS, LOSSES = ("concept_rating", "fluency_rating", "median_relative_change")
 
 
 def pooled_scores(by_seed: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """METHOD_SCORES of each seed -> layer, method, concept_id and score, its mean over seeds; null where a seed has none."""
+    """METHOD_SCORES of each seed -> layer, method, concept_id and score, its mean over seeds; null where a seed has none. Of a seed's score six
+    digits are kept: means of equal scores are equal to five."""
     rows = pl.concat([scores.select(*_FIT, "score") for scores in by_seed])
-    seed_mean = pl.when(pl.col("score").count() == len(by_seed)).then(pl.col("score").mean())
+    seed_mean = pl.when(pl.col("score").count() == len(by_seed)).then(pl.col("score").mean().round(5))
     return rows.group_by(_FIT).agg(seed_mean.alias("score")).sort(_FIT)
 
 
@@ -46,13 +45,13 @@ def pooled_methods(
     scores: Sequence[pl.DataFrame], methods: Sequence[pl.DataFrame], damage: Sequence[pl.DataFrame], settings: MethodSettings
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """METHOD_SCORES, METHODS_TABLE and METHOD_DAMAGE of each seed -> (a row a layer and method: mean and rank of the pooled score with
-    their intervals, each seed's own mean, means over seeds of ratings and damage, and how many other methods of the layer it is above and
-    below in an interval that covers all pairs; METHOD_DIFFERENCES of the pooled scores)."""
+    their intervals, each seed's own mean, means over seeds of ratings and damage, and how many other methods of the layer it is
+    told apart from, above and below; METHOD_DIFFERENCES of the pooled scores)."""
     pooled = pooled_scores(scores)
     values = _by_method(scores)
     rows = [
         row
-        | _with_seeds(row, of_pair, settings, of_differences(RATED), "mean", "", "simultaneous_")
+        | _with_seeds(row, of_pair, settings, of_differences(RATED), "mean", "")
         | _with_seeds(row, wins(of_pair), settings, SHARES, "win_rate", "win_rate_")
         for row in method_differences(pooled, settings).to_dicts()
         for of_pair in [_difference(row, values)]
@@ -66,7 +65,7 @@ def pooled_methods(
     means = every.group_by(_METHOD).agg(
         pl.col("title", "n_effect_vectors").first(), pl.col("n_abstaining").sum(), pl.col(*RATINGS, *LOSSES).mean()
     )
-    table = table.join(means, on=_METHOD, how="left").join(_above_and_below(differences), on=_METHOD, how="left")
+    table = table.join(means, on=_METHOD, how="left").join(_above_and_below(differences, settings.confidence), on=_METHOD, how="left")
     return table.sort(_METHOD), differences
 
 
@@ -117,17 +116,14 @@ def _means(
 
 
 def _with_seeds(
-    row: Mapping[str, Any], values: Float[np.ndarray, "seed concept"], settings: MethodSettings, scale: Interval, name: str, *ends: str
+    row: Mapping[str, Any], values: Float[np.ndarray, "seed concept"], settings: MethodSettings, scale: Interval, name: str, ends: str
 ) -> dict[str, float]:
-    """The ends of a row's intervals, with the seeds' reach beside the concepts'."""
-    if row[f"{ends[0]}low"] is None:
+    """The ends of a row's interval, with the seeds' reach beside the concepts'."""
+    if row[f"{ends}low"] is None:
         return {}
     reach = seeds_reach(values, settings.confidence)
-    columns: dict[str, float] = {}
-    for end in ends:
-        widened = widened_by_seeds(row[name], Interval(row[f"{end}low"], row[f"{end}high"]), reach, scale)
-        columns |= {f"{end}low": widened.low, f"{end}high": widened.high}
-    return columns
+    widened = widened_by_seeds(row[name], Interval(row[f"{ends}low"], row[f"{ends}high"]), reach, scale)
+    return {f"{ends}low": widened.low, f"{ends}high": widened.high}
 
 
 def _difference(
@@ -148,9 +144,9 @@ def _by_method(by_seed: Sequence[pl.DataFrame]) -> dict[tuple[int, str], Float[n
     }
 
 
-def _above_and_below(differences: pl.DataFrame) -> pl.DataFrame:
-    """layer, method, n_above and n_below: how many others it is told apart from, all pairs of the layer taken together."""
-    above, below = pl.col("simultaneous_low") > 0, pl.col("simultaneous_high") < 0
+def _above_and_below(differences: pl.DataFrame, confidence: float) -> pl.DataFrame:
+    """layer, method, n_above and n_below: how many others it is told apart from among all pairs of the layer."""
+    above, below = (told_apart(confidence) & is_so for is_so in (pl.col("win_rate") > 0.5, pl.col("win_rate") < 0.5))
     one_way = differences.select(*_METHOD, above.alias("n_above"), below.alias("n_below"))
     other_way = differences.select("layer", method="other", n_above=below, n_below=above)
     return pl.concat([one_way, other_way]).group_by(_METHOD).agg(pl.col("n_above", "n_below").sum())

@@ -11,7 +11,7 @@ from polars.testing import assert_frame_equal
 from scipy import stats
 
 from saesteer.core.tables import by_name
-from saesteer.core.uncertainty import mean_interval
+from saesteer.core.uncertainty import student_interval
 from studies.pages.methods import (
     POOLED_FILES,
     TABLE_COLUMNS,
@@ -132,7 +132,7 @@ def test_intervals_over_seeds_and_concepts_cover(n_seeds: int, spread: float) ->
     rng, n_covered = np.random.default_rng(0), 0
     for _ in range(800):
         values = spread * rng.normal(size=(n_seeds, 1)) + 0.3 * rng.normal(size=16) + 0.3 * rng.normal(size=(n_seeds, 16))
-        mean, (low, high), reach = values.mean(), mean_interval(values.mean(axis=0), 0.95), seeds_reach(values, 0.95)
+        mean, (low, high), reach = values.mean(), student_interval(values.mean(axis=0), 0.95), seeds_reach(values, 0.95)
         n_covered += mean - np.hypot(mean - low, reach) <= 0 <= mean + np.hypot(high - mean, reach)
     assert n_covered / 800 > 0.94 - 0.017  # two standard errors of the simulation
 

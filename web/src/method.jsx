@@ -39,8 +39,8 @@ function Method({ page, rows, method, level }) {
     {equalCost.length > 0 && <EqualCost rows={equalCost} />}
     <Concepts key={layer} scores={scores} method={method} layer={layer} />
     {differences.length > 0 && <Section title="Against the other methods" tables={["method_differences"]}><details><summary>{differences.length} differences, paired by concept</summary>
-      <Table sortable caption="Differences from other methods" headers={["other method", ["score minus the other's", "method_differences", "mean"], "95 %", "95 %, all pairs together", ["share of concepts won", "method_differences", "win_rate"], "95 %", "concepts", "beside it"]}
-        rows={differences.map((one) => [{ sort: titles[one.other] ?? one.other, shown: <a href={`#/method/${one.other}`}>{titles[one.other] ?? one.other}</a> }, one.mean, ends(one.low, one.high), ends(one.simultaneous_low, one.simultaneous_high), one.win_rate, ends(one.win_rate_low, one.win_rate_high), one.n,
+      <Table sortable caption="Differences from other methods" headers={["other method", ["score minus the other's", "method_differences", "mean"], "95 %", ["share of concepts won", "method_differences", "win_rate"], "95 %", ["p, all pairs", "method_differences", "p_all_pairs"], "concepts", "beside it"]}
+        rows={differences.map((one) => [{ sort: titles[one.other] ?? one.other, shown: <a href={`#/method/${one.other}`}>{titles[one.other] ?? one.other}</a> }, one.mean, ends(one.low, one.high), one.win_rate, ends(one.win_rate_low, one.win_rate_high), one.p_all_pairs, one.n,
           <a href={`#/compare/methods/${method}/${one.other}`}>compare</a>])} /></details></Section>}
   </>;
 }

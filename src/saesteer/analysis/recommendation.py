@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.analysis.recommended_factor import highest
-from saesteer.core.uncertainty import RATINGS, Interval, difference_interval, mean_interval, of_differences
+from saesteer.core.uncertainty import RATINGS, Interval, difference_interval, mean_interval, of_differences, student_interval
 from saesteer.settings import IntervalSettings
 
 STEERS = 1.0
@@ -295,6 +295,8 @@ def estimated(values: Iterable[float], settings: IntervalSettings, scale: Interv
     array = np.array(list(values))
     if not len(array):
         return Estimate(None, None, 0)
+    if scale is None:  # a text's loss is a mean over its tokens: none lies far from all others
+        return Estimate(float(array.mean()), student_interval(array, settings.confidence), len(array))
     return Estimate(float(array.mean()), mean_interval(array, settings.confidence, scale), len(array))
 
 

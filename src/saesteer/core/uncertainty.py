@@ -1,9 +1,9 @@
 """Intervals of every number that is reported, by formulas that cover by simulation what they say (docs/audit.md, "Intervals that cover").
 
 Percentile bootstrap intervals of a mean cover 80 to 93 % of the time for 95 % said, with 8 to 34 values. Means, differences and ratios of
-means and rank correlations have closed forms of Student's t instead, corrected for skewness and for values that hardly vary; other
-numbers have percentiles of a bootstrap that are widened for the size of the sample. Results depend on the values (and the stream) only,
-not on the order in which the values come.
+means and rank correlations have closed forms of Student's t instead, corrected for skewness, and on a scale for what few values cannot
+say of it; other numbers have percentiles of a bootstrap that are widened for the size of the sample. Results depend on the values (and the
+stream) only, not on the order in which the values come.
 """
 
 import hashlib
@@ -81,31 +81,51 @@ def random_stream(seed: int, *label: str | int | float) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(np.frombuffer(digest, dtype="<u4").tolist()))
 
 
+FEWEST = 8
+"""As many values on a scale say by their spread how far their mean may lie; of fewer the scale alone does."""
+FEWEST_WITHOUT_SCALE = 30
+"""As many values on no scale have an interval of their mean: where a tenth of all lies far out, fewer often hold none of that tenth."""
+_NARROW = 1 / 40  # of a scale: values as near to one another say nothing of the rest of it
+
+
 def mean_interval(values: Float[np.ndarray, " n"], confidence: float, scale: Interval | None = None) -> Interval | None:
-    """Interval of the mean of n values, which are drawn from those of a known scale or of none; None for fewer than 2.
+    """Interval of the mean of n values, which are drawn from those of a known scale or of none; None for fewer than 2, on no scale for
+    fewer than `FEWEST_WITHOUT_SCALE`.
+
+    On a scale each end is `student_interval`'s or, where that is nearer, Gaffke's bound, which needs no distribution but the end of the
+    scale. Of fewer than `FEWEST` values, and where more than alpha / 2 of bootstrap samples would hold values of one fortieth of the scale
+    only, no spread says how far the mean may lie, and Gaffke's bound alone does.
+    """
+    n, tail = len(values), (1 - confidence) / 2
+    if scale is None:
+        return student_interval(values, confidence) if n >= FEWEST_WITHOUT_SCALE else None
+    if n < 2:
+        return None
+    ordered = np.sort(values)
+    together = np.searchsorted(ordered, ordered + _NARROW * (scale.high - scale.low) + 1e-9, "right") - np.arange(n)
+    tells = n >= FEWEST and (together.max() / n) ** n <= tail
+    low, high = (student_interval(ordered, confidence) if tells else None) or scale
+    below, above = gaffke_bound(ordered, scale.low, low, tail), gaffke_bound(-ordered, -scale.high, -high, tail)
+    return Interval(below, -above)
+
+
+def student_interval(values: Float[np.ndarray, " n"], confidence: float) -> Interval | None:
+    """Interval of the mean of n values whose population has no rare and distant ones; None for fewer than 2.
 
     Each end is the further of Student's t and of t corrected for skewness by Hall's cubic transformation (J. R. Stat. Soc. B 54, 1992,
-    p. 221) with the sample's skewness G1; or, where that is nearer, Gaffke's bound, which needs no distribution but the end of the scale.
-    Where more than alpha / 2 of bootstrap samples would hold the most common value only, no spread says how far the mean may lie, and
-    Gaffke's bound alone does. On no scale values that are all equal have an interval without width.
+    p. 221) with the sample's skewness G1. Values that are all equal have an interval without width.
     """
     n = len(values)
     if n < 2:
         return None
     ordered = np.sort(values)
     mean, spread = float(ordered.mean()), float(ordered.std(ddof=1)) if ordered[0] != ordered[-1] else 0.0
-    error, t, tail = spread / sqrt(n), student_t(confidence, n - 1), (1 - confidence) / 2
+    error, t = spread / sqrt(n), student_t(confidence, n - 1)
     low, high = mean - t * error, mean + t * error
     if spread and n > 2:
         skewness = float(((ordered - mean) ** 3).sum()) * n / ((n - 1) * (n - 2) * spread**3) / sqrt(n)  # of the mean
         low, high = min(low, mean - error * _corrected(t, skewness)), max(high, mean - error * _corrected(-t, skewness))
-    if scale is None:
-        return Interval(low, high)
-    _, counts = np.unique(ordered.round(9), return_counts=True)
-    if (counts.max() / n) ** n > tail:
-        low, high = scale
-    below, above = gaffke_bound(ordered, scale.low, low, tail), gaffke_bound(-ordered, -scale.high, -high, tail)
-    return Interval(below, -above)
+    return Interval(low, high)
 
 
 def gaffke_bound(values: Float[np.ndarray, " n"], end: float, low: float, tail: float) -> float:
@@ -120,7 +140,7 @@ def gaffke_bound(values: Float[np.ndarray, " n"], end: float, low: float, tail: 
     if high - end < 1e-9:
         return end
     points = np.append(values, end)
-    if _share_below(points, low) >= tail:
+    if low > end and _share_below(points, low) >= tail:
         return low
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -149,7 +169,8 @@ def _corrected(t: float, skewness: float) -> float:
 def mean_columns(
     name: str, values: Float[np.ndarray, " n"], settings: Confidence, ends: str | None = None, scale: Interval | None = None
 ) -> dict[str, float | None]:
-    """The mean of n values with its interval, as `interval_columns`; null where there are no values, the ends for fewer than 2."""
+    """The mean of n values with its interval, as `interval_columns`; null where there are no values, the ends where that
+    has no interval."""
     interval = mean_interval(values, settings.confidence, scale)
     return interval_columns(name, float(values.mean()) if len(values) else None, interval, ends)
 
@@ -165,7 +186,7 @@ def interval_columns(name: str, value: float | None, interval: Interval | None, 
 def difference_interval(
     a: Float[np.ndarray, " n"], b: Float[np.ndarray, " m"], confidence: float, scale: Interval | None = None
 ) -> Interval | None:
-    """Interval of mean(a) - mean(b) of two groups of different features; None if either has fewer than 2.
+    """Interval of mean(a) - mean(b) of two groups of different features; None if either has no interval of its own.
 
     Each end is as far as the root of the sum of squares of how far the groups' own ends are (Zou and Donner, Stat. Med. 27, 2008, p. 1693):
     Welch's interval, had each group many values.

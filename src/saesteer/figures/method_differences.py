@@ -1,4 +1,4 @@
-"""Which methods can be told apart: every pair's mean difference, and whether its intervals leave out 0."""
+"""Which methods can be told apart: every pair's mean difference, whether its interval leaves out 0, and the sign test of all pairs."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
 from saesteer.figures.style import BLACK, GREY, SMALLEST, Axes, Figure, empty_panel, legend_entry, new_figure, part_of_colours
 
 _CELL = 0.17  # inches; a figure of many methods is wider than a page, where its text is smaller than the others'
-_COLUMNS = ("n", "mean", "low", "high", "simultaneous_low", "simultaneous_high")
+_COLUMNS = ("n", "mean", "low", "high", "p_all_pairs")
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
@@ -18,9 +18,8 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     order = methods.select("layer", "method", "title", "confidence", rank=pl.int_range(pl.len()).over("layer"))
     once = tables["method_differences"].select("layer", "method", "other", *_COLUMNS)
     turned = once.select(
-        "layer", pl.col("other").alias("method"), pl.col("method").alias("other"), "n", -pl.col("mean"), low=-pl.col("high"),
-        high=-pl.col("low"), simultaneous_low=-pl.col("simultaneous_high"), simultaneous_high=-pl.col("simultaneous_low"),
-    )  # fmt: skip
+        "layer", "n", -pl.col("mean"), "p_all_pairs", method="other", other="method", low=-pl.col("high"), high=-pl.col("low")
+    ).select(once.columns)
     both = pl.concat([once, turned]).join(order, on=["layer", "method"])
     named = both.join(order.select("layer", other="method", other_title="title", other_rank="rank"), on=["layer", "other"])
     return named.select("layer", "method", "title", "rank", "other", "other_title", "other_rank", *_COLUMNS, "confidence").sort(
@@ -29,7 +28,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 
 def panel(axes: Axes, rows: pl.DataFrame, limit: float) -> Any:
-    """One layer: row minus column; a dot where the pair's own interval leaves out 0, a ring where the interval for all pairs does."""
+    """One layer: row minus column; a dot where the pair's own interval leaves out 0, a ring where all pairs together tell it apart."""
     titles = dict(rows.select("rank", "title").unique().sort("rank").iter_rows())
     n = len(titles)
     matrix = np.full((n, n), np.nan)
@@ -37,10 +36,9 @@ def panel(axes: Axes, rows: pl.DataFrame, limit: float) -> Any:
     matrix[places[:, 0], places[:, 1]] = rows["mean"].to_numpy()
     edges = np.arange(n + 1) - 0.5
     mesh = axes.pcolormesh(edges, edges, matrix, cmap=part_of_colours("PuOr_r", 0.2, 0.8), vmin=-limit, vmax=limit)
-    for low, high, marker, face, size in (("low", "high", ".", BLACK, 2.5), ("simultaneous_low", "simultaneous_high", "o", "none", 5)):
-        sure = rows.filter((pl.col(low) > 0) | (pl.col(high) < 0))
+    for (name, sure), (marker, face, size) in zip(_sure(rows).items(), ((".", BLACK, 2.5), ("o", "none", 5)), strict=True):
         axes.plot(
-            sure["other_rank"], sure["rank"], marker, color=BLACK, markerfacecolor=face, markersize=size, markeredgewidth=0.6, label=low
+            sure["other_rank"], sure["rank"], marker, color=BLACK, markerfacecolor=face, markersize=size, markeredgewidth=0.6, label=name
         )
     axes.set_xticks(range(n), list(titles.values()), rotation=90, fontsize=SMALLEST)
     axes.set_yticks(range(n), list(titles.values()), fontsize=SMALLEST)
@@ -68,7 +66,7 @@ def draw(data: pl.DataFrame) -> Figure:
         axes.set_title(f"layer {rows['layer'][0]}")
         figure.colorbar(mesh, ax=axes, label="difference of mean scores", shrink=0.6)
     dot = legend_entry("own interval leaves out 0", BLACK, marker=".", markersize=3)
-    ring = legend_entry("and the one for all pairs", BLACK, marker="o", markerfacecolor="none", markersize=5)
+    ring = legend_entry("told apart among all pairs", BLACK, marker="o", markerfacecolor="none", markersize=5)
     figure.legend(handles=[dot, ring], loc="outside upper center", ncols=2, labelcolor=GREY)
     return figure
 
@@ -78,12 +76,17 @@ def counts(data: pl.DataFrame) -> str:
     pairs = data.filter(pl.col("rank") < pl.col("other_rank"))
     if not pairs.height:
         return "n = 0 pairs."
-    plain = pairs.filter((pl.col("low") > 0) | (pl.col("high") < 0)).height
-    together = pairs.filter((pl.col("simultaneous_low") > 0) | (pl.col("simultaneous_high") < 0)).height
+    plain, together = (sure.height for sure in _sure(pairs).values())
     return (
         f"{n_of(pairs['n'])} concepts; of {pairs.height} pairs {plain} are told apart by their own {pairs['confidence'][0]:.0%} interval, "
-        f"{together} by the one for all pairs."
+        f"{together} by the sign test of all pairs."
     )
+
+
+def _sure(pairs: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Pairs whose own interval leaves out 0, and those that are told apart among all."""
+    is_apart = {"low": (pl.col("low") > 0) | (pl.col("high") < 0), "p_all_pairs": pl.col("p_all_pairs") < 1 - pl.col("confidence")}
+    return {name: pairs.filter(which) for name, which in is_apart.items()}
 
 
 FIGURE = FigureDefinition(

@@ -9,6 +9,7 @@ import polars as pl
 
 from saesteer.core.markdown import number, table
 from saesteer.core.tables import RATING_COLUMNS
+from saesteer.methods.compare.differences import told_apart
 from saesteer.methods.compare.paper_values import FACTS, PAPER_VALUES, Protocol
 from saesteer.methods.compare.protocol import UNSTEERED, row_of
 from saesteer.settings.methods import HELD_OUT_TEXTS, MethodSettings
@@ -73,8 +74,8 @@ def protocol_text(methods: pl.DataFrame, settings: MethodSettings) -> str:
         f"text{'' if settings.n_samples == 1 else 's'} for each prompt and factor, at most {settings.max_new_tokens} tokens, temperature "
         f"{settings.temperature:g}. A concept's score is the {_SCORES[settings.score]}.{_BLANK[settings.blank_texts]} "
         f"The factor is {_CHOICES[settings.factor_choice]}; "
-        f"of equals the smallest{_RULES[settings.factor_rule]}. Intervals are {settings.confidence:.0%} over concepts; those of all pairs "
-        f"and of ranks by {settings.bootstrap_draws:,} draws, seed {settings.seed}."
+        f"of equals the smallest{_RULES[settings.factor_rule]}. Intervals are {settings.confidence:.0%} over concepts; those of "
+        f"ranks by {settings.bootstrap_draws:,} draws, seed {settings.seed}."
         + (f" Steering prompts are written by {settings.prompt_writer.model}." if settings.prompt_writer else "")
     )
 
@@ -169,8 +170,7 @@ def _grids_too_short(methods: pl.DataFrame) -> Iterator[str]:
 
 def both_ways(differences: pl.DataFrame) -> pl.DataFrame:
     """METHOD_DIFFERENCES with each pair also the other way round."""
-    ends = {"low": "high", "high": "low", "simultaneous_low": "simultaneous_high", "simultaneous_high": "simultaneous_low"}
-    turned = {name: -pl.col(other) for name, other in ({"mean": "mean"} | ends).items()}
+    turned = {name: -pl.col(other) for name, other in {"mean": "mean", "low": "high", "high": "low"}.items()}
     shares = {"win_rate": "win_rate", "win_rate_low": "win_rate_high", "win_rate_high": "win_rate_low"}
     turned |= {name: 1 - pl.col(other) for name, other in shares.items()}
     return pl.concat([differences, differences.with_columns(method="other", other="method", **turned)])
@@ -184,36 +184,29 @@ def differences_markdown(methods: pl.DataFrame, differences: pl.DataFrame, setti
     best = next(iter(titles))
     rival = _LABELLED if _LABELLED in titles else unsteered
     pairs = {(row["method"], row["other"]): row for row in both_ways(differences).iter_rows(named=True)}
-    header = (
-        "method",
-        "minus unsteered",
-        "all pairs together",
-        f"minus {titles[best]}",
-        "all pairs together",
-        f"wins over {titles[rival]}",
-    )
+    header = ("method", "minus unsteered", "p", f"minus {titles[best]}", "p", f"wins over {titles[rival]}")
     rows = [
         [title, *_difference_cells(pairs.get((key, unsteered))), *_difference_cells(pairs.get((key, best))), _wins(pairs.get((key, rival)))]
         for key, title in titles.items()
     ]
     intervals = differences.drop_nulls("low")
     plain = intervals.filter((pl.col("low") > 0) | (pl.col("high") < 0)).height
-    together = intervals.filter((pl.col("simultaneous_low") > 0) | (pl.col("simultaneous_high") < 0)).height
+    together = intervals.filter(told_apart(settings.confidence)).height
     return (
         f"{intervals.height} pairs are compared, paired by concept. The {settings.confidence:.0%} interval of {plain} of them leaves out "
-        f"0; of so many pairs about {1 - settings.confidence:.0%} would if no two methods differed. `all pairs together` holds for all of "
-        f"them at once (signs of concepts flipped, smallest p): there {together} leave out 0. With as many concepts a pair's difference of "
-        f"{detectable_text(intervals)} would be seen with probability .8 (median and range over pairs, as if means were normal). With few "
-        f"concepts both kinds are somewhat too narrow. `wins`: the share of concepts on which the method scores above that one, a tie "
-        f"counting one half (P4's win rate).\n\n{_table(header, rows)}"
+        f"0; of so many pairs about {1 - settings.confidence:.0%} would if no two methods differed. Of all pairs together {together} are "
+        f"told apart: one scores above the other on more concepts than below (exact sign test; `p` is its p times the number of pairs). Of "
+        f"means nothing is said for all pairs. With as many concepts a pair's difference of {detectable_text(intervals)} would be seen "
+        f"with probability .8 (median and range over pairs, as if means were normal). `wins`: the share of concepts on which the method "
+        f"scores above that one, a tie counting one half (P4's win rate).\n\n{_table(header, rows)}"
     )
 
 
 def _difference_cells(row: _Row | None) -> tuple[str, str]:
     if row is None or row["mean"] is None:
         return "–", "–"
-    together = "–" if row["simultaneous_low"] is None else _ends(row["simultaneous_low"], row["simultaneous_high"])
-    return f"{_interval(row['mean'], row['low'], row['high'])} (n = {row['n']})", together
+    p = "< .001" if row["p_all_pairs"] < 0.001 else number(row["p_all_pairs"], 3)
+    return f"{_interval(row['mean'], row['low'], row['high'])} (n = {row['n']})", p
 
 
 def _wins(row: _Row | None) -> str:

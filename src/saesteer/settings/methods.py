@@ -169,7 +169,7 @@ class ProtocolSettings(SamplingSettings):
     factor_choice: Literal["held_out", "first_half", "same_texts"] = "held_out"
     """Which prompts choose the factor: each half for the other, averaged; the first half for the second (P4); the same (P2)."""
     bootstrap_draws: Annotated[int, Field(gt=99)] = 10_000
-    """Resamples of concepts behind the intervals of ranks, and flips of signs behind those of all pairs together."""
+    """Resamples of concepts behind the intervals of ranks."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Level of intervals."""
 

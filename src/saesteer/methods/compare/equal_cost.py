@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 
 from saesteer.core.tables import METHOD_EQUAL_COST, METHOD_EQUAL_COST_SCORES
-from saesteer.core.uncertainty import RATINGS, rank_correlation
+from saesteer.core.uncertainty import rank_correlation
 from saesteer.methods.compare.means import mean_over_concepts
-from saesteer.methods.compare.protocol import FIT, ProtocolError, method_choices
+from saesteer.methods.compare.protocol import FIT, ProtocolError, method_choices, score_scale
 from saesteer.settings.methods import MethodSettings
 
 LIMITS = (0.05, 0.1, 0.2, 0.5)
@@ -63,7 +63,7 @@ def _by_concept(choices: pl.DataFrame, damage: pl.DataFrame) -> pl.DataFrame:
 def _means(group: pl.DataFrame, settings: MethodSettings) -> dict[str, Any]:
     """Of one method and limit, over concepts."""
     sizes = {"n_concepts": group.height, "n": group["score"].count(), "share_unsteered": int(group["abstains"].sum()) / group.height}
-    score = mean_over_concepts("score", group["score"], settings, scale=RATINGS)
+    score = mean_over_concepts("score", group["score"], settings, scale=score_scale(settings))
     return sizes | score | mean_over_concepts("divergence", group["divergence"], settings)
 
 

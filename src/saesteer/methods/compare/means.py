@@ -11,7 +11,7 @@ import polars as pl
 
 from saesteer.core.tables import METHOD_CURVES, METHODS_TABLE, RATING_COLUMNS
 from saesteer.core.uncertainty import RATINGS, Interval, mean_columns
-from saesteer.methods.compare.protocol import FIT, Rows, row_of
+from saesteer.methods.compare.protocol import FIT, Rows, row_of, score_scale
 from saesteer.methods.compare.ranks import method_ranks
 from saesteer.settings.methods import MethodSettings, ProtocolSettings
 from saesteer.settings.registry import Method
@@ -67,9 +67,10 @@ def _means(group: pl.DataFrame, settings: ProtocolSettings) -> _Row:
     scored = group.filter(~pl.col("abstains"))
     sizes = {"n_concepts": group.height, "n": group["score"].count()}
     sizes |= {"n_abstaining": group.height - scored.height, "n_surviving": scored["score"].count()}
-    surviving = mean_over_concepts("surviving_score", scored["score"], settings, ends="surviving_", scale=RATINGS)
+    scale = score_scale(settings)
+    surviving = mean_over_concepts("surviving_score", scored["score"], settings, ends="surviving_", scale=scale)
     log_odds = mean_over_concepts("concept_log_odds", scored["concept_log_odds"], settings)
-    return sizes | mean_over_concepts("score", group["score"], settings, scale=RATINGS) | surviving | log_odds
+    return sizes | mean_over_concepts("score", group["score"], settings, scale=scale) | surviving | log_odds
 
 
 def mean_over_concepts(
@@ -149,7 +150,8 @@ def method_curves(halves: pl.DataFrame, choices: pl.DataFrame, methods: pl.DataF
         place = group.select(*_METHOD, "factor").row(0, named=True)
         point = place | {"n": group.height, "n_texts": group["n"].sum(), "n_missing": group["n_missing"].sum()}
         for name in ("score", *RATING_COLUMNS):
-            point |= mean_over_concepts(name, group[name], settings, scale=RATINGS)
+            scale = score_scale(settings) if name == "score" else RATINGS
+            point |= mean_over_concepts(name, group[name], settings, scale=scale)
         rows.append(point | {"perplexity": _geometric_mean(group["log_perplexity"])})
     points = pl.DataFrame(rows, schema={name: dtype for name, dtype in METHOD_CURVES.schema.items() if rows and name in rows[0]})
     named = methods.select(*_METHOD, "title", "family", "confidence", method_score="score")

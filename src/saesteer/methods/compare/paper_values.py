@@ -12,7 +12,7 @@ from typing import Any, Literal
 import polars as pl
 
 from saesteer.core.tables import METHOD_PUBLISHED
-from saesteer.methods.compare.protocol import largest_score, row_of
+from saesteer.methods.compare.protocol import row_of, score_scale
 from saesteer.settings.methods import ConceptSource, MethodSettings, PublishedConcepts
 
 VALUES, PROTOCOLS = (Path(__file__).with_name(f"paper_{name}.csv") for name in ("values", "protocols"))
@@ -129,7 +129,7 @@ def published_beside_ours(
         for value in (value for value in PAPER_VALUES if value.method == row_of(ours["method"]).name):
             column = "surviving_score" if value.averaged == "surviving" else "score"
             mine = by_topic.get(value.topic) if value.topic else ours[column]
-            rows.append(_beside(ours, mine, value, protocols[ours["layer"]], largest_score(settings)))
+            rows.append(_beside(ours, mine, value, protocols[ours["layer"]], score_scale(settings).high))
     return pl.DataFrame(rows, schema=METHOD_PUBLISHED.schema).sort(METHOD_PUBLISHED.keys)
 
 

@@ -17,8 +17,9 @@ from saesteer.analysis.halves import split_halves
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.errors import SaesteerError
 from saesteer.core.tables import FEATURES, FIT_TEXT, GEN_SUCCESS, METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES, RATING_COLUMNS, of_fits
+from saesteer.core.uncertainty import RATINGS, SHARES, Interval
 from saesteer.settings import BestFactorSettings, registry
-from saesteer.settings.methods import MethodSettings
+from saesteer.settings.methods import MethodSettings, ProtocolSettings
 from saesteer.settings.registry import Method
 
 UNSTEERED = "unsteered"
@@ -259,6 +260,6 @@ def _refuse_methods(fits: pl.DataFrame, settings: MethodSettings) -> None:
         )
 
 
-def largest_score(settings: MethodSettings) -> float:
-    """The largest value that a concept's score can have."""
-    return 1.0 if settings.score == "product_of_means" else 2.0
+def score_scale(settings: ProtocolSettings) -> Interval:
+    """The scale of a concept's score."""
+    return SHARES if settings.score == "product_of_means" else RATINGS

@@ -16,7 +16,7 @@ import polars as pl
 from saesteer.analysis.gen_success import gen_success
 from saesteer.core.counter_rng import streams, text_keys
 from saesteer.core.tables import GENERATIONS, LOGIT_LENS
-from saesteer.core.uncertainty import SCALES, mean_interval
+from saesteer.core.uncertainty import SCALES, mean_interval, student_interval
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.interventions import Intervention, Nothing
 from saesteer.engine.models import LanguageModel, prompt_token_ids
@@ -127,5 +127,6 @@ def _mean(experiment: Experiment, prompts: pl.Series, values: pl.Series) -> dict
     if rows.is_empty():
         return None
     means = rows.group_by("prompt", maintain_order=True).agg(pl.col("value").mean())["value"].to_numpy()
-    low, high = mean_interval(means, experiment.intervals.confidence, SCALES.get(values.name)) or (None, None)
+    confidence, scale = experiment.intervals.confidence, SCALES.get(values.name)  # losses have none
+    low, high = (mean_interval(means, confidence, scale) if scale else student_interval(means, confidence)) or (None, None)
     return {"mean": float(rows["value"].to_numpy().mean()), "low": low, "high": high, "n": rows.height}
