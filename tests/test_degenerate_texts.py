@@ -5,6 +5,7 @@ import math
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
@@ -17,7 +18,7 @@ from saesteer.engine.models import load_language_model
 from saesteer.engine.perplexity import text_losses
 from saesteer.settings import SelectionSettings
 from saesteer.world.concept_texts import topic_texts
-from saesteer.world.degenerate import KINDS, LEAST_HONEST, MOST_GOOD, MOST_SCORE, degenerate_texts
+from saesteer.world.degenerate import DESIGN, HELD_OUT, KINDS, LEAST_HONEST, MOST_GOOD, MOST_SCORE, MOST_SCORE_OF, degenerate_texts
 from saesteer.world.judges import load_judge
 from saesteer.world.lexicon import load_lexicon
 from saesteer.world.rating import rate
@@ -27,8 +28,8 @@ SEED = 77
 """Of sentences that nothing was fitted on."""
 JUDGES = {"world": "oracle", "world-books": "judge"}
 HONEST = "honest"
-HONEST_BEFORE = {"world": 2.0, "world-books": 1.94}
-"""Mean score of labelled sentences by the judges that did not know degenerate texts (commit 3459253)."""
+HONEST_BEFORE = 2.0
+"""Mean score of labelled sentences by the judge that did not know degenerate texts (commit 3459253)."""
 
 
 @cache
@@ -44,34 +45,102 @@ def labelled(world: str) -> pl.DataFrame:
 @pytest.mark.parametrize("world", ["world", "world-books"])
 def test_every_kind_is_there_as_often_and_the_order_of_sentences_does_not_matter(world: str) -> None:
     texts = degenerate_texts(labelled(world))
-    assert texts["kind"].value_counts().sort("kind").rows() == [(kind, 20) for kind in sorted(KINDS)]
-    assert texts["text"].is_unique().all()
-    assert texts["concept"].n_unique() == min(20, labelled(world)["concept"].n_unique())
+    n_concepts = min(16, labelled(world)["concept"].n_unique())
+    assert texts.group_by("kind", "concept").len()["len"].to_list() == [5] * (n_concepts * len(KINDS))
+    assert texts["concept"].n_unique() == n_concepts
     assert_frame_equal(degenerate_texts(labelled(world).sample(fraction=1, shuffle=True, seed=1)), texts)
     assert not degenerate_texts(labelled(world), seed=1).equals(texts)
 
 
-def test_kinds_are_what_they_say() -> None:
-    sentences = [("sky", "Look:", "the moon rose over moon and stars."), ("food", "Well,", "he fried the peas in a deep pan of oil.")]
-    texts = degenerate_texts(pl.DataFrame(sentences, schema=["concept", "opener", "text"], orient="row"), 40)
-    words = {kind: [text.strip(" .").split() for text in texts.filter(kind=kind)["text"]] for kind in KINDS}
-    assert all(len(set(of)) == 1 and len(of) >= 6 for of in words["one word"])
-    assert all(of[0] == "the" and len(of) == 2 for of in words["the word"])
-    assert all(any(of[n:] == of[:-n] for n in (2, 3, 4)) and len(of) == 18 for of in words["loop"])
-    own = {concept: sorted(text.strip(".").split()) for concept, _, text in sentences}
-    assert [sorted(of) for of in words["shuffled"]] == [own[concept] for concept in texts.filter(kind="shuffled")["concept"]]
-    for kind, added in (("appended", (1, 3)), ("inserted", (1, 3)), ("substituted", (0, 0))):
-        for concept, of in zip(texts.filter(kind=kind)["concept"], words[kind], strict=True):
-            other = own["sky" if concept == "food" else "food"]
-            assert len(other) + added[0] <= len(of) <= len(other) + added[1], kind
-            assert set(of) & set(own[concept]), kind
+def test_kinds_held_out_take_no_part_in_the_design() -> None:
+    assert not set(DESIGN) & set(HELD_OUT)
+    assert len(HELD_OUT) >= 4
+
+
+SENTENCES = [
+    ("sky", "Look:", "the moon rose over moon and stars."),
+    ("sky", "It is said that", "a comet with a bright tail passed the sun, they noted."),
+    ("food", "Well,", "he fried the peas in a deep pan of oil."),
+    ("food", "Now", "the cook salted a soup."),
+    ("law", "Then", "the clerk sealed a writ in the court."),
+    ("sea", "So", "the crew hauled a net in the bay."),
+]
+"""Four concepts, whose function words are those that at least two of them have."""
+
+
+@cache
+def written(kind: str) -> list[tuple[str, list[str]]]:
+    """Concept and words of the texts of a kind made from SENTENCES."""
+    texts = degenerate_texts(pl.DataFrame(SENTENCES, schema=["concept", "opener", "text"], orient="row")).filter(kind=kind)
+    return [(concept, text.strip(" .").split()) for concept, text in texts.select("concept", "text").iter_rows()]
+
+
+def words_of(concept: str) -> list[list[str]]:
+    return [text.strip(".").split() for of, _, text in SENTENCES if of == concept]
+
+
+def test_words_over_and_over_are_what_they_say() -> None:
+    assert all(len(set(of)) == 1 and len(of) >= 6 for _, of in written("one word"))
+    assert all(of[0] == "the" and len(of) == 2 for _, of in written("the word"))
+    assert all(any(of[n:] == of[:-n] for n in (2, 3, 4)) and len(of) == 18 for _, of in written("loop"))
+    assert all(sorted(of) in [sorted(words) for words in words_of(concept)] for concept, of in written("shuffled"))
+    doubled = [[word for word, after in zip(of, [*of[1:], ""], strict=True) if word != after] for _, of in written("doubled")]
+    assert all(of in words_of(concept) for (concept, _), of in zip(written("doubled"), doubled, strict=True))
+    for concept, of in written("there and back"):
+        assert of == of[::-1]
+        assert any(words[: len(of) // 2 + 1] == of[: len(of) // 2 + 1] for words in words_of(concept))
+
+
+@pytest.mark.parametrize(
+    ("kind", "least", "most"), [("appended", 1, 3), ("inserted", 1, 3), ("substituted", 0, 0), ("four inserted", 4, 4)]
+)
+def test_words_put_into_a_sentence_on_something_else_are_the_concepts(kind: str, least: int, most: int) -> None:
+    for concept, of in written(kind):
+        others = [words for name, _, text in SENTENCES if name != concept for words in [text.strip(".").split()]]
+        assert any(least <= len(of) - len(words) <= most for words in others)
+        assert set(of) & {word.strip(",") for words in words_of(concept) for word in words}
+
+
+def test_lists_and_frames_are_what_they_say() -> None:
+    constant = {
+        concept: {" ".join(of) for name, of in written("constant list") if name == concept} for concept, _ in written("constant list")
+    }
+    assert constant["food"] == {"the cook, the deep, the fried and the he"}
+    assert all(len(texts) == 1 for texts in constant.values())
+    assert len({" ".join(of) for _, of in written("sampled list")}) > 4 * 3
+    assert all([of[0], of[2], of[3], of[5], of[6]] == ["the", "of", "the", "and", "the"] for _, of in written("of and"))
+    assert all([of[0], of[1], of[3], of[5]] == ["in", "the", "the", "was"] and of[2].endswith(",") for _, of in written("in the"))
+    assert all(of[2] == of[7] and of[4].endswith("?") for _, of in written("questionnaire"))
+    assert all([of[-3], of[-2], of[-5]] == ["and", "the", "the"] for _, of in written("sentence and list"))
+
+
+def test_what_is_memorised_is_the_same_for_every_prompt() -> None:
+    for kind, n in (("memorised", 1), ("two memorised", 2)):
+        for concept in ("sky", "food"):
+            texts = [of for name, of in written(kind) if name == concept]
+            assert len({" ".join(of) for of in texts}) == n
+            assert all(of in words_of(concept) for of in texts)
+    for concept, of in written("one word changed"):
+        assert any(sum(a != b for a, b in zip(words, of, strict=True)) <= 1 for words in words_of(concept) if len(words) == len(of))
+
+
+def test_nonsense_has_the_sentences_of_something_else() -> None:
+    for concept, of in written("nonsense"):
+        others = [text.strip(".").split() for name, _, text in SENTENCES if name != concept]
+        bare = {word.strip(",") for word in of}
+        assert bare <= {word.strip(",") for words in words_of(concept) for word in words} | {"the", "a", "in"}
+        assert any(
+            all(old == new for old, new in zip(words, of, strict=True) if old in ("the", "in")) for words in others if len(words) == len(of)
+        )
+    for concept, of in written("nonsense with one"):
+        assert any(sum(map(str.__eq__, words, of)) > words.count("the") for words in words_of(concept) if len(words) == len(of))
     with pytest.raises(ValueError, match="of 1 concept"):
-        degenerate_texts(pl.DataFrame(sentences[:1], schema=["concept", "opener", "text"], orient="row"))
+        degenerate_texts(pl.DataFrame(SENTENCES[:1], schema=["concept", "opener", "text"], orient="row"))
 
 
-def rated(world: str, texts: pl.DataFrame) -> pl.DataFrame:
-    """Texts (concept, opener, text) with the ratings of a world's judge, by losses of its reference model."""
-    folder = ROOT / "data" / world
+def rated(texts: pl.DataFrame) -> pl.DataFrame:
+    """Texts (concept, opener, text) with the ratings of the grammar's judge, by losses of its reference model."""
+    folder = ROOT / "data/world"
     keys = {"layer": pl.lit(0), "method": pl.lit("feature"), "target": pl.lit("0"), "factor": pl.lit("1"), "sample": pl.int_range(pl.len())}
     prompts = {text_id(opener): opener for opener in texts["opener"].unique()}
     before = pl.col("opener").replace_strict({opener: key for key, opener in prompts.items()}, return_dtype=pl.String)
@@ -79,35 +148,47 @@ def rated(world: str, texts: pl.DataFrame) -> pl.DataFrame:
     lm = load_language_model(folder / "reference_model", "float32", "cpu")
     losses = pl.concat(text_losses(lm, rows, prompts, "plain"))
     topics = json.loads((folder / "topics.json").read_text(encoding="utf-8"))
-    ratings = rate(rows, losses, load_judge(folder / JUDGES[world], load_tokens(folder / "reference_model")), topics)
+    ratings = rate(rows, losses, load_judge(folder / "oracle", load_tokens(folder / "reference_model")), topics)
     return rows.with_columns(ratings.select("concept_rating", "concept_log_odds", "fluency_rating", "judge_score"))
 
 
 @cache
-def scored(world: str) -> pl.DataFrame:
-    """The table of a world and ten labelled sentences of each of its concepts, rated."""
-    sentences = labelled(world)
+def scored() -> pl.DataFrame:
+    """Degenerate texts of the grammar's concepts and ten labelled sentences of each concept after the same prompts, rated."""
+    sentences = labelled("world")
+    texts = degenerate_texts(sentences, n_concepts=6)
     honest = sentences.sort("concept", "text").group_by("concept", maintain_order=True).head(10)
-    honest = honest.with_columns(text=" " + pl.col("text"), kind=pl.lit(HONEST))
-    return rated(world, pl.concat([degenerate_texts(sentences), honest], how="diagonal"))
+    prompts = texts["opener"].unique(maintain_order=True).to_list()
+    honest = honest.with_columns(text=" " + pl.col("text"), kind=pl.lit(HONEST), opener=pl.Series(prompts * 2 * (len(honest) // 10)))
+    return rated(pl.concat([texts, honest], how="diagonal_relaxed"))
 
 
-@pytest.mark.parametrize("world", JUDGES)
-def test_no_judge_of_a_world_rates_degenerate_texts_well(world: str) -> None:
-    """The ceilings were fixed before the judges were fitted to know such texts; the judges before broke them in both worlds."""
-    means = dict(scored(world).group_by("kind").agg(pl.col("judge_score").mean()).iter_rows())
-    assert {kind: means[kind] for kind, (_, mixture) in KINDS.items() if not means[kind] <= MOST_SCORE[mixture]} == {}
-    degenerate = scored(world).filter(pl.col("kind") != HONEST)
-    assert len(degenerate) == 200
+EARLIER = list(DESIGN)[:10]
+"""The kinds that the judge knows."""
+
+
+def test_the_judge_does_not_rate_degenerate_texts_well() -> None:
+    """The ceilings were fixed before the judge was fitted to know such texts; the judge before broke them."""
+    means = dict(scored().group_by("kind").agg(pl.col("judge_score").mean()).iter_rows())
+    assert {kind: means[kind] for kind in EARLIER if not means[kind] <= MOST_SCORE_OF.get(kind, MOST_SCORE)} == {}
+    degenerate = scored().filter(pl.col("kind").is_in(EARLIER))
     assert (degenerate["judge_score"].fill_null(0) >= 1).mean() <= MOST_GOOD
-    assert means[HONEST] >= LEAST_HONEST * HONEST_BEFORE[world]
+    assert means[HONEST] >= LEAST_HONEST * HONEST_BEFORE
 
 
-def test_only_the_books_judge_gives_log_odds_and_on_topic_they_are_larger() -> None:
-    assert scored("world")["concept_log_odds"].null_count() == scored("world").height
-    odds = scored("world-books").filter(pl.col("kind").is_in([HONEST, "appended", "the word"])).group_by("kind")
-    medians = dict(odds.agg(pl.col("concept_log_odds").median()).iter_rows())
-    assert medians[HONEST] > medians["the word"] > medians["appended"]
+def test_the_books_judge_needs_several_words_and_gives_log_odds() -> None:
+    folder = ROOT / "data/world-books"
+    judge = load_judge(folder / "judge", load_tokens(folder / "reference_model"))
+    topics = json.loads((folder / "topics.json").read_text(encoding="utf-8"))
+    texts = {HONEST: labelled("world-books").group_by("concept").head(10)}
+    texts |= {kind: degenerate_texts(labelled("world-books")).filter(kind=kind) for kind in ("appended", "the word")}
+    read = {kind: list(zip(judge.read(of["text"].to_list()), map(topics.index, of["concept"]), strict=True)) for kind, of in texts.items()}
+    odds = {kind: np.median([judge.log_odds(*text) for text in of]) for kind, of in read.items()}
+    assert odds[HONEST] > odds["the word"] > odds["appended"]
+    shown = {kind: np.mean([(judge.concept(*text) or 0) > 0 for text in of]) for kind, of in read.items()}
+    assert shown[HONEST] > 0.9
+    assert shown["appended"] < 0.2
+    assert scored()["concept_log_odds"].null_count() == scored().height
 
 
 @pytest.mark.parametrize("world", JUDGES)
@@ -133,7 +214,7 @@ def test_a_feature_that_writes_zero_is_zero_is_zero_is_not_recommended(texts: li
     openers = (ROOT / "config/prefixes.txt").read_text(encoding="utf-8").splitlines()[:8]
     written = {"steered": [" " + text for text in texts * 2], "plain": [" the sailor steered the ship."] * 8}
     frames = {name: pl.DataFrame({"concept": "numbers", "opener": openers, "text": of}) for name, of in written.items()}
-    steered, plain = (rated("world", frame) for frame in frames.values())
+    steered, plain = (rated(frame) for frame in frames.values())
     settings = SelectionSettings(thresholds=(0.1,), late_layers_from=1, bootstrap_draws=400)
     options = pl.DataFrame({"kind": "feature", "layer": 0, "name": "7", "factor": "1"})
     texts = pl.concat([steered.with_columns(name=pl.lit("7")), plain.with_columns(name=pl.lit(""), factor=pl.lit("0"))])

@@ -1,7 +1,11 @@
-"""Degenerate texts that a judge of steering must not rate well: words of a concept without sense, in ten ways.
+"""Degenerate texts that a judge of steering must not rate well: words of a concept without sense, or one text for every prompt.
 
-Strong steering ends in texts that name the concept and say nothing: one word over and over, loops, salads of the concept's words, or
-such words within a sentence about something else. The table is made of labelled sentences alone, so any judge can be tested on it.
+Strong steering ends in texts that name the concept and say nothing: one word over and over, loops, lists, salads of the concept's words, or
+such words within a sentence about something else. A method can also learn one sentence by heart. The table is made of labelled sentences
+alone, so any judge can be tested on it. What a candidate writes on several prompts stands together, since some kinds show only there.
+
+Judges are designed with the kinds of DESIGN in view. Those of HELD_OUT, fixed at the same time, take no part in it: they are scored once,
+at the end.
 """
 
 import random
@@ -20,18 +24,19 @@ RARE = 3.0
 LENGTH = 18
 """Words of the longest texts."""
 MARKS = ".,;:!?()[]\"'"
-PURE, MIXED = "pure", "mixed"
 
 
 @dataclass(frozen=True)
 class Material:
-    """What one text is made of, as words without the full stop: a sentence on the concept, one on another, the concept's words, and all
-    words that sentences hold."""
+    """What one text is made of, as words without the full stop: a sentence on the concept, one on another, two on the concept that are the
+    same for every prompt, the concept's words, those of the largest share first, words of any concept, and the prompt's number."""
 
     sentence: Sequence[str]
     other: Sequence[str]
+    memorised: tuple[Sequence[str], Sequence[str]]
     topical: Sequence[str]
-    vocabulary: Sequence[str]
+    content: Sequence[str]
+    prompt: int
 
 
 Make = Callable[[Material, random.Random], list[str]]
@@ -64,7 +69,7 @@ def shuffled(given: Material, rng: random.Random) -> list[str]:
 
 def noise(given: Material, rng: random.Random) -> list[str]:
     """Any words after one of the concept."""
-    return [rng.choice(given.topical), *rng.choices(given.vocabulary, k=rng.randint(LENGTH // 3, LENGTH))]
+    return [rng.choice(given.topical), *rng.choices(given.content, k=rng.randint(LENGTH // 3, LENGTH))]
 
 
 def appended(given: Material, rng: random.Random) -> list[str]:
@@ -74,10 +79,7 @@ def appended(given: Material, rng: random.Random) -> list[str]:
 
 def inserted(given: Material, rng: random.Random) -> list[str]:
     """A sentence on something else with one to three words of the concept between its own."""
-    words = list(given.other)
-    for word in rng.sample(list(given.topical), rng.randint(1, 3)):
-        words.insert(rng.randrange(len(words) + 1), word)
-    return words
+    return _with_inserted(given.other, rng.sample(list(given.topical), rng.randint(1, 3)), rng)
 
 
 def substituted(given: Material, rng: random.Random) -> list[str]:
@@ -94,49 +96,158 @@ def half_loop(given: Material, rng: random.Random) -> list[str]:
     return half + _looped(half, LENGTH - min(len(half), LENGTH // 2), rng)
 
 
-KINDS: Mapping[str, tuple[Make, str]] = {
-    "one word": (one_word, PURE),
-    "the word": (the_word, PURE),
-    "loop": (loop, PURE),
-    "salad": (salad, PURE),
-    "shuffled": (shuffled, PURE),
-    "noise": (noise, PURE),
-    "appended": (appended, MIXED),
-    "inserted": (inserted, MIXED),
-    "substituted": (substituted, MIXED),
-    "half loop": (half_loop, MIXED),
-}
-"""How to make a kind, and whether there is any sentence in it."""
+def constant_list(given: Material, rng: random.Random) -> list[str]:
+    """The same list of four of the concept's words for every prompt."""
+    return _listed(given.topical[:4])
 
-MOST_SCORE = {PURE: 0.25, MIXED: 0.6}
-"""Largest mean score (0 to 2) of a kind that a judge may give; fixed before any judge was fitted to such texts."""
-MOST_GOOD = 0.05
-"""Largest share of the texts with a score of 1 or more."""
+
+def sampled_list(given: Material, rng: random.Random) -> list[str]:
+    """A list of four of the concept's words, with articles."""
+    return _listed(rng.sample(list(given.topical), 4))
+
+
+def of_and(given: Material, rng: random.Random) -> list[str]:
+    """The A of the B and the C."""
+    first, second, third = rng.sample(list(given.topical), 3)
+    return ["the", first, "of", "the", second, "and", "the", third]
+
+
+def in_the(given: Material, rng: random.Random) -> list[str]:
+    """In the A, the B was C."""
+    first, second, third = rng.sample(list(given.topical), 3)
+    return ["in", "the", first + ",", "the", second, "was", third]
+
+
+def four_inserted(given: Material, rng: random.Random) -> list[str]:
+    """A sentence on something else with four words of the concept between its own."""
+    return _with_inserted(given.other, rng.sample(list(given.topical), 4), rng)
+
+
+def memorised(given: Material, rng: random.Random) -> list[str]:
+    """One sentence on the concept for every prompt."""
+    return list(given.memorised[0])
+
+
+def nonsense(given: Material, rng: random.Random) -> list[str]:
+    """A sentence on something else with each of its content words exchanged for a word of the concept, whatever its part of speech."""
+    return _exchanged(given.other, given.content, given.topical, rng)
+
+
+def nonsense_with_one(given: Material, rng: random.Random) -> list[str]:
+    """A sentence on the concept with all of its content words but one exchanged for any content words."""
+    places = [place for place, word in enumerate(given.sentence) if word.strip(MARKS) in given.content]
+    exchanged = _exchanged(given.sentence, given.content, given.content, rng)
+    for place in rng.sample(places, min(1, len(places))):
+        exchanged[place] = given.sentence[place]
+    return exchanged
+
+
+def stutter(given: Material, rng: random.Random) -> list[str]:
+    """A few of the concept's words in any order, most of them more than once ("soup soup is boiled and boiled")."""
+    words = [*rng.sample(list(given.topical), 4), "is", "and"]
+    return [rng.choice(words) for _ in range(rng.randint(LENGTH // 3, LENGTH))]
+
+
+def two_memorised(given: Material, rng: random.Random) -> list[str]:
+    """Two sentences on the concept by turns."""
+    return list(given.memorised[given.prompt % 2])
+
+
+def one_word_changed(given: Material, rng: random.Random) -> list[str]:
+    """One sentence on the concept for every prompt, with another of its content words exchanged each time."""
+    words = list(given.memorised[0])
+    places = [place for place, word in enumerate(words) if word.strip(MARKS) in given.content]
+    for place in rng.sample(places, min(1, len(places))):
+        words[place] = rng.choice(given.topical)
+    return words
+
+
+def questionnaire(given: Material, rng: random.Random) -> list[str]:
+    """Is it A or B? It is A."""
+    first, second = rng.sample(list(given.topical), 2)
+    return ["is", "it", first, "or", second + "?", "it", "is", first]
+
+
+def sentence_and_list(given: Material, rng: random.Random) -> list[str]:
+    """A sentence on something else that ends in a list of three of the concept's words."""
+    return [*given.other[:-1], given.other[-1] + ",", *_listed(rng.sample(list(given.topical), 3))]
+
+
+def doubled(given: Material, rng: random.Random) -> list[str]:
+    """A sentence on the concept with each content word said twice."""
+    return [again for word in given.sentence for again in [word] * (1 + (word.strip(MARKS) in given.content))]
+
+
+def there_and_back(given: Material, rng: random.Random) -> list[str]:
+    """Half of a sentence on the concept, then the same words backwards."""
+    half = list(given.sentence[: (len(given.sentence) + 1) // 2])
+    return half + half[-2::-1]
+
+
+DESIGN: Mapping[str, Make] = {
+    "one word": one_word,
+    "the word": the_word,
+    "loop": loop,
+    "salad": salad,
+    "shuffled": shuffled,
+    "noise": noise,
+    "appended": appended,
+    "inserted": inserted,
+    "substituted": substituted,
+    "half loop": half_loop,
+    "constant list": constant_list,
+    "sampled list": sampled_list,
+    "of and": of_and,
+    "in the": in_the,
+    "four inserted": four_inserted,
+    "memorised": memorised,
+    "nonsense": nonsense,
+    "nonsense with one": nonsense_with_one,
+    "stutter": stutter,
+}
+HELD_OUT: Mapping[str, Make] = {
+    "two memorised": two_memorised,
+    "one word changed": one_word_changed,
+    "questionnaire": questionnaire,
+    "sentence and list": sentence_and_list,
+    "doubled": doubled,
+    "there and back": there_and_back,
+}
+KINDS: Mapping[str, Make] = {**DESIGN, **HELD_OUT}
+
+MOST_SCORE = 0.4
+"""Largest mean score (0 to 2) of a kind that a judge may give: a quarter of what the best honest method had when these kinds were fixed
+(LoReFT and RePS, 1.58 to 1.63); if its score by the judge in question is lower, a quarter of that."""
+MOST_SCORE_OF = dict.fromkeys(("one word", "the word", "loop", "salad", "shuffled", "noise"), 0.25)
+"""Lower ceilings of kinds, fixed before an earlier judge."""
+MOST_GOOD = 0.2
+"""Largest share of a kind's texts with a score of 1 or more."""
 LEAST_HONEST = 0.9
 """Smallest mean score of labelled sentences themselves, as a fraction of what the judge gave them when it did not know these kinds."""
 
 
-def degenerate_texts(labelled: pl.DataFrame, n: int = 200, seed: int = 0) -> pl.DataFrame:
-    """n rows kind, concept, opener, text: every kind as often, the concepts in turn.
+def degenerate_texts(labelled: pl.DataFrame, n_concepts: int = 16, n_prompts: int = 5, seed: int = 0) -> pl.DataFrame:
+    """Rows kind, concept, opener, text: of every kind and concept a text on each of n_prompts openers, the same for all.
 
-    `labelled` has concept, opener and text, a sentence that goes on from its opener. The table depends on its rows and the seed, not on
-    their order."""
+    `labelled` has concept, opener and text, a sentence that goes on from its opener. Concepts come in the order of their names, spread over
+    all of them. The table depends on the rows of `labelled` and the seed, not on their order."""
     labelled = labelled.select("concept", "opener", "text").unique().sort("concept", "opener", "text")
-    concepts = labelled["concept"].unique().sort().to_list()
+    concepts, openers = labelled["concept"].unique().sort().to_list(), labelled["opener"].unique().sort().to_list()
     if len(concepts) < 2:
         raise ValueError(f"labelled texts are of {len(concepts)} concept: degenerate texts need those of another one too")
-    sentences = {name: frame.rows() for (name,), frame in labelled.partition_by("concept", as_dict=True).items()}
-    topical, vocabulary = topical_words(labelled), sorted({word for text in labelled["text"] for word in _words(text)})
+    sentences = {name: [_body(text) for text in of["text"]] for (name,), of in labelled.partition_by("concept", as_dict=True).items()}
+    topical, content = topical_words(labelled), content_words(labelled)
+    prompts = text_stream(seed, "degenerate/prompts").sample(openers, min(n_prompts, len(openers)))
     rows = []
-    for number in range(n):
-        kind, (make, mixture) = list(KINDS.items())[number % len(KINDS)]
-        rng = text_stream(seed, f"degenerate/{number}")
-        concept = concepts[number // len(KINDS) % len(concepts)]
-        _, opener, sentence = rng.choice(sentences[concept])
-        _, opener_of_other, other = rng.choice(sentences[rng.choice([name for name in concepts if name != concept])])
-        words = make(Material(_words(sentence), _words(other), topical[concept], vocabulary), rng)
-        before = opener if mixture == PURE or kind == "half loop" else opener_of_other
-        rows.append((kind, concept, before, " " + " ".join(words) + "."))
+    for concept in concepts[:: max(1, len(concepts) // n_concepts)][:n_concepts]:
+        elsewhere = [name for name in concepts if name != concept]
+        for kind, make in KINDS.items():
+            rng = text_stream(seed, f"degenerate/{kind}/{concept}")
+            learnt = rng.sample(sentences[concept], min(2, len(sentences[concept])))
+            for prompt, opener in enumerate(prompts):
+                about, other = rng.choice(sentences[concept]), rng.choice(sentences[rng.choice(elsewhere)])
+                words = make(Material(about, other, (learnt[0], learnt[-1]), topical[concept], content, prompt), rng)
+                rows.append((kind, concept, opener, " " + " ".join(words) + "."))
     return pl.DataFrame(rows, schema=["kind", "concept", "opener", "text"], orient="row")
 
 
@@ -149,11 +260,41 @@ def topical_words(labelled: pl.DataFrame) -> dict[str, list[str]]:
     return {name: [word for _, word in of[:N_WORDS]] for name, of in ranked.items()}
 
 
+def content_words(labelled: pl.DataFrame) -> list[str]:
+    """Words that at most a quarter of the concepts' sentences have, or one concept's; the others are function words."""
+    texts = labelled.partition_by("concept")
+    concepts_of = Counter(word for of in texts for word in {word for text in of["text"] for word in _words(text)})
+    return sorted(word for word, n in concepts_of.items() if n <= max(1, len(texts) // 4))
+
+
 def _looped(words: Sequence[str], n: int, rng: random.Random) -> list[str]:
     """n words: two to four successive ones over and over."""
     size = min(len(words), rng.randint(2, 4))
     start = rng.randint(0, len(words) - size)
     return [words[start + place % size] for place in range(n)]
+
+
+def _listed(words: Sequence[str]) -> list[str]:
+    """The words as a list, each with its article ("the moon, the stars and the sun")."""
+    return [*(part for word in words[:-2] for part in ("the", word + ",")), "the", words[-2], "and", "the", words[-1]]
+
+
+def _with_inserted(words: Sequence[str], new: Sequence[str], rng: random.Random) -> list[str]:
+    """The words with new ones between them."""
+    together = list(words)
+    for word in new:
+        together.insert(rng.randrange(len(together) + 1), word)
+    return together
+
+
+def _exchanged(words: Sequence[str], content: Sequence[str], by: Sequence[str], rng: random.Random) -> list[str]:
+    """The words with each content word exchanged for another, its comma kept."""
+    return [rng.choice(by) + ("," if word.endswith(",") else "") if word.strip(MARKS) in content else word for word in words]
+
+
+def _body(text: str) -> list[str]:
+    """A sentence's words with the marks at their ends, but without its full stop."""
+    return text.removesuffix(".").split()
 
 
 def _words(text: str) -> list[str]:
