@@ -7,6 +7,7 @@ rule steering_table:
         gen_success=manifests("gen_success"),
         perplexity=manifests("perplexity"),
         judge=manifests("judge"),
+        generations=manifests("generations"),
         prompts=prompts,
     output:
         steering=f"{TABLES}/steering.parquet",

@@ -154,7 +154,7 @@ def edited_oracle(folder: Folder) -> dict[str, Any]:
     shutil.copytree(ROOT / "data/world/oracle", folder.path / "oracle")
     path = folder.path / "oracle/oracle.json"
     settings = json.loads(path.read_text())
-    settings["thresholds"]["fluency_nats"] = [value / 2 for value in settings["thresholds"]["fluency_nats"]]
+    settings["thresholds"]["nats"] = [value / 2 for value in settings["thresholds"]["nats"]]
     path.write_text(json.dumps(settings))
     return {"judge": {"oracle": "oracle"}}
 

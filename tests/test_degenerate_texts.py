@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from saesteer.analysis.recommendation import recommend
+from saesteer.analysis.repeats import without_repeats
 from saesteer.core.files import text_id
 from saesteer.core.tables import GENERATIONS
 from saesteer.core.tokens import load_tokens
@@ -26,7 +28,6 @@ from saesteer.world.rating import rate
 ROOT = Path(__file__).parents[1]
 SEED = 77
 """Of sentences that nothing was fitted on."""
-JUDGES = {"world": "oracle", "world-books": "judge"}
 HONEST = "honest"
 HONEST_BEFORE = 2.0
 """Mean score of labelled sentences by the judge that did not know degenerate texts (commit 3459253)."""
@@ -139,7 +140,8 @@ def test_nonsense_has_the_sentences_of_something_else() -> None:
 
 
 def rated(texts: pl.DataFrame) -> pl.DataFrame:
-    """Texts (concept, opener, text) with the ratings of the grammar's judge, by losses of its reference model."""
+    """Texts (concept, opener, text) with the ratings of the grammar's judge, by losses of its reference model; repeats among those of one
+    kind and concept score 0."""
     folder = ROOT / "data/world"
     keys = {"layer": pl.lit(0), "method": pl.lit("feature"), "target": pl.lit("0"), "factor": pl.lit("1"), "sample": pl.int_range(pl.len())}
     prompts = {text_id(opener): opener for opener in texts["opener"].unique()}
@@ -149,31 +151,36 @@ def rated(texts: pl.DataFrame) -> pl.DataFrame:
     losses = pl.concat(text_losses(lm, rows, prompts, "plain"))
     topics = json.loads((folder / "topics.json").read_text(encoding="utf-8"))
     ratings = rate(rows, losses, load_judge(folder / "oracle", load_tokens(folder / "reference_model")), topics)
-    return rows.with_columns(ratings.select("concept_rating", "concept_log_odds", "fluency_rating", "judge_score"))
+    rated = rows.with_columns(ratings.select("concept_rating", "concept_log_odds", "fluency_rating", "judge_score"))
+    return without_repeats(rated, ["kind", "concept"], dict.fromkeys(prompts, 0)) if "kind" in rated.columns else rated
 
 
 @cache
 def scored() -> pl.DataFrame:
     """Degenerate texts of the grammar's concepts and ten labelled sentences of each concept after the same prompts, rated."""
     sentences = labelled("world")
-    texts = degenerate_texts(sentences, n_concepts=6)
-    honest = sentences.sort("concept", "text").group_by("concept", maintain_order=True).head(10)
+    texts = degenerate_texts(sentences, n_concepts=6).filter(pl.col("kind").is_in(list(DESIGN)))
+    honest = sentences.sort("concept", "text").sample(fraction=1, shuffle=True, seed=0).group_by("concept", maintain_order=True).head(10)
     prompts = texts["opener"].unique(maintain_order=True).to_list()
     honest = honest.with_columns(text=" " + pl.col("text"), kind=pl.lit(HONEST), opener=pl.Series(prompts * 2 * (len(honest) // 10)))
     return rated(pl.concat([texts, honest], how="diagonal_relaxed"))
 
 
-EARLIER = list(DESIGN)[:10]
-"""The kinds that the judge knows."""
+def broken(kinds: Iterable[str]) -> dict[str, tuple[float, float]]:
+    """Of the kinds, mean score and share of texts with 1 or more of those that are above a ceiling."""
+    score = pl.col("judge_score").fill_null(0)
+    rows = scored().filter(pl.col("kind").is_in(list(kinds))).group_by("kind").agg(score.mean(), (score >= 1).mean().alias("good"))
+    assert set(rows["kind"]) == set(kinds)
+    return {kind: (mean, good) for kind, mean, good in rows.iter_rows() if mean > MOST_SCORE_OF.get(kind, MOST_SCORE) or good > MOST_GOOD}
 
 
 def test_the_judge_does_not_rate_degenerate_texts_well() -> None:
-    """The ceilings were fixed before the judge was fitted to know such texts; the judge before broke them."""
-    means = dict(scored().group_by("kind").agg(pl.col("judge_score").mean()).iter_rows())
-    assert {kind: means[kind] for kind in EARLIER if not means[kind] <= MOST_SCORE_OF.get(kind, MOST_SCORE)} == {}
-    degenerate = scored().filter(pl.col("kind").is_in(EARLIER))
-    assert (degenerate["judge_score"].fill_null(0) >= 1).mean() <= MOST_GOOD
-    assert means[HONEST] >= LEAST_HONEST * HONEST_BEFORE
+    """The ceilings were fixed before the judge was made (commit "Degenerate texts have nine more kinds")."""
+    assert broken(DESIGN) == {}
+
+
+def test_labelled_sentences_keep_their_score() -> None:
+    assert scored().filter(kind=HONEST)["judge_score"].mean() >= LEAST_HONEST * HONEST_BEFORE
 
 
 def test_the_books_judge_needs_several_words_and_gives_log_odds() -> None:
@@ -191,32 +198,30 @@ def test_the_books_judge_needs_several_words_and_gives_log_odds() -> None:
     assert scored()["concept_log_odds"].null_count() == scored().height
 
 
-@pytest.mark.parametrize("world", JUDGES)
-def test_no_cut_of_the_loss_is_above_uniform_guessing(world: str) -> None:
-    folder = ROOT / "data" / world
-    settings = json.loads(next((folder / JUDGES[world]).glob("*.json")).read_text(encoding="utf-8"))
-    cuts = settings.get("thresholds", settings)["fluency_nats"]
-    vocabulary = json.loads((folder / "reference_model/config.json").read_text(encoding="utf-8"))["vocab_size"]
-    assert 0 < cuts[0] < cuts[1] < math.log(vocabulary)
+@pytest.mark.parametrize(
+    ("world", "folder", "cuts"), [("world", "oracle", ["nats", "most_nats"]), ("world-books", "judge", ["fluency_nats"])]
+)
+def test_no_cut_of_the_loss_is_above_uniform_guessing(world: str, folder: str, cuts: list[str]) -> None:
+    settings = json.loads(next((ROOT / "data" / world / folder).glob("*.json")).read_text(encoding="utf-8"))
+    nats = np.hstack([settings.get("thresholds", settings)[name] for name in cuts])
+    vocabulary = json.loads((ROOT / "data" / world / "reference_model/config.json").read_text(encoding="utf-8"))["vocab_size"]
+    assert 0 < nats[0] < nats[1] <= nats[-1] < math.log(vocabulary)
+
+
+LOOPS = ["zero is zero is zero.", "zero is zero is zero is zero is zero.", "seven is seven is seven.", "is is is is is is is is."] * 2
 
 
 @pytest.mark.parametrize(
-    ("texts", "verdict"),
-    [
-        (
-            ["zero is zero is zero.", "zero is zero is zero is zero is zero.", "seven is seven is seven.", "is is is is is is is is."],
-            "don't",
-        ),
-        (["seven is an odd number.", "three plus four is seven.", "two times four is eight.", "the double of two is four."], "use"),
-    ],
+    ("concept", "texts", "verdict"),
+    [("numbers", LOOPS, "don't"), ("cooking", labelled("world").filter(concept="cooking")["text"][:8], "use")],
 )
-def test_a_feature_that_writes_zero_is_zero_is_zero_is_not_recommended(texts: list[str], verdict: str) -> None:
+def test_a_feature_that_writes_zero_is_zero_is_zero_is_not_recommended(concept: str, texts: Sequence[str], verdict: str) -> None:
     openers = (ROOT / "config/prefixes.txt").read_text(encoding="utf-8").splitlines()[:8]
-    written = {"steered": [" " + text for text in texts * 2], "plain": [" the sailor steered the ship."] * 8}
-    frames = {name: pl.DataFrame({"concept": "numbers", "opener": openers, "text": of}) for name, of in written.items()}
+    written = {"steered": [" " + text for text in texts], "plain": [" the sailor steered the ship."] * 8}
+    frames = {name: pl.DataFrame({"concept": concept, "opener": openers, "text": of}) for name, of in written.items()}
     steered, plain = (rated(frame) for frame in frames.values())
     settings = SelectionSettings(thresholds=(0.1,), late_layers_from=1, bootstrap_draws=400)
     options = pl.DataFrame({"kind": "feature", "layer": 0, "name": "7", "factor": "1"})
-    texts = pl.concat([steered.with_columns(name=pl.lit("7")), plain.with_columns(name=pl.lit(""), factor=pl.lit("0"))])
-    texts = texts.with_columns(kind=pl.lit("feature"), mean_nll=pl.lit(1.0))
-    assert recommend("numbers", options, texts, settings, damage_limit=4.0).verdict == verdict
+    rows = pl.concat([steered.with_columns(name=pl.lit("7")), plain.with_columns(name=pl.lit(""), factor=pl.lit("0"))])
+    rows = rows.with_columns(kind=pl.lit("feature"), mean_nll=pl.lit(1.0))
+    assert recommend(concept, options, rows, settings, damage_limit=4.0).verdict == verdict

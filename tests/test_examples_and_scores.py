@@ -225,8 +225,9 @@ def two_topics(tokens: TextTokens) -> WorldJudge:
     likelihood = np.full((2, len(WORDS)), 0.1, dtype=np.float32)
     likelihood[0, 1:3] = likelihood[1, 3:5] = 0.24
     likelihood[0, 3:5] = likelihood[1, 1:3] = 0.01
-    cuts = Thresholds(0.1, 0.3, least_on_topic=1, concept_shares=(0.1, 0.8), fluency_nats=(4.0, 8.0), distinct_bigrams=0.5)
-    return oracle_as_judge(Oracle(np.log(likelihood), np.log(np.full(2, 0.5, dtype=np.float32)), cuts), tokens)
+    pairs = np.zeros((len(WORDS), len(WORDS)), dtype=np.float32)
+    cuts = Thresholds(0.1, 0.3, 1, (0.1, 0.8), (0.0, 4.0), 8.0, function_shares=(0.0, 1.0), order_nats=-1.0, distinct_bigrams=0.5)
+    return oracle_as_judge(Oracle(np.log(likelihood), np.log(np.full(2, 0.5, dtype=np.float32)), pairs, cuts), tokens)
 
 
 def test_ratings_and_what_cannot_be_rated(tokens: TextTokens) -> None:

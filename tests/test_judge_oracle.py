@@ -1,13 +1,12 @@
 """The oracle's ratings on cases small enough to work out by hand."""
 
-import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from saesteer.world.oracle_judge import (
     Oracle,
@@ -15,17 +14,34 @@ from saesteer.world.oracle_judge import (
     concept_rating,
     content_tokens,
     distinct_bigram_share,
+    fluency_by_loss,
     fluency_rating,
+    function_share,
     load_oracle,
+    order_nats,
+    save_oracle,
     topic_posterior,
     topic_share,
 )
 
 # Token 0 "the": both topics alike; 1 "storm": topic 0 at 9 to 1; 2 "sail": topic 1 at 5 to 1; 3 "wave": topic 1 at 3 to 1.
 LIKELIHOOD = np.array([[0.4, 0.45, 0.05, 0.10], [0.4, 0.05, 0.25, 0.30]], dtype=np.float32)
-THRESHOLDS = Thresholds(0.1, 0.6, least_on_topic=1, concept_shares=(0.3, 0.8), fluency_nats=(2.0, 6.0), distinct_bigrams=0.6)
-ORACLE = Oracle(np.log(LIKELIHOOD), np.log(np.array([0.5, 0.5], dtype=np.float32)), THRESHOLDS)
+THRESHOLDS = Thresholds(
+    0.1,
+    0.6,
+    least_on_topic=1,
+    concept_shares=(0.3, 0.8),
+    nats=(1.0, 2.0),
+    most_nats=6.0,
+    function_shares=(0.25, 0.75),
+    order_nats=0.5,
+    distinct_bigrams=0.6,
+)
 THE, STORM, SAIL, WAVE = range(4)
+# Of a thousand tokens one is a "storm", which comes before "sail" alone: nouns and verbs, "the" a function word.
+PAIRS = np.zeros((4, 4), dtype=np.float32)
+PAIRS[THE, STORM], PAIRS[STORM, SAIL], PAIRS[SAIL, THE], PAIRS[THE, WAVE], PAIRS[WAVE, THE] = 4, 4, 10**4, 4, 10**4
+ORACLE = Oracle(np.log(LIKELIHOOD), np.log(np.array([0.5, 0.5], dtype=np.float32)), PAIRS, THRESHOLDS)
 
 
 def test_posterior_is_bayes_rule():
@@ -66,29 +82,69 @@ def test_a_topic_takes_several_words():
     assert [concept_rating(strict, tokens, 1) for tokens in ([SAIL, SAIL, THE], [SAIL, WAVE], [THE])] == [0, 2, None]
 
 
+LIKE_UNSTEERED = [THE, STORM, SAIL, THE, WAVE]
+"""Two of five are function words."""
+
+
+def test_a_token_is_a_function_word_by_its_frequency_alone():
+    assert ORACLE.is_function_word.tolist() == [True, False, False, False]
+    assert function_share(ORACLE, LIKE_UNSTEERED) == 0.4
+    assert function_share(ORACLE, []) is None
+
+
+def test_what_the_order_is_worth_against_every_shift_by_hand():
+    seen = PAIRS.sum(0) + 1
+
+    def nats(ids: list[int]) -> float:
+        pairs = list(pairwise(ids))
+        return -sum(math.log((PAIRS[a, b] + 5 * seen[b] / seen.sum()) / (PAIRS[a].sum() + 5)) for a, b in pairs) / len(pairs)
+
+    shifted = [[THE, WAVE, STORM, THE, SAIL], [THE, SAIL, WAVE, THE, STORM]]
+    expected = sum(map(nats, shifted)) / 2 - nats(LIKE_UNSTEERED)
+    assert order_nats(ORACLE, LIKE_UNSTEERED) == pytest.approx(expected, rel=1e-5)
+    assert expected > 1
+    assert order_nats(ORACLE, [THE, STORM, THE]) is None  # nothing to exchange
+    assert order_nats(ORACLE, []) is None
+    assert order_nats(ORACLE, [STORM, STORM]) == pytest.approx(0)
+
+
 @pytest.mark.parametrize(
-    ("nll", "rating"), [(0.5, 2), (2.0, 2), (2.1, 1), (6.0, 1), (6.1, 0), (math.inf, None), (math.nan, None), (None, None)]
+    ("ids", "nll", "rating"),
+    [
+        (LIKE_UNSTEERED, 1.5, 2),
+        (LIKE_UNSTEERED, 1.0, 2),
+        (LIKE_UNSTEERED, 2.0, 2),
+        (LIKE_UNSTEERED, 0.9, 1),  # expected too well
+        (LIKE_UNSTEERED, 2.1, 1),
+        (LIKE_UNSTEERED, 6.1, 0),
+        ([SAIL, STORM, WAVE, STORM, THE], 1.5, 0),  # too few function words, in an order worth nothing
+        ([THE, SAIL, THE, STORM, THE, WAVE], 1.5, 1),  # the order alone
+        ([THE, THE, THE, STORM, SAIL], 1.5, 2),
+        ([THE, WAVE, THE, THE, THE], 1.5, 1),  # the function words alone
+        (LIKE_UNSTEERED, math.inf, None),
+        (LIKE_UNSTEERED, math.nan, None),
+        (LIKE_UNSTEERED, None, None),
+    ],
 )
-def test_fluency_rating(nll: float | None, rating: int | None):
-    assert fluency_rating(THRESHOLDS.fluency_nats, 0.6, [THE, STORM], nll) == rating
+def test_fluency_rating(ids: list[int], nll: float | None, rating: int | None):
+    assert fluency_rating(ORACLE, ids, nll) == rating
 
 
 def test_what_repeats_itself_is_not_fluent():
     # Of 4 pairs 3 are distinct, of 5 pairs 3, of 7 pairs 2.
     texts = ([THE, STORM, THE, STORM, SAIL], [THE, STORM, THE, STORM, SAIL, SAIL], [THE, STORM] * 4, [THE], [])
     assert [distinct_bigram_share(ids) for ids in texts] == [0.75, 0.8, 2 / 7, 1.0, 1.0]
-    assert [fluency_rating((2.0, 6.0), 0.76, ids, 1.0) for ids in texts] == [0, 2, 0, 2, 2]
-    assert fluency_rating((2.0, 6.0), 0.76, texts[2], None) is None
+    assert [fluency_by_loss((2.0, 6.0), 0.76, ids, 1.0) for ids in texts] == [0, 2, 0, 2, 2]
+    assert [fluency_by_loss((2.0, 6.0), 0.76, [], nll) for nll in (2.0, 2.1, 6.0, 6.1, math.inf, None)] == [2, 1, 1, 0, None, None]
+    assert fluency_rating(ORACLE, texts[2], 1.5) == 0
 
 
 def test_stored_oracle_is_the_same(tmp_path: Path):
-    save_file({"log_likelihood": ORACLE.log_likelihood, "log_prior": ORACLE.log_prior}, tmp_path / "classifier.safetensors")
-    cuts = {"content_nats": 0.1, "topic_posterior": 0.6, "least_on_topic": 1, "concept_shares": [0.3, 0.8]}
-    cuts |= {"fluency_nats": [2.0, 6.0], "distinct_bigrams": 0.6}
-    (tmp_path / "oracle.json").write_text(json.dumps({"thresholds": cuts}), encoding="utf-8")
+    save_oracle(ORACLE, {"measured": {}}, tmp_path)
     loaded = load_oracle(tmp_path)
     assert loaded.thresholds == THRESHOLDS
-    np.testing.assert_array_equal(loaded.log_likelihood, ORACLE.log_likelihood)
+    for name in ("log_likelihood", "log_prior", "pair_counts"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(ORACLE, name))
 
 
 def test_a_topic_or_token_of_another_world_is_refused():

@@ -61,7 +61,7 @@ def concept_rows(*concepts: str) -> pl.DataFrame:
 
 def losses(rows: pl.DataFrame) -> pl.DataFrame:
     """A made-up loss of each text, on both sides of the oracle's cuts; null for some."""
-    nll = [None if number % 5 == 4 else number % 11 for number in range(len(rows))]
+    nll = [None if number % 5 == 4 else (number + 3) % 11 / 2 for number in range(len(rows))]
     return rows.select(GENERATIONS.keys).with_columns(mean_nll=pl.Series(nll, dtype=pl.Float64))
 
 
@@ -86,8 +86,7 @@ def test_the_oracle_rates_steered_texts_as_a_loop_over_them_does():
     for row in ratings.join(rows, on=GENERATIONS.keys).iter_rows(named=True):
         (ids,) = reader.retokenise([row["text"]])
         concept = concept_rating(oracle, ids, topics.index(names[row["target"]]))
-        cuts, loss = oracle.thresholds, nll[tuple(row[key] for key in GENERATIONS.keys)]
-        fluency = fluency_rating(cuts.fluency_nats, cuts.distinct_bigrams, ids, loss)
+        fluency = fluency_rating(oracle, ids, nll[tuple(row[key] for key in GENERATIONS.keys)])
         assert (row["concept_rating"], row["fluency_rating"], row["instruction_rating"]) == (concept, fluency, None)
         if concept is None or fluency is None:
             assert row["judge_score"] is None

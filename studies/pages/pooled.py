@@ -34,8 +34,8 @@ RATINGS, LOSSES = ("concept_rating", "fluency_rating", "median_relative_change")
 
 
 def pooled_scores(by_seed: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """METHOD_SCORES of each seed -> layer, method, concept_id and score, its mean over seeds; null where a seed has none. Of a seed's score six
-    digits are kept: means of equal scores are equal to five."""
+    """METHOD_SCORES of each seed -> layer, method, concept_id and score, its mean over seeds; null where a seed has none. It has five
+    digits: of a seed's score six are kept, and means of equal scores are to be equal."""
     rows = pl.concat([scores.select(*_FIT, "score") for scores in by_seed])
     seed_mean = pl.when(pl.col("score").count() == len(by_seed)).then(pl.col("score").mean().round(5))
     return rows.group_by(_FIT).agg(seed_mean.alias("score")).sort(_FIT)

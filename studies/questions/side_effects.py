@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from saesteer.analysis.halves import split_halves
-from saesteer.core.tables import ACTIVATIONS, FEATURE_TEXT, FEATURES, GENERATIONS, JUDGEMENTS, STEERING, of_features
+from saesteer.core.tables import ACTIVATIONS, FEATURE_TEXT, FEATURES, GENERATIONS, STEERING, of_features
 from saesteer.core.uncertainty import difference_interval, interval_columns
 from saesteer.engine.hook_points import to_residual
 from saesteer.engine.models import LanguageModel
@@ -27,6 +27,7 @@ from saesteer.engine.saes import Sae
 from saesteer.report.scoring import ordinary_losses
 from saesteer.run import Run
 from saesteer.settings import IntervalSettings, OracleJudge
+from saesteer.steps.judge import scored_texts
 from saesteer.world.judges import WorldJudge
 from studies.questions.choice_rules import chosen_by_judge
 from studies.questions.quantities import ROWS_AT_A_TIME, lens_log_probabilities
@@ -135,7 +136,7 @@ def side_effects(run: Run) -> pl.DataFrame:
 
 def _of_layer(run: Run, lm: LanguageModel, features: pl.DataFrame, halves: pl.DataFrame) -> pl.DataFrame:
     layer, half_of = int(halves["layer"][0]), split_halves(run.prompts())
-    written, judged = (of_features(run.rows(table, [layer])) for table in (GENERATIONS, JUDGEMENTS))
+    written, judged = (of_features(rows) for rows in (run.rows(GENERATIONS, [layer]), scored_texts(run, [layer])))
     half = pl.col("prefix_id").replace_strict(half_of, return_dtype=halves["half"].dtype)
     texts = written.join(judged.select(*FEATURE_TEXT, "judge_score"), on=FEATURE_TEXT, how="left")
     texts = texts.with_columns(half=half, strength=pl.col("factor").cast(pl.Float64))

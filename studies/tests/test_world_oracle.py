@@ -1,6 +1,7 @@
 """Fitting the oracle: cuts by hand, the classifier against counting, items that are what they say."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from saesteer.world.lexicon import load_lexicon
-from saesteer.world.oracle_judge import Oracle, Thresholds, distinct_bigram_share, topic_posterior
+from saesteer.world.oracle_judge import Oracle, distinct_bigram_share, function_share, order_nats, topic_posterior
 from studies.world import oracle as fitting
 from studies.world.tokenizer import BOS_ID, build_tokenizer
 from studies.world.train_model import ModelRecipe, new_model
@@ -17,6 +18,12 @@ ROOT = Path(__file__).resolve().parents[2]
 LEXICON = load_lexicon(ROOT / "data/world/lexicon.yaml", ROOT / "config/prefixes.txt")
 TOKENIZER = build_tokenizer(LEXICON)
 NONE = 255
+CUTS = replace(fitting.UNFITTED, content_nats=1.0, topic_posterior=0.5)
+
+
+def judge_of(log_likelihood: np.ndarray, log_prior: np.ndarray) -> Oracle:
+    n = log_likelihood.shape[1]
+    return Oracle(log_likelihood, log_prior, np.zeros((n, n), dtype=np.float32), CUTS)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +63,7 @@ def test_an_unseen_token_says_almost_nothing():
     rows = np.array([[4] * 300, [5] * 300], dtype=np.uint16)
     topics = np.array([[0] * 300, [1] * 100 + [NONE] * 200], dtype=np.uint8)
     likelihood, prior = fitting.fit_classifier(rows, topics, 2, 8)
-    judge = Oracle(likelihood, prior, Thresholds(1.0, 0.5, 1, (0.1, 0.8), (2.0, 6.0), 0.5))
+    judge = judge_of(likelihood, prior)
     np.testing.assert_allclose(topic_posterior(judge, [7])[0], np.exp(prior), atol=0.01)
 
 
@@ -85,6 +92,29 @@ def test_fluency_items_differ_as_they_say():
     assert 5 <= len(loops) <= 25  # a third of those rated 0
     assert max(distinct_bigram_share(item.continuation) for item in loops) < 0.8
     assert all(distinct_bigram_share(item.continuation) > 0.8 for item in items if item.rating == 2)
+
+
+def test_pairs_are_those_of_rows_without_their_padding():
+    rows = np.array([[2, 4, 5, 4], [2, 4, 5, 0]], dtype=np.uint16)
+    counts = fitting.count_pairs(rows, 8)
+    assert {(int(a), int(b)): int(counts[a, b]) for a, b in np.argwhere(counts)} == {(2, 4): 2, (4, 5): 2, (5, 4): 1}
+
+
+def test_ranges_hold_nine_of_ten_sentences_as_written():
+    items = fitting.fluency_items(LEXICON, TOKENIZER, 0, "test/fluency", 200)
+    rows = np.zeros((200, 64), dtype=np.uint16)
+    written = [item.continuation for item in items if item.rating == 2]
+    for row, ids in zip(rows, written, strict=True):
+        row[: len(ids)] = ids
+    oracle = Oracle(np.zeros((1, len(TOKENIZER))), np.zeros(1), fitting.count_pairs(rows, len(TOKENIZER)), fitting.UNFITTED)
+    losses = np.array([place + 1000.0 * (2 - item.rating) for place, item in enumerate(items)])
+    cuts = fitting.fit_fluency(oracle, losses, items).thresholds
+    of_written = [loss for loss, item in zip(losses, items, strict=True) if item.rating == 2]
+    assert [sum(loss < cuts.nats[0] for loss in of_written), sum(loss > cuts.nats[1] for loss in of_written)] == [10, 10]
+    assert 1600 <= cuts.most_nats <= 2000
+    shares, orders = [function_share(oracle, ids) for ids in written], [order_nats(oracle, ids) for ids in written]
+    assert sum(cuts.function_shares[0] <= share <= cuts.function_shares[1] for share in shares) >= 180
+    assert sum(order is None or order >= cuts.order_nats for order in orders) >= 189
 
 
 def test_a_clauses_corruptions_by_hand():
@@ -119,7 +149,7 @@ def test_continuation_losses_against_one_forward_each():
 
 def test_a_sentence_is_the_product_of_its_tokens():
     likelihood = np.array([[0.4, 0.45, 0.05, 0.10], [0.4, 0.05, 0.25, 0.30]], dtype=np.float32)
-    judge = Oracle(np.log(likelihood), np.log(np.array([0.5, 0.5], dtype=np.float32)), Thresholds(0.1, 0.6, 1, (0.3, 0.8), (2.0, 6.0), 0.5))
+    judge = judge_of(np.log(likelihood), np.log(np.array([0.5, 0.5], dtype=np.float32)))
     # tokens 1 and 3: .45 * .10 against .05 * .30 = 3 : 1
     np.testing.assert_allclose(fitting.classify_sentence(judge, [1, 3]), [0.75, 0.25], rtol=1e-6)
     np.testing.assert_allclose(fitting.classify_sentence(judge, []), [0.5, 0.5], rtol=1e-6)
@@ -127,11 +157,7 @@ def test_a_sentence_is_the_product_of_its_tokens():
 
 def test_calibration_error_by_hand():
     # One token decides: token 0 gives .75 to topic 0, token 1 gives .75 to topic 1.
-    judge = Oracle(
-        np.log(np.array([[0.75, 0.25], [0.25, 0.75]], dtype=np.float32)),
-        np.log(np.array([0.5, 0.5], dtype=np.float32)),
-        Thresholds(1.0, 0.5, 1, (0.1, 0.8), (2.0, 6.0), 0.5),
-    )
+    judge = judge_of(np.log(np.array([[0.75, 0.25], [0.25, 0.75]], dtype=np.float32)), np.log(np.array([0.5, 0.5], dtype=np.float32)))
     # Right in 1 of 2 at confidence .75: accuracy .5, error .25.
     accuracy, error = fitting.sentence_accuracy(judge, [((0,), 0), ((1,), 0)])
     assert (accuracy, error) == (0.5, pytest.approx(0.25))

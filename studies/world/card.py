@@ -63,8 +63,10 @@ ORACLE = """\
 A naive Bayes topic model over tokens. Concept 0-2: the share of distinct content tokens (those whose topic distribution lies at least
 {content_nats:.2f} nats from the prior) with P(topic | token) > {topic_posterior:g}, cut at {concept_shares[0]:.2f} and \
 {concept_shares[1]:.2f}; 0 below {least_on_topic} such
-tokens. Fluency 0-2: mean loss under the reference model, cut at {fluency_nats[0]:.2f} and {fluency_nats[1]:.2f} nats a token; 0 where \
-less than {distinct_bigrams:.2f} of the
+tokens. Fluency 0-2: one less for each that lies outside what 90 % or 95 % of sentences have: loss under the reference model
+({nats[0]:.2f} to {nats[1]:.2f} nats a token), share of function words ({function_shares[0]:.2f} to {function_shares[1]:.2f}), what the \
+order of the other words is
+worth to a bigram model ({order_nats:.2f} nats a pair); 0 above {most_nats:.2f} nats, or where less than {distinct_bigrams:.2f} of the
 pairs of successive tokens are distinct. Parameters, thresholds and accuracies each come from a split of their own. **The accuracies
 are on corruptions made by the same grammar: they are not agreement with people.** For the concept these are halves of two sentences
 joined, other sentences with words of the topic in them, and single words. For fluency words are left out, replaced, shuffled or looped.

@@ -3,21 +3,21 @@
 The texts to tell apart are made by the grammar itself. Concept: a sentence of the topic (2), half of one joined to half of another
 topic's (1), a sentence of another topic, as it is or with one to three words of the topic in it, or a single word of the topic once or
 several times (0). Fluency, of a sentence after a neutral opener: as written (2), with a word left out (1), with a fifth of its words
-replaced, shuffled, or with one to four words over and over from its start or its middle on (0). So the accuracies say how well these
-corruptions are told apart, not how people would rate. Nothing is fitted to the table of saesteer.world.degenerate.
+replaced, shuffled, or with one to four words over and over from its start or its middle on (0). Sentences as written also give the ranges
+that fluency is judged by. So the accuracies say how well these corruptions are told apart, not how people would rate. Nothing is fitted to
+the table of saesteer.world.degenerate.
 """
 
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8, UInt16
-from safetensors.numpy import save_file
 from scipy.special import softmax
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -40,9 +40,13 @@ REPLACED_SHARE = 0.2
 RATINGS = (0, 1, 2)
 ADDED = 3
 """Most words of a topic that are put into a text about another one."""
+OUTSIDE = 0.05
+"""Share of written sentences that may lie beyond an end of what is taken for theirs."""
 LOOPED = 4
 """Most words, or tokens, that a text says over and over."""
 UNSCORED = -100
+UNFITTED = Thresholds(CONTENT_NATS[0], TOPIC_POSTERIORS[0], LEAST_ON_TOPIC[0], (0.5, 0.5), (0.0, 0.0), 0.0, (0.0, 0.0), 0.0, 0.0)
+"""Cuts of a judge whose cuts were not chosen yet."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,14 @@ def fit_classifier(
     smoothed = counts + SMOOTHING * prior[:, None] / prior.mean()
     log_likelihood = np.log(smoothed) - np.log(smoothed.sum(1, keepdims=True))
     return log_likelihood.astype(np.float32), np.log(prior / prior.sum()).astype(np.float32)
+
+
+def count_pairs(rows: UInt16[np.ndarray, "row context"], vocab: int) -> Float[np.ndarray, "token next"]:
+    """How often one token follows another, in rows that end in padding."""
+    counts = np.zeros((vocab, vocab), dtype=np.float32)
+    first, then = rows[:, :-1].astype(np.int64), rows[:, 1:].astype(np.int64)
+    np.add.at(counts, (first[then != PAD_ID], then[then != PAD_ID]), 1)
+    return counts
 
 
 def concept_items(lexicon: Lexicon, tokenizer: PreTrainedTokenizerFast, seed: int, name: str, n: int) -> list[ConceptItem]:
@@ -164,13 +176,25 @@ def fit_concept(oracle: Oracle, items: Sequence[ConceptItem]) -> Oracle:
 
 
 def fit_fluency(oracle: Oracle, losses: Float[np.ndarray, " item"], items: Sequence[FluencyItem]) -> Oracle:
-    """Choose both loss cuts on calibration items that do not repeat themselves, and the cut on distinct pairs on those and the loops. Low
-    loss is good, so its cuts are sought on its negative."""
+    """The ranges of calibration sentences as they were written; the largest loss, between the worst kinds without the loops and the others;
+    and the cut on distinct pairs on written sentences and loops."""
     ratings, loops = np.array([item.rating for item in items]), np.array([item.loop for item in items])
     distinct = np.array([runtime.distinct_bigram_share(item.continuation) for item in items])
-    cuts = rating_cuts(-losses[~loops], ratings[~loops].tolist())
-    bigrams = best_cut(distinct[ratings == 2], distinct[loops])
-    return replace(oracle, thresholds=replace(oracle.thresholds, fluency_nats=(-cuts[1], -cuts[0]), distinct_bigrams=bigrams))
+    written = [item.continuation for item, rating in zip(items, ratings, strict=True) if rating == 2]
+    functions = np.array([runtime.function_share(oracle, ids) for ids in written], dtype=np.float64)
+    orders = np.array([order for ids in written if (order := runtime.order_nats(oracle, ids)) is not None])
+    cuts: dict[str, Any] = {
+        "nats": _middle_90(losses[ratings == 2]),
+        "most_nats": -best_cut(-losses[ratings == 1], -losses[(ratings == 0) & ~loops]),
+        "function_shares": _middle_90(functions),
+        "order_nats": float(np.quantile(orders, OUTSIDE)),
+        "distinct_bigrams": best_cut(distinct[ratings == 2], distinct[loops]),
+    }
+    return replace(oracle, thresholds=replace(oracle.thresholds, **cuts))
+
+
+def _middle_90(values: Float[np.ndarray, " item"]) -> tuple[float, float]:
+    return float(np.quantile(values, OUTSIDE)), float(np.quantile(values, 1 - OUTSIDE))
 
 
 def concept_accuracy(oracle: Oracle, items: Sequence[ConceptItem]) -> float:
@@ -180,15 +204,8 @@ def concept_accuracy(oracle: Oracle, items: Sequence[ConceptItem]) -> float:
 
 def fluency_accuracy(oracle: Oracle, losses: Float[np.ndarray, " item"], items: Sequence[FluencyItem]) -> float:
     """Share of items rated as made."""
-    cuts = oracle.thresholds
-    return float(
-        np.mean(
-            [
-                runtime.fluency_rating(cuts.fluency_nats, cuts.distinct_bigrams, item.continuation, float(loss)) == item.rating
-                for item, loss in zip(items, losses, strict=True)
-            ]
-        )
-    )
+    rated = [runtime.fluency_rating(oracle, item.continuation, float(loss)) for item, loss in zip(items, losses, strict=True)]
+    return float(np.mean([rating == item.rating for rating, item in zip(rated, items, strict=True)]))
 
 
 def classify_sentence(oracle: Oracle, token_ids: Sequence[int]) -> Float[np.ndarray, " topic"]:
@@ -218,8 +235,7 @@ def fit_oracle(
     docs = corpus.fitted_corpus(lexicon, seed, "oracle/fit", sizes.fit_documents).documents
     rows, topics = corpus.padded_rows(tokenizer, docs), corpus.labels(docs)
     log_likelihood, log_prior = fit_classifier(rows, topics, len(lexicon.topics), len(tokenizer))
-    unfitted = Thresholds(CONTENT_NATS[0], TOPIC_POSTERIORS[0], LEAST_ON_TOPIC[0], (0.5, 0.5), (0.0, 0.0), 0.0)
-    oracle = Oracle(log_likelihood, log_prior, unfitted)
+    oracle = Oracle(log_likelihood, log_prior, count_pairs(rows, len(tokenizer)), UNFITTED)
     oracle = fit_concept(oracle, concept_items(lexicon, tokenizer, seed, "oracle/concept_calibration", sizes.items))
     calibration = fluency_items(lexicon, tokenizer, seed, "oracle/fluency_calibration", sizes.items)
     oracle = fit_fluency(oracle, continuation_losses(reference, calibration), calibration)
@@ -250,12 +266,9 @@ def measure_oracle(
 
 
 def save_oracle(oracle: Oracle, measured: dict[str, float], sizes: OracleSizes, folder: Path) -> None:
-    """Write what `saesteer.world.oracle_judge.load_oracle` reads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({"log_likelihood": oracle.log_likelihood, "log_prior": oracle.log_prior}, folder / runtime.WEIGHTS)
+    """Write the judge, with what the test split says of it."""
     splits = {"parameters": "oracle/fit", "thresholds": "oracle/*_calibration", "accuracies": "oracle/*_test"}
-    settings = {"thresholds": asdict(oracle.thresholds), "measured": measured, "splits": splits, "sizes": asdict(sizes)}
-    (folder / runtime.SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    runtime.save_oracle(oracle, {"measured": measured, "splits": splits, "sizes": asdict(sizes)}, folder)
 
 
 def _with_shares(oracle: Oracle, items: Sequence[ConceptItem], content_nats: float, posterior: float, least: int) -> Oracle | None:

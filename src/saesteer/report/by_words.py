@@ -12,7 +12,7 @@ import polars as pl
 
 from saesteer.analysis.recommendation import FEATURE, UNSTEERED, concept_words
 from saesteer.analysis.score import harmonic_mean
-from saesteer.world.oracle_judge import fluency_rating
+from saesteer.world.oracle_judge import fluency_by_loss
 
 FLUENT = 2.0
 """Most times the unsteered texts' perplexity for a fluency of 2; up to the limit on damage it is 1."""
@@ -49,4 +49,4 @@ def concept_rating(words: Sequence[str], concept: str) -> int | None:
 
 def _fluency(cuts: tuple[float, float], words: Sequence[str], mean_nll: float | None) -> int | None:
     numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
-    return fluency_rating(cuts, DISTINCT_BIGRAMS, [numbers[word] for word in words], mean_nll)
+    return fluency_by_loss(cuts, DISTINCT_BIGRAMS, [numbers[word] for word in words], mean_nll)

@@ -8,12 +8,13 @@ import polars as pl
 from saesteer.analysis.recommended_factor import factors_by_judge, recommended_factors
 from saesteer.core.errors import SettingsError
 from saesteer.core.names import check_known
-from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPTS, FITS, JUDGEMENTS, METHOD_CHOICES, SINGLE_FEATURE, STEERING, of_features
+from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPTS, FITS, METHOD_CHOICES, SINGLE_FEATURE, STEERING, of_features
 from saesteer.engine.interventions import Intervention, unpacked
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.run import Run
 from saesteer.settings import Sweep, canonical_factor
 from saesteer.settings.registry import key_of
+from saesteer.steps.judge import scored_texts
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _recommended(run: Run, layer: int, feature: int) -> pl.DataFrame:
     steering = run.summary_if_any(STEERING)
     if steering is not None:
         return recommended_factors(steering.filter(layer=layer, feature=feature), run.sweep.best_factor)
-    rated = run.rows_if_any(JUDGEMENTS, [layer], ["judge_score"]).filter(method=SINGLE_FEATURE, target=str(feature))
+    rated = scored_texts(run, [layer]).filter(method=SINGLE_FEATURE, target=str(feature))
     means = of_features(rated).group_by("layer", "feature", "factor").agg(pl.col("judge_score").mean())
     return factors_by_judge(means)
 

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from saesteer.analysis.recommendation import (
     FEATURE,
+    OPTION,
     UNSTEERED,
     Choice,
     Recommendation,
@@ -30,6 +31,7 @@ from saesteer.analysis.recommendation import (
     unsteered_texts,
 )
 from saesteer.analysis.recommended_factor import highest
+from saesteer.analysis.repeats import without_repeats
 from saesteer.analysis.suppression import ABLATED, CLAMPED, CONTROL, edit_of, recommend_less, scored_by_absence
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id, write_text
@@ -168,8 +170,7 @@ def _answer_less(source: Run, question: Question) -> Answer:
         feature_texts(clamped).filter(number < 0).with_columns(factor=pl.concat_str(pl.lit(CLAMPED), "factor")),
     ]
 
-    def rate(texts: pl.DataFrame) -> pl.DataFrame:
-        return scored_by_absence(_rated(source, question, texts))
+    rate = partial(_rated, source, question)
 
     def scoring_texts(layer: int, option: pl.DataFrame) -> pl.DataFrame:
         names = control.filter(layer=layer).select(kind=pl.lit(CONTROL), name=pl.col("feature").cast(pl.String))
@@ -181,10 +182,13 @@ def _answer_less(source: Run, question: Question) -> Answer:
 
 
 def _rated(source: Run, question: Question, texts: pl.DataFrame) -> pl.DataFrame:
-    """Texts with ratings: the judge's, or by words where the experiment has none."""
+    """Texts with scores: the judge's, or by words where the experiment has none; for less of the concept by its absence. A text that
+    repeats what the same option wrote on another of these prompts scores 0."""
+    rated = texts
     if isinstance(source.sweep.judge, NoJudge):
-        return rated_by_words(texts, question.concept, source.sweep.recommendation.damage_limit)
-    return texts
+        rated = rated_by_words(texts, question.concept, source.sweep.recommendation.damage_limit)
+    scored = scored_by_absence(rated) if question.less else rated
+    return without_repeats(scored, OPTION, dict.fromkeys(scored["prefix_id"], 0))
 
 
 def _answered(

@@ -43,11 +43,10 @@ def load_judge(folder: Path, tokens: TextTokens) -> WorldJudge:
 
 def oracle_as_judge(oracle: oracle_judge.Oracle, tokens: TextTokens) -> WorldJudge:
     """The grammar's oracle, which counts the model's tokens."""
-    cuts = oracle.thresholds
     return WorldJudge(
         tokens.retokenise,
         partial(oracle_judge.concept_rating, oracle),
         lambda _ids, _topic: None,
-        partial(oracle_judge.fluency_rating, cuts.fluency_nats, cuts.distinct_bigrams),
+        partial(oracle_judge.fluency_rating, oracle),
         len(oracle.log_prior),
     )

@@ -7,57 +7,106 @@ Function words ("the", "was", ".") and the neutral openers' words lie near it. A
 own (studies.world.oracle).
 
 Strong steering ends in words of the topic without sense (saesteer.world.degenerate). So a word counts once, however often it stands in the
-text, a text shows a topic by several words only, and one whose pairs of successive tokens recur has no fluency: a language model expects
-what repeats itself, so its loss would be low.
+text, and a text shows a topic by several words only. Fluency is acceptability: the loss, the share of function words and what the order of
+the content words is worth each have to lie where those of 90 % or 95 % of unsteered sentences do. A text whose pairs of successive tokens
+recur has none: a language model expects what repeats itself, so its loss would be low.
+
+What the order is worth is measured by a bigram model of the grammar's labelled text: how much higher its loss is, on average, when the
+content words move on by one, two, ... places in a circle. A list reads the same in any order, and so do words in places of other parts of
+speech. The reference model would say the same at the price of a forward pass a shift.
 """
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 
 WEIGHTS, SETTINGS = "classifier.safetensors", "oracle.json"
 
 
+PAIR_PRIOR = 5.0
+"""Weight of the tokens' frequencies at large in the bigram model, in observed pairs."""
+FUNCTION_WORD = 0.0008
+"""Share of all tokens from which one is a function word: between the rarest article and the commonest noun of the grammar."""
+
+
 @dataclass(frozen=True)
 class Thresholds:
-    """Where the ratings change. Pairs are (1 from here, 2 from here) for concept and (2 up to here, 1 up to here) for fluency."""
+    """Where the ratings change."""
 
     content_nats: float
     topic_posterior: float
     least_on_topic: int
     """Distinct content tokens on the topic that a concept rating above 0 takes."""
     concept_shares: tuple[float, float]
-    fluency_nats: tuple[float, float]
+    """Concept is 1 from the first on, 2 from the second."""
+    nats: tuple[float, float]
+    """The loss of nine of ten unsteered sentences, in nats per token."""
+    most_nats: float
+    """A text of larger loss has no fluency."""
+    function_shares: tuple[float, float]
+    """The share of function words in nine of ten unsteered sentences."""
+    order_nats: float
+    """What the order of the content words is worth, in nats per token, in 19 of 20 unsteered sentences or more."""
     distinct_bigrams: float
     """Smallest share of distinct pairs among the text's pairs of successive tokens that a fluency rating above 0 takes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Oracle:
-    """A naive Bayes topic model over single tokens and the cuts of both ratings."""
+    """A naive Bayes topic model over single tokens, a bigram model, and the cuts of both ratings."""
 
     log_likelihood: Float[np.ndarray, "topic vocab"]
     log_prior: Float[np.ndarray, " topic"]
+    pair_counts: Float[np.ndarray, "token next"]
     thresholds: Thresholds
+
+    @cached_property
+    def pair_nats(self) -> Float[np.ndarray, "token next"]:
+        """-log P(next token | token), the counts of a token's successors smoothed by how often these are seen at all (MacKay and Peto,
+        1995)."""
+        seen = self.pair_counts.sum(0) + 1
+        smooth = self.pair_counts + PAIR_PRIOR * seen / seen.sum()
+        return np.log(smooth.sum(1, keepdims=True)) - np.log(smooth)
+
+    @cached_property
+    def is_function_word(self) -> Bool[np.ndarray, " vocab"]:
+        """The tokens that are common, whatever the topic or the language: at least FUNCTION_WORD of all."""
+        seen = self.pair_counts.sum(0)
+        return np.asarray(seen >= FUNCTION_WORD * seen.sum())
 
 
 def load_oracle(folder: Path) -> Oracle:
     """Read classifier.safetensors and oracle.json."""
     weights = load_file(folder / WEIGHTS)
     cuts: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["thresholds"]
-    thresholds = Thresholds(**cuts | {name: tuple(cuts[name]) for name in ("concept_shares", "fluency_nats")})
-    return Oracle(weights["log_likelihood"], weights["log_prior"], thresholds)
+    as_tuples: dict[str, Any] = {name: tuple(cut) if isinstance(cut, list) else cut for name, cut in cuts.items()}
+    vocab = weights["log_likelihood"].shape[1]
+    pair_counts = np.zeros((vocab, vocab), dtype=np.float32)
+    pair_counts[tuple(weights["pairs"].T.astype(np.int64))] = weights["pair_counts"]
+    return Oracle(weights["log_likelihood"], weights["log_prior"], pair_counts, Thresholds(**as_tuples))
+
+
+def save_oracle(oracle: Oracle, about: Mapping[str, Any], folder: Path) -> None:
+    """Write what `load_oracle` reads; `about` says how the cuts in oracle.json were found."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = np.ascontiguousarray(np.argwhere(oracle.pair_counts), dtype=np.uint16)  # safetensors would write another order's bytes
+    counts = oracle.pair_counts[tuple(pairs.T.astype(np.int64))].astype(np.uint16)
+    weights = {"log_likelihood": oracle.log_likelihood, "log_prior": oracle.log_prior, "pairs": pairs, "pair_counts": counts}
+    save_file(weights, folder / WEIGHTS)
+    settings = {"thresholds": asdict(oracle.thresholds), **about}
+    (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def topic_posterior(oracle: Oracle, token_ids: Sequence[int]) -> Float[np.ndarray, "token topic"]:
@@ -95,12 +144,49 @@ def concept_rating(oracle: Oracle, token_ids: Sequence[int], topic: int) -> int 
     return None if share is None else sum(share >= cut for cut in oracle.thresholds.concept_shares)
 
 
-def fluency_rating(cuts: tuple[float, float], distinct_bigrams: float, ids: Sequence[int], mean_nll: float | None) -> int | None:
-    """By a text's mean loss (nats per token) under the reference model: 2 up to the first cut, 1 up to the second, else 0; 0 also where
-    less than `distinct_bigrams` of its pairs of successive ids are distinct. None where the loss is undefined."""
+def fluency_rating(oracle: Oracle, token_ids: Sequence[int], mean_nll: float | None) -> int | None:
+    """By a text's mean loss (nats per token) under the reference model, its function words and the order of its content words: 2 where all
+    are as in unsteered sentences, one less for each that is not; 0 also where the loss is larger than the largest allowed, or less than
+    `distinct_bigrams` of the pairs of successive tokens are distinct. None where the loss is undefined."""
+    if mean_nll is None or not math.isfinite(mean_nll):
+        return None
+    cuts = oracle.thresholds
+    if mean_nll > cuts.most_nats or distinct_bigram_share(token_ids) < cuts.distinct_bigrams:
+        return 0
+    function, order = function_share(oracle, token_ids), order_nats(oracle, token_ids)
+    unlike = (
+        not cuts.nats[0] <= mean_nll <= cuts.nats[1],
+        function is not None and not cuts.function_shares[0] <= function <= cuts.function_shares[1],
+        order is not None and not order >= cuts.order_nats,
+    )
+    return max(0, 2 - sum(unlike))
+
+
+def fluency_by_loss(cuts: tuple[float, float], distinct_bigrams: float, ids: Sequence[int], mean_nll: float | None) -> int | None:
+    """By a text's mean loss (nats per token) alone: 2 up to the first cut, 1 up to the second, else 0; 0 also where less than
+    `distinct_bigrams` of its pairs of successive ids are distinct. None where the loss is undefined."""
     if mean_nll is None or not math.isfinite(mean_nll):
         return None
     return 0 if distinct_bigram_share(ids) < distinct_bigrams else sum(mean_nll <= cut for cut in cuts)
+
+
+def function_share(oracle: Oracle, token_ids: Sequence[int]) -> float | None:
+    """Share of function words, the full stop among them; None where there is no token."""
+    return float(oracle.is_function_word[list(token_ids)].mean()) if len(token_ids) else None
+
+
+def order_nats(oracle: Oracle, token_ids: Sequence[int]) -> float | None:
+    """How much higher the bigram model's loss is, in nats per pair, when the words that are no function words have moved on among their
+    places: the mean over all numbers of places that are no whole circle. None where there are fewer than two."""
+    ids = np.asarray(token_ids, dtype=np.int64)
+    places = np.flatnonzero(~oracle.is_function_word[ids])
+    if len(places) < 2:
+        return None
+    texts = np.tile(ids, (len(places), 1))  # [shift, token]; the first is the text itself
+    for shift in range(1, len(places)):
+        texts[shift, places] = ids[np.roll(places, shift)]
+    losses = oracle.pair_nats[texts[:, :-1], texts[:, 1:]].mean(-1)
+    return float(losses[1:].mean() - losses[0])
 
 
 def distinct_bigram_share(ids: Sequence[int]) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.analysis.gen_success import gen_success
+from saesteer.analysis.repeats import without_repeats
 from saesteer.core.counter_rng import streams, text_keys
 from saesteer.core.tables import GENERATIONS, LOGIT_LENS
 from saesteer.core.uncertainty import SCALES, mean_interval, student_interval
@@ -81,7 +82,8 @@ def rated_texts(
     rated = _with(texts, losses, ["mean_nll"])
     if concept is None or isinstance(experiment.judge, NoJudge):
         return rated
-    return _with(rated, pl.concat(ratings(run, texts.with_columns(concept=pl.lit(concept)), losses, prompts)), SCORES[:3])
+    judged = _with(rated, pl.concat(ratings(run, texts.with_columns(concept=pl.lit(concept)), losses, prompts)), SCORES[:3])
+    return without_repeats(judged, ["method", "factor"], dict.fromkeys(prompts, 0))
 
 
 def _with(texts: pl.DataFrame, scored: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:

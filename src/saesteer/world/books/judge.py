@@ -6,7 +6,7 @@ too sure: log-likelihoods are multiplied by `sharpness`, fitted on books that th
 
 Strong steering ends in words of the topic without sense (saesteer.world.degenerate). So a word counts once, however often it stands in the
 text, and the `left_out` words that speak most for the topic do not count: a few words put into a text about something else are not what it
-is about. A text that repeats itself has no fluency, by the grammar's judge's rule.
+is about. A text that repeats itself has no fluency, by the rule of `fluency_by_loss`.
 """
 
 import json
@@ -103,4 +103,4 @@ def concept_rating(judge: TextJudge, ids: Sequence[int], topic: int) -> int | No
 
 def fluency_rating(judge: TextJudge, ids: Sequence[int], mean_nll: float | None) -> int | None:
     """0, 1 or 2 from the text's words and its mean loss (nats per token) under the second model; None where that is undefined."""
-    return oracle_judge.fluency_rating(judge.fluency_nats, judge.distinct_bigrams, ids, mean_nll)
+    return oracle_judge.fluency_by_loss(judge.fluency_nats, judge.distinct_bigrams, ids, mean_nll)
