@@ -161,11 +161,15 @@ def test_p4s_order_stands_beside_ours(tmp_path: Path) -> None:
         (3, "diffmean", "DiffMean", 1.2, 1.1, 1.3),
         (3, "loreft", "LoReFT", 1.0, 0.9, 1.1),
         (3, "sae_label", "SAE, by label", 0.5, None, None),
+        (3, "pca", "PCA", 0.4, None, None),
+        (3, "sft", "SFT", 0.3, None, None),
     ]
     names = ["layer", "method", "title", "score", "score_low", "score_high"]
     pl.DataFrame([*rows, (3, "caa", "CAA", 1.0, 0.9, 1.1)], schema=names, orient="row").write_csv(tmp_path / POOLED_FILES[0])
     assert published_order_markdown(tmp_path).splitlines()[2:] == [
         "| LoReFT | 0.741 | 1.00 [0.90, 1.10] | 1 | 2 |",
-        "| DiffMean | 0.239 | 1.20 [1.10, 1.30] | 2 | 1 |",
-        "| SAE, by label | 0.165 | 0.50 | 3 | 3 |",
+        "| SFT | 0.675 (2 of 4) | 0.30 | 2 | 5 |",  # at the small model's two layers only
+        "| DiffMean | 0.239 | 1.20 [1.10, 1.30] | 3 | 1 |",
+        "| SAE, by label | 0.165 | 0.50 | 4 | 3 |",
+        "| PCA | 0.105 | 0.40 | 5 | 4 |",  # published as a mean of all
     ]
