@@ -87,11 +87,12 @@ SCORE_OF = {"0": 0.0, "1": 1.0, "2": 4 / 3, "3": 2.0}
 """Of the digits of judge_scores.csv: the harmonic means of ratings of 0, 1 and 2."""
 
 
-def coverage(scores: list[list[float]], n_draws: int, n_prompts: int = 20) -> float:
-    """How often the interval holds the mean of what was chosen: prompts are drawn from those of score vectors, one an option, whose means
-    are over all; 20 choose, and others score."""
+def coverage(scores: list[list[float]], n_draws: int, n_prompts: int = 20) -> tuple[float, float]:
+    """How often the interval holds the mean of what was chosen, and how far above it the score is on average. Prompts are drawn from those
+    of score vectors, one an option, whose means are over all; 20 choose, and others score."""
     options, means = np.array(scores), np.mean(scores, axis=1)
     draws, held = np.random.default_rng(54).integers(0, options.shape[1], (n_draws, 20 + n_prompts)), 0
+    above = 0.0
     number = pl.Series("name", [f"{name:02}" for name in range(len(means))])
     for draw in draws:
         drawn = pl.DataFrame(options[:, draw], schema=[str(place) for place in range(len(draw))]).with_columns(number)
@@ -101,19 +102,22 @@ def coverage(scores: list[list[float]], n_draws: int, n_prompts: int = 20) -> fl
         texts = texts.with_columns(concept_rating=pl.col("judge_score"), fluency_rating=pl.lit(2.0), mean_nll=pl.lit(1.0))
         chose, scoring = texts.filter(pl.col("place") < 20), texts.filter(pl.col("place") >= 20)
         (option,) = best_options(chose, chose.clear(), SETTINGS).to_dicts()
-        low, high = scored(option, scoring, SETTINGS).score.interval or (2.0, 0.0)
-        held += low <= means[int(option["name"])] <= high
-    return held / n_draws
+        score, mean = scored(option, scoring, SETTINGS).score, means[int(option["name"])]
+        assert score.mean is not None
+        assert score.interval is not None
+        held += score.interval.low <= mean <= score.interval.high
+        above += score.mean - mean
+    return held / n_draws, above / n_draws
 
 
-@pytest.mark.parametrize("n_draws", [pytest.param(60, id="a few"), pytest.param(1000, marks=pytest.mark.exhaustive, id="many")])
+@pytest.mark.parametrize("n_draws", [pytest.param(60, id="a few"), pytest.param(400, marks=pytest.mark.exhaustive, id="many")])
 def test_the_interval_covers_the_mean_of_what_was_chosen(n_draws: int):
     """Score vectors of the grammar's judge, of features at five factors on 50 prompts; .95 is said."""
-    vectors = pl.read_csv(Path(__file__).with_name("judge_scores.csv"), schema_overrides={"scores": pl.String})
+    vectors = pl.read_csv(Path(__file__).with_name("judge_scores.csv"), infer_schema=False)
     by_concept = vectors.filter(pl.col("factor") != "0").partition_by("concept", maintain_order=True)
-    held = [coverage([[SCORE_OF[digit] for digit in row] for row in of["scores"]], n_draws) for of in by_concept]
-    assert len(held) == 4
-    assert np.mean(held) >= 0.93
+    held, above = np.mean([coverage([[SCORE_OF[digit] for digit in row] for row in of["scores"]], n_draws) for of in by_concept], axis=0)
+    assert held >= 0.93
+    assert abs(above) < 0.03  # on the prompts that chose it is .07 too high
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ TABLES = {
     "data-sizes": ("open-sizes",),
     "predictor": ("open-predictor", "open-predictor-seeds"),
     "effects": ("open-effects", "effects-models", "effects-layers"),
-    "recommend": ("open-recommendations",),
+    "recommend": ("open-verdicts", "open-recommendations"),
     "feature-sets": ("open-feature-sets", "open-feature-set-gains", "open-concept-pairs"),
     "suppression": ("open-suppression",),
     "attributes": ("open-attributes", "open-attribute-shares", "open-attribute-scores"),
