@@ -12,7 +12,6 @@ import torch
 from engine_models import WORLD, shipped_model, shipped_sae
 from methods_world import texts_of
 from oracles.plain_hooks import at_hook_point
-from scipy import stats
 from small_adapters import a_lora, a_loreft, peft_model
 from torch import Tensor
 
@@ -212,8 +211,7 @@ def test_damage_by_hand() -> None:
     assert a["divergence"] == pytest.approx((0.6 + 0.2) / 2)
     assert b["loss_rise"] == pytest.approx(0.5)
     assert b["divergence"] == pytest.approx(1.0)
-    reach = stats.t.ppf(0.975, 1) * 0.1  # of two concepts
-    assert (a["loss_rise_low"], a["loss_rise_high"]) == pytest.approx((0.3 - reach, 0.3 + reach))
+    assert (a["loss_rise_low"], a["loss_rise_high"]) == (None, None)  # on no scale two concepts have no interval
     assert (a["score"], a["unsteered_loss"]) == (1.0, 2.0)
 
 

@@ -60,12 +60,15 @@ def test_order_changes_nothing() -> None:
 
 
 def test_by_threshold_is_the_mean_of_kept_features() -> None:
-    pmi = main_tables(4, 8)["feature_pmi"].with_row_index().with_columns(pmi=pl.when(pl.col("index") != 31).then("pmi")).drop("index")
+    pmi = main_tables(4, 32)["feature_pmi"].with_row_index().with_columns(pmi=pl.when(pl.col("index") != 127).then("pmi")).drop("index")
     table = tables.validate(tables.PMI, pmi_by_threshold(pmi, selection_settings(late_layers_from=2)), "test")
     kept = pmi.filter((pl.col("layer") >= 2) & (pl.col("output_score") >= 0.01))
     row = table.filter(layers="late", threshold=0.01).row(0, named=True)
     assert row["mean"] == pytest.approx(kept["pmi"].mean())
     assert (row["n_kept"], row["n_missing"]) == (kept["pmi"].count(), kept["pmi"].null_count())
+    assert row["n_kept"] >= 30
     assert row["low"] <= row["mean"] <= row["high"]
+    few = table.filter((pl.col("n_kept") > 1) & (pl.col("n_kept") < 30))
+    assert few.height == few["low"].null_count() > 0
     nothing = pmi_by_threshold(pmi, selection_settings(late_layers_from=99)).filter(layers="late").row(0, named=True)
     assert (nothing["n_kept"], nothing["mean"], nothing["low"]) == (0, None, None)

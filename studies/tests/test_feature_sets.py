@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import saesteer
-from saesteer.core.uncertainty import mean_interval
+from saesteer.core.uncertainty import RATINGS, mean_interval, of_differences
 from studies import ROOT
 from studies.pages.questions import BLOCKS, LABEL_FOLDER
 from studies.questions.feature_sets import BY_ACTIVATION, GREEDY, LARGEST, Chosen, Means, Members, chosen_sets, set_addition
@@ -86,7 +86,7 @@ def test_gains_over_seeds_cover_other_concepts_and_other_seeds(shift: float, tmp
         (tmp_path / LABEL_FOLDER / name).mkdir(parents=True)
         pl.DataFrame(rows, FEATURE_SETS.schema, orient="row").write_csv(tmp_path / LABEL_FOLDER / name / "feature_sets.csv")
     mean = gains.mean() + shift / 2
-    concepts = mean_interval(gains + shift / 2, 0.95)
+    concepts = mean_interval(gains + shift / 2, 0.95, of_differences(RATINGS))
     assert concepts is not None
     reach = stats.t.ppf(0.975, 1) * shift / 2
     low, high = mean - np.hypot(mean - concepts.low, reach), mean + np.hypot(concepts.high - mean, reach)
