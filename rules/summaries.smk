@@ -8,6 +8,10 @@ rule steering_table:
         perplexity=manifests("perplexity"),
         judge=manifests("judge"),
         generations=manifests("generations"),
+        concepts=manifests("concepts"),
+        logit_lens=manifests("logit_lens"),
+        topics=topics_of_judge,
+        model_files=fetched("model"),
         prompts=prompts,
     output:
         steering=f"{TABLES}/steering.parquet",

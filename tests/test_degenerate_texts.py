@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from saesteer.engine.models import load_language_model
 from saesteer.engine.perplexity import text_losses
 from saesteer.settings import SelectionSettings
 from saesteer.world.concept_texts import topic_texts
-from saesteer.world.degenerate import DESIGN, HELD_OUT, KINDS, LEAST_HONEST, MOST_GOOD, MOST_SCORE, MOST_SCORE_OF, degenerate_texts
+from saesteer.world.degenerate import DESIGN, HELD_OUT, KINDS, LEAST_HONEST, MOST_GOOD, MOST_SCORE, MOST_SCORE_OF, Make, degenerate_texts
 from saesteer.world.judges import load_judge
 from saesteer.world.lexicon import load_lexicon
 from saesteer.world.rating import rate
@@ -157,12 +157,12 @@ def rated(texts: pl.DataFrame) -> pl.DataFrame:
 
 @cache
 def scored() -> pl.DataFrame:
-    """Degenerate texts of the grammar's concepts and ten labelled sentences of each concept after the same prompts, rated."""
+    """Degenerate texts of the grammar's concepts and five labelled sentences of each concept after the same prompts, rated."""
     sentences = labelled("world")
-    texts = degenerate_texts(sentences, n_concepts=6).filter(pl.col("kind").is_in(list(DESIGN)))
-    honest = sentences.sort("concept", "text").sample(fraction=1, shuffle=True, seed=0).group_by("concept", maintain_order=True).head(10)
+    texts = degenerate_texts(sentences, n_concepts=4)
+    honest = sentences.sort("concept", "text").sample(fraction=1, shuffle=True, seed=0).group_by("concept", maintain_order=True).head(5)
     prompts = texts["opener"].unique(maintain_order=True).to_list()
-    honest = honest.with_columns(text=" " + pl.col("text"), kind=pl.lit(HONEST), opener=pl.Series(prompts * 2 * (len(honest) // 10)))
+    honest = honest.with_columns(text=" " + pl.col("text"), kind=pl.lit(HONEST), opener=pl.Series(prompts * (len(honest) // 5)))
     return rated(pl.concat([texts, honest], how="diagonal_relaxed"))
 
 
@@ -174,9 +174,11 @@ def broken(kinds: Iterable[str]) -> dict[str, tuple[float, float]]:
     return {kind: (mean, good) for kind, mean, good in rows.iter_rows() if mean > MOST_SCORE_OF.get(kind, MOST_SCORE) or good > MOST_GOOD}
 
 
-def test_the_judge_does_not_rate_degenerate_texts_well() -> None:
-    """The ceilings were fixed before the judge was made (commit "Degenerate texts have nine more kinds")."""
-    assert broken(DESIGN) == {}
+@pytest.mark.parametrize("kinds", [DESIGN, HELD_OUT], ids=["design", "held out"])
+def test_the_judge_does_not_rate_degenerate_texts_well(kinds: Mapping[str, Make]) -> None:
+    """Kinds and ceilings were fixed before the judge was made (commit "Degenerate texts have nine more kinds"); those held out took no part
+    in it."""
+    assert broken(kinds) == {}
 
 
 def test_labelled_sentences_keep_their_score() -> None:

@@ -34,7 +34,7 @@ from saesteer.core.tables import (
 from saesteer.core.tokens import TextTokens
 from saesteer.world.judges import WorldJudge, oracle_as_judge
 from saesteer.world.oracle_judge import Oracle, Thresholds
-from saesteer.world.rating import rate
+from saesteer.world.rating import rate, ratings_outside
 
 WORDS = ["<unk>", "▁sea", "▁ship", "▁cook", "▁salt", "▁and", "."]
 LAYER = 3
@@ -243,6 +243,23 @@ def test_ratings_and_what_cannot_be_rated(tokens: TextTokens) -> None:
     assert rows["reason"].to_list() == [None] * 4 + ["no content to rate", "no loss to rate"]
 
 
+def test_a_features_lens_tokens_and_its_concepts_name_do_not_count_outside(tokens: TextTokens) -> None:
+    texts = pl.DataFrame(
+        [
+            (" sea ship", "sea", ["▁and"], 2.0),  # "ship" remains
+            (" sea ship", "cooking", ["▁ship"], 0.0),  # "sea" remains
+            (" ship salt", "sea", ["▁salt", "▁and"], 2.0),
+            (" ship salt", "sea", ["▁Ship"], 0.0),  # "salt" remains
+            (" sea ship and", "sea", ["▁ship"], None),  # nothing remains: missing, not 0
+            (None, "sea", ["▁ship"], None),
+            (" sea ship", None, ["▁ship"], None),
+        ],
+        schema=["text", "concept", "tokens", "expected"],
+        orient="row",
+    )
+    assert ratings_outside(texts, two_topics(tokens), ["sea", "cooking"]).to_list() == texts["expected"].to_list()
+
+
 def test_features_without_a_clear_concept_are_not_judged(tokens: TextTokens) -> None:
     texts = generations([" sea", " cook"])
     losses = texts.select(*GEN_SUCCESS.keys).with_columns(mean_nll=pl.Series([1.0, 1.0]))
@@ -263,6 +280,7 @@ def test_steering_table_takes_means_of_what_is_there() -> None:
         concept_rating=pl.lit(None, pl.UInt8),
         fluency_rating=pl.Series([0, 2, 1], dtype=pl.UInt8),
         judge_score=pl.lit(None, pl.Float64),
+        concept_outside=pl.Series([2.0, None, 1.0]),
     )
     halves = dict(zip(keys["prefix_id"], [0, 1, 0], strict=True))
     rows = validate(STEERING, steering_table(counts, losses, ratings, halves), "test").sort("half").rows(named=True)
@@ -271,4 +289,5 @@ def test_steering_table_takes_means_of_what_is_there() -> None:
     assert rows[1]["log_perplexity"] is None
     assert [row["mean_perplexity"] for row in rows] == [pytest.approx(5), None]  # arithmetic mean of 2 and 8
     assert [row["whole_text_perplexity"] for row in rows] == pytest.approx([10, 7])  # arithmetic mean of 4 and 16
+    assert [row["concept_outside"] for row in rows] == [1.5, None]
     assert rows[0]["fluency_rating"] == 0.5

@@ -118,7 +118,7 @@ def test_what_is_measured_on_a_missing_text_is_missing() -> None:
 def steering() -> pl.DataFrame:
     """STEERING of them."""
     rows = [of_features(frame).drop("reason") for frame in measured().values()]
-    unrated = of_features(pl.DataFrame(schema=JUDGEMENTS.schema)).drop("reason")
+    unrated = of_features(pl.DataFrame(schema=JUDGEMENTS.schema)).drop("reason").with_columns(concept_outside=pl.lit(None, pl.Float64))
     return steering_table(*rows, unrated, {prefix: number % 2 for number, prefix in enumerate(TINY)})
 
 

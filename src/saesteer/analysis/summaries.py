@@ -48,7 +48,7 @@ def steering_table(
     for measured in (perplexity, judgements):
         rows = rows.join(measured, on=keys, how="left", maintain_order="left")
     rows = rows.sort(keys).with_columns(half=pl.col("prefix_id").replace_strict(dict(halves), return_dtype=pl.UInt8))
-    rated = ("concept_rating", "fluency_rating", "judge_score")
+    rated = ("concept_rating", "concept_outside", "fluency_rating", "judge_score")
     summary = rows.group_by(STEERING.keys).agg(
         *(pl.col(f"gen_success_{k}").cast(pl.Float64).mean() for k in (1, 5, 20)),
         *(pl.col(name).cast(pl.Float64).mean() for name in rated),

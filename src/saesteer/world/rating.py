@@ -59,6 +59,25 @@ def rate(
     return rated.with_columns(judge_score=harmonic_mean(names), reason=reason).select(list(JUDGEMENTS.columns))
 
 
+def ratings_outside(texts: pl.DataFrame, judge: WorldJudge, topics: Sequence[str]) -> pl.Series:
+    """How much each text (columns text, concept and tokens, a feature's top logit-lens tokens) is about its concept by the words that are
+    neither among these tokens nor in the concept's name; null where no other word says what the text is about, or there is no concept."""
+    ratings: list[int | None] = []
+    left_out: dict[tuple[str, ...], set[int]] = {}
+    for ids, name, tokens in zip(
+        judge.read(texts["text"].fill_null("").to_list()), texts["concept"], texts["tokens"].to_list(), strict=True
+    ):
+        if name is None:
+            ratings.append(None)
+            continue
+        words = tuple(token.strip("▁Ġ ") for token in (*(tokens or ()), name))
+        if words not in left_out:
+            known = " " + " ".join(words)
+            left_out[words] = {number for of in judge.read([known, known.lower(), known.title()]) for number in of}
+        ratings.append(judge.concept([number for number in ids if number not in left_out[words]], topics.index(name)))
+    return pl.Series("concept_outside", ratings, dtype=pl.Float64)
+
+
 def other_ratings(texts: pl.DataFrame, judge: WorldJudge, topics: Sequence[str]) -> pl.Series:
     """How much each text (columns text and concept, a topic) is about other topics: the mean over them of their concept rating, 0 to 2;
     null where there is nothing to rate."""
