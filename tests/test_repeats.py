@@ -14,7 +14,7 @@ from saesteer.core.tables import GENERATIONS, JUDGEMENTS, Table
 from saesteer.run import Run
 from saesteer.settings import Comparison, Sweep
 from saesteer.settings.methods import MethodSettings
-from saesteer.steps.judge import scored_texts
+from saesteer.steps.judge import counted_ratings
 
 PROMPTS = ["a", "b", "c", "d", "e", "f"]
 HALVES = {prompt: place % 2 for place, prompt in enumerate(PROMPTS)}
@@ -102,5 +102,5 @@ def test_ratings_of_a_run_count_within_the_halves_of_its_protocol() -> None:
     for experiment in (sweep, comparison):
         run = object.__new__(Rated)
         object.__setattr__(run, "experiment", experiment)
-        counted.append(scored_texts(run).sort("prefix_id")["judge_score"].to_list())
+        counted.append(counted_ratings(run).sort("prefix_id")["judge_score"].to_list())
     assert counted == [[0, 2, 0, 2], [2, 2, 0, 0]]

@@ -27,7 +27,7 @@ from saesteer.engine.saes import Sae
 from saesteer.report.scoring import ordinary_losses
 from saesteer.run import Run
 from saesteer.settings import IntervalSettings, OracleJudge
-from saesteer.steps.judge import scored_texts
+from saesteer.steps.judge import counted_ratings
 from saesteer.world.judges import WorldJudge
 from studies.questions.choice_rules import chosen_by_judge
 from studies.questions.quantities import ROWS_AT_A_TIME, lens_log_probabilities
@@ -136,7 +136,7 @@ def side_effects(run: Run) -> pl.DataFrame:
 
 def _of_layer(run: Run, lm: LanguageModel, features: pl.DataFrame, halves: pl.DataFrame) -> pl.DataFrame:
     layer, half_of = int(halves["layer"][0]), split_halves(run.prompts())
-    written, judged = (of_features(rows) for rows in (run.rows(GENERATIONS, [layer]), scored_texts(run, [layer])))
+    written, judged = (of_features(rows) for rows in (run.rows(GENERATIONS, [layer]), counted_ratings(run, [layer])))
     half = pl.col("prefix_id").replace_strict(half_of, return_dtype=halves["half"].dtype)
     texts = written.join(judged.select(*FEATURE_TEXT, "judge_score"), on=FEATURE_TEXT, how="left")
     texts = texts.with_columns(half=half, strength=pl.col("factor").cast(pl.Float64))

@@ -14,7 +14,7 @@ from saesteer.methods.compare.layers import at_every_layer
 from saesteer.run import Run
 from saesteer.settings import Sweep, canonical_factor
 from saesteer.settings.registry import key_of
-from saesteer.steps.judge import scored_texts
+from saesteer.steps.judge import counted_ratings
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _recommended(run: Run, layer: int, feature: int) -> pl.DataFrame:
     steering = run.summary_if_any(STEERING)
     if steering is not None:
         return recommended_factors(steering.filter(layer=layer, feature=feature), run.sweep.best_factor)
-    rated = scored_texts(run, [layer]).filter(method=SINGLE_FEATURE, target=str(feature))
+    rated = counted_ratings(run, [layer]).filter(method=SINGLE_FEATURE, target=str(feature))
     means = of_features(rated).group_by("layer", "feature", "factor").agg(pl.col("judge_score").mean())
     return factors_by_judge(means)
 

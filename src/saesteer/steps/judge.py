@@ -56,7 +56,7 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     yield from ratings(run, texts, losses, run.prompts())
 
 
-def scored_texts(run: Run, layers: Sequence[int] | None = None) -> pl.DataFrame:
+def counted_ratings(run: Run, layers: Sequence[int] | None = None) -> pl.DataFrame:
     """The step's rows as they count in every mean: the score of a text is 0 where it repeats what the same candidate wrote on another
     prompt of its half. Rows themselves do not depend on one another. No rows where the step has not run."""
     rows = run.rows_if_any(JUDGEMENTS, layers)

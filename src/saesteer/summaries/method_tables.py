@@ -8,7 +8,7 @@ import polars as pl
 from saesteer.core.tables import COMPARED_CONCEPTS, FITS, GEN_SUCCESS, GENERATIONS, METHOD_SUMMARIES, PERPLEXITY, of_fits
 from saesteer.run import Run
 from saesteer.steps import gen_success
-from saesteer.steps.judge import scored_texts
+from saesteer.steps.judge import counted_ratings
 from saesteer.summaries.summary import Summary, compares
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     experiment, settings = run.comparison, run.comparison.methods
     by_success = gen_success.step(experiment) is not None  # whether it chooses factors
     counts = run.rows(GEN_SUCCESS) if by_success else pl.DataFrame(schema=GEN_SUCCESS.schema)
-    of_texts = [of_fits(rows) for rows in (run.rows(GENERATIONS), run.rows(PERPLEXITY), scored_texts(run), counts)]
+    of_texts = [of_fits(rows) for rows in (run.rows(GENERATIONS), run.rows(PERPLEXITY), counted_ratings(run), counts)]
     fits = run.rows(FITS, None, [name for name in FITS.columns if name not in ("tensors", "values")])
     texts, losses, ratings, success, fits = (at_every_layer(rows, experiment.layers) for rows in (*of_texts, fits))
     concepts, features = run.summary(COMPARED_CONCEPTS), run.features(run.layers)

@@ -7,7 +7,7 @@ import polars as pl
 from saesteer.core.tables import CONCEPTS, FEATURE_TEXT, GEN_SUCCESS, GENERATIONS, JUDGEMENTS, LOGIT_LENS, PERPLEXITY, STEERING, of_features
 from saesteer.run import Run
 from saesteer.settings import NoJudge, OracleJudge
-from saesteer.steps.judge import scored_texts
+from saesteer.steps.judge import counted_ratings
 from saesteer.summaries.summary import Summary, sweeps
 
 
@@ -16,7 +16,7 @@ def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     from saesteer.analysis.summaries import steering_table
 
     judged = not isinstance(run.sweep.judge, NoJudge)
-    ratings = scored_texts(run, layers) if judged else pl.DataFrame(schema=JUDGEMENTS.schema)
+    ratings = counted_ratings(run, layers) if judged else pl.DataFrame(schema=JUDGEMENTS.schema)
     steps = (run.rows(GEN_SUCCESS, layers), run.rows(PERPLEXITY, layers), ratings)
     success, losses, rated = (of_features(rows).drop("reason") for rows in steps)
     return {STEERING.name: steering_table(success, losses, _with_outside(run, layers, rated), split_halves(run.prompts()))}
