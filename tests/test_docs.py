@@ -56,7 +56,7 @@ def test_the_figure_of_kinds_shows_the_kept_results() -> None:
 
 def test_intervals_in_the_text_stand_in_a_table() -> None:
     """A mean with its interval is a row of a kept table, as it is or as the reverse difference, or stands in a generated block. Tables of
-    the earlier judge count where the section names it."""
+    the first judge count where the section names it."""
     texts = {page: (ROOT / page).read_text(encoding="utf-8") for page in {*RESULTS, *PAGES}}
     paths = set((ROOT / "docs").rglob("*.csv"))
     earlier = {path for path in paths if path.relative_to(ROOT).as_posix().startswith(OF_EARLIER_JUDGE)}
@@ -69,7 +69,7 @@ def test_intervals_in_the_text_stand_in_a_table() -> None:
     for page, text in texts.items():
         prose = re.sub(r"^```text\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)  # without what commands print
         for section in re.split(r"^## ", prose, flags=re.MULTILINE):
-            known = kept | kept_earlier if re.search(r"arlier\s+judge", section) else kept
+            known = kept | kept_earlier if re.search(r"irst\s+judge", section) else kept
             assert sorted(set(shown_intervals(section)) - known) == [], f"{page}: {section.splitlines()[:1]}"
 
 

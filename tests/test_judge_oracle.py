@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from saesteer.core.errors import SettingsError
 from saesteer.world.oracle_judge import (
+    WEIGHTS,
     Oracle,
     Thresholds,
     concept_rating,
@@ -145,6 +148,14 @@ def test_stored_oracle_is_the_same(tmp_path: Path):
     assert loaded.thresholds == THRESHOLDS
     for name in ("log_likelihood", "log_prior", "pair_counts"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(ORACLE, name))
+
+
+def test_the_judge_of_an_earlier_version_is_refused_by_name(tmp_path: Path):
+    save_oracle(ORACLE, {"measured": {}}, tmp_path)
+    weights = load_file(tmp_path / WEIGHTS)
+    save_file({name: weights[name] for name in ("log_likelihood", "log_prior")}, tmp_path / WEIGHTS)
+    with pytest.raises(SettingsError, match=f"{WEIGHTS} is a judge's of an earlier version"):
+        load_oracle(tmp_path)
 
 
 def test_a_topic_or_token_of_another_world_is_refused():

@@ -30,6 +30,8 @@ from jaxtyping import Bool, Float
 from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
 
+from saesteer.core.errors import SettingsError
+
 ALGORITHM_VERSION = 3
 
 WEIGHTS, SETTINGS = "classifier.safetensors", "oracle.json"
@@ -88,8 +90,10 @@ class Oracle:
 
 
 def load_oracle(folder: Path) -> Oracle:
-    """Read classifier.safetensors and oracle.json."""
+    """Read classifier.safetensors and oracle.json. Of an earlier version's: SettingsError."""
     weights = load_file(folder / WEIGHTS)
+    if "pairs" not in weights:
+        raise SettingsError(f"{folder / WEIGHTS} is a judge's of an earlier version: build its world again, or pull the judge anew")
     cuts: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["thresholds"]
     as_tuples: dict[str, Any] = {name: tuple(cut) if isinstance(cut, list) else cut for name, cut in cuts.items()}
     vocab = weights["log_likelihood"].shape[1]
