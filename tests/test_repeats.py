@@ -44,6 +44,16 @@ def test_what_is_said_on_two_prompts_counts_on_neither(texts: list[str | None], 
     assert scores(texts, halves=SAME) == expected
 
 
+def test_two_of_many_texts_may_be_alike_by_chance() -> None:
+    """Of ten prompts, what is said on two of them counts; what is said on three does not."""
+    prompts = [str(number) for number in range(10)]
+    for alike, score in ((2, 2.0), (3, 0.0)):
+        texts = [LEARNT] * alike + [f"text {number} is of words {number * 7}" for number in prompts[alike:]]
+        rows = pl.DataFrame({"prefix_id": prompts, "text": texts, "judge_score": 2.0, "target": "1"})
+        counted = without_repeats(rows, ["target"], dict.fromkeys(prompts, 0))["judge_score"].to_list()
+        assert counted == [score] * alike + [2.0] * (10 - alike)
+
+
 def test_halves_candidates_and_what_is_not_rated_stay_apart() -> None:
     assert scores([LEARNT, LEARNT]) == [2, 2]  # each in a half of its own
     assert scores([LEARNT, LEARNT, LEARNT]) == [0, 2, 0]

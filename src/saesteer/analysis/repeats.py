@@ -1,10 +1,11 @@
-"""Texts that say on one prompt what the same candidate said on another: a sentence learnt by heart is not steering, so they score 0.
+"""Texts that say on one prompt what the same candidate said on others: a sentence learnt by heart is not steering, so they score 0.
 
 No judge that reads one text at a time can see this, a language model no more than a shipped world's. So repeats are counted wherever
 ratings become scores, among the prompts that are scored together, and never where a single rating is made.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 
@@ -13,22 +14,29 @@ import polars as pl
 SHARED = 0.5
 """Share of the distinct pairs of successive words of two texts, together, that both have, from which they repeat one another. Of ten
 sentences on one topic of the shipped grammar 2 % have such a neighbour."""
+OFTEN = 0.2
+"""Share of the other prompts on which a text is repeated, from which it counts as learnt by heart. By chance two texts may be alike, the
+sooner the more there are: a share does not grow with their number."""
 _WORD = re.compile(r"\w+")
 
 
 def without_repeats(texts: pl.DataFrame, of: Sequence[str], halves: Mapping[str, int]) -> pl.DataFrame:
-    """Rows (prefix_id, text, judge_score and the columns `of`) with a judge_score of 0 where there is a score and the text repeats one of
-    another prompt of the same half among those with the same values in `of`. Both of a pair do, whichever came first."""
+    """Rows (prefix_id, text, judge_score and the columns `of`) with a judge_score of 0 where there is a score and the text is repeated on
+    OFTEN or more of the other prompts of the same half among those with the same values in `of`, before it or after."""
     half = pl.col("prefix_id").replace_strict(dict(halves), default=None, return_dtype=pl.Int64)
     rows = texts.with_row_index("row").with_columns(half=half)
     groups = rows.filter((pl.col("judge_score") > 0).any().over(*of, "half")).group_by(*of, "half").agg("row", "prefix_id", "text")
     pairs = {text: _pairs(text) for text in groups["text"].explode().unique().drop_nulls()}
-    repeats: set[int] = set()
+    repeats: list[int] = []
     for numbers, prompts, said in groups.select("row", "prefix_id", "text").iter_rows():
         shown = [(number, prompt, pairs[text]) for number, prompt, text in zip(numbers, prompts, said, strict=True) if text is not None]
+        repeated_on = defaultdict[int, set[str]](set)
         for (number, prompt, first), (other, other_prompt, second) in combinations(shown, 2):
             if prompt != other_prompt and first and len(first & second) >= SHARED * len(first | second):
-                repeats |= {number, other}
+                repeated_on[number].add(other_prompt)
+                repeated_on[other].add(prompt)
+        n_others = len(set(prompts)) - 1
+        repeats += [number for number, on in repeated_on.items() if len(on) >= OFTEN * n_others]
     zero = pl.col("row").is_in(sorted(repeats)) & pl.col("judge_score").is_not_null()
     return rows.with_columns(judge_score=pl.when(zero).then(0.0).otherwise("judge_score")).drop("row", "half")
 
