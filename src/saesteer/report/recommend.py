@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from saesteer.analysis.halves import split_halves
 from saesteer.analysis.recommendation import (
     FEATURE,
     OPTION,
@@ -147,9 +148,11 @@ def _answer_more(source: Run, question: Question) -> Answer:
     rate = partial(_rated, source, question)
 
     def scoring_texts(layer: int, option: pl.DataFrame) -> pl.DataFrame:
-        return rate(pl.concat([scored_texts(run, question.concept, layer, option, prompts), of_rivals.filter(does_score)]))
+        texts = pl.concat([scored_texts(run, question.concept, layer, option, prompts), of_rivals.filter(does_score)])
+        return rate(texts, dict.fromkeys(prompts, 0))
 
-    return _answered(question, run, picked, rate(pl.concat([features, of_rivals]).filter(~does_score)), scoring_texts)
+    choosing = rate(pl.concat([features, of_rivals]).filter(~does_score), split_halves(run.prompts() | of_comparison))
+    return _answered(question, run, picked, choosing, scoring_texts)
 
 
 def _answer_less(source: Run, question: Question) -> Answer:
@@ -176,19 +179,19 @@ def _answer_less(source: Run, question: Question) -> Answer:
         names = control.filter(layer=layer).select(kind=pl.lit(CONTROL), name=pl.col("feature").cast(pl.String))
         of_control = names.join(option.select("factor"), how="cross")
         at_layer = pl.concat([option.select("kind", "name", "factor"), of_control])
-        return rate(scored_texts(added, question.concept, layer, at_layer, prompts))
+        return rate(scored_texts(added, question.concept, layer, at_layer, prompts), dict.fromkeys(prompts, 0))
 
-    return _answered(question, added, picked, rate(pl.concat(chose)), scoring_texts)
+    return _answered(question, added, picked, rate(pl.concat(chose), split_halves(added.prompts())), scoring_texts)
 
 
-def _rated(source: Run, question: Question, texts: pl.DataFrame) -> pl.DataFrame:
+def _rated(source: Run, question: Question, texts: pl.DataFrame, halves: Mapping[str, int]) -> pl.DataFrame:
     """Texts with scores: the judge's, or by words where the experiment has none; for less of the concept by its absence. A text that
-    repeats what the same option wrote on another of these prompts scores 0."""
+    repeats what the same option wrote on other prompts of its half scores 0, as in every recommended factor."""
     rated = texts
     if isinstance(source.sweep.judge, NoJudge):
         rated = rated_by_words(texts, question.concept, source.sweep.recommendation.damage_limit)
     scored = scored_by_absence(rated) if question.less else rated
-    return without_repeats(scored, OPTION, dict.fromkeys(scored["prefix_id"], 0))
+    return without_repeats(scored, OPTION, halves)
 
 
 def _answered(
