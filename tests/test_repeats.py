@@ -14,7 +14,7 @@ from saesteer.core.tables import GENERATIONS, JUDGEMENTS, Table
 from saesteer.run import Run
 from saesteer.settings import Comparison, Sweep
 from saesteer.settings.methods import MethodSettings
-from saesteer.steps.judge import counted_ratings
+from saesteer.summaries.counted_ratings import counted_ratings
 
 PROMPTS = ["a", "b", "c", "d", "e", "f"]
 HALVES = {prompt: place % 2 for place, prompt in enumerate(PROMPTS)}

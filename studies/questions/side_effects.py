@@ -27,7 +27,7 @@ from saesteer.engine.saes import Sae
 from saesteer.report.scoring import ordinary_losses
 from saesteer.run import Run
 from saesteer.settings import IntervalSettings, OracleJudge
-from saesteer.steps.judge import counted_ratings
+from saesteer.summaries.counted_ratings import counted_ratings
 from saesteer.world.judges import WorldJudge
 from studies.questions.choice_rules import chosen_by_judge
 from studies.questions.quantities import ROWS_AT_A_TIME, lens_log_probabilities

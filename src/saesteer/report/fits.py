@@ -14,7 +14,7 @@ from saesteer.methods.compare.layers import at_every_layer
 from saesteer.run import Run
 from saesteer.settings import Sweep, canonical_factor
 from saesteer.settings.registry import key_of
-from saesteer.steps.judge import counted_ratings
+from saesteer.summaries.counted_ratings import counted_ratings
 
 
 @dataclass(frozen=True)

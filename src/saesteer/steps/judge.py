@@ -5,14 +5,12 @@ The judge is that of a shipped world, a language model behind an OpenAI-compatib
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from saesteer.analysis.halves import split_halves
-from saesteer.analysis.repeats import without_repeats
-from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPTS, GENERATIONS, JUDGEMENTS, PERPLEXITY
+from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPTS, JUDGEMENTS, PERPLEXITY
 from saesteer.judge.rubric import rubric_digest
 from saesteer.run import Run
 from saesteer.settings import Comparison, EndpointJudge, Experiment, LocalModelJudge, NoJudge, OracleJudge, Scores, Sweep
@@ -54,16 +52,6 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     texts = with_concept(texts_of(run, missing, ["text", "reason"]), concepts)
     losses = run.rows(PERPLEXITY, layers) if isinstance(run.steering.judge, OracleJudge) else None
     yield from ratings(run, texts, losses, run.prompts())
-
-
-def counted_ratings(run: Run, layers: Sequence[int] | None = None) -> pl.DataFrame:
-    """The step's rows as they count in every mean: the score of a text is 0 where it repeats what the same candidate wrote on another
-    prompt of its half. Rows themselves do not depend on one another. No rows where the step has not run."""
-    rows = run.rows_if_any(JUDGEMENTS, layers)
-    texts = run.rows_if_any(GENERATIONS, layers, ["text"])
-    halves = split_halves(run.prompts(), run.experiment.methods.factor_choice if isinstance(run.experiment, Comparison) else "held_out")
-    joined = rows.join(texts.select(*GENERATIONS.keys, "text"), on=GENERATIONS.keys, how="left", maintain_order="left")
-    return without_repeats(joined, [name for name in GENERATIONS.keys if name not in ("prefix_id", "sample")], halves).drop("text")
 
 
 def ratings(run: Run, texts: pl.DataFrame, losses: pl.DataFrame | None, prompts: Mapping[str, str]) -> Iterator[pl.DataFrame]:

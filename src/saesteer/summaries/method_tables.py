@@ -8,7 +8,7 @@ import polars as pl
 from saesteer.core.tables import COMPARED_CONCEPTS, FITS, GEN_SUCCESS, GENERATIONS, METHOD_SUMMARIES, PERPLEXITY, of_fits
 from saesteer.run import Run
 from saesteer.steps import gen_success
-from saesteer.steps.judge import counted_ratings
+from saesteer.summaries.counted_ratings import counted_ratings
 from saesteer.summaries.summary import Summary, compares
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import polars as pl
 from saesteer.core.tables import CONCEPTS, FEATURE_TEXT, GEN_SUCCESS, GENERATIONS, JUDGEMENTS, LOGIT_LENS, PERPLEXITY, STEERING, of_features
 from saesteer.run import Run
 from saesteer.settings import NoJudge, OracleJudge
-from saesteer.steps.judge import counted_ratings
+from saesteer.summaries.counted_ratings import counted_ratings
 from saesteer.summaries.summary import Summary, sweeps
 
 
