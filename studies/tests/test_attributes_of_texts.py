@@ -111,7 +111,13 @@ def test_differences_are_paired_by_prompt_and_random_is_the_pools_mean() -> None
 
 def test_a_broken_or_blank_text_scores_nothing() -> None:
     judge = load_judge(ROOT / "data/world/oracle", load_tokens(ROOT / "data/world/model"))
-    texts = [" if our sail was torn, the sailor sailed.", " if the sail was torn, the sailor sailed.", " our our our our our our", " ", None]
+    texts = [
+        " if our sail was torn, the sailor sailed.",
+        " if the sail was torn, the sailor sailed.",
+        " our our our our our our",
+        " ",
+        None,
+    ]
     rows = [{"method": "7", "factor": "2.0", "prefix_id": "p", "sample": n, "layer": 3, "target": ""} for n in range(len(texts))]
     made = pl.DataFrame(rows).with_columns(text=pl.Series(texts), mean_nll=pl.Series([2.0, 2.0, 2.0, None, None]))
     scored = rated(made, "first person", judge)

@@ -5,7 +5,7 @@ ratings become scores, among the prompts that are scored together, and never whe
 """
 
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 
@@ -15,14 +15,14 @@ SHARED = 0.5
 """Share of the distinct pairs of successive words of two texts, together, that both have, from which they repeat one another. Of ten
 sentences on one topic of the shipped grammar 2 % have such a neighbour."""
 OFTEN = 0.2
-"""Share of the other prompts on which a text is repeated, from which it counts as learnt by heart. By chance two texts may be alike, the
+"""Share of the other prompts' texts that repeat a text, from which it counts as learnt by heart. By chance two texts may be alike, the
 sooner the more there are: a share does not grow with their number."""
 _WORD = re.compile(r"\w+")
 
 
 def without_repeats(texts: pl.DataFrame, of: Sequence[str], halves: Mapping[str, int]) -> pl.DataFrame:
-    """Rows (prefix_id, text, judge_score and the columns `of`) with a judge_score of 0 where there is a score and the text is repeated on
-    OFTEN or more of the other prompts of the same half among those with the same values in `of`, before it or after."""
+    """Rows (prefix_id, text, judge_score and the columns `of`) with a judge_score of 0 where there is a score and OFTEN or more of
+    the texts of other prompts of the same half with the same values in `of` repeat the text, before it or after."""
     half = pl.col("prefix_id").replace_strict(dict(halves), default=None, return_dtype=pl.Int64)
     rows = texts.with_row_index("row").with_columns(half=half)
     groups = rows.filter((pl.col("judge_score") > 0).any().over(*of, "half")).group_by(*of, "half").agg("row", "prefix_id", "text")
@@ -30,13 +30,11 @@ def without_repeats(texts: pl.DataFrame, of: Sequence[str], halves: Mapping[str,
     repeats: list[int] = []
     for numbers, prompts, said in groups.select("row", "prefix_id", "text").iter_rows():
         shown = [(number, prompt, pairs[text]) for number, prompt, text in zip(numbers, prompts, said, strict=True) if text is not None]
-        repeated_on = defaultdict[int, set[str]](set)
+        n_repeating, n_of_prompt = Counter[int](), Counter(prompt for _, prompt, _ in shown)
         for (number, prompt, first), (other, other_prompt, second) in combinations(shown, 2):
             if prompt != other_prompt and first and len(first & second) >= SHARED * len(first | second):
-                repeated_on[number].add(other_prompt)
-                repeated_on[other].add(prompt)
-        n_others = len(set(prompts)) - 1
-        repeats += [number for number, on in repeated_on.items() if len(on) >= OFTEN * n_others]
+                n_repeating.update((number, other))
+        repeats += [number for number, prompt, _ in shown if n_repeating[number] >= OFTEN * (len(shown) - n_of_prompt[prompt]) > 0]
     zero = pl.col("row").is_in(sorted(repeats)) & pl.col("judge_score").is_not_null()
     return rows.with_columns(judge_score=pl.when(zero).then(0.0).otherwise("judge_score")).drop("row", "half")
 
