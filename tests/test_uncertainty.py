@@ -148,7 +148,7 @@ def test_intervals_of_real_scores_cover_in_long_simulations(layer: int, n: int) 
     for values, scale in ((method_scores(layer), RATINGS), (pairs_of(method_scores(layer))[:, ::20], of_differences(RATINGS))):
         covered = real_coverage(values, n, 200, scale)
         assert covered.mean() > 0.945
-        assert np.mean(covered < 0.9) <= 0.06
+        assert np.mean(covered < 0.9 - 0.042) <= 0.06  # two standard errors of the simulation
 
 
 @pytest.mark.parametrize(("rho", "tied"), [(0.0, False), (0.5, False), (0.5, True)])

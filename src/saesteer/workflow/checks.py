@@ -125,8 +125,6 @@ def _check_oracle(folder: Path) -> None:
     names = (oracle_judge.SETTINGS, text_judge.SETTINGS)
     if folder.is_dir() and not any((folder / name).is_file() for name in names):
         raise SettingsError(f"judge.oracle: {folder} has neither {names[0]} nor {names[1]}: name the folder of a shipped world's judge")
-    if (folder / oracle_judge.SETTINGS).is_file():
-        oracle_judge.load_oracle(folder)
 
 
 def _check_contents_of_comparison(experiment: Comparison) -> None:
