@@ -104,8 +104,8 @@ def counts(data: pl.DataFrame) -> str:
         curve = data.filter(layers=layers)
         headlines = {row["measure"]: row for row in curve.filter("is_headline").iter_rows(named=True)}
         tests = ", ".join(f"{_p(headlines[measure])} ({label})" for measure, label in LABELS.items())
-        own = headlines["gen_success_20"]
-        sentences.append(f"{layers_title(curve)}: n = {own['n_features']}, {own['n_kept']} kept at {own['threshold']:g}, {tests}")
+        of_p1 = headlines["gen_success_20"]
+        sentences.append(f"{layers_title(curve)}: n = {of_p1['n_features']}, {of_p1['n_kept']} kept at {of_p1['threshold']:g}, {tests}")
     level = f"{data['confidence'][0]:.0%}"
     return f"{'; '.join(sentences)}. Bands: {level} intervals over features; {level} of random removals; {FEW_NOTE}."
 

@@ -10,7 +10,7 @@ from saesteer.figures.definition import FigureDefinition, Options, Tables
 from saesteer.figures.style import SMALLEST, Figure, layer_bar, new_figure
 from saesteer.figures.thresholds import FEW_NOTE
 
-NET, OWN = gen_success_by_threshold.LABELS
+NET, GEN_SUCCESS = gen_success_by_threshold.LABELS
 _PARTS = (roles, input_vs_output, output_score_vs_outcome, gen_success_by_threshold, by_factor, judge_kept_removed)
 
 
@@ -30,13 +30,13 @@ def draw(data: pl.DataFrame) -> Figure:
     figure = new_figure(11.69, 8.27, counts(data))  # A4, landscape
     panels = list(figure.subplots(2, 3).ravel())
     curves = parts[gen_success_by_threshold].filter(layers="all")
-    success = NET if curves.filter(measure=NET)["mean"].count() else OWN  # there may be no unsteered texts
+    success = NET if curves.filter(measure=NET)["mean"].count() else GEN_SUCCESS  # there may be no unsteered texts
     outcome = parts[output_score_vs_outcome].filter(measure=success)
     roles.panel(panels[0], parts[roles])
     points = input_vs_output.panel(panels[1], parts[input_vs_output])
     output_score_vs_outcome.panel(panels[2], outcome, success)
     if success == NET:
-        gen_success_by_threshold.beside(panels[3], curves.filter(measure=OWN))
+        gen_success_by_threshold.beside(panels[3], curves.filter(measure=GEN_SUCCESS))
     gen_success_by_threshold.panel(panels[3], curves.filter(measure=success), "success by threshold")
     gen_success_by_threshold.show_zero(panels[3], curves)
     by_factor.panel(panels[4], parts[by_factor], "gen_success_20")
@@ -58,7 +58,7 @@ def counts(data: pl.DataFrame) -> str:
     """Features, kept and missing, and how intervals were made."""
     by_layer, curves = data.filter(figure="roles"), data.filter(figure="gen_success_by_threshold")
     judged = data.filter(figure="judge_kept_removed", measure="judge_score")
-    headline = curves.filter(pl.col("is_headline"), layers="all", measure=OWN).row(0, named=True)
+    headline = curves.filter(pl.col("is_headline"), layers="all", measure=GEN_SUCCESS).row(0, named=True)
     return (
         f"Factors by {RULES[headline['rule']]}. n = {by_layer['n'].sum()} features, "
         f"{by_layer['n_without_input_score'].sum()} without input score; {headline['n_kept']} are "

@@ -167,7 +167,7 @@ def _answer_less(source: Run, question: Question) -> Answer:
     ablated = computed(source, "less-ablation", features | {"sweep": sweep | {"factors": ["0", "1"], "edit": "ablation"}}, question)
     clamped = computed(source, "less-clamp", features | {"sweep": sweep | {"factors": below, "edit": "clamp"}}, question)
     number = pl.col("factor").cast(pl.Float64)
-    chose = [
+    choosing = [
         feature_texts(added).filter(number <= 0),
         feature_texts(ablated).filter(factor="1").with_columns(factor=pl.lit(ABLATED)),
         feature_texts(clamped).filter(number < 0).with_columns(factor=pl.concat_str(pl.lit(CLAMPED), "factor")),
@@ -181,7 +181,7 @@ def _answer_less(source: Run, question: Question) -> Answer:
         at_layer = pl.concat([option.select("kind", "name", "factor"), of_control])
         return rate(scored_texts(added, question.concept, layer, at_layer, prompts), dict.fromkeys(prompts, 0))
 
-    return _answered(question, added, picked, rate(pl.concat(chose), split_halves(added.prompts())), scoring_texts)
+    return _answered(question, added, picked, rate(pl.concat(choosing), split_halves(added.prompts())), scoring_texts)
 
 
 def _rated(source: Run, question: Question, texts: pl.DataFrame, halves: Mapping[str, int]) -> pl.DataFrame:
@@ -195,21 +195,21 @@ def _rated(source: Run, question: Question, texts: pl.DataFrame, halves: Mapping
 
 
 def _answered(
-    question: Question, run: Run, picked: pl.DataFrame, chose: pl.DataFrame, scoring_texts: Callable[[int, pl.DataFrame], pl.DataFrame]
+    question: Question, run: Run, picked: pl.DataFrame, choosing: pl.DataFrame, scoring_texts: Callable[[int, pl.DataFrame], pl.DataFrame]
 ) -> Answer:
     """The answer from the rated texts that choose, unsteered ones among them. scoring_texts: of a layer and its options."""
     limit, settings = question.max_damage, run.sweep.selection
-    steered = chose.filter(pl.col("factor") != UNSTEERED)
+    steered = choosing.filter(pl.col("factor") != UNSTEERED)
     if limit is not None:
         steered = _harmless_on_ordinary_text(run, steered, limit)
-    options = best_options(steered, unsteered_texts(chose), settings, limit)
+    options = best_options(steered, unsteered_texts(choosing), settings, limit)
     best = options.filter(kind=FEATURE)
     scoring = scoring_texts(best["layer"][0] if best.height else run.layers[0], best)
     losses = ordinary_losses(run, best.select(_STRENGTH).rows())
     loss = next(iter(losses.values()), None)
     recommended_by = recommend_less if question.less else recommend
     recommended = recommended_by(question.concept, options, scoring, settings, limit or run.sweep.recommendation.damage_limit, loss)
-    return Answer(question, recommended, picked, chose, scoring, isinstance(run.sweep.judge, NoJudge))
+    return Answer(question, recommended, picked, choosing, scoring, isinstance(run.sweep.judge, NoJudge))
 
 
 def _harmless_on_ordinary_text(run: Run, steered: pl.DataFrame, limit: float) -> pl.DataFrame:

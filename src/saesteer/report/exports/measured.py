@@ -75,7 +75,8 @@ def measured(
 def rated_texts(
     run: Run, lm: LanguageModel, sae: Sae, forms: Sequence[Form], concept: str | None, n_texts: int, prompts: Mapping[str, str]
 ) -> pl.DataFrame:
-    """GENERATIONS rows, `method` the form's name, with mean_nll and, where there is a judge and a concept, the judge's scores."""
+    """GENERATIONS rows, `method` the form's name, with mean_nll and, where there is a judge and a concept, the judge's scores
+    as they count among these prompts (analysis.repeats)."""
     experiment = run.steering
     texts = _texts(experiment, lm, sae, forms, prompts, n_texts)
     losses = pl.concat(text_losses(run.model("perplexity_model"), texts, prompts, experiment.model.prompt_format))
