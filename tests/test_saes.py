@@ -58,6 +58,26 @@ def test_the_shipped_saes_convert_and_equal_sae_lens(tmp_path: Path) -> None:
     assert (meta.layer, meta.hook_point, meta.architecture, meta.n_features) == (5, "resid_post", "jumprelu", 1024)
 
 
+def test_matrices_in_eight_bits_are_read_in_full_and_refused_by_sae_lens(tmp_path: Path) -> None:
+    from sae_lens import SAE
+
+    source = write_source(tmp_path / "source")
+    full = load_file(source / "sae_weights.safetensors")
+    stored = {name: full[name] for name in ("b_enc", "threshold", "b_dec")}
+    for name, rows in {"W_enc": full["W_enc"].T, "W_dec": full["W_dec"]}.items():
+        scale = rows.abs().amax(1) / 127
+        stored |= {f"{name}.int8": (rows / scale[:, None]).round().to(torch.int8).contiguous(), f"{name}.scale": scale}
+    save_file(stored, source / "sae_weights.safetensors")
+    read = load_sae(convert(source, d_model=D_IN), "float32", "cpu")
+    for feature in range(D_SAE):  # by the form's definition, a feature at a time
+        for name, row in {"W_enc": read.W_enc[:, feature], "W_dec": read.W_dec[feature]}.items():
+            assert torch.equal(row, stored[f"{name}.int8"][feature].float() * stored[f"{name}.scale"][feature])
+            whole = full[name][:, feature] if name == "W_enc" else full[name][feature]
+            assert (row - whole).abs().max() <= stored[f"{name}.scale"][feature] * 0.501
+    with pytest.raises(Exception, match="W_enc"):
+        SAE.load_from_disk(source, device="cpu", dtype="float32")
+
+
 def test_activations_by_hand() -> None:
     sae = tiny_sae(0, d_model=2, n_features=3)
     arrays = {"W_enc": [[1.0, 0.0, 1.0], [0.0, 1.0, -1.0]], "b_enc": [0.0, -1.0, 0.5], "threshold": [0.5, 0.0, 2.0]}

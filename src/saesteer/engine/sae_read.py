@@ -53,7 +53,8 @@ def read(source: SaeSource, fetched: Fetched) -> Any:
 
     def converter(_path: Path, device: str, cfg_overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         overrides = _overrides(source, fetched) | cfg_overrides
-        return loaders[str(source.loader)](source.repo, source.folder, device, False, overrides)[:2]
+        config, state, _ = loaders[str(source.loader)](source.repo, source.folder, device, False, overrides)
+        return config, _in_full(state)
 
     with _reading(fetched), readable(source.name):
         sae = SAE.load_from_disk(fetched.folder / source.folder, device="cpu", dtype="float32", converter=converter)
@@ -148,6 +149,15 @@ def _overrides(source: SaeSource, fetched: Fetched) -> dict[str, Any]:
     if hook is None:
         raise SettingsError(f"{source.name}: it reads {module!r}, which is no known hook point in a model; choose one of resid_post")
     return listed | {"hook_name": hook}
+
+
+def _in_full(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors, with matrices in full that are stored in eight bits: a row of integers a feature (`W_enc.int8`, `W_dec.int8`) and what
+    each is multiplied by (`W_enc.scale`, `W_dec.scale`)."""
+    scaled = {name.removesuffix(".scale") for name in state if name.endswith(".scale")}
+    rows = {name: state[f"{name}.int8"] * state[f"{name}.scale"][:, None] for name in scaled}
+    plain = {name: tensor for name, tensor in state.items() if name.rpartition(".")[0] not in scaled}
+    return plain | {name: matrix.T if name == "W_enc" else matrix for name, matrix in rows.items()}
 
 
 def _sparsify_config(repo: str, folder: str, _device: str, _force: bool, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,121 @@
+"""`python -m studies.public PHASE MODEL`: what ships of a public model, phase by phase; what is done is not done again.
+
+sample: texts that the model writes; texts: those of them that ship; activations: residuals on the books and on all such texts; kinds: SAEs
+of several kinds at one layer, measured; saes: one SAE a layer, measured, rounded and measured again, with a card.
+"""
+
+import argparse
+import json
+import logging
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from saesteer.core.files import write_json
+from saesteer.engine.models import LanguageModel, load_language_model
+from saesteer.engine.sae_convert import sae_from_folder
+from studies.public import activations, train
+from studies.public.activations import Rows
+from studies.public.clean import cleaned
+from studies.public.measure import loss_recovered, quality
+from studies.public.rounded import save_rounded
+from studies.public.sample import prompts, sampled_parts
+
+LAYERS = {"smollm2-135m": (5, 10, 15, 20, 25), "gemma-3-270m": (2, 5, 9, 12, 15)}
+"""After these blocks. Gemma Scope 2 has SAEs of four of Gemma's."""
+COMPARED = {"smollm2-135m": 15, "gemma-3-270m": 9}
+"""Where kinds are compared."""
+BOOK_TOKENS, HELD_OUT_TOKENS, LOSS_ROWS = 2_300_000, 60_000, 192
+KINDS = {
+    "batchtopk-32": train.Recipe(k=32),
+    "batchtopk-64": train.Recipe(k=64),
+    "topk-64": train.Recipe("topk", k=64),
+    "jumprelu": train.Recipe("jumprelu"),
+}
+SHIPPED = train.Recipe(k=64)
+
+
+def main() -> None:
+    """Run one phase for one model."""
+    parser = argparse.ArgumentParser(prog="python -m studies.public", description=__doc__)
+    parser.add_argument("phase", choices=["sample", "texts", "activations", "kinds", "saes"])
+    parser.add_argument("model", choices=sorted(LAYERS))
+    parser.add_argument("--weights", type=Path, help="the converted model's folder")
+    parser.add_argument("--paragraphs", type=Path, help="the books' paragraphs")
+    parser.add_argument("--out", type=Path, required=True, help="folder of all models' phases")
+    parser.add_argument("--texts", type=int, default=12_288, help="how many are sampled, before cleaning")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(args.threads)
+    folder = args.out / args.model
+    if args.phase == "texts":
+        write_texts(args.out, args.model)
+        return
+    lm = load_language_model(args.weights, "float32", "cpu", "always", "plain")
+    if args.phase == "sample":
+        choices = prompts(str(lm.tokenizer.bos_token), answers=args.model == "smollm2-135m")
+        logging.info("%d texts", sum(part.height for part in sampled_parts(lm, choices, args.texts, args.seed, folder / "sampled")))
+        return
+    trained, held_out = rows_of(lm, args.paragraphs, args.out, args.seed)
+    if args.phase == "activations":
+        activations.store(lm, held_out, LAYERS[args.model], folder / "held_out")
+        activations.store(lm, trained, LAYERS[args.model], folder / "trained")
+    elif args.phase == "kinds":
+        x = activations.read(folder / "trained", COMPARED[args.model])
+        for name, recipe in KINDS.items():
+            build(lm, held_out, x, COMPARED[args.model], recipe, args.model, folder, folder / "kinds" / name, args.seed)
+    else:
+        for layer in LAYERS[args.model]:
+            x = activations.read(folder / "trained", layer)
+            build(lm, held_out, x, layer, SHIPPED, args.model, folder, folder / "saes" / f"layer_{layer:02d}", args.seed)
+
+
+def write_texts(out: Path, model: str) -> None:
+    """The model's texts that ship, and why others do not."""
+    sampled = pl.concat(pl.read_parquet(file) for file in sorted((out / model / "sampled").glob("*.parquet")))
+    texts, left_out = cleaned(sampled)
+    texts.write_parquet(out / model / "texts.parquet", compression="zstd", compression_level=19)
+    write_json(out / model / "texts.json", {"sampled": sampled.height, "texts": texts.height, "left_out": dict(left_out)})
+    logging.info("%d of %d texts ship", texts.height, sampled.height)
+
+
+def rows_of(lm: LanguageModel, paragraphs: Path, out: Path, seed: int) -> tuple[Rows, Rows]:
+    """Rows to train on, of the books and of all models' texts, and rows held out: the books of the split `valid`, and a fiftieth of the
+    texts."""
+    texts = pl.concat(pl.read_parquet(file) for file in sorted(out.glob("*/texts.parquet")))["text"].to_list()
+    apart = texts[::50]
+    training = [text for place, text in enumerate(texts) if place % 50]
+    books = activations.book_rows(lm, paragraphs, "train", BOOK_TOKENS, seed)
+    held_out = activations.book_rows(lm, paragraphs, "valid", HELD_OUT_TOKENS, seed)
+    return (
+        activations.joined([books, activations.text_rows(lm, training)], seed),
+        activations.joined([held_out, activations.text_rows(lm, apart)], seed),
+    )
+
+
+def build(
+    lm: LanguageModel, held_out: Rows, x: torch.Tensor, layer: int, recipe: train.Recipe, model: str, folder: Path, out: Path, seed: int
+) -> None:
+    """Train, round and measure one SAE: out/full, out/rounded, out/metrics.json."""
+    recipe = replace(recipe, tokens=len(x))
+    train.train_sae(x, recipe, layer, model, seed, out / "full")
+    if (out / "metrics.json").exists():
+        return
+    save_rounded(out / "full", out / "rounded")
+    held_out_x, some = activations.read(folder / "held_out", layer), held_out.take(np.arange(LOSS_ROWS))
+    metrics: dict[str, object] = {"recipe": asdict(recipe), "seed": seed}
+    for form in ("full", "rounded"):
+        sae = sae_from_folder(out / form, "float32", "cpu")
+        recovered, *losses = loss_recovered(lm, sae, some)
+        metrics[form] = asdict(quality(sae, held_out_x)) | {"loss_recovered": recovered, "losses": losses}
+    write_json(out / "metrics.json", metrics)
+    logging.info("layer %d: %s", layer, json.dumps(metrics))
+
+
+if __name__ == "__main__":
+    main()

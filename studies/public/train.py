@@ -1,0 +1,86 @@
+"""SAEs of a public model, trained by sae-lens on stored residuals: one a layer, all kinds with one schedule."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float16
+from sae_lens.config import SAETrainerConfig
+from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+from sae_lens.saes.jumprelu_sae import JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig
+from sae_lens.saes.sae import SAEMetadata, TrainingSAE
+from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+from sae_lens.training.sae_trainer import SAETrainer
+from torch import Tensor
+
+from saesteer.world.streams import stream_seed
+from studies.public.activations import CONTEXT
+
+ARCHITECTURES = ("batchtopk", "topk", "jumprelu")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Size and schedule of one SAE."""
+
+    architecture: str = "batchtopk"
+    d_sae: int = 4096
+    k: int = 48  # active features a token, of batchtopk and topk
+    l0_coefficient: float = 1.0  # weight of the loss's count of active features, of jumprelu
+    tokens: int = 3_000_000
+    batch: int = 1024
+    learning_rate: float = 8e-4
+    warm_up: int = 100
+    decay_from: float = 0.7  # share of the steps after which the rate falls linearly to a hundredth
+    dead_after: int = 150  # steps without firing, from when on the auxiliary loss revives a feature
+
+
+def train_sae(x: Float16[Tensor, "token d_in"], recipe: Recipe, layer: int, model_name: str, seed: int, folder: Path) -> None:
+    """Train on one layer's residuals and save in sae-lens' form, decoder rows of norm 1; a BatchTopK SAE becomes a JumpReLU one with one
+    threshold for all features."""
+    if folder.exists():
+        return
+    steps = recipe.tokens // recipe.batch
+    schedule = SAETrainerConfig(
+        total_training_samples=steps * recipe.batch,
+        train_batch_size_samples=recipe.batch,
+        lr=recipe.learning_rate,
+        lr_end=recipe.learning_rate / 100,
+        lr_warm_up_steps=recipe.warm_up,
+        lr_decay_steps=round((1 - recipe.decay_from) * steps),
+        n_batches_for_norm_estimate=50,
+        dead_feature_window=recipe.dead_after,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, f"sae/{layer}"))
+        sae = _new_sae(x.shape[1], recipe, steps)
+        centre = x[torch.randperm(len(x))[: 2**16]].float()
+        sae.b_dec.data = centre.mean(0) * x.shape[1] ** 0.5 / centre.norm(dim=-1).mean()
+        SAETrainer(schedule, sae, _batches(x, recipe.batch)).fit()
+    sae.fold_W_dec_norm()
+    hook = f"blocks.{layer}.hook_resid_post"
+    sae.cfg.metadata = SAEMetadata(hook_name=hook, model_name=model_name, prepend_bos=True, context_size=CONTEXT)
+    partial = folder.with_name(f"{folder.name}.partial")
+    sae.save_inference_model(partial)
+    partial.rename(folder)
+
+
+def _new_sae(d_in: int, recipe: Recipe, steps: int) -> TrainingSAE[Any]:
+    sizes: dict[str, Any] = {"d_in": d_in, "d_sae": recipe.d_sae, "normalize_activations": "expected_average_only_in"}
+    sizes |= {"apply_b_dec_to_input": True}
+    if recipe.architecture == "batchtopk":
+        return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(k=recipe.k, **sizes))
+    if recipe.architecture == "topk":
+        return TopKTrainingSAE(TopKTrainingSAEConfig(k=recipe.k, **sizes))
+    jumps = {"l0_coefficient": recipe.l0_coefficient, "l0_warm_up_steps": steps // 2}
+    return JumpReLUTrainingSAE(JumpReLUTrainingSAEConfig(jumprelu_bandwidth=0.1, jumprelu_init_threshold=0.05, **jumps, **sizes))
+
+
+def _batches(x: Float16[Tensor, "token d_in"], size: int) -> Iterator[Float[Tensor, "row d_in"]]:
+    """Whole batches in float32, one shuffle of the data after another."""
+    while True:
+        for rows in torch.randperm(len(x)).split(size):
+            if len(rows) == size:
+                yield x[rows].float()
