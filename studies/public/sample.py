@@ -45,7 +45,9 @@ def prompts(bos: str, answers: bool) -> list[Prompt]:
     return turns + [Prompt("<|endoftext|>" + opening, opening) for opening in OPENINGS for _ in range(2)]
 
 
-def sampled_parts(lm: LanguageModel, choices: Sequence[Prompt], n: int, seed: int, folder: Path) -> Iterator[pl.DataFrame]:
+def sampled_parts(
+    lm: LanguageModel, choices: Sequence[Prompt], n: int, seed: int, folder: Path, sampling: Sampling = SAMPLING
+) -> Iterator[pl.DataFrame]:
     """row, prompt, opening, text and token ids (of the continuation alone) of rows 0 to n - 1, the prompts in turn; each part of 512 rows
     is a file in `folder`, and those that are there are read."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,12 +55,12 @@ def sampled_parts(lm: LanguageModel, choices: Sequence[Prompt], n: int, seed: in
         file = folder / f"rows_{start:06d}.parquet"
         if not file.exists():
             partial = file.with_suffix(".partial")
-            _sampled(lm, choices, range(start, min(start + ROWS_OF_A_PART, n)), seed).write_parquet(partial)
+            _sampled(lm, choices, range(start, min(start + ROWS_OF_A_PART, n)), seed, sampling).write_parquet(partial)
             partial.rename(file)
         yield pl.read_parquet(file)
 
 
-def _sampled(lm: LanguageModel, choices: Sequence[Prompt], numbers: range, seed: int) -> pl.DataFrame:
+def _sampled(lm: LanguageModel, choices: Sequence[Prompt], numbers: range, seed: int, sampling: Sampling) -> pl.DataFrame:
     chosen = [choices[number % len(choices)] for number in numbers]
     used = list(dict.fromkeys(chosen))
     ids: list[list[int]] = lm.tokenizer([prompt.text for prompt in used], add_special_tokens=False)["input_ids"]
@@ -72,7 +74,7 @@ def _sampled(lm: LanguageModel, choices: Sequence[Prompt], numbers: range, seed:
         },
         schema_overrides={"row": pl.UInt32},
     )
-    texts = pl.concat(steered_texts(lm, _no_sae(lm.d_model), 0, rows, [Nothing()], ids, SAMPLING)).sort("row")
+    texts = pl.concat(steered_texts(lm, _no_sae(lm.d_model), 0, rows, [Nothing()], ids, sampling)).sort("row")
     of_row = pl.DataFrame({"row": rows["row"], "prompt": [p.text for p in chosen], "opening": [p.opening for p in chosen]})
     return of_row.join(texts.select("row", "text", "token_ids"), on="row", validate="1:1")
 
