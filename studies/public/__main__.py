@@ -28,6 +28,7 @@ LAYERS = {"smollm2-135m": (5, 10, 15, 20, 25), "gemma-3-270m": (2, 5, 9, 12, 15)
 """After these blocks. Gemma Scope 2 has SAEs of four of Gemma's."""
 COMPARED = {"smollm2-135m": 15, "gemma-3-270m": 9}
 """Where kinds are compared."""
+COMPARED_TOKENS = 1_000_000
 BOOK_TOKENS, HELD_OUT_TOKENS, LOSS_ROWS = 2_300_000, 60_000, 192
 KINDS = {
     "batchtopk-32": train.Recipe(k=32),
@@ -66,7 +67,7 @@ def main() -> None:
         activations.store(lm, held_out, LAYERS[args.model], folder / "held_out")
         activations.store(lm, trained, LAYERS[args.model], folder / "trained")
     elif args.phase == "kinds":
-        x = activations.read(folder / "trained", COMPARED[args.model])
+        x = activations.read(folder / "trained", COMPARED[args.model])[:COMPARED_TOKENS]
         for name, recipe in KINDS.items():
             build(lm, held_out, x, COMPARED[args.model], recipe, args.model, folder, folder / "kinds" / name, args.seed)
     else:
