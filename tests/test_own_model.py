@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from own_files import write_named_files
+from own_files import write_model, write_named_files, write_saes, write_texts
 from safetensors.numpy import load_file, save_file
 
 from saesteer.settings import Experiment, LabelledTexts, Scores, SettingsError, experiment_of, load_experiment, load_workflow
@@ -349,3 +349,20 @@ def test_init_reads_sparsifys_folders(folder: str, hook_point: str, tmp_path: Pa
     own = load_experiment("own", tmp_path)
     assert (own.saes.path, own.saes.hook_point) == (f"saes/{folder.format('{layer}')}", hook_point)
     assert (own.layers, own.saes.d_model, own.saes.n_features) == ((3, 11), 32, 96)
+
+
+def test_a_new_project_names_its_experiment_and_copies_no_shipped_model(tmp_path: Path) -> None:
+    write_model(tmp_path / "my/model")
+    write_saes(tmp_path / "my/saes", (1, 3))
+    write_texts(tmp_path / "my/texts.parquet")
+
+    def saesteer(*arguments: str) -> None:
+        done = subprocess.run([sys.executable, "-m", "saesteer", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    saesteer("init", "own", "--model", "my/model", "--saes", "my/saes", "--texts", "my/texts.parquet")
+    named = yaml.safe_load((tmp_path / "config/config.yaml").read_text())
+    assert (named["experiments"], named["methods"]) == (["own"], [])
+    shutil.copyfile(ROOT / "config/config.yaml", tmp_path / "config/config.yaml")  # of a project that was made without a name
+    saesteer("run", "own", "-n", "--quiet")
+    assert not (tmp_path / "data/world").exists()

@@ -122,17 +122,20 @@ def init(
     """Make this folder a project, where it is none: configuration, Snakefile, git and DVC. With a name also write an experiment file for a
     model and SAEs of one's own, filled in from their files. Nothing is overwritten."""
     from saesteer.workflow.new_experiment import write_experiment
-    from saesteer.workflow.project import write_project
+    from saesteer.workflow.project import run_alone, write_project
 
     if name is not None and (model is None or saes is None):
         raise SaesteerError(f"a new experiment needs its model and SAEs: saesteer init {name} --model FOLDER --saes FOLDER")
-    if not configfile.exists() and configfile == CONFIG:
+    is_new = not configfile.exists() and configfile == CONFIG
+    if is_new:
         write_project(Path())
         typer.echo(f"this folder is a project now, and {CONFIG} says what it runs: `saesteer check`, then `saesteer run`")
     elif name is None:
         raise SaesteerError(f"{configfile} is there already: this folder is a project; name an experiment to write its file")
     if name and model and saes:
         path = write_experiment(name, model, saes, texts, workflow_of(configfile).experiments_dirs[0])
+        if is_new:
+            run_alone(name, configfile)
         typer.echo(f"wrote {path}: look it through, then `saesteer check {name}`")
 
 
@@ -168,7 +171,8 @@ def run(
         raise SaesteerError("there is no Snakefile here: `saesteer init` in an empty folder makes it a project, which runs")
     given = arguments or []
     names = list(takewhile(lambda argument: not argument.startswith("-"), given))
-    chosen = ["--config", f"experiments=[{','.join(names)}]"] if names else []
+    # Without the configuration's comparisons: what those read of the shipped model would be copied here.
+    chosen = ["--config", f"experiments=[{','.join(names)}]", "methods=[]"] if names else []
     options = given[len(names) :]
     cores = [] if any(re.match(_SAYS_WHERE, option) for option in options) else ["--cores", "all"]
     for lock in refuse_while_running():

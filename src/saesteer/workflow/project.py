@@ -1,6 +1,7 @@
 """A project: a folder with a configuration of its own, in which the installed workflow runs and leaves its results."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from saesteer.core.confined import confined
 from saesteer.core.files import write_text
 from saesteer.core.shipped import SHIPPED
+from saesteer.core.yaml_1_2 import quoted
 from saesteer.settings import Experiment, SettingsError, read_yaml
 from saesteer.sharing.commands import SharingError, dvc, git, git_top
 
@@ -67,6 +69,15 @@ def write_project(folder: Path) -> None:
         write_text(folder / "Snakefile", _SNAKEFILE)
     if not (folder / ".dvc").exists():
         _set_up_dvc(folder, top)
+
+
+def run_alone(name: str, configfile: Path) -> None:
+    """Of a new project's configuration: let it name this experiment, not the shipped ones, whose model would be copied here."""
+    text, n_named = re.subn(r"^experiments: .*$", f"experiments: [{quoted(name)}]", configfile.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    text, n_methods = re.subn(r"^methods: .*$", "methods: []", text, flags=re.MULTILINE)
+    if (n_named, n_methods) != (1, 1):
+        raise SettingsError(f"{configfile} has no line `experiments:` or `methods:`: name {name} in it yourself")
+    write_text(configfile, text.replace("The shipped experiment", "The experiments", 1))
 
 
 def _set_up_dvc(folder: Path, top: Path | None) -> None:
