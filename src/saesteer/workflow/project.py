@@ -73,7 +73,9 @@ def write_project(folder: Path) -> None:
 
 def run_alone(name: str, configfile: Path) -> None:
     """Of a new project's configuration: let it name this experiment, not the shipped ones, whose model would be copied here."""
-    text, n_named = re.subn(r"^experiments: .*$", f"experiments: [{quoted(name)}]", configfile.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    text, n_named = re.subn(
+        r"^experiments: .*$", f"experiments: [{quoted(name)}]", configfile.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     text, n_methods = re.subn(r"^methods: .*$", "methods: []", text, flags=re.MULTILINE)
     if (n_named, n_methods) != (1, 1):
         raise SettingsError(f"{configfile} has no line `experiments:` or `methods:`: name {name} in it yourself")
