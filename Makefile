@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS)
 EXTRAS := torchao==0.18.0 lm-eval==0.4.13 sacrebleu==2.6.0 portalocker==4.4.2 lxml==6.1.3 \
     repeng==0.4.0 steering-vectors==0.12.2 nnsight==0.8.1 websocket-client==1.9.2 zstandard==0.25.0 xllamacpp==2026.10.11549
 
-.PHONY: help figures pythia-70m gemma-2-2b test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture kinds books books-adopt lock sbom push pull
+.PHONY: help figures pythia-70m gemma-2-2b test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture books books-adopt lock sbom push pull
 
 figures: $(INSTALLED)  ## the shipped experiment, end to end
 	$(BIN)/saesteer run --cores $(CORES)
@@ -74,9 +74,6 @@ world-adopt: $(INSTALLED)  ## ship build/world/seed_0
 
 architecture: $(INSTALLED)  ## train a model of another architecture on the same grammar, with SAEs, into build/world/NAME: make architecture NAME=llama
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m studies.world architecture $(NAME)
-
-kinds: $(INSTALLED)  ## train SAEs of other kinds and sparsities on the shipped model into build/kinds, or go on
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m studies.world kinds
 
 books: $(INSTALLED)  ## train the world of the books into build/books/seed_$(SEED), or go on: make books PARAGRAPHS=file.parquet
 	$(BIN)/python -m studies.books build --paragraphs $(PARAGRAPHS) --seed $(SEED) --out build/books/seed_$(SEED)

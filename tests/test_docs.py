@@ -10,9 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-import polars as pl
 import pytest
-from polars.testing import assert_frame_equal
 from workflow_folder import BIN, ROOT
 
 import saesteer
@@ -21,15 +19,12 @@ from saesteer.report.headline import findings_markdown, headline_markdown
 from saesteer.settings import SettingsError, Sweep, load_experiment
 from saesteer.settings.registry import METHODS
 from saesteer.summaries.summary import summary_tables
-from studies.pages import kinds
 from studies.pages.blocks import BLOCKS, PAGES, TABLES, with_block, written
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RESULTS = ["README.md", *(f"docs/{page}.md" for page in ("findings", "open-questions", "books", "methods"))]
 """Pages whose words say what was measured."""
-OF_EARLIER_JUDGE = "docs/methods/earlier-judge"
-"""Where tables of scores from before docs/audit.md's change of the judges lie."""
 INTERVAL = re.compile(r"(?P<mean>[−+]?\d*\.?\d+)(?: times|×)?\s+\[(?P<low>[−+]?\d*\.?\d+),\s+(?P<high>[−+]?\d*\.?\d+)\]")
 
 
@@ -50,17 +45,10 @@ def test_the_readme_shows_the_findings_of_the_shipped_experiment_and_the_first_h
     assert headline_markdown(numbers) in (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
 
 
-def test_the_figure_of_kinds_shows_the_kept_results() -> None:
-    assert_frame_equal(pl.read_csv(ROOT / kinds.FOLDER / "kinds.csv"), kinds.drawn(ROOT), check_dtypes=False)
-
-
 def test_intervals_in_the_text_stand_in_a_table() -> None:
-    """A mean with its interval is a row of a kept table, as it is or as the reverse difference, or stands in a generated block. Tables of
-    the first judge count where the section names it."""
+    """A mean with its interval is a row of a kept table, as it is or as the reverse difference, or stands in a generated block."""
     texts = {page: (ROOT / page).read_text(encoding="utf-8") for page in {*RESULTS, *PAGES}}
-    paths = set((ROOT / "docs").rglob("*.csv"))
-    earlier = {path for path in paths if path.relative_to(ROOT).as_posix().startswith(OF_EARLIER_JUDGE)}
-    kept, kept_earlier = set(kept_intervals(paths - earlier)), set(kept_intervals(earlier))
+    kept = set(kept_intervals((ROOT / "docs").rglob("*.csv")))
     for page, blocks in PAGES.items():
         for name in blocks:
             block = texts[page].partition(f"<!-- {name} -->\n")[2].partition(f"<!-- /{name} -->")[0]
@@ -69,8 +57,7 @@ def test_intervals_in_the_text_stand_in_a_table() -> None:
     for page, text in texts.items():
         prose = re.sub(r"^```text\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)  # without what commands print
         for section in re.split(r"^## ", prose, flags=re.MULTILINE):
-            known = kept | kept_earlier if re.search(r"irst\s+judge", section) else kept
-            assert sorted(set(shown_intervals(section)) - known) == [], f"{page}: {section.splitlines()[:1]}"
+            assert sorted(set(shown_intervals(section)) - kept) == [], f"{page}: {section.splitlines()[:1]}"
 
 
 def shown_intervals(text: str) -> list[tuple[float, ...]]:

@@ -48,7 +48,6 @@ COMMANDS = {
     r"make docs": by("test_docs.py::test_the_site_builds_without_a_warning"),
     r"make (pythia-70m|gemma-2-2b)": here("dry", "test_real_inputs.py::test_one_command_checks_runs_and_sets_ours_beside_the_papers"),
     r"make world SEED=1": here("dry", "test_world_training.py::test_a_world_from_nothing_is_complete"),
-    r"make kinds": here("dry", "test_world_sae_kinds.py::test_every_kind_learns"),
     r"make architecture NAME=neox": here("dry", "test_world_training.py::test_a_model_of_another_architecture_is_trained_with_its_saes"),
     r"make (push|pull)( EXPERIMENTS=.*)?": here("run"),
     r"git checkout v1 && make pull": here("run"),

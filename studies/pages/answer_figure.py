@@ -8,7 +8,7 @@ import polars as pl
 from saesteer.analysis.best_factor import RULES
 from saesteer.figures.style import BLACK, GREY, MAGENTA, PAGE, Axes, Figure, band, legend_entry, new_figure, styled, threshold_axis
 from saesteer.figures.thresholds import SMALL, banded
-from studies.pages.questions import FOLDER, JUDGED
+from studies.pages.questions import JUDGED, results
 from studies.questions.choice_rules import BEST, RANDOM
 from studies.questions.figures.dots import DotPanel, draw_dots, layer_marks, points
 
@@ -32,7 +32,7 @@ def data(root: Path) -> pl.DataFrame:
     whole = pl.col("mean").filter(threshold=0.0).first().over("rule")
     times = [(pl.col(name) / whole).alias(f"times_{name}") for name in ("mean", "low", "high")]
     curves = banded(curves.with_columns(times).filter(pl.col("threshold") >= SMALL), "n_kept", "times_low", "times_high")
-    picks = pl.read_csv(root / FOLDER / "tiny-brute/choice_rules.csv").filter(pl.col("rule").is_in(list(_RULES)), **JUDGED)
+    picks = pl.DataFrame(results(root, "choice_rules"), infer_schema_length=None).filter(pl.col("rule").is_in(list(_RULES)), **JUDGED)
     return pl.concat([curves.with_columns(panel=pl.lit(_CURVE)), picks.with_columns(panel=pl.lit(_PICKS))], how="diagonal_relaxed")
 
 

@@ -10,14 +10,12 @@ import polars as pl
 from saesteer.report.headline import findings_markdown, headline_markdown
 from saesteer.report.reference.sae_docs import Release, releases, verdict
 from saesteer.settings import SettingsError
-from studies.pages import effects, findings, kinds, questions
+from studies.pages import effects, findings, questions
 from studies.pages.demonstration import demonstration
 from studies.pages.example_agreement import SCHEMA
-from studies.pages.kinds_figure import SHOWN
 from studies.pages.methods import equal_cost_markdown, methods_markdown, published_order_markdown, scores_markdown
 from studies.pages.scores import HIGH
 from studies.pages.tables import Row, Rows, Shown
-from studies.questions.figures.choice_rules import TITLES
 
 
 def _csv(path: str, schema: dict[str, Any]) -> Callable[[Path], Rows]:
@@ -33,11 +31,6 @@ SCORES = Shown(lambda root: json.loads((root / "docs/scores/tiny-all.json").read
 MAX_ACTIVATING_EXAMPLES = Shown(_csv("docs/books/example_agreement.csv", SCHEMA), "layer", {
     "layer": "layer", "features": "n", "input score": "rho_input_score ±", "max activation": "rho_max_activation ±",
     "density": "rho_density ±",
-})  # fmt: skip
-KINDS = Shown(kinds.rows, "layer kind", {
-    "layer": "layer", "SAE": "kind", "L0": "l0 .1", "explained variance": "explained_variance .3", "never fire": "silent .2",
-    "concepts": ("n_concepts", {"rule": SHOWN[0]}), **{TITLES[rule]: ("score ±", {"rule": rule}) for rule in SHOWN},
-    "output score above random": ("above_random ±", {"rule": "output_score"}),
 })  # fmt: skip
 
 
@@ -59,7 +52,6 @@ SAES = Shown(_sae_classes, "place form verdict", {
 })  # fmt: skip
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "growth": findings.GROWTH.markdown,
-    "kinds": KINDS.markdown,
     "open-effects": effects.shipped_markdown,
     "effects-models": effects.ALL_MODELS.markdown,
     "effects-layers": effects.LATER_LAYERS.markdown,
@@ -67,21 +59,15 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
 }
 """The tables of the open questions."""
 TABLES = {
-    "choice-rules": ("open-choices", "open-choices-seeds", "open-rankings"),
+    "choice-rules": ("open-choices", "open-rankings"),
     "filter": ("open-headline", "open-correlations"),
     "thresholds": ("open-thresholds",),
     "factor-grid": ("open-grid",),
-    "sae-kinds": ("kinds",),
     "architectures": ("growth",),
     "output-score": ("open-settings",),
     "data-sizes": ("open-sizes",),
-    "predictor": ("open-predictor", "open-predictor-seeds"),
     "effects": ("open-effects", "effects-models", "effects-layers"),
     "recommend": ("open-verdicts", "open-recommendations"),
-    "feature-sets": ("open-feature-sets", "open-feature-set-gains", "open-concept-pairs"),
-    "suppression": ("open-suppression",),
-    "attributes": ("open-attributes", "open-attribute-shares", "open-attribute-scores"),
-    "side-effects": ("open-side-effects", "open-side-effect-filter"),
 }
 """Page in docs/tables/ of an open question -> its blocks."""
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
@@ -93,17 +79,10 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "docs/recommend.md": {"open-verdicts": BLOCKS["open-verdicts"]},
     "docs/own-models.md": {"scores": SCORES.markdown},
     "docs/reference/saes.md": {"saes": SAES.markdown},
-    "docs/methods.md": {"methods": lambda root: scores_markdown(root / "docs/methods")},
-    "docs/findings.md": {
-        "p4": lambda root: published_order_markdown(root / "docs/methods"),
-    },
-    "docs/tables/methods.md": {
-        "methods": lambda root: methods_markdown(root / "docs/methods"),
-        "equal-cost": lambda root: equal_cost_markdown(root / "docs/methods"),
-    },
-    "docs/tables/books.md": {
-        "books-records": MAX_ACTIVATING_EXAMPLES.markdown,
-    },
+    "docs/methods.md": {"methods": scores_markdown},
+    "docs/findings.md": {"p4": published_order_markdown},
+    "docs/tables/methods.md": {"methods": methods_markdown, "equal-cost": equal_cost_markdown},
+    "docs/tables/books.md": {"books-records": MAX_ACTIVATING_EXAMPLES.markdown},
     **{f"docs/tables/{page}.md": {block: BLOCKS[block] for block in blocks} for page, blocks in TABLES.items()},
 }
 """Page -> its generated blocks by name, each with what writes its text from the repository's root."""

@@ -11,9 +11,6 @@ from studies.questions.tables import APPROXIMATOR_SIZES, EFFECT_LAYERS, EFFECT_M
 FOLDERS = {"tiny-effects": "docs/effects", "tiny-effects-llama": "docs/effects/llama", "tiny-effects-neox": "docs/effects/neox"}
 """Experiment on the approximator of steering's effects -> the folder that keeps its results, the shipped model's first."""
 SHIPPED = FOLDERS["tiny-effects"]
-METHODS = "methods"
-"""Held-out scores of the methods that rest on the approximator."""
-METHOD_COLUMNS = ("layer", "method", "title", "n", "score", "score_low", "score_high", "r2", "n_effect_vectors")
 COMMON_SIZE = 512
 """Fitted vectors that every model's experiment has."""
 _MODELS = ("linear", "kernel")
@@ -28,7 +25,6 @@ _LINES_AND_COLUMNS = {
         "layer": "layer", "code aimed at": "target g", "condition of M": "condition .0", "cosine with M_j": "column_cosine ±",
         "cosine with what all share": "shared_cosine ±",
     }),
-    METHODS: ("title", {"method": "title", "score, layer {layer}": "score ±"}),
 }  # fmt: skip
 """Table of the shipped model's experiment -> how it is shown."""
 
@@ -40,13 +36,10 @@ def results(root: Path, folder: str, name: str) -> list[Row]:
 
 
 def shipped_markdown(root: Path) -> str:
-    """R2 by number of vectors, effects by multiple, vectors by pseudo-inverse, and the scores of what rests on the approximator."""
+    """R2 by number of vectors, effects by multiple, and vectors by pseudo-inverse."""
     rows = {name: results(root, SHIPPED, name) for name in _LINES_AND_COLUMNS}
     tables = [markdown(rows[name], lines, columns) for name, (lines, columns) in _LINES_AND_COLUMNS.items()]
-    vectors = next(row["n_effect_vectors"] for row in rows[METHODS] if row["n_effect_vectors"] is not None)
-    n_vectors, n_concepts = rows["approximator_sizes"][0]["n_held_out"], rows[METHODS][0]["n"]
-    note = f"n = {n_vectors} held-out vectors; scores: n = {n_concepts} concepts, {vectors:,} vectors fitted. 95 % intervals."
-    return "\n\n".join([*tables, note])
+    return "\n\n".join([*tables, f"n = {rows['approximator_sizes'][0]['n_held_out']} held-out vectors. 95 % intervals."])
 
 
 TABLES = (APPROXIMATOR_SIZES, EFFECT_MULTIPLES, PSEUDO_INVERSES)
@@ -55,8 +48,8 @@ TABLES = (APPROXIMATOR_SIZES, EFFECT_MULTIPLES, PSEUDO_INVERSES)
 
 def _of_all(root: Path) -> Iterator[Row]:
     for experiment, folder in FOLDERS.items():
-        for name in (*(table.name for table in TABLES), METHODS):
-            yield from ({"experiment": f"`{experiment}`", **row} for row in results(root, folder, name))
+        for table in TABLES:
+            yield from ({"experiment": f"`{experiment}`", **row} for row in results(root, folder, table.name))
 
 
 def _of_layers(root: Path) -> list[Row]:
@@ -74,8 +67,6 @@ ALL_MODELS = Shown(_of_all, "experiment layer", {
     "experiment": "experiment", "layer": "layer",
     "R², linear": ("r2 ±", {"model": "linear", "n": COMMON_SIZE}), "R², kernel": ("r2 ±", {"model": "kernel", "n": COMMON_SIZE}),
     "at 2: norm over that at 1": ("size ±", _TWICE), "at 2: cosine": ("cosine ±", _TWICE), "at 2: R²": ("r2 ±", _TWICE),
-    "SAE-TS": ("score ±", {"method": "sae_ts"}), "bias alone": ("score ±", {"method": "sae_ts_bias"}),
-    "SAE, by label": ("score ±", {"method": "sae_label"}), "unsteered": ("score ±", {"method": "unsteered"}),
 })  # fmt: skip
 LATER_LAYERS = Shown(_of_layers, "layer model", {
     "vectors added at layer": "layer", "model": "model", "R², read at layer {read_layer}": "r2 ±",

@@ -1,20 +1,18 @@
-"""The tables of steering methods: every method at every layer, over the world's seeds, and beside AxBench's order."""
+"""The tables of steering methods: every method at every layer, and beside AxBench's order."""
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
-from saesteer.core.files import write_text
 from saesteer.core.markdown import number
-from saesteer.core.tables import METHOD_DAMAGE, METHOD_EQUAL_COST_SCORES, METHOD_SUMMARIES, Table
+from saesteer.core.tables import METHOD_DAMAGE, METHOD_DIFFERENCES, METHOD_EQUAL_COST, METHOD_SUMMARIES, Table
+from saesteer.methods.compare.differences import told_apart
 from saesteer.methods.compare.paper_values import P4, PAPER_VALUES
 from saesteer.report.method_report import detectable_text
 from saesteer.report.site.method_pages import SHOWN_LIMIT
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import method
-from studies.pages.pooled import LOSSES, RATINGS, pooled_equal_cost, pooled_methods
 from studies.pages.tables import Column, Row, Rows, beside, best_first, every, last, markdown, text_of
 
 
@@ -29,25 +27,36 @@ def _published_mean(rows: Rows) -> str:
     return number(rows[0]["published"], 3) + (f" ({sites} of {P4_SITES})" if sites < P4_SITES else "")
 
 
+_METHOD = ["layer", "method"]
+CONFIDENCE: float = MethodSettings.model_fields["confidence"].default
 P4_SITES = 4
 """Models and layers of AxBench's table."""
-POOLED_FILES = MEANS, DIFFERENCES, EQUAL_COST = "methods.csv", "differences.csv", "equal_cost.csv"
-"""Of a comparison's folder: the results over seeds."""
-TABLES = (METHOD_SUMMARIES["method_scores"], METHOD_SUMMARIES["methods"], METHOD_DAMAGE, METHOD_EQUAL_COST_SCORES)
-"""Tables of each seed that the results are computed from, in a folder a seed beside them."""
-POOLED_COLUMNS = {
-    "method_scores": ("layer", "method", "concept_id", "concept", "score"),
-    "methods": ("layer", "method", "title", "score", "n_abstaining", "n_effect_vectors", *RATINGS),
-    "method_damage": ("layer", "method", *LOSSES),
-    "method_equal_cost_scores": ("layer", "method", "limit", "concept_id", "score", "abstains"),
-}
-"""What of them is pooled."""
-FITTED = ("surviving_score", "learning_rate", "learning_rate_low", "learning_rate_high", "n_epochs")
-ENDS = ("share_at_rate_end", "share_at_smallest", "share_at_largest")
-TABLE_COLUMNS = POOLED_COLUMNS | {"methods": (*POOLED_COLUMNS["methods"], *FITTED, *ENDS)}
-"""What of them is in git: besides, how each method was trained, and how often its choices lie at an end of a grid."""
+COMPARISON = "tiny-methods"
+FOLDER = Path("docs/methods")
+"""A file a table of TABLES, in git."""
+TABLES = METHODS_TABLE, DIFFERENCES, DAMAGE_TABLE, EQUAL_COST = (
+    METHOD_SUMMARIES["methods"],
+    METHOD_DIFFERENCES,
+    METHOD_DAMAGE,
+    METHOD_EQUAL_COST,
+)
+LOSSES = ("loss_rise", "other_rating")
+"""Columns of METHOD_DAMAGE that are shown."""
+_FITTED = ("learning_rate", "learning_rate_low", "learning_rate_high", "n_epochs")
+_ENDS = ("share_at_rate_end", "share_at_smallest", "share_at_largest")
+TABLE_COLUMNS = {
+    METHODS_TABLE.name: (
+        "layer", "method", "title", "n", *_interval("score"), *_interval("rank"), "n_abstaining", "n_effect_vectors", "concept_rating",
+        "fluency_rating", *_FITTED, *_ENDS,
+    ),
+    DAMAGE_TABLE.name: ("layer", "method", *LOSSES),
+    EQUAL_COST.name: (
+        "layer", "method", "title", "limit", *_interval("score"), "share_unsteered", *_interval("unlimited_score"),
+        *_interval("rank_correlation"),
+    ),
+}  # fmt: skip
+"""What of them is in git, where it is not all: of a method also how it was trained, and how often its choices lie at an end of a grid."""
 SCORES: dict[str, Column] = {"method": "title", "layer {layer}": "score ±"}
-SEEDS: dict[str, Column] = {"seeds, layer {layer}": lambda rows: " ".join(number(rows[0][name]) for name in _seeds(rows))}
 DAMAGE: dict[str, Column] = {
     "concept / fluency": last(beside(" / ", "concept_rating .2", "fluency_rating .2")),
     "loss rise": every("loss_rise .2"),
@@ -64,35 +73,31 @@ PUBLISHED: dict[str, Column] = {
 }
 
 
-def pool_results(seeds: Sequence[Path], settings: MethodSettings, folder: Path) -> None:
-    """Pool the results in git of the world's seeds, in order."""
-
-    def of_seeds(which: Table) -> list[pl.DataFrame]:
-        schema = {name: which.schema[name] for name in POOLED_COLUMNS[which.name]}
-        return [pl.read_csv(seed / f"{which.name}.csv", columns=list(schema), schema_overrides=schema) for seed in seeds]
-
-    scores, methods, damage, at_equal_cost = map(of_seeds, TABLES)
-    means, differences = pooled_methods(scores, methods, damage, settings)
-    tables = (means, differences, pooled_equal_cost(at_equal_cost, means, settings))
-    for name, rows in zip(POOLED_FILES, tables, strict=True):
-        write_text(folder / name, rows.write_csv(float_precision=4))
+def results(root: Path, table: Table) -> pl.DataFrame:
+    """A table of the comparison that lies in git."""
+    return pl.read_csv(root / FOLDER / f"{table.name}.csv", infer_schema_length=None)
 
 
-def scores_markdown(folder: Path) -> str:
-    """Every method's score over seeds, without and with a limit on its damage, and what steering costs ordinary text: best first by the
-    mean over layers."""
-    rows, limited = pl.read_csv(folder / MEANS), pl.read_csv(folder / EQUAL_COST).filter(limit=SHOWN_LIMIT)
+def scores_markdown(root: Path) -> str:
+    """Every method's score, without and with a limit on its damage, and what steering costs ordinary text: best first by the mean over
+    layers."""
+    limited = results(root, EQUAL_COST).filter(limit=SHOWN_LIMIT)
     names = dict(zip(_interval("limited"), _interval("score"), strict=True))
-    joined = rows.join(limited.select("layer", "method", **names), on=["layer", "method"], how="left", maintain_order="left").to_dicts()
+    joined = _with_damage(root).join(limited.select(*_METHOD, **names), on=_METHOD, how="left", maintain_order="left").to_dicts()
     at_limit: dict[str, Column] = {f"at most {SHOWN_LIMIT} nats, layer {{layer}}": "limited ±"}
     return markdown(best_first("method", "score")(joined), "method", SCORES | at_limit | {"loss rise": DAMAGE["loss rise"]})
 
 
-def equal_cost_markdown(folder: Path) -> str:
+def _with_damage(root: Path) -> pl.DataFrame:
+    """The methods with what each costs ordinary text."""
+    return results(root, METHODS_TABLE).join(results(root, DAMAGE_TABLE), on=_METHOD, how="left", maintain_order="left")
+
+
+def equal_cost_markdown(root: Path) -> str:
     """A table a layer: every method's score without and under each limit on its damage."""
     columns: dict[str, Column] = {"method": "title", "no limit": "unlimited_score ±", "≤ {limit} nats": _limited}
     parts = []
-    for (layer,), of_layer in pl.read_csv(folder / EQUAL_COST).partition_by("layer", as_dict=True).items():
+    for (layer,), of_layer in results(root, EQUAL_COST).partition_by("layer", as_dict=True).items():
         rho = of_layer.unique("limit").sort("limit").rows(named=True)
         shown = "; ".join(f"{row['limit']:g} nats: {text_of('rank_correlation ±', [row])}" for row in rho)
         cells = markdown(best_first("method", "unlimited_score")(of_layer.to_dicts()), "method", columns)
@@ -105,36 +110,37 @@ def _limited(rows: Rows) -> str:
     return text_of("score ±", rows) + (f", {share:.0%} unsteered" if share else "")
 
 
-def methods_markdown(folder: Path) -> str:
-    """The results over seeds: a line a method, best first by its mean over layers."""
-    methods, pairs = (pl.read_csv(folder / name) for name in (MEANS, DIFFERENCES))
-    rows = methods.to_dicts()
-    columns = SCORES | (SEEDS if len(_seeds(rows)) > 1 else {}) | DAMAGE
-    return f"{markdown(best_first('method', 'score')(rows), 'method', columns)}\n\n{_note(methods, pairs, len(_seeds(rows)))}"
+def methods_markdown(root: Path) -> str:
+    """A line a method, best first by its mean over layers."""
+    pairs = results(root, DIFFERENCES)
+    methods = _with_damage(root).join(above_and_below(pairs, CONFIDENCE), on=_METHOD, how="left", maintain_order="left")
+    return f"{markdown(best_first('method', 'score')(methods.to_dicts()), 'method', SCORES | DAMAGE)}\n\n{_note(methods, pairs)}"
 
 
-def _seeds(rows: Rows) -> list[str]:
-    return [name for name in rows[0] if name.startswith("seed_")]
+def above_and_below(pairs: pl.DataFrame, confidence: float) -> pl.DataFrame:
+    """METHOD_DIFFERENCES -> layer, method, n_above and n_below: how many others it is told apart from among all pairs of the layer."""
+    above, below = (told_apart(confidence) & is_so for is_so in (pl.col("win_rate") > 0.5, pl.col("win_rate") < 0.5))
+    one_way = pairs.select(*_METHOD, above.alias("n_above"), below.alias("n_below"))
+    other_way = pairs.select("layer", method="other", n_above=below, n_below=above)
+    return pl.concat([one_way, other_way]).group_by(_METHOD).agg(pl.col("n_above", "n_below").sum())
 
 
-def _note(rows: pl.DataFrame, pairs: pl.DataFrame, n_seeds: int) -> str:
-    n, layers = rows["n"][0], rows["layer"].unique().sort().to_list()
-    at = {layer: (rows.filter(layer=layer)["n_above"].sum(), pairs.filter(layer=layer).height) for layer in layers}
+def _note(methods: pl.DataFrame, pairs: pl.DataFrame) -> str:
+    n, layers = methods["n"][0], methods["layer"].unique().sort().to_list()
+    at = {layer: (methods.filter(layer=layer)["n_above"].sum(), pairs.filter(layer=layer).height) for layer in layers}
     apart = ", ".join(f"{n_apart} of {n_pairs} at layer {layer}" for layer, (n_apart, n_pairs) in at.items())
-    vectors = rows["n_effect_vectors"].drop_nulls()
-    of_seeds = f", each the mean of {n_seeds} training seeds; seeds: each one's own mean" if n_seeds > 1 else ", one training seed"
+    vectors = methods["n_effect_vectors"].drop_nulls()
     return (
-        f"Mean [95 %] over n = {n} concepts{of_seeds}. Ratings at layer "
-        f"{layers[-1]}. Loss rise: what steering at the chosen factors adds to the loss on ordinary text, nats a token; other topics: mean "
-        "rating of all topics but the concept. Above / below: than how many other methods it scores higher / lower on more concepts than "
-        f"not, by an exact sign test of all pairs of the layer together ({apart}). Abstains: concepts of {n * n_seeds}. A difference of "
-        f"{detectable_text(pairs)}, by pair, is seen with probability .8."
+        f"Mean [95 %] over n = {n} concepts, one training seed. Ratings at layer {layers[-1]}. Loss rise: what steering at the chosen "
+        "factors adds to the loss on ordinary text, nats a token; other topics: mean rating of all topics but the concept. Above / below: "
+        "than how many other methods it scores higher / lower on more concepts than not, by an exact sign test of all pairs of the layer "
+        f"together ({apart}). Abstains: concepts of {n}. A difference of {detectable_text(pairs)}, by pair, is seen with probability .8."
     ) + (f"\nSAE-TS and FGAA: their approximator is fitted on {vectors.to_list()[0]:,} vectors (P2: 50,000)." if len(vectors) else "")
 
 
-def published_order_markdown(folder: Path) -> str:
+def published_order_markdown(root: Path) -> str:
     """The methods that AxBench's table has, in its order, beside the results here: both scores are harmonic means of 0 to 2."""
-    return markdown(_published(pl.read_csv(folder / MEANS)), "method", PUBLISHED)
+    return markdown(_published(results(root, METHODS_TABLE)), "method", PUBLISHED)
 
 
 def _published(methods: pl.DataFrame) -> list[Row]:

@@ -5,36 +5,28 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 
 import polars as pl
 
 from saesteer.core.files import write_atomically, write_json, write_text
-from saesteer.core.tables import FEATURES, FILTER_VARIANTS, METHOD_SUMMARIES, SELECTION, Table, by_name, read_summary
+from saesteer.core.tables import FEATURES, FILTER_VARIANTS, SELECTION, Table, by_name, read_summary
 from saesteer.figures.definition import FigureDefinition, Options
 from saesteer.figures.save import save_drawing, save_figure
 from saesteer.figures.style import styled
-from saesteer.settings import Comparison, IntervalSettings, SettingsError
+from saesteer.settings import IntervalSettings, SettingsError
 from studies import open_experiment
-from studies.pages import answer_figure, effects, findings, kinds, methods, questions, schematic
+from studies.pages import answer_figure, effects, findings, methods, questions, schematic
 from studies.pages.example_agreement import example_agreement
-from studies.pages.kinds_figure import draw
 from studies.pages.scores import scores_by_layer
 from studies.questions.registry import FIGURES as FIGURES_OF_THE_STUDY
-from studies.questions.registry import LABEL_TABLES, QUESTION_TABLES
+from studies.questions.registry import QUESTION_TABLES
 from studies.questions.registry import TABLES as STUDY_TABLES
 from studies.questions.tables import EFFECT_LAYERS
 
 SHIPPED = "tiny"
 OF_OTHERS = ("layers", "depth")
 """What git has of the metrics of experiments on other models."""
-COMPARISONS = {
-    "docs/methods": ("tiny-methods", "tiny-methods-seed-1", "tiny-methods-seed-2"),
-}
-"""Folder -> comparisons of steering methods on the seeds of one world, in order."""
-OPEN_QUESTIONS = ("tiny-brute", "tiny-brute-seed-1", "tiny-brute-seed-2")
-"""Experiments on what the papers leave open."""
 FIGURES = {
     "overview": "tiny/overview",
     "filter-variants": "tiny/filter_variants",
@@ -42,7 +34,7 @@ FIGURES = {
 }
 """Figure of the documentation -> the figure that it is a copy of."""
 DRAWN = {
-    "tiny-brute": ("choice_rules", "docs/open-questions/tiny-brute"),
+    "tiny-brute": ("choice_rules", "docs/open-questions"),
     "effects": ("effects", "docs/effects"),
 }
 """Figure of the documentation -> the study's figure, drawn from the tables in a folder of git."""
@@ -57,23 +49,14 @@ class Snapshot:
     folder: str
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Table -> its columns in git; all, where it is not named."""
-    digits: int = 4
 
 
-_EFFECT_TABLES = by_name(*effects.TABLES) | {effects.METHODS: METHOD_SUMMARIES[effects.METHODS]}
-_KIND_TABLES = by_name(QUESTION_TABLES[kinds.TABLE])
 SNAPSHOTS = (
     Snapshot(SHIPPED, by_name(SELECTION, FILTER_VARIANTS), f"docs/results/{SHIPPED}"),
-    *(Snapshot(name, QUESTION_TABLES, f"{questions.FOLDER}/{name}") for name in OPEN_QUESTIONS),
-    *(Snapshot(name, by_name(table), f"{questions.LABEL_FOLDER}/{name}") for name in OPEN_QUESTIONS for table in LABEL_TABLES.values()),
-    *(Snapshot(name, _EFFECT_TABLES, folder, {effects.METHODS: effects.METHOD_COLUMNS}) for name, folder in effects.FOLDERS.items()),
+    *(Snapshot(questions.EXPERIMENT, by_name(table), str(questions.FOLDER)) for table in QUESTION_TABLES.values()),
+    *(Snapshot(name, by_name(*effects.TABLES), folder) for name, folder in effects.FOLDERS.items()),
     Snapshot("tiny-effects-layers", by_name(EFFECT_LAYERS), effects.SHIPPED),
-    *(Snapshot(f"{kinds.EXPERIMENT}-{kind}", _KIND_TABLES, f"{kinds.FOLDER}/{kind}") for kind in kinds.NAMES if kind != kinds.SHIPPED),
-    *(
-        Snapshot(name, by_name(*methods.TABLES), f"{folder}/{name}", methods.TABLE_COLUMNS, 6)
-        for folder, names in COMPARISONS.items()
-        for name in names
-    ),
+    Snapshot(methods.COMPARISON, by_name(*methods.TABLES), str(methods.FOLDER), methods.TABLE_COLUMNS),
 )
 
 
@@ -88,16 +71,9 @@ def update_results(root: Path) -> None:
         raise SettingsError(f"docs/results/{SHIPPED}.json is missing: run `make figures`, then `make readme`")
     for snapshot in SNAPSHOTS:
         write_snapshot(root, snapshot)
-    for folder, names in COMPARISONS.items():
-        if compared := list(takewhile(Path.is_dir, (root / folder / name for name in names))):
-            first = open_experiment(names[0], root)
-            assert isinstance(first, Comparison)
-            methods.pool_results(compared, first.methods, root / folder)
     if scored := list((root / "data/tiny-all/features").glob("layer_*.parquet")):
         write_json(root / "docs/scores/tiny-all.json", scores_by_layer(scored))
     _update_example_agreement(root)
-    rows = kinds.drawn(root)
-    save_figure(draw(rows), rows, root / kinds.FOLDER / "kinds")
     answered = answer_figure.data(root)
     save_figure(answer_figure.draw(answered), answered, root / "docs/answer")
     save_drawing(schematic.draw(), root / "docs/schematic")
@@ -120,14 +96,14 @@ def write_snapshot(root: Path, snapshot: Snapshot) -> None:
     if all(file.is_file() for file in files.values()):
         for name, table in snapshot.tables.items():
             rows = read_summary(table, files[name]).select(snapshot.columns.get(name, pl.all()))
-            write_text(root / snapshot.folder / f"{name}.csv", rows.write_csv(float_precision=snapshot.digits))
+            write_text(root / snapshot.folder / f"{name}.csv", rows.write_csv(float_precision=4))
 
 
 def _metrics(root: Path) -> dict[str, str]:
-    """What was measured -> its copy in git: headline numbers, of models that are not shipped, and of SAEs of other kinds."""
+    """What was measured -> its copy in git: headline numbers, and of models that are not shipped."""
     headlines = {f"data/{name}/metrics.json": f"docs/results/{name}.json" for name in findings.MODELS}
     models = {f"build/world/{folder}/metrics.json": f"docs/models/{folder}.json" for folder in findings.BUILT.values()}
-    return headlines | models | {str(kinds.BUILT): f"{kinds.FOLDER}/metrics.json"}
+    return headlines | models
 
 
 def _update_example_agreement(root: Path) -> None:

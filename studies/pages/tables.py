@@ -65,17 +65,10 @@ class Shown:
     order: Callable[[Rows], Rows] = list
     note: Callable[[Rows], str] | None = None
     """What stands below."""
-    apart: str | None = None
-    """A table for each value of this column, below the value."""
 
     def markdown(self, root: Path) -> str:
-        """The table, or the tables one below the other."""
+        """The table, and the note."""
         rows = list(self.rows(root))
-        if self.apart is None:
-            return self._of(rows)
-        return "\n\n".join(f"{label}:\n\n{self._of(group)}" for (label,), group in grouped(rows, self.apart).items())
-
-    def _of(self, rows: Rows) -> str:
         text = markdown(self.order(rows), self.lines, self.columns)
         return f"{text}\n\n{self.note(rows)}" if self.note else text
 

@@ -32,21 +32,11 @@ from studies.questions.tables import CHOICE_RULES, FEATURE_RANKINGS
 RULES = {
     "max_activation": "max activation",
     "density": "density",
-    "concept_share": "share of max-activating examples on the concept",
     "output_score": "output score",
     "input_score": "input score",
     "delta_token_confidence": "delta token confidence",
-    "lens_confidence": "confidence of the logit lens",
-    "head_cosine": "cosine with a row of the head",
-    "lens_on_concept": "share of top logit-lens tokens on the concept",
-    "concept_score": "output score with the concept's tokens",
-    "label_f1": "F1 on labelled texts",
-    "information": "mutual information with labels",
-    "gradient": "gradient on labelled texts",
-    "ablation": "ablation on labelled texts",
-    "mean_cosine": "cosine with the difference of means",
 }
-"""Column of FEATURES or QUANTITIES -> what it is called."""
+"""Column of FEATURES -> what it is called: none reads the labels that the judge goes by."""
 RANDOM, BEST = "random", "best"
 STEERS = 1.0
 """A feature steers well from this held-out judge score on."""
@@ -72,11 +62,6 @@ def chosen_by_judge(steering: pl.DataFrame) -> pl.DataFrame:
         .select(*_FEATURE, "half", "strength", "chosen", "judge_score")
         .sort(*_FEATURE, "half")
     )
-
-
-def with_quantities(features: pl.DataFrame, quantities: pl.DataFrame) -> pl.DataFrame:
-    """FEATURES with the columns of QUANTITIES."""
-    return features.join(quantities, on=_FEATURE, how="left")
 
 
 def by_judge(steering: pl.DataFrame) -> pl.DataFrame:
@@ -121,7 +106,7 @@ def _both_ways(scores: np.ndarray, place: np.ndarray) -> np.ndarray:
 
 
 def choice_rules(features: pl.DataFrame, steering: pl.DataFrame, outcomes: pl.DataFrame, settings: SelectionSettings) -> pl.DataFrame:
-    """FEATURES with QUANTITIES, STEERING and OUTCOMES -> CHOICE_RULES, over the concepts that have at least two candidates with a score."""
+    """FEATURES, STEERING and OUTCOMES -> CHOICE_RULES, over the concepts that have at least two candidates with a score."""
     scores = held_out_scores(features, steering, outcomes).join(features.select(*_FEATURE, "concept", *RULES), on=_FEATURE)
     best = _best(chosen_by_judge(steering).join(features.select(*_FEATURE, "concept"), on=_FEATURE))
     lines = []
@@ -171,7 +156,7 @@ def _lines(picked: pl.DataFrame, label: tuple[str, int], settings: SelectionSett
 
 
 def feature_rankings(features: pl.DataFrame, steering: pl.DataFrame, settings: SelectionSettings) -> pl.DataFrame:
-    """FEATURES with QUANTITIES, and STEERING -> FEATURE_RANKINGS: each quantity over a layer's judged features as a ranking of how well
+    """FEATURES and STEERING -> FEATURE_RANKINGS: each quantity over a layer's judged features as a ranking of how well
     they steer, whatever their concepts."""
     scores = by_judge(steering).join(features.select(*_FEATURE, *RULES), on=_FEATURE)
     lines = []

@@ -1,9 +1,5 @@
-"""What each cheap quantity of a feature goes with: how well it steers by the judge, how many more top logit-lens tokens it writes than
-unsteered texts have, how strong it must be.
-
-P1's filter is made for the second. And how much a quantity says about the direction being the concept's. Correlations are of ranks inside a
-layer.
-"""
+"""What each cheap quantity of a feature goes with: how well it steers by the judge, and how many more top logit-lens tokens it writes than
+unsteered texts have (P1's filter is made for that). Correlations are of ranks inside a layer."""
 
 from typing import Any
 
@@ -12,39 +8,26 @@ import polars as pl
 
 from saesteer.core.uncertainty import Interval, interval_columns, rank_correlation
 from saesteer.settings import IntervalSettings, SelectionSettings
-from studies.questions.choice_rules import RULES, chosen_by_judge
+from studies.questions.choice_rules import RULES, by_judge
 from studies.questions.tables import QUANTITY_CORRELATIONS
 
-HELD_OUT = ("net_gen_success_20", "concept_rating", "fluency_rating")
-"""Columns of OUTCOMES."""
-ON_CONCEPT = ("lens_on_concept", "mean_cosine")
-"""Columns of QUANTITIES that say how much of a feature's direction is its concept's."""
+OUTCOMES = ("judge_score", "net_gen_success_20")
+"""Held out: the judge's at the factor that it chose on the other half, and a column of OUTCOMES."""
 _FEATURE = ["layer", "feature"]
-
-
-def feature_outcomes(steering: pl.DataFrame, outcomes: pl.DataFrame, rule: str) -> pl.DataFrame:
-    """STEERING and OUTCOMES -> layer, feature, judge_score and best_factor (chosen by the judge on the other half; the logarithm's mean
-    over the halves), null where a feature was not judged, and HELD_OUT by a rule of analysis.best_factor."""
-    halves = chosen_by_judge(steering)
-    judged = halves.group_by(_FEATURE).agg(pl.col("judge_score").mean(), best_factor=pl.col("strength").log().mean())
-    return outcomes.filter(rule=rule).select(*_FEATURE, *HELD_OUT).join(judged, on=_FEATURE, how="left").sort(_FEATURE)
 
 
 def quantity_correlations(
     features: pl.DataFrame, steering: pl.DataFrame, outcomes: pl.DataFrame, rule: str, settings: SelectionSettings
 ) -> pl.DataFrame:
-    """FEATURES with QUANTITIES, STEERING and OUTCOMES -> QUANTITY_CORRELATIONS."""
-    reached = feature_outcomes(steering, outcomes, rule)
-    joined = features.select(*_FEATURE, *RULES).join(reached, on=_FEATURE).sort(_FEATURE)
-    lines = []
-    for layer in joined.partition_by("layer", maintain_order=True):
-        number = int(layer["layer"][0])
-        for quantity in RULES:
-            for outcome in ("judge_score", "best_factor", *HELD_OUT, *ON_CONCEPT):
-                if quantity == outcome:
-                    continue
-                label: dict[str, str | int] = {"layer": number, "quantity": quantity, "outcome": outcome}
-                lines.append(label | correlation(layer, quantity, outcome, settings))
+    """FEATURES, STEERING and OUTCOMES -> QUANTITY_CORRELATIONS; the net success is at the factor by a rule of analysis.best_factor."""
+    net, judged = outcomes.filter(rule=rule).select(*_FEATURE, "net_gen_success_20"), by_judge(steering).rename({"score": "judge_score"})
+    joined = features.select(*_FEATURE, *RULES).join(net, on=_FEATURE).join(judged, on=_FEATURE, how="left").sort(_FEATURE)
+    lines = [
+        {"layer": int(layer["layer"][0]), "quantity": quantity, "outcome": outcome} | correlation(layer, quantity, outcome, settings)
+        for layer in joined.partition_by("layer", maintain_order=True)
+        for quantity in RULES
+        for outcome in OUTCOMES
+    ]
     return pl.DataFrame(lines, schema=QUANTITY_CORRELATIONS.schema).sort(QUANTITY_CORRELATIONS.keys)
 
 

@@ -1,7 +1,6 @@
 """The tables and figures of the open questions, collected from their modules, and what an experiment has of them."""
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 
 import grimp
@@ -9,29 +8,24 @@ import grimp
 import studies.questions.figures
 import studies.questions.summaries
 from saesteer.core.modules import declared, module_file
-from saesteer.core.tables import Table
 from saesteer.figures.registry import in_order
 from saesteer.run import Run
-from saesteer.settings import Experiment
 from saesteer.workflow.code_digest import code_digest
 from studies import ROOT
-from studies.questions.experiments import steers_every_feature, steers_with_labelled_features
+from studies.questions.experiments import steers_every_feature
 
 SUMMARIES = declared(studies.questions.summaries, "SUMMARY")
 FIGURES = in_order(studies.questions.figures)
 TABLES = {table.name: table for of_module in SUMMARIES.values() for table in of_module.tables}
 
 
-def _tables_of(exists: Callable[[Experiment], bool]) -> dict[str, Table]:
-    """The tables, of all layers together, of questions about the same experiments; without those that have a row a feature."""
-    summaries = [of_module for of_module in SUMMARIES.values() if of_module.exists is exists and of_module.file is None]
-    return {table.name: table for of_module in summaries for table in of_module.tables if "feature" not in table.keys}
-
-
-QUESTION_TABLES = _tables_of(steers_every_feature)
-"""What steering every feature says: the tables that git keeps."""
-LABEL_TABLES = _tables_of(steers_with_labelled_features)
-"""What steering with the features of a label says: the tables that git keeps besides."""
+QUESTION_TABLES = {
+    table.name: table
+    for of_module in SUMMARIES.values()
+    if of_module.exists is steers_every_feature and of_module.file is None
+    for table in of_module.tables
+}
+"""What steering every feature says, of all layers together: the tables that git keeps."""
 
 
 def further_outputs(run: Run) -> list[str]:

@@ -1,12 +1,11 @@
-"""Whether the output score depends on its neutral prompt and on its factor: against the experiment's own setting, and as a rule that picks
-a concept's feature. It has no seed: nothing in it is drawn."""
+"""Whether the output score depends on its neutral prompt and on its factor: against the experiment's own setting. It has no seed:
+nothing in it is drawn."""
 
 from typing import Any
 
 import polars as pl
 
 from saesteer.settings import OutputScoreSettings, SelectionSettings
-from studies.questions.choice_rules import by_judge, mean_of, picked
 from studies.questions.quantity_correlations import correlation
 from studies.questions.tables import SETTING_AGREEMENT
 
@@ -23,23 +22,16 @@ def score_settings(base: OutputScoreSettings, prefixes: list[str]) -> list[tuple
     return list(dict.fromkeys([(base.prompt, str(base.factor)), *further]))
 
 
-def setting_agreement(
-    scores: pl.DataFrame,
-    features: pl.DataFrame,
-    steering: pl.DataFrame,
-    base: OutputScoreSettings,
-    settings: SelectionSettings,
-) -> pl.DataFrame:
-    """OUTPUT_SCORE_SETTINGS, FEATURES and STEERING -> SETTING_AGREEMENT."""
-    reached = features.select(*_FEATURE, "concept").join(by_judge(steering), on=_FEATURE, how="left")
+def setting_agreement(scores: pl.DataFrame, base: OutputScoreSettings, settings: SelectionSettings) -> pl.DataFrame:
+    """OUTPUT_SCORE_SETTINGS -> SETTING_AGREEMENT."""
     at_base = scores.filter(prompt=base.prompt, factor=str(base.factor)).select(*_FEATURE, base_score="output_score")
-    rows = scores.join(at_base, on=_FEATURE).join(reached, on=_FEATURE).sort("layer", "prompt", "factor", "feature")
+    rows = scores.join(at_base, on=_FEATURE).sort("layer", "prompt", "factor", "feature")
     lines = []
     for group in rows.partition_by("layer", "prompt", "factor", maintain_order=True):
         layer, prompt, factor = group.select("layer", "prompt", "factor").row(0)
         label = {"layer": layer, "prompt": prompt, "factor": factor}
         line: dict[str, Any] = label | {"is_own": (prompt, factor) == (base.prompt, str(base.factor))}
-        lines.append(line | _agreement(group, settings) | _worth(group, settings))
+        lines.append(line | _agreement(group, settings))
     return pl.DataFrame(lines, schema=SETTING_AGREEMENT.schema).sort(SETTING_AGREEMENT.keys)
 
 
@@ -49,14 +41,6 @@ def _agreement(group: pl.DataFrame, settings: SelectionSettings) -> dict[str, An
     first = [set(group.sort(name, descending=True, maintain_order=True).head(len(kept_at_base))["feature"]) for name in both]
     line = correlation(group, *both, settings)
     return {**line, "n_kept": len(kept_here), "jaccard": jaccard(kept_here, kept_at_base), "jaccard_first": jaccard(*first)}
-
-
-def _worth(group: pl.DataFrame, settings: SelectionSettings) -> dict[str, Any]:
-    """What this setting's scores go with, and the judge's score of the features that they pick."""
-    judge = correlation(group, "output_score", "score", settings, name="rho_judge")
-    picks = picked(group.drop_nulls("score"), ["output_score"])["output_score"].drop_nulls().to_numpy()
-    line = judge | mean_of(picks, "score", settings)
-    return {name: value for name, value in line.items() if name != "n"}
 
 
 def jaccard(a: set[int], b: set[int]) -> float | None:

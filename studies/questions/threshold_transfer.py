@@ -16,26 +16,11 @@ from saesteer.analysis.selection import grid
 from saesteer.core.uncertainty import Interval, interval_columns, quantile_interval, random_stream, resampled_interval
 from saesteer.settings import SelectionSettings
 from studies.questions.headline_samples import MEASURES
-from studies.questions.tables import THRESHOLD_CURVES, THRESHOLD_TRANSFER
+from studies.questions.tables import THRESHOLD_TRANSFER
 
 SMALLEST_SHARE = 0.05
 HALVINGS = 500
 HALVES = ("half", "rest")
-
-
-def threshold_curves(outcomes: pl.DataFrame, rule: str, settings: SelectionSettings) -> pl.DataFrame:
-    """OUTCOMES -> THRESHOLD_CURVES."""
-    lines = []
-    thresholds = grid(settings)
-    for measure in MEASURES:
-        for layer, (values, scores) in _by_layer(outcomes, rule, measure).items():
-            n_kept, means = _gains(values[None], scores[None], thresholds)
-            draws = _resampled(values, scores, thresholds, settings, "curve", measure, layer)
-            for place, threshold in enumerate(thresholds.tolist()):
-                line: dict[str, Any] = {"measure": measure, "layer": layer, "threshold": threshold, "n": len(values)}
-                line |= {"n_kept": int(n_kept[0, place])} | _gain_columns(float(means[0, place]), draws[:, place], len(values), settings)
-                lines.append(line)
-    return pl.DataFrame(lines, schema=THRESHOLD_CURVES.schema).sort(THRESHOLD_CURVES.keys)
 
 
 def threshold_transfer(outcomes: pl.DataFrame, rule: str, settings: SelectionSettings) -> pl.DataFrame:

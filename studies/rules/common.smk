@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-from studies.questions.experiments import predictor_of
 from studies.questions.registry import FIGURES as STUDY_FIGURES
 from studies.questions.registry import SUMMARIES, code_of, further_outputs
 
@@ -26,9 +25,3 @@ def tables_by_group(table):
     return lambda wildcards: [
         f"{DATA}/{table}/{group}.parquet".format(**wildcards) for group in EXPERIMENTS[wildcards.experiment].layer_groups
     ]
-
-
-def predictor(wildcards):
-    """The predictor of another experiment that is tried on this one; nothing for the model that it was learnt on."""
-    path = predictor_of(EXPERIMENTS[wildcards.experiment])
-    return [str(path)] if path else []

@@ -1,25 +1,21 @@
 # What the papers leave open, where every feature is steered and the truth is known.
 
 
-rule quantities:
-    """Cheap quantities of every feature beside its two scores, and its output score at other prompts and factors."""
+rule output_score_settings:
+    """The output score of every feature at other prompts and factors."""
     input:
         features=f"{TABLES}/features.parquet",
-        activations=f"{DATA}/activations/{{layers}}.json",
         saes=f"{DATA}/saes/{{layers}}.json",
         sae_files=fetched_saes,
         model=f"{PINS}/model.json",
         model_files=fetched("model"),
-        texts_file=file_of("texts"),
-        topics_file=file_of("topics"),
         prompts=prompts,
     output:
-        quantities=f"{DATA}/quantities/{{layers}}.parquet",
         output_score_settings=f"{DATA}/output_score_settings/{{layers}}.parquet",
     resources:
         gpu=1,
     params:
-        code=study_code("summary.py", "summaries.quantities"),
+        code=study_code("summary.py", "summaries.output_score_settings"),
         settings=setting("output_score", "sweep"),
     script:
         "../scripts/summary.py"
@@ -31,9 +27,7 @@ rule open_question_tables:
         features=f"{TABLES}/features.parquet",
         steering=f"{TABLES}/steering.parquet",
         outcomes=f"{TABLES}/outcomes.parquet",
-        quantities=tables_by_group("quantities"),
         settings=tables_by_group("output_score_settings"),
-        predictor=predictor,
     output:
         **{table.name: f"{TABLES}/{table.name}.parquet" for table in SUMMARIES["open_question_tables"].tables},
     params:
@@ -44,20 +38,35 @@ rule open_question_tables:
 
 
 rule data_sizes:
-    """How much data quantities need that come from max-activating examples or from labelled texts."""
+    """How many max-activating examples the input score needs."""
     input:
         features=f"{TABLES}/features.parquet",
-        steering=f"{TABLES}/steering.parquet",
         examples=manifests("max_activating_examples"),
         logit_lens=manifests("logit_lens"),
-        activations=manifests("activations"),
         model_files=fetched("model"),
-        texts_file=file_of("texts"),
-        topics_file=file_of("topics"),
     output:
         data_sizes=f"{TABLES}/data_sizes.parquet",
     params:
         code=study_code("summary.py", "summaries.data_sizes"),
         settings=setting("selection", "input_score"),
+    script:
+        "../scripts/summary.py"
+
+
+rule recommendations:
+    """What `saesteer recommend` would say of each concept, and whether it holds on prompts that took no part."""
+    input:
+        features=f"{TABLES}/features.parquet",
+        prompts=prompts,
+        texts_file=file_of("texts"),
+        model_files=fetched("model"),
+        saes=manifests("saes"),
+    output:
+        recommendations=f"{TABLES}/recommendations.parquet",
+    resources:
+        gpu=1,
+    params:
+        code=study_code("summary.py", "summaries.recommendations"),
+        settings=setting("sampling", "judge", "sweep", "selection", "recommendation"),
     script:
         "../scripts/summary.py"

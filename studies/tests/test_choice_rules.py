@@ -7,7 +7,6 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from question_tables import synthetic_quantities
 from scipy import stats
 from synthetic_tables import main_tables, selection_settings
 
@@ -24,7 +23,6 @@ from studies.questions.choice_rules import (
     choice_rules,
     chosen_by_judge,
     feature_rankings,
-    with_quantities,
 )
 from studies.questions.tables import CHOICE_RULES, FEATURE_RANKINGS
 
@@ -34,8 +32,7 @@ FEATURE = ["layer", "feature"]
 
 @pytest.fixture(scope="module")
 def tables() -> dict[str, pl.DataFrame]:
-    made = main_tables(n_layers=2, n_features=60)
-    return made | {"features": with_quantities(made["features"], synthetic_quantities(made["features"]))}
+    return main_tables(n_layers=2, n_features=60)
 
 
 def held_out(steering: pl.DataFrame) -> dict[tuple[int, int], list[tuple[float, float]]]:
@@ -117,8 +114,8 @@ def test_by_hand() -> None:
     # does not.
     both = {row["factor_rule"]: row["score"] for row in made.filter(rule="density").iter_rows(named=True)}
     assert both[COMMON] == 0.5
-    assert made.filter(rule="gradient", factor_rule=COMMON)["score"].to_list() == pytest.approx([(0.4 + 1.0) / 2])
-    assert made.filter(rule="gradient", factor_rule=SCALED)["score"].to_list() == pytest.approx([(0.4 + 0.2) / 2])
+    assert made.filter(rule="output_score", factor_rule=COMMON)["score"].to_list() == pytest.approx([(0.4 + 1.0) / 2])
+    assert made.filter(rule="output_score", factor_rule=SCALED)["score"].to_list() == pytest.approx([(0.4 + 0.2) / 2])
 
 
 def test_a_quantity_that_no_candidate_has_picks_nothing(tables: dict[str, pl.DataFrame]) -> None:

@@ -1,42 +1,33 @@
 """What the papers leave open: each table against loops in plain Python, SciPy, scikit-learn, or a case by hand."""
 
-import math
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from question_tables import synthetic_quantities, synthetic_tables
+from question_tables import synthetic_tables
 from scipy import stats
-from sklearn.linear_model import Ridge
-from sklearn.metrics import f1_score, mutual_info_score
-from synthetic_tables import selection_settings, synthetic_features
+from synthetic_tables import selection_settings
 
 from saesteer.analysis.best_factor import best_factors
 from saesteer.cli.application import run_of
 from saesteer.core.tables import validate, write_summary
 from saesteer.core.tokens import load_tokens
-from saesteer.core.uncertainty import random_stream
 from saesteer.run import Run
 from saesteer.settings import BestFactorSettings, NoJudge, OutputScoreSettings, SettingsError, Workflow
 from studies import ROOT, open_experiment
 from studies.pages.example_agreement import example_agreement
-from studies.pages.questions import BLOCKS, FOLDER, LABEL_FOLDER
-from studies.pages.results import Snapshot, write_snapshot
-from studies.questions.choice_rules import by_judge, with_quantities
-from studies.questions.experiments import LEARNT, predictor_of
+from studies.pages.questions import BLOCKS, EXPERIMENT
+from studies.pages.results import SNAPSHOTS, write_snapshot
+from studies.questions.choice_rules import by_judge
 from studies.questions.grid_ends import grids
 from studies.questions.headline_samples import MEASURES, N_SAMPLED, headline_samples
-from studies.questions.labelled_texts import chosen_texts, concept_tokens, detection, lens_on_concept, texts_by_topic, token_shares
-from studies.questions.predictor import PENALTIES, QUANTITIES, chosen_penalty, normal_scores, predictions, predictions_from, ridge
-from studies.questions.registry import FIGURES, LABEL_TABLES, QUESTION_TABLES, further_outputs
+from studies.questions.registry import FIGURES, QUESTION_TABLES, further_outputs
 from studies.questions.setting_agreement import jaccard, score_settings
-from studies.questions.summaries.data_sizes import by_examples, token_concepts
-from studies.questions.tables import PREDICTOR_WEIGHTS
-from studies.questions.threshold_transfer import threshold_curves, threshold_transfer
+from studies.questions.summaries.data_sizes import by_examples, data_sizes
+from studies.questions.threshold_transfer import threshold_transfer
 
 SETTINGS = selection_settings()
-TOPICS = ["sea", "chess"]
 Tables = dict[str, pl.DataFrame]
 
 
@@ -46,14 +37,10 @@ def tables() -> Tables:
 
 
 def test_every_table_keeps_its_schema_whatever_the_order_of_rows(tables: Tables) -> None:
-    for name, table in (QUESTION_TABLES | LABEL_TABLES).items():
+    for name, table in QUESTION_TABLES.items():
         assert validate(table, tables[name], "made").height
     mixed = {name: tables[name].sample(fraction=1.0, shuffle=True, seed=3) for name in ("features", "outcomes")}
-    for name, made in (
-        ("headline_samples", headline_samples),
-        ("threshold_curves", threshold_curves),
-        ("threshold_transfer", threshold_transfer),
-    ):
+    for name, made in (("headline_samples", headline_samples), ("threshold_transfer", threshold_transfer)):
         assert made(mixed["outcomes"], "capped", SETTINGS).equals(tables[name])
 
 
@@ -98,9 +85,6 @@ def test_a_threshold_is_chosen_on_one_layer_and_tried_on_the_other(tables: Table
     assert line["threshold"] == best
     assert line["gain_chosen"] == pytest.approx(gain(first, "judge_score", best))
     assert line["gain"] == pytest.approx(gain(other, "judge_score", best))
-    curve = tables["threshold_curves"].filter(measure="judge_score", layer=1)
-    assert dict(curve.select("threshold", "gain").iter_rows())[0.1] == pytest.approx(gain(other, "judge_score", 0.1))
-    assert curve.filter(threshold=0.0).select("gain", "gain_low", "gain_high").row(0) == pytest.approx((0, 0, 0))
 
 
 def test_a_threshold_that_says_nothing_gains_where_it_was_chosen_only() -> None:
@@ -144,117 +128,37 @@ def test_settings_agree_as_sets_and_ranks(tables: Tables) -> None:
     assert len(settings) == len(set(settings)) == 12
 
 
-def labelled() -> pl.DataFrame:
-    """Six texts: token 0 is neutral, 1 to 30 are the sea's, 31 to 60 chess's, but 1 is said in both."""
-    rows = [(f"t{place}", [0, *ids], [255, *[int(one > 30) if one != 1 or place < 3 else 1 for one in ids]]) for place, ids in enumerate(
-        ([1, *range(2, 12)], [1, *range(12, 22)], [1, *range(22, 31)], [1, *range(31, 41)], [*range(41, 51)], [*range(51, 61)])
-    )]  # fmt: skip
-    return pl.DataFrame(
-        rows, schema={"text_id": pl.String, "token_ids": pl.List(pl.UInt16), "token_topics": pl.List(pl.UInt8)}, orient="row"
-    )
-
-
-def test_what_labelled_texts_say() -> None:
-    texts = labelled()
-    topics = texts_by_topic(texts, TOPICS)
-    assert topics.select("text_id", "concept", "n_context").rows() == [(f"t{i}", TOPICS[i >= 3], 1) for i in range(6)]
-    shares = token_shares(texts, TOPICS)
-    assert shares.filter(token_id=1).sort("concept").select("concept", "n", "share").rows() == [("chess", 1, 0.25), ("sea", 3, 0.75)]
-    tokens = concept_tokens(shares)
-    assert tokens["sea"][0] == 1  # said most
-    assert all(31 <= one <= 60 for one in tokens["chess"])
-    lens = pl.DataFrame(
-        {"layer": [2, 2], "feature": [5, 6], "concept": ["chess", None], "top_logit_lens_token_ids": [[1, 31, 0, 2], [1, 1, 1, 1]]}
-    )
-    made = lens_on_concept(lens.cast({"layer": pl.UInt16, "feature": pl.UInt32, "top_logit_lens_token_ids": pl.List(pl.UInt32)}), shares)
-    assert made.rows() == [(2, 5, (0.25 + 1) / 4)]
-    positive, negative = chosen_texts(topics, "sea", 2)
-    assert set(positive["concept"]) == {"sea"}
-    assert set(negative["concept"]) == {"chess"}
-    assert chosen_texts(topics, "sea", 3)[0]["text_id"].to_list()[:2] == positive["text_id"].to_list()
-
-
-def test_detection_is_scikit_learns() -> None:
-    topics = texts_by_topic(labelled(), TOPICS)
-    fires = {1: ["t0", "t1", "t5"], 2: ["t3", "t4", "t5"], 3: []}
-    rows = [(2, f"t{i}", 9, [1] * 3, [f for f, ids in fires.items() if f"t{i}" in ids], [1.0] * 3) for i in range(6)]
-    rows = [(layer, text, n, at[: len(own)], own, values[: len(own)]) for layer, text, n, at, own, values in rows]
-    schema = {
-        "layer": pl.UInt16,
-        "text_id": pl.String,
-        "n_tokens": pl.UInt16,
-        "token_index": pl.List(pl.UInt16),
-        "feature": pl.List(pl.UInt32),
-        "value": pl.List(pl.Float32),
-    }
-    features = pl.DataFrame({"layer": [2, 2, 2], "feature": [1, 2, 3], "concept": ["sea", "sea", "sea"]}).cast(
-        {"layer": pl.UInt16, "feature": pl.UInt32}
-    )
-    made = detection(pl.DataFrame(rows, schema=schema, orient="row"), topics, features, 3)
-    label = [1, 1, 1, 0, 0, 0]
-    for feature, f1, nats in made.select("feature", "label_f1", "information").iter_rows():
-        fired = [int(f"t{i}" in fires[feature]) for i in range(6)]
-        assert f1 == pytest.approx(f1_score(label, fired))
-        assert abs(nats) == pytest.approx(mutual_info_score(label, fired))
-    assert made["information"].to_list()[1] == pytest.approx(-math.log(2))  # it tells the label, and is never there
-
-
-def test_fewer_examples_are_the_first(tables: Tables) -> None:
+def test_fewer_examples_are_the_first() -> None:
     example = pl.Struct({"rank": pl.UInt16, "text_id": pl.String, "token_index": pl.UInt16, "token": pl.String, "token_id": pl.UInt32})
-    held = [
-        {"rank": i, "text_id": "t0" if i < 5 else "t3", "token_index": 2, "token": "x", "token_id": 7 if i < 10 else 8} for i in range(100)
-    ]
+    held = [{"rank": i, "text_id": "t0", "token_index": 2, "token": "x", "token_id": 7 if i < 10 else 8} for i in range(100)]
     keys = {"layer": pl.UInt16, "feature": pl.UInt32}
     schema = keys | {"n_examples": pl.UInt32, "examples": pl.List(example)}
     examples = pl.DataFrame({"layer": [2], "feature": [1], "n_examples": [100], "examples": [held]}, schema=schema)
     lens = pl.DataFrame({"layer": [2], "feature": [1], "token_ids": [[7]]}, schema=keys | {"token_ids": pl.List(pl.UInt32)})
-    features = pl.DataFrame({"layer": [2], "feature": [1], "concept": ["sea"]}, schema=keys | {"concept": pl.String})
-    made = by_examples(examples, lens, token_concepts(labelled(), TOPICS), features, load_tokens(Path("data/world/model")), "ids")
-    shown = {(rule, n): value for rule, n, value in made.select("rule", "n", "value").iter_rows()}
-    assert [shown["input_score", n] for n in (5, 10, 20, 50, 100)] == [1.0, 1.0, 0.5, 0.2, 0.1]
-    assert [shown["concept_share", n] for n in (5, 10, 20, 50, 100)] == pytest.approx([1.0, 0.5, 0.25, 0.1, 0.05])
+    made = by_examples(examples, lens, load_tokens(Path("data/world/model")), "ids")
+    assert made.select("n", "value").rows() == [(5, 1.0), (10, 1.0), (20, 0.5), (50, 0.2), (100, 0.1)]
 
 
-def test_the_predictor_is_scikit_learns_ridge() -> None:
-    rng = np.random.default_rng(1)
-    x = rng.normal(size=(80, 5))
-    y = x @ [1.0, 0, 0, -0.5, 0] + rng.normal(size=80)
-    theirs = Ridge(alpha=3.0, fit_intercept=False).fit(x, y)
-    np.testing.assert_allclose(ridge(x, y, 3.0), theirs.coef_, rtol=1e-9)
-    assert chosen_penalty(x, rng.normal(size=80), random_stream(0)) > chosen_penalty(x, x @ np.ones(5), random_stream(0)) == PENALTIES[0]
-
-
-def test_what_one_layer_teaches_holds_on_another() -> None:
-    """Judge scores that one quantity makes are predicted on the layer that was not looked at; the weight is its."""
-    features = synthetic_features(n_layers=2, n_features=200)
-    known = with_quantities(features, synthetic_quantities(features)).filter(pl.col("concept").is_not_null())
-    strength = known.select("layer", "feature", "gradient")
-    rows = [
-        strength.with_columns(factor=pl.lit(f), half=pl.lit(h, pl.UInt8), judge_score=pl.col("gradient") * float(f))
-        for f in ("0", "1")
-        for h in (0, 1)
-    ]
-    made, weights = predictions(known, pl.concat(rows), SETTINGS)
-    assert (made["rho"] > 0.95).all()
-    assert weights.sort("weight", descending=True).head(2)["quantity"].to_list() == ["gradient", "gradient"]
-    assert made["trained_on"].to_list() == ["layer 1", "layer 0"]
-    assert predictions(known.filter(layer=0), pl.concat(rows), SETTINGS)[0].is_empty()
-    scores = normal_scores(known.filter(layer=0).with_columns(density=pl.lit(None, pl.Float64)))
-    assert (scores[:, QUANTITIES.index("density")] == 0).all()
-    signs = {"gradient": (3.0, -1.0), "density": (1.0, -1.0)}  # by layer: their means are 1 and 0
-    given = [(layer, name, signs.get(name, (0.0, 0.0))[layer]) for layer in (0, 1) for name in QUANTITIES]
-    elsewhere = pl.DataFrame(given, schema=PREDICTOR_WEIGHTS.schema, orient="row")
-    tried = predictions_from(elsewhere, "there", known, pl.concat(rows), SETTINGS)
-    assert tried.select("layer", "trained_on", "penalty").rows() == [(0, "there", None), (1, "there", None)]
-    assert tried["rho"].to_list() == pytest.approx([1, 1])
+def test_picks_from_fewer_examples_are_compared_with_those_from_most() -> None:
+    """By hand: of two concepts with two features each, one pick is another from 5 examples."""
+    keys = {"layer": pl.UInt16, "feature": pl.UInt32}
+    features = pl.DataFrame(
+        {"layer": [2] * 5, "feature": [1, 2, 3, 4, 5], "concept": ["sea", "sea", "war", "war", None]}, schema_overrides=keys
+    )
+    by_size = {5: (0.1, 0.2, 0.9, 0.3, 0.5), 100: (0.4, 0.2, 0.9, 0.3, 0.5)}
+    values = pl.concat(features.select(*keys, n=pl.lit(n, pl.UInt32), value=pl.Series(of)) for n, of in by_size.items())
+    few, most = data_sizes(values, features, SETTINGS).rows(named=True)
+    assert (few["n"], few["n_features"], few["n_concepts"], few["same_pick"]) == (5, 5, 2, 0.5)
+    assert few["rho"] == pytest.approx(stats.spearmanr(*by_size.values()).statistic)
+    assert (most["rho"], most["same_pick"]) == (1, 1)
 
 
 def test_only_an_experiment_with_every_feature_judged_answers_them() -> None:
     brute, shipped = (open_experiment(name) for name in ("tiny-brute", "tiny"))
     figures = [name for name, figure in FIGURES.items() if {*figure.tables} <= {*QUESTION_TABLES}]
-    assert len(figures) == 8
+    assert figures == ["choice_rules"]
     wanted = {*(f"tables/{name}.parquet" for name in QUESTION_TABLES), *(f"{name}.pdf" for name in figures)}
-    wanted |= {"quantities/layers_03-03.parquet", "output_score_settings/layers_06-06.parquet"}
+    wanted |= {f"output_score_settings/layers_{layer}-{layer}.parquet" for layer in ("03", "06")}
     silent = brute.model_copy(update={"judge": NoJudge(kind="none")})
     for experiment, asked in ((brute, True), (shipped, False), (silent, False)):
         run = Run(Workflow(experiments=("any",)), "any", experiment)
@@ -263,10 +167,9 @@ def test_only_an_experiment_with_every_feature_judged_answers_them() -> None:
 
 
 def test_an_experiment_of_the_studies_is_opened_by_their_configuration() -> None:
-    run = run_of("tiny-brute-seed-1", ROOT / "studies/config.yaml")
-    assert (run.experiment.seed_of_world, run.sweep.sweep.n_prefixes, predictor_of(run.experiment)) == (1, 10, LEARNT)
-    with pytest.raises(SettingsError, match=r"there is no file config/experiments/tiny-brute-seed-1\.yaml\. Did you mean"):
-        run_of("tiny-brute-seed-1", ROOT / "config/config.yaml")
+    assert run_of("tiny-seed-1", ROOT / "studies/config.yaml").experiment.seed_of_world == 1
+    with pytest.raises(SettingsError, match=r"there is no file config/experiments/tiny-seed-1\.yaml\. Did you mean"):
+        run_of("tiny-seed-1", ROOT / "config/config.yaml")
 
 
 def test_examples_of_two_corpora_agree_as_far_as_their_scores(tables: Tables) -> None:
@@ -277,33 +180,21 @@ def test_examples_of_two_corpora_agree_as_far_as_their_scores(tables: Tables) ->
         assert line["n"] == features.filter(layer=line["layer"]).height
 
 
-SEEDS = ("one", "one-seed-1")
-
-
 def test_the_page_shows_what_is_kept(tables: Tables, tmp_path: Path) -> None:
-    for experiment in SEEDS:
-        folder = tmp_path / f"data/{experiment}/tables"
-        for kept, of_study in ((FOLDER, QUESTION_TABLES), (LABEL_FOLDER, LABEL_TABLES)):
-            for name, table in of_study.items():
-                assert not (tmp_path / kept / experiment).exists()  # all tables or none
-                write_summary(table, tables[name], folder / f"{name}.parquet")
-                write_snapshot(tmp_path, Snapshot(experiment, of_study, f"{kept}/{experiment}"))
+    of_study = [snapshot for snapshot in SNAPSHOTS if snapshot.experiment == EXPERIMENT]
+    for snapshot in of_study:
+        (name,) = snapshot.tables
+        write_snapshot(tmp_path, snapshot)
+        assert not (tmp_path / snapshot.folder / f"{name}.csv").exists()  # it is not computed yet
+        write_summary(QUESTION_TABLES[name], tables[name], tmp_path / f"data/{EXPERIMENT}/tables/{name}.parquet")
+        write_snapshot(tmp_path, snapshot)
     made = {name: shown.markdown(tmp_path) for name, shown in BLOCKS.items()}
-    apart = [name for name, shown in BLOCKS.items() if shown.apart]
-    pooled = "open-feature-set-gains"
-    over_seeds = [name for name in BLOCKS if name not in {*apart, pooled}]
     assert not any("None" in text or "nan" in text for text in made.values())
-    assert all(made[name].startswith("`one`:\n\n| ") and "one-seed-1" not in made[name] for name in apart)
-    rows = {(name, one): [row for row in made[name].splitlines() if row.startswith(f"| `{one}` ")] for name in over_seeds for one in SEEDS}
-    for name in over_seeds:  # the same results twice
-        assert len(rows[name, "one"]) == len(rows[name, "one-seed-1"]) > 0
-    assert "| `one` " in made[pooled]
-    assert "one-seed-1" not in made[pooled]
-    (recommended,) = rows["open-recommendations", "one"]
+    (_, _, recommended) = made["open-recommendations"].splitlines()
     assert "| 2 of 4 (1 lie above, 1 below) | " in recommended
     assert recommended.count(" 0.25 [") == 1  # brute force's score less the recommendation's
-    used, tried, left = rows["open-verdicts", "one"]
-    assert used.startswith("| `one` | use | 1 of 2 | 0.50 [0.01, 0.99] | 2 | 1 of 2 |")  # Clopper and Pearson's
+    _, _, used, tried, left = made["open-verdicts"].splitlines()
+    assert used.startswith("| use | 1 of 2 | 0.50 [0.01, 0.99] | 2 | 1 of 2 |")  # Clopper and Pearson's
     assert "| try it | 1 of 1 | 1.00 | 1 | 1 of 2 |" in tried
     assert "| don't | 0 of 1 | 0.00 | 1 | 0 of 2 |" in left
     line = tables["choice_rules"].row(

@@ -10,7 +10,7 @@ from study_folder import StudyFolder
 from workflow_folder import ROOT
 
 from saesteer.core.tables import read_summary
-from studies.questions.registry import FIGURES, LABEL_TABLES, QUESTION_TABLES
+from studies.questions.registry import FIGURES, QUESTION_TABLES
 
 pytestmark = pytest.mark.exhaustive
 
@@ -39,10 +39,10 @@ def test_every_question_is_answered_and_nothing_is_left_to_do(tmp_path: Path):
     code, output = folder.run("open_questions", experiment="tiny-brute")
     assert code == 0, output
     data, figures = folder.path / "data/tiny-brute", folder.path / "figures/tiny-brute"
-    tables = {name: read_summary(table, data / f"tables/{name}.parquet") for name, table in (QUESTION_TABLES | LABEL_TABLES).items()}
+    tables = {name: read_summary(table, data / f"tables/{name}.parquet") for name, table in QUESTION_TABLES.items()}
     assert not [name for name, frame in tables.items() if frame.is_empty()]
     names = [name for name, figure in FIGURES.items() if {*figure.tables} <= {*QUESTION_TABLES}]
-    assert len(names) == 8
+    assert names == ["choice_rules"]
     assert all((figures / f"{name}.{ending}").stat().st_size > 100 for name in names for ending in ("pdf", "png", "csv"))
     texts = pl.scan_parquet(data / "generations/*/layer_*/*.parquet").select(pl.len()).collect().item()
     assert texts == 2 * N_FEATURES * 3 * 2

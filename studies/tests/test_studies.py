@@ -22,7 +22,7 @@ CALLS = re.findall(r"-m studies\.(\w+) (.+)$", (ROOT / "Makefile").read_text(enc
 
 @pytest.mark.parametrize(("study", "words"), CALLS, ids=[f"{study} {words.split()[0]}" for study, words in CALLS])
 def test_the_makefile_calls_a_command_as_it_is(study: str, words: str) -> None:
-    command, *options = shlex.split(words.replace("$(NAME)", "llama").replace("$(SEED)", "0").replace("$(SAE_SEED)", "1"))
+    command, *options = shlex.split(words.replace("$(NAME)", "llama").replace("$(SEED)", "0"))
     typer.main.get_command(APPS[study]).commands[command].make_context(command, options)
 
 
@@ -43,8 +43,8 @@ def test_a_tables_code_is_that_of_its_module_and_what_it_imports() -> None:
     script = ROOT / "studies/scripts/summary.py"
     digests = {name: code_of(f"summaries.{name}", script) for name in SUMMARIES}
     assert len(set(digests.values())) == len(digests)
-    assert {"studies.questions.labelled_texts", "studies.questions.tables"} <= modules_behind("summaries.quantities")
-    assert "studies.questions.predictor" not in modules_behind("summaries.quantities")
+    assert {"studies.questions.choice_rules", "studies.questions.tables"} <= modules_behind("summaries.data_sizes")
+    assert "studies.questions.choice_rules" not in modules_behind("summaries.recommendations")
 
 
 def test_every_command_has_a_target() -> None:

@@ -27,7 +27,7 @@ from saesteer.core.tables import FEATURES
 from saesteer.core.uncertainty import interval_columns
 from saesteer.run import Run
 from saesteer.summaries.summary import Summary
-from studies.questions.experiments import steers_with_labelled_features
+from studies.questions.experiments import steers_every_feature
 from studies.questions.tables import RECOMMENDATIONS
 
 N_FRESH_TEXTS = 200
@@ -77,4 +77,4 @@ def _at_layer(run: Run, features: pl.DataFrame, layer: int) -> Iterator[dict[str
         yield recommendation_row(concept, len(picked), recommended, *(means or (None, None)))
 
 
-SUMMARY = Summary((RECOMMENDATIONS,), steers_with_labelled_features, compute, runs_model=True)
+SUMMARY = Summary((RECOMMENDATIONS,), steers_every_feature, compute, runs_model=True)
