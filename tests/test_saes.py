@@ -25,7 +25,6 @@ from saesteer.engine.saes import (
     encode,
     largest_activation,
     largest_activation_in_file,
-    load_decoder_rows,
     load_sae,
     read_meta,
 )
@@ -159,7 +158,7 @@ def test_what_was_not_converted_is_refused(tmp_path: Path) -> None:
     out = convert(write_source(tmp_path / "source"))
     note, tensors, sound = out.with_suffix(".json"), load_file(out), out.read_bytes()
     assert checked_meta(out) == read_meta(out) == load_sae(out, "float32", "cpu").meta
-    readers = (checked_meta, lambda path: load_sae(path, "float32", "cpu"), lambda path: load_decoder_rows(path, [1]))
+    readers = (checked_meta, lambda path: load_sae(path, "float32", "cpu"))
 
     def refused(message: str) -> None:
         for reader in readers:
@@ -194,14 +193,12 @@ def test_decoder_rows_in_blocks_are_the_rows(features: list[int], block: int, tm
     assert [len(rows) for rows in blocks] == [len(features[start : start + block]) for start in range(0, len(features), block)]
     expected = load_sae(out, "float32", "cpu").W_dec[features]
     assert torch.equal(torch.cat([torch.empty(0, D_IN), *blocks]), expected)
-    assert torch.equal(load_decoder_rows(out, features), expected)
 
 
 def test_a_feature_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     out = convert(write_source(tmp_path / "source"))
-    for rows in (lambda: load_decoder_rows(out, [1, 48]), lambda: list(decoder_blocks(out, [1, 48], torch.device("cpu"), 8))):
-        with pytest.raises(ValueError, match="feature 48 does not exist: layer_03.safetensors has features 0 to 47"):
-            rows()
+    with pytest.raises(ValueError, match="feature 48 does not exist: layer_03.safetensors has features 0 to 47"):
+        list(decoder_blocks(out, [1, 48], torch.device("cpu"), 8))
 
 
 def test_blocks_are_read_ahead_by_one_thread_that_ends_with_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,13 +134,6 @@ def placed(tensors: Mapping[str, Tensor], meta: SaeMeta, dtype: str, device: str
     return Sae(**placed_there, meta=meta)
 
 
-def load_decoder_rows(path: Path, features: Sequence[int]) -> Float[Tensor, "feature d_model"]:
-    """Decoder rows of the given features only, read from the file without the rest of the SAE."""
-    check_features(features, checked_meta(path).n_features, path.name)
-    with opened(path) as file:
-        return decoder_rows(file.get_slice("W_dec"), features)
-
-
 def decoder_rows(decoder: Any, features: Sequence[int]) -> Float[Tensor, "feature d_model"]:
     """Rows of an opened file's W_dec slice, each run of neighbouring features in one read."""
     ids = np.asarray(features, dtype=np.int64)

@@ -4,16 +4,9 @@ import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, counted
 from saesteer.figures.style import Figure
-from studies.questions.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, RULES, SCALED
+from studies.questions.choice_rules import BEST, BY_JUDGE, RANDOM, RULES
 from studies.questions.figures.dots import DotPanel, dot_figure, layer_marks, points
 
-FACTOR_RULES = {
-    BY_JUDGE: "factor by the judge",
-    "p1": "as in P1",
-    "capped": "by capped perplexity",
-    COMMON: "one for all",
-    SCALED: "one multiple of the max activation",
-}
 TITLES = {BEST: "brute force on the other half", RANDOM: "random pick", **RULES}
 _COLUMNS = ("factor_rule", "layer", "rule", "n_concepts", "n", "score", "score_low", "score_high")
 
@@ -43,7 +36,7 @@ def draw(data: pl.DataFrame) -> Figure:
     """One panel, a mark a layer."""
     layers = layer_marks(data["layer"])
     height = 0.4 + (0.18 + 0.05 * len(layers)) * max(8, data["rule"].n_unique())
-    return dot_figure([panel(data)], layers, height, counts(data), "rule that picks")
+    return dot_figure(panel(data), layers, height, counts(data), "rule that picks")
 
 
 counts = counted("n_concepts", "concepts with two labelled features or more", ". Bars: {level} intervals over concepts.")

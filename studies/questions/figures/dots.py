@@ -47,7 +47,6 @@ class Mark:
 
     look: int
     """Its place in LOOKS."""
-    hollow: bool = False
 
     @property
     def marker(self) -> str:
@@ -68,8 +67,6 @@ class DotPanel:
     points: pl.DataFrame
     rows: list[str]
     x_label: str
-    zero: float | None = None
-    """The value that means nothing, where a line is drawn."""
     title: str = ""
     left: float | None = None
     """The axis begins here, or further left where a point lies there."""
@@ -80,11 +77,6 @@ class DotPanel:
 def marks_of(names: Sequence[str]) -> dict[str, Mark]:
     """The looks in their order."""
     return {name: Mark(number) for number, name in enumerate(names)}
-
-
-def layer_title(rows: pl.DataFrame) -> str:
-    """The title of a layer's panel."""
-    return f"layer {rows['layer'][0]}" if rows.height else "no layer"
 
 
 def layer_marks(layers: pl.Series) -> dict[str, Mark]:
@@ -101,23 +93,20 @@ def points(rows: pl.DataFrame, value: str, **columns: pl.Expr | str) -> pl.DataF
     return rows.select(**expressions, **{name: number.cast(pl.Float64) for name, number in numbers.items()})
 
 
-def draw_dots(axes: Axes, panel: DotPanel, marks: Marks, spread: float = 0.5) -> None:
-    """A panel; the marks of a row lie beside one another, `spread` apart in all."""
+def draw_dots(axes: Axes, panel: DotPanel, marks: Marks) -> None:
+    """A panel; the marks of a row lie beside one another."""
     places = {row: place for place, row in enumerate(panel.rows)}
     for number, (name, mark) in enumerate(marks.items()):
-        beside = 0.0 if len(marks) < 2 else spread * (number / (len(marks) - 1) - 0.5)
-        face = "white" if mark.hollow else mark.colour
+        beside = 0.0 if len(marks) < 2 else 0.5 * (number / (len(marks) - 1) - 0.5)
         for point in panel.points.filter(mark=name).drop_nulls("value").iter_rows(named=True):
             place = places[point["row"]] + beside
             if point["low"] is not None and point["low"] < point["high"]:
                 axes.hlines(place, point["low"], point["high"], color=mark.colour, linewidth=1.2)
-            axes.plot([point["value"]], [place], mark.marker, color=mark.colour, markerfacecolor=face, markersize=4.5)
+            axes.plot([point["value"]], [place], mark.marker, color=mark.colour, markersize=4.5)
     axes.set_yticks(range(len(panel.rows)), panel.rows)
     axes.set_ylim(len(panel.rows) - 0.4, -0.6)
     axes.grid(axis="y", color="#E4E4E4", linewidth=0.6)
     axes.set_axisbelow(True)
-    if panel.zero is not None:
-        axes.axvline(panel.zero, color=GREY, linewidth=0.8)
     if panel.left is not None:
         axes.set_xlim(left=min(panel.left, axes.get_xlim()[0]))
     axes.set_xlabel(panel.x_label)
@@ -135,30 +124,12 @@ def draw_curves(axes: Axes, curves: pl.DataFrame, marks: Marks) -> None:
     log_axis(axes, curves["x"])
 
 
-def dot_figure(
-    panels: Sequence[DotPanel],
-    marks: Marks,
-    height: float,
-    note: str,
-    y_label: str,
-    *,
-    columns: int = 2,
-    spread: float = 0.5,
-    sharey: bool = False,
-) -> Figure:
-    """Panels of dots on a page's width, `columns` beside one another, with one legend; `height`: inches of a panel, the mean of all
-    where they have different numbers of rows."""
-    columns = min(columns, len(panels))
-    n_rows = -(-len(panels) // columns)
-    figure = new_figure(PAGE, 1.0 + height * n_rows, note)
-    ratios = [2 + max(len(panel.rows) for panel in panels[row * columns : (row + 1) * columns]) for row in range(n_rows)]
-    all_axes = figure.subplots(n_rows, columns, squeeze=False, sharey=sharey, height_ratios=ratios)
-    for axes in all_axes.ravel()[len(panels) :]:
-        axes.set_axis_off()
-    for axes, panel in zip(all_axes.ravel(), panels, strict=False):
-        draw_dots(axes, panel, marks, spread)
-    for axes in all_axes[:, 0]:
-        axes.set_ylabel(y_label)
+def dot_figure(panel: DotPanel, marks: Marks, height: float, note: str, y_label: str) -> Figure:
+    """A panel of dots on a page's width, `height` inches of it, with its legend."""
+    figure = new_figure(PAGE, 1.0 + height, note)
+    axes = figure.subplots()
+    draw_dots(axes, panel, marks)
+    axes.set_ylabel(y_label)
     legend(figure, marks)
     return figure
 
@@ -176,7 +147,6 @@ def two_panels_a_layer(data: pl.DataFrame, note: str) -> tuple[Figure, list[tupl
 
 def legend(figure: Figure, marks: Marks) -> None:
     """What each mark is, above the panels."""
-    faces = {name: "white" if mark.hollow else mark.colour for name, mark in marks.items()}
-    handles = [legend_entry(name, mark.colour, marker=mark.marker, markerfacecolor=faces[name]) for name, mark in marks.items()]
+    handles = [legend_entry(name, mark.colour, marker=mark.marker) for name, mark in marks.items()]
     if handles:
         legend_above(figure, handles, list(marks), columns=5)
