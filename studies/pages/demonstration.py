@@ -7,7 +7,8 @@ from saesteer.core.markdown import escaped, table
 from saesteer.sources.prefixes import read_prefixes
 
 LAYER, FEATURE, FACTOR = 6, 548, 1.6
-"""The feature of topic medicine with the highest judge score on the shipped experiment, and its recommended strength."""
+"""The feature of topic medicine with the highest judge score on the shipped experiment, and a factor a little above the
+recommended one, 1.2."""
 N_PROMPTS = 3
 
 
