@@ -60,7 +60,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
 """The tables of the open questions."""
 TABLES = {
     "choice-rules": ("open-choices", "open-rankings"),
-    "filter": ("open-headline", "open-correlations"),
+    "filter": ("open-headline", "open-variants", "open-correlations"),
     "thresholds": ("open-thresholds",),
     "factor-grid": ("open-grid",),
     "architectures": ("growth",),

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import polars as pl
 
 from saesteer.analysis.recommendation import STEERS, Verdict
+from saesteer.core.tables import FILTER_VARIANTS, by_name
 from saesteer.core.uncertainty import RATINGS, SHARES, Interval, interval_columns, mean_interval, of_differences
 from saesteer.settings import SelectionSettings
 from studies.pages.tables import Cell, Row, Rows, Shown, beside, best_first, grouped, matching, text_of
@@ -16,7 +17,9 @@ from studies.questions.registry import QUESTION_TABLES
 EXPERIMENT = "tiny-brute"
 """The one that steers every feature."""
 FOLDER = Path("docs/open-questions")
-"""A file a table of QUESTION_TABLES."""
+"""A file a table of TABLES."""
+TABLES = QUESTION_TABLES | by_name(FILTER_VARIANTS)
+"""What git keeps of the experiment: the study's tables, and what the filter gains in each variant of the analysis."""
 JUDGED = {"factor_rule": BY_JUDGE}
 MEANS = {"score": RATINGS, "fresh": RATINGS, "best": RATINGS, "regret": of_differences(RATINGS)}
 """Columns of recommendations whose means are shown, each with its scale."""
@@ -24,7 +27,7 @@ MEANS = {"score": RATINGS, "fresh": RATINGS, "best": RATINGS, "regret": of_diffe
 
 def results(root: Path, name: str) -> list[Row]:
     """Rows of a table that lies in git."""
-    return [*pl.read_csv(root / FOLDER / f"{name}.csv", schema=QUESTION_TABLES[name].schema).iter_rows(named=True)]
+    return [*pl.read_csv(root / FOLDER / f"{name}.csv", schema=TABLES[name].schema).iter_rows(named=True)]
 
 
 def _of(name: str) -> Callable[[Path], list[Row]]:
@@ -35,6 +38,11 @@ def _at_layers(what: str, cell: Cell, **where: Any) -> Callable[[Rows], str]:
     """A sentence below a table that says a cell of each layer."""
     at_layer = beside(" at layer ", cell, "layer")
     return lambda rows: f"{what}: {', '.join(text_of(at_layer, [row]) for row in matching(rows, where))}."
+
+
+def _variants(root: Path) -> list[Row]:
+    """What the filter gains net of unsteered texts, over all layers."""
+    return matching(results(root, FILTER_VARIANTS.name), {"success": "net_gen_success_20", "layers": "all"})
 
 
 def _threshold(rows: Rows) -> str:
@@ -94,6 +102,11 @@ BLOCKS = {
         "measure": "measure", "layers": "layers", "n": "n", "kept": "n_kept", "mean": "mean .2", "mean of kept": "kept_mean .2",
         "ratio": "ratio ±", "ratio in samples of 30 a layer": "sampled_ratio ±", "kept less removed": "difference ±",
         "of one layer and concept": "within_difference ±",
+    }),
+    "open-variants": Shown(_variants, "factor_choice perplexity rule", {
+        "factor chosen on": lambda rows: {"held_out": "other prompts", "same_texts": "the same"}[rows[0]["factor_choice"]],
+        "perplexity": "perplexity", "rule": "rule", "gain": "ratio ±", "within layers": "within_layers ±", "p": "p_within_layers .4f",
+        "with lens tokens as frequent": "matched ±",
     }),
     "open-thresholds": Shown(_of("threshold_transfer"), "measure chosen_on tried_on", {
         "measure": "measure", "chosen on": "chosen_on", "tried on": "tried_on", "threshold": _threshold,

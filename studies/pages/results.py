@@ -20,7 +20,6 @@ from studies.pages import answer_figure, effects, findings, methods, questions, 
 from studies.pages.example_agreement import example_agreement
 from studies.pages.scores import scores_by_layer
 from studies.questions.registry import FIGURES as FIGURES_OF_THE_STUDY
-from studies.questions.registry import QUESTION_TABLES
 from studies.questions.registry import TABLES as STUDY_TABLES
 from studies.questions.tables import EFFECT_LAYERS
 
@@ -53,7 +52,7 @@ class Snapshot:
 
 SNAPSHOTS = (
     Snapshot(SHIPPED, by_name(SELECTION, FILTER_VARIANTS), f"docs/results/{SHIPPED}"),
-    *(Snapshot(questions.EXPERIMENT, by_name(table), str(questions.FOLDER)) for table in QUESTION_TABLES.values()),
+    *(Snapshot(questions.EXPERIMENT, by_name(table), str(questions.FOLDER)) for table in questions.TABLES.values()),
     *(Snapshot(name, by_name(*effects.TABLES), folder) for name, folder in effects.FOLDERS.items()),
     Snapshot("tiny-effects-layers", by_name(EFFECT_LAYERS), effects.SHIPPED),
     Snapshot(methods.COMPARISON, by_name(*methods.TABLES), str(methods.FOLDER), methods.TABLE_COLUMNS),

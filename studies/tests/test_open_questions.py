@@ -186,7 +186,7 @@ def test_the_page_shows_what_is_kept(tables: Tables, tmp_path: Path) -> None:
         (name,) = snapshot.tables
         write_snapshot(tmp_path, snapshot)
         assert not (tmp_path / snapshot.folder / f"{name}.csv").exists()  # it is not computed yet
-        write_summary(QUESTION_TABLES[name], tables[name], tmp_path / f"data/{EXPERIMENT}/tables/{name}.parquet")
+        write_summary(snapshot.tables[name], tables[name], tmp_path / f"data/{EXPERIMENT}/tables/{name}.parquet")
         write_snapshot(tmp_path, snapshot)
     made = {name: shown.markdown(tmp_path) for name, shown in BLOCKS.items()}
     assert not any("None" in text or "nan" in text for text in made.values())
