@@ -164,7 +164,7 @@ def test_small_thresholds_are_left_out_where_no_curve_changes() -> None:
 
 def test_means_of_few_features_have_no_band() -> None:
     """The mean stays, and the note says so."""
-    for name in ("gen_success_by_threshold", "judge_kept_removed", "pmi_by_threshold", "by_factor", "threshold_curves"):
+    for name in ("gen_success_by_threshold", "judge_kept_removed", "pmi_by_threshold", "by_factor"):
         assert "no bands for fewer than 5 features" in FIGURES[name].counts(data_of(name, world()))
     rows = pl.DataFrame({"n": [5, 4], "mean": [1.0, 2.0], "low": [0.0, 1.0]})
     assert banded(rows, "n", "low").to_dict(as_series=False) == {"n": [5, 4], "mean": [1.0, 2.0], "low": [0.0, None]}
@@ -174,7 +174,7 @@ def test_means_of_few_features_have_no_band() -> None:
 
 def test_every_factor_axis_has_one_scale() -> None:
     """Logarithmic above the smallest positive factor, so that equal ratios are equal distances; below 0 its mirror image."""
-    for name, panel in (("by_factor", 0), ("by_factor", 1), ("overview", 4), ("setting_agreement", 0), ("effects", 1)):
+    for name, panel in (("by_factor", 0), ("by_factor", 1), ("overview", 4), ("effects", 1)):
         axes = drawn(name, world())[1].axes[panel]
         places = axes.transScale.transform([(factor, 1) for factor in (2, 4, 8)])[:, 0]
         np.testing.assert_allclose(np.diff(places)[0], np.diff(places)[1])
