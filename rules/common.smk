@@ -69,8 +69,8 @@ def judge_kind(experiment):
 
 
 def fetched(name):
-    """Where a model from the hub was put; nothing where it is in a folder. What is computed from it depends on its pin; on this only that
-    it is there."""
+    """Where a model was fetched or converted to; nothing where it is in a folder. What is computed from it depends on its pin; on this only
+    that it is there."""
     return lambda wildcards: (
         [] if pinned_path(EXPERIMENTS[wildcards.experiment], name) else [ancient(f"{DOWNLOADS}/{wildcards.experiment}/{name}.json")]
     )
@@ -99,8 +99,8 @@ def check_all_files():
     for name, experiment in EXPERIMENTS.items():
         check_files(name, experiment)
         check_contents(experiment)
-        if experiment.model.path:
-            check_tokens(experiment, experiment.model.path)
+        if experiment.model.folder:
+            check_tokens(experiment, experiment.model.folder)
         if judge_kind(experiment) == "none":
             logger.warning(f"{name}: no judge is configured, so its figures are left out; docs/judges.md says how to add one.")
         if not DEFAULTS:  # jobs run on this machine

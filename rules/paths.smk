@@ -64,8 +64,10 @@ def topics_of_judge(wildcards):
 
 
 def files_to_pin(wildcards):
-    """The files behind a pin, or where a model from the hub was put."""
+    """The files behind a pin, or where a model was fetched to."""
     path = pinned_path(EXPERIMENTS[wildcards.experiment], wildcards.name)
+    if path is None and gguf_file(wildcards):  # which may be edited
+        return f"{DOWNLOADS}/{wildcards.experiment}/{wildcards.name}.json"
     return files_in(path) if path else fetched(wildcards.name)(wildcards)
 
 
@@ -86,4 +88,10 @@ def pinned(wildcards):
 def model_origin(wildcards):
     """For params: which model is to be fetched, at which revision."""
     model = model_settings(EXPERIMENTS[wildcards.experiment], wildcards.name)
-    return [model.repo or str(model.path), model.revision]
+    package = [model.package.model_dump(mode="json")] if model.package else []
+    return [model.repo or str(model.path), model.revision, *package]
+
+
+def gguf_file(wildcards):
+    """The GGUF file that an experiment names; nothing for a model from elsewhere."""
+    return present(model_settings(EXPERIMENTS[wildcards.experiment], wildcards.name).gguf)

@@ -41,7 +41,7 @@ JOINED = PackageSource(
     name="joined",
     version="1.0",
     sha256=digest(DATA),
-    parts=[{"name": f"a-model-part{n}", "file": f"part{n}/model.gguf.part0{n}"} for n in range(3)],
+    parts=[(f"a-model-part{n}", f"part{n}/model.gguf.part0{n}") for n in range(3)],
 )
 
 
@@ -237,7 +237,7 @@ def test_kill_9_at_any_moment_leaves_nothing_that_looks_finished(index: Index, t
     ("values", "message"),
     [
         ({"file": None}, "give either file or parts, not neither"),
-        ({"parts": [{"name": "b", "file": "c"}]}, "give either file or parts, not both"),
+        ({"parts": [("b", "c")]}, "give either file or parts, not both"),
         ({"file": "../secret"}, "is no path below a folder"),
         ({"file": "/etc/passwd"}, "is no path below a folder"),
         ({"name": "--index-url=elsewhere"}, "String should match pattern"),

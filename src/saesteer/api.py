@@ -23,6 +23,7 @@ from saesteer.core.tokens import TextTokens
 from saesteer.engine.activations import sparse_activations
 from saesteer.engine.continuation import Sampling as Sampling
 from saesteer.engine.generations import feature_texts
+from saesteer.engine.gguf_convert import converted_gguf
 from saesteer.engine.hook_points import to_residual, width_at
 from saesteer.engine.logit_lens import logit_lens_tokens as _logit_lens_tokens
 from saesteer.engine.models import LanguageModel as LanguageModel
@@ -37,9 +38,10 @@ from saesteer.report.recommend import Answer as Answer
 from saesteer.report.recommend import Question
 from saesteer.report.recommend import answer as _answer
 from saesteer.settings.base import canonical_factor
+from saesteer.settings.inputs import GGUF
 from saesteer.settings.load import read_workflow
 from saesteer.sources.corpus import tokenised
-from saesteer.sources.hub import fetch_model
+from saesteer.sources.hub import fetch_model, hugging_face_folder
 from saesteer.steps.logit_lens import lens_columns as _lens_columns
 
 
@@ -54,13 +56,14 @@ def load_model(
     prompt_format: str = "plain",
     cache_dir: Path | None = None,
 ) -> LanguageModel:
-    """Load a causal language model from a folder in Hugging Face's form, or from the hub by its id (owner/name); or take one that
-    transformers has loaded, with its `tokenizer`, as it is, in evaluation mode and without gradients.
+    """Load a causal language model from a folder in Hugging Face's form, from a GGUF file, or from the hub by its id (owner/name); or take
+    one that transformers has loaded, with its `tokenizer`, as it is, in evaluation mode and without gradients.
 
     Only safetensors weights are read. `revision` is a commit, branch or tag of the hub; `dtype` is float32, tf32, float16, on a GPU
     bfloat16 or, with torchao, int8 or nf4; `device` None is the GPU where there is one. `bos` "always" puts a beginning-of-sequence token
     before every text, also where the tokenizer adds none (GPT-2, Pythia); `prompt_format` "chat" takes prompts as a user's turn in the
-    tokenizer's chat template. `cache_dir` None is Hugging Face's own cache.
+    tokenizer's chat template. `cache_dir` None is Hugging Face's own cache, where a GGUF file's
+    model is kept as well, in float32.
     """
     if not isinstance(source, str | Path):
         if tokenizer is None:
@@ -71,7 +74,9 @@ def load_model(
             )
         return language_model(source, tokenizer, bos, prompt_format)
     folder = Path(source)
-    if not folder.is_dir():
+    if folder.suffix == GGUF:
+        folder, _ = converted_gguf(folder, cache_dir or hugging_face_folder())
+    elif not folder.is_dir():
         if (
             isinstance(source, Path)
             or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source)

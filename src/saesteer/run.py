@@ -215,8 +215,8 @@ class Run:
         return {"name": settings.name, "revision": pin["revision"], "digest": pin["digest"], "dtype": settings.dtype}
 
     def model_folder(self, name: str = "model") -> Path:
-        """The folder of one of its models (sources.pins.MODELS): the experiment file's, or where the model from the hub was put."""
-        return model_settings(self.experiment, name).path or fetched_folder(self.downloads / self.name / f"{name}.json")
+        """The folder of one of its models (sources.pins.MODELS): the experiment file's, or where the model was fetched or converted to."""
+        return model_settings(self.experiment, name).folder or fetched_folder(self.downloads / self.name / f"{name}.json")
 
     def tokens(self) -> TextTokens:
         """The tokenizer of the model that is steered."""

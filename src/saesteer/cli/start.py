@@ -110,7 +110,7 @@ def report(
 @command()
 def init(
     name: Annotated[str | None, typer.Argument(help="Name of a new experiment on a model of one's own; none: the folder only.")] = None,
-    model: Annotated[Path | None, typer.Option(help="Folder of the model.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Folder of the model, or a GGUF file.")] = None,
     saes: Annotated[
         Path | None, typer.Option(help="Folder of its SAEs in sae-lens's form, a folder each; or their pattern, {layer} for the layer.")
     ] = None,
@@ -121,6 +121,7 @@ def init(
 ) -> None:
     """Make this folder a project, where it is none: configuration, Snakefile, git and DVC. With a name also write an experiment file for a
     model and SAEs of one's own, filled in from their files. Nothing is overwritten."""
+    from saesteer.workflow.model_files import downloads_of
     from saesteer.workflow.new_experiment import write_experiment
     from saesteer.workflow.project import run_alone, write_project
 
@@ -133,7 +134,8 @@ def init(
     elif name is None:
         raise SaesteerError(f"{configfile} is there already: this folder is a project; name an experiment to write its file")
     if name and model and saes:
-        path = write_experiment(name, model, saes, texts, workflow_of(configfile).experiments_dirs[0])
+        workflow = workflow_of(configfile)
+        path = write_experiment(name, model, saes, texts, workflow.experiments_dirs[0], downloads_of(workflow))
         if is_new:
             run_alone(name, configfile)
         typer.echo(f"wrote {path}: look it through, then `saesteer check {name}`")

@@ -18,7 +18,6 @@ from saesteer.settings.inputs import (
     ModelSource,
     NeuronpediaExamples,
     NoConcepts,
-    PackagePart,
     PackageSource,
     PublishedFeatures,
     SaeSettings,

@@ -36,16 +36,12 @@ class ChatSettings(Settings):
         return {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
 
 
+GGUF = ".gguf"
+"""What the name of a model's file in that format ends with."""
+
 PackageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
 PackageVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+!_-]*$")]
 PathInWheel = Annotated[str, AfterValidator(path_below)]
-
-
-class PackagePart(Settings):
-    name: PackageName
-    """Name of the package that has the part."""
-    file: PathInWheel
-    """Path of the part in its wheel."""
 
 
 class PackageSource(Settings):
@@ -57,8 +53,8 @@ class PackageSource(Settings):
     """SHA-256 of the whole file; no other bytes are used."""
     file: PathInWheel | None = None
     """Path of the file in the package's wheel; a zip archive is unpacked."""
-    parts: tuple[PackagePart, ...] = ()
-    """Instead of file: parts in further packages, which joined in this order are the file."""
+    parts: tuple[tuple[PackageName, PathInWheel], ...] = ()
+    """Instead of file: pairs of a further package and the path in it of a part; joined in this order the parts are the file."""
 
     @model_validator(mode="after")
     def _one_form(self) -> "PackageSource":
@@ -105,7 +101,7 @@ class ModelSource(Settings):
     @property
     def gguf(self) -> Path | None:
         """The GGUF file that has to be converted; None where the path names a folder, or there is none."""
-        return self.path if self.path and self.path.suffix == ".gguf" else None
+        return self.path if self.path and self.path.suffix == GGUF else None
 
     @property
     def folder(self) -> Path | None:

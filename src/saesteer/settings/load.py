@@ -140,7 +140,7 @@ def _extended(path: Path, base: str, inherited: dict[str, Any], values: dict[str
     """`values` laid on those of the experiment that they extend, whose sections of other kinds stay for a file that extends this one in
     turn. Refused where they name another model than the shipped one, but keep what belongs to that."""
     merged = _overlaid(inherited, values)
-    same_model = all(_at(merged, key) == _at(inherited, key) for key in ("model.path", "model.repo"))
+    same_model = all(_at(merged, key) == _at(inherited, key) for key in ("model.path", "model.repo", "model.package"))
     if inherited.get("seed_of_world") is None or same_model:
         return merged
     for section in _unread((key.split(".")[0] for key in _OF_THE_SHIPPED_MODEL), kind):

@@ -293,6 +293,13 @@ def _cached_folder(repo: str, revision: str | None, cache_dir: Path | None, need
         ) from error
 
 
+def hugging_face_folder() -> Path:
+    """The folder of Hugging Face's own files."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME)
+
+
 def _hub_cache(cache_dir: Path | None) -> Path:
     from huggingface_hub import constants
 

@@ -76,7 +76,7 @@ def _place(file: Path) -> Path:
 
 def _file_name(source: PackageSource) -> str:
     """The file's name: that in the wheel, or that of its first part without what numbers it, as model.gguf.part00."""
-    path = PurePosixPath(source.file or source.parts[0].file)
+    path = PurePosixPath(source.file or source.parts[0][1])
     return path.name if source.file else path.stem
 
 
@@ -86,7 +86,7 @@ def _record(file: Path) -> Path:
 
 def _make(source: PackageSource, file: Path) -> None:
     """Fetch the wheels, join the parts, and compare the digest; then write the licences and the record, and remove the wheels."""
-    wanted = [(source.name, source.file), *((part.name, part.file) for part in source.parts)]
+    wanted = [(source.name, source.file), *source.parts]
     wheels = {name: _wheel(name, source.version, file.parent / "wheels") for name in dict.fromkeys(name for name, _ in wanted)}
     parts = [(wheels[name], inside) for name, inside in wanted if inside]
     _check_room(file, parts)

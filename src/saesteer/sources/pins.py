@@ -22,7 +22,7 @@ SAE_FILES = ("**/*.safetensors", "**/*.json", "**/*.npz", "**/*.pt")
 
 _ROWS = 8192  # read at a time
 MODELS = ("model", "perplexity_model", "judge_model")
-"""Names of pins that are models, and can come from the hub."""
+"""Names of pins that are models, and can come from elsewhere."""
 PIN_KEYS = {
     "model": "model.path", "perplexity_model": "perplexity.model.path", "judge_model": "judge.model.path",
     "texts": "max_activating_examples.texts", "topics": "concepts.topics", "oracle": "judge.oracle", "lexicon": "methods.concepts.lexicon",
@@ -47,8 +47,11 @@ def model_settings(experiment: Experiment, name: str) -> ModelSource:
 
 
 def pinned_path(experiment: Experiment, name: str) -> Path | None:
-    """The folder or file behind each name that can be pinned; None for a model that comes from the hub, and where there is none."""
+    """The folder or file behind each name that can be pinned; None for a model that has to be fetched or converted, and where there is
+    none."""
     value = _at(experiment, PIN_KEYS[name])
+    if name in MODELS and value is not None:
+        return model_settings(experiment, name).folder
     return value if isinstance(value, Path) else None  # the texts of a published list of concepts are the key of a file
 
 

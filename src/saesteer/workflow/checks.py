@@ -25,11 +25,13 @@ from saesteer.settings import (
     TopicConcepts,
     TopicTexts,
 )
+from saesteer.settings.inputs import GGUF
 from saesteer.settings.registry import method
 from saesteer.sources.concept_texts import texts_of_file
 from saesteer.sources.corpus import check_texts, text_columns, topic_names
 from saesteer.sources.features import resolve
-from saesteer.sources.pins import MODELS, PIN_KEYS, pinned_path
+from saesteer.sources.gguf import config_of, read_gguf
+from saesteer.sources.pins import MODELS, PIN_KEYS, model_settings, pinned_path
 from saesteer.sources.prefixes import effect_prompts, prompt_source, prompts_of, read_prefixes, training_openers
 from saesteer.sources.sae_sources import files_of, local_source
 from saesteer.steps.step import steps_of
@@ -37,7 +39,7 @@ from saesteer.workflow.families import DEPTH, HEADS, POSITIONS, WIDTH, refusal, 
 from saesteer.workflow.outputs import pins
 
 _FOLDERS = (*(PIN_KEYS[pin] for pin in MODELS), PIN_KEYS["oracle"])
-"""Keys that name folders; all others name files."""
+"""Keys that name folders, or GGUF files; all others name files."""
 
 
 def check_files(name: str, experiment: Experiment) -> None:
@@ -58,28 +60,34 @@ def check_present_files(name: str, experiment: Experiment) -> list[str]:
         read_prefixes(file, prompt_source(experiment).n)
     paths = _paths(experiment)
     for key, path in paths.items():
-        if path.exists() and not (path.is_dir() if key in _FOLDERS else path.is_file()):
-            raise SettingsError(f"experiment {name}: {key}: {path} is no {_kind(key)}, but has to be one")
+        if path.exists() and not (path.is_dir() if _kind(key, path) == "folder" else path.is_file()):
+            raise SettingsError(f"experiment {name}: {key}: {path} is no {_kind(key, path)}, but has to be one")
     _check_features(name, experiment)
     _check_texts(name, experiment)
     for pin in MODELS:
         model = paths.get(PIN_KEYS[pin])
         if model and model.exists():
-            check_model(name, experiment, model) if pin == "model" else _check_weights(model)
-    lines = [f"{key}: there is no {_kind(key)} {path}" for key, path in paths.items() if not path.exists()]
+            if model.suffix == GGUF:
+                config = config_of(read_gguf(model))
+                check_model_config(name, experiment, config, str(model)) if pin == "model" else None
+            else:
+                check_model(name, experiment, model) if pin == "model" else _check_weights(model)
+    lines = [f"{key}: there is no {_kind(key, path)} {path}" for key, path in paths.items() if not path.exists()]
     return [*lines, *_check_saes(name, experiment)]
 
 
 def _paths(experiment: Experiment) -> dict[str, Path]:
     """Key of the experiment file -> the file or folder of the user that it names."""
-    paths: dict[str, Path | None] = {PIN_KEYS[pin]: pinned_path(experiment, pin) for pin in pins(experiment)}
+    names = pins(experiment)
+    paths: dict[str, Path | None] = {PIN_KEYS[pin]: pinned_path(experiment, pin) for pin in names}
+    paths |= {PIN_KEYS[pin]: model_settings(experiment, pin).path for pin in names if pin in MODELS}
     if isinstance(experiment, Sweep):
         paths["pmi.texts"] = experiment.pmi.texts
     return {key: path for key, path in paths.items() if path}
 
 
-def _kind(key: str) -> str:
-    return "folder" if key in _FOLDERS else "file"
+def _kind(key: str, path: Path) -> str:
+    return "folder" if key in _FOLDERS and path.suffix != GGUF else "file"
 
 
 def check_times(files: Iterable[Path], now: float) -> None:
@@ -98,7 +106,7 @@ def check_contents(experiment: Experiment) -> None:
     corpora += [experiment.pmi.texts] if isinstance(experiment, Sweep) and experiment.pmi.texts else []
     for path in (path for path in corpora if path.is_file()):
         check_texts(path)
-        _check_vocabulary(path, experiment.model.path)
+        _check_vocabulary(path, experiment.model.folder)
     if isinstance(experiment.concepts, TopicConcepts | GivenConcept) and (topics := experiment.concepts.topics) and topics.is_file():
         topic_names(topics)
     if not isinstance(experiment, Scores) and isinstance(experiment.judge, OracleJudge):

@@ -12,6 +12,7 @@ from saesteer.core.hook_points import MODULE_OUTPUTS
 from saesteer.core.tokens import LEAST_ROUND_TRIP, TextTokens, load_tokens
 from saesteer.core.yaml_1_2 import quoted
 from saesteer.settings import experiment_name
+from saesteer.settings.inputs import GGUF
 from saesteer.sources.sae_sources import hook_of_config, hook_of_module, layer_and_hook_point
 from saesteer.workflow.checks import read_config
 from saesteer.workflow.families import DEPTH, size
@@ -35,12 +36,14 @@ class _Sae:
     prepends_bos: bool
 
 
-def write_experiment(name: str, model: Path, saes: Path, texts: Path | None, folder: Path) -> Path:
-    """Write NAME.yaml into the folder of experiments; never over a file that is there."""
+def write_experiment(name: str, source: Path, saes: Path, texts: Path | None, folder: Path, downloads: Path = Path()) -> Path:
+    """Write NAME.yaml into the folder of experiments; never over a file that is there. `source` is the model's folder, or its GGUF
+    file, which is converted below `downloads`."""
     path = folder / f"{experiment_name(name)}.yaml"
     if path.exists():
         raise SettingsError(f"{path} is there already, and is not overwritten: choose another name, or remove it")
     pattern, layers, sae = _read_saes(saes)
+    model = _converted(source, downloads) if source.suffix == GGUF else source
     n_layers = size(read_config(model / "config.json"), *DEPTH)
     if n_layers is None:
         raise SettingsError(f"{model / 'config.json'} does not say how many layers the model has; take another model")
@@ -49,8 +52,8 @@ def write_experiment(name: str, model: Path, saes: Path, texts: Path | None, fol
     chat = (model / "chat_template.jinja").is_file()
     chat = chat or (tokenizer_config.is_file() and "chat_template" in read_config(tokenizer_config))
     text = _FILE.read_text(encoding="utf-8").format(
-        description=quoted(f"P1's experiment on {model.name}, layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"),
-        model=quoted(model.as_posix()),
+        description=quoted(f"P1's experiment on {source.name}, layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"),
+        model=quoted(source.as_posix()),
         bos=bos,
         bos_reason=bos_reason,
         chat="or chat, in its chat template" if chat else "it has no chat template",
@@ -69,6 +72,12 @@ def write_experiment(name: str, model: Path, saes: Path, texts: Path | None, fol
     )
     write_text(path, text)
     return path
+
+
+def _converted(gguf: Path, downloads: Path) -> Path:
+    from saesteer.engine.gguf_convert import converted_gguf
+
+    return converted_gguf(gguf, downloads)[0]
 
 
 def _bos(tokens: TextTokens, prepends_bos: bool) -> tuple[str, str]:

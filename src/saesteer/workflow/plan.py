@@ -33,7 +33,7 @@ def model_bytes(run: Run, step: str) -> int:
     most = 0
     for name in set(steps_of(run.experiment)[step].inputs) & set(MODELS):
         settings, place = model_settings(run.experiment, name), run.downloads / run.name / f"{name}.json"
-        folder = settings.path
+        folder = settings.folder
         if folder is None and place.is_file():
             folder = Path(json.loads(place.read_text(encoding="utf-8"))["folder"])
         if folder is not None:

@@ -40,6 +40,7 @@ from saesteer.steps.keys import n_concepts, n_fit_generations
 from saesteer.steps.logit_lens import N_TOKENS
 from saesteer.workflow.checks import check_contents, check_files, check_model_config, check_times, check_tokens, read_config
 from saesteer.workflow.families import text_config
+from saesteer.workflow.model_files import present_folder
 from saesteer.workflow.outputs import pins
 from saesteer.workflow.project import input_paths
 from saesteer.workflow.this_machine import Amounts, in_words, operations
@@ -139,15 +140,16 @@ def _model(subject: _Subject, pin: str) -> str:
     from saesteer.engine.finite import check_files
 
     settings, cache = model_settings(subject.experiment, pin), subject.workflow.cache_dir
-    if settings.path is not None:
-        config = read_config(settings.path / "config.json")
+    if (folder := present_folder(settings, subject.workflow)) is not None:
+        config = read_config(folder / "config.json")
         if settings.dtype in QUANTISED:
             _quantised_numbers(settings.dtype, config)
-        check_files(sorted(settings.path.glob("*.safetensors")))
-        n_bytes = bytes_of_weights(settings.path, settings.dtype)
+        check_files(sorted(folder.glob("*.safetensors")))
+        n_bytes = bytes_of_weights(folder, settings.dtype)
         subject.models[pin] = _Weights(n_bytes, config)
         return f"{settings.name}, {gib(n_bytes)} of weights in {settings.dtype}, on this machine"
-    assert settings.repo is not None
+    if settings.repo is None:
+        return f"{settings.name} is {'converted' if settings.gguf else 'fetched, and what it holds is checked,'} when the experiment runs"
     check_access(settings.repo)
     config = model_config(settings.repo, settings.revision, cache)
     if pin == "model":
@@ -173,7 +175,10 @@ def _quantised_numbers(dtype: str, config: Mapping[str, Any]) -> tuple[int, int]
 def _tokens(subject: _Subject) -> str:
     """The share of the vocabulary that can be tokenised again."""
     model = subject.experiment.model
-    folder = model.path or model_tokenizer(str(model.repo), model.revision, subject.workflow.cache_dir)
+    folder = present_folder(model, subject.workflow)
+    if folder is None and model.repo is None:
+        return "not known before the model is there"
+    folder = folder or model_tokenizer(str(model.repo), model.revision, subject.workflow.cache_dir)
     share = check_tokens(subject.experiment, folder)
     return "ids as they are" if share is None else f"{share:.2%} of the vocabulary come back as themselves when tokenised again"
 
@@ -247,7 +252,7 @@ def _disk(subject: _Subject) -> str:
     )
     activations = len(experiment.layers) * _corpus_tokens(experiment) * ACTIVATION_BYTES
     texts = _n_texts(experiment) * (40 + experiment.sampling.max_new_tokens * 3)
-    models = sum(weights.n_bytes for pin, weights in subject.models.items() if model_settings(experiment, pin).repo)
+    models = sum(weights.n_bytes for pin, weights in subject.models.items() if model_settings(experiment, pin).folder is None)
     needed = models + (2 * saes if experiment.saes.from_hub else saes) + examples + activations + texts
     free = shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())).free
     unread = " and those that could not be read" if _lacks_models(subject) else ""
