@@ -1,6 +1,7 @@
 """Small random models as GGUF files, written by llama.cpp's own package `gguf` in llama.cpp's conventions."""
 
 import itertools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -146,18 +147,18 @@ def _write_values(writer: gguf.GGUFWriter, config: Any, architecture: str) -> No
         writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
 
 
-def byte_pairs(split: str = "gpt-2") -> tuple[Tokenizer, dict[str, Any]]:
-    """A byte-level tokenizer and what a GGUF file says of it."""
+def byte_pairs(split: str = "gpt-2") -> dict[str, Any]:
+    """What a GGUF file says of a byte-level tokenizer."""
     tokenizer = byte_level(False)
-    return tokenizer, _vocabulary(tokenizer, "gpt2") | {"pre": split, "merges": _merges(tokenizer), "add_bos_token": False}
+    merges = [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+    return _vocabulary(tokenizer, "gpt2") | {"pre": split, "merges": merges, "add_bos_token": False}
 
 
-def sentence_pieces(dummy_prefix: bool) -> tuple[Tokenizer, dict[str, Any]]:
-    """A tokenizer of SentencePiece's kind and what a GGUF file says of it: scores in place of merges."""
-    tokenizer = sentence_piece_bpe(SPACES[1])
-    values = _vocabulary(tokenizer, "llama")
+def sentence_pieces(dummy_prefix: bool) -> dict[str, Any]:
+    """What a GGUF file says of a tokenizer of SentencePiece's kind: scores in place of merges."""
+    values = _vocabulary(sentence_piece_bpe(SPACES[1]), "llama")
     scores = [-float(number) for number in range(len(values["tokens"]))]
-    return tokenizer, values | {"pre": "default", "scores": scores, "add_bos_token": True, "add_space_prefix": dummy_prefix}
+    return values | {"pre": "default", "scores": scores, "add_bos_token": True, "add_space_prefix": dummy_prefix}
 
 
 def _vocabulary(tokenizer: Tokenizer, model: str) -> dict[str, Any]:
@@ -165,9 +166,3 @@ def _vocabulary(tokenizer: Tokenizer, model: str) -> dict[str, Any]:
     kinds = [2 if token == "<unk>" else 3 if token in ("<s>", "</s>") else 6 if token.startswith("<0x") else 1 for token in tokens]
     special = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}
     return {"model": model, "tokens": tokens, "token_type": kinds, **special}
-
-
-def _merges(tokenizer: Tokenizer) -> list[str]:
-    import json
-
-    return [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]

@@ -216,7 +216,11 @@ class Run:
 
     def model_folder(self, name: str = "model") -> Path:
         """The folder of one of its models (sources.pins.MODELS): the experiment file's, or where the model was fetched or converted to."""
-        return model_settings(self.experiment, name).folder or fetched_folder(self.downloads / self.name / f"{name}.json")
+        return model_settings(self.experiment, name).folder or fetched_folder(self.fetched_place(name))
+
+    def fetched_place(self, name: str) -> Path:
+        """The file that says where a model was fetched or converted to."""
+        return self.downloads / self.name / f"{name}.json"
 
     def tokens(self) -> TextTokens:
         """The tokenizer of the model that is steered."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
@@ -145,22 +145,29 @@ def _tokenizer(gguf: Gguf) -> PreTrainedTokenizerFast:
     from transformers.integrations.gguf import convert_gguf_tokenizer
 
     values = {key.removeprefix("tokenizer.ggml."): value for key, value in gguf.values.items() if key.startswith("tokenizer.ggml.")}
-    kind, split = values.get("model"), values.get("pre")
-    if kind not in ("gpt2", "llama") or (kind == "gpt2" and split not in _SPLITS):
+    kind, split, prefixed = values.get("model"), values.get("pre"), values.get("add_space_prefix", True)
+    known = split in _SPLITS if kind == "gpt2" else kind == "llama" and (prefixed or gguf.architecture.startswith("gemma"))
+    if not known:
         raise SettingsError(
-            f"{gguf.path}: its tokenizer (tokenizer.ggml.model {kind}, pre {split}) is none of those that are known here, and would give"
-            " other tokens than the model was trained with: take the model in Hugging Face's form"
+            f"{gguf.path}: its tokenizer (tokenizer.ggml.model {kind}, pre {split}, add_space_prefix {prefixed}) is none of those that are"
+            " known here, and would give other tokens than the model was trained with: take the model in Hugging Face's form"
         )
-    made, _ = convert_gguf_tokenizer(gguf.architecture, _as_transformers_reads(values))
+    try:
+        made, _ = convert_gguf_tokenizer(gguf.architecture, _as_transformers_reads(values))
+    except Exception as error:  # the library raises nothing narrower
+        raise SettingsError(f"{gguf.path} is damaged: no tokenizer can be made of its vocabulary ({error})") from error
     state = json.loads(made.to_str())  # with tokens of GPT-2, Llama or Gemma that this vocabulary may lack
     state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < len(gguf.tokens)]
     backend = Tokenizer.from_str(json.dumps(state))
-    if split in _DIGITS_ALONE:
+    if kind == "gpt2" and split in _DIGITS_ALONE:
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
-    if split in _WHOLE_WORDS_FIRST:
+    if kind == "gpt2" and split in _WHOLE_WORDS_FIRST:
         backend.model.ignore_merges = True
+    if kind == "llama" and prefixed and not gguf.architecture.startswith("gemma"):  # a space before a text, also before another one
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        backend.pre_tokenizer = None
     _check_vocabulary(gguf, [backend.id_to_token(token_id) for token_id in range(backend.get_vocab_size())], kind)
     names = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
     special = {f"{name}_token": gguf.tokens[values[key]] if key in values else None for name, key in names.items()}

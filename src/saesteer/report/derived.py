@@ -28,7 +28,7 @@ from saesteer.core.tables import JUDGEMENTS, PERPLEXITY
 from saesteer.core.yaml_1_2 import to_yaml
 from saesteer.run import Run, open_run
 from saesteer.settings import Comparison
-from saesteer.sources.pins import SAE_FILES, pinned_files, pinned_path
+from saesteer.sources.pins import SAE_FILES, model_settings, pinned_files, pinned_path
 from saesteer.steps.step import Step, steps_of
 from saesteer.workflow.code_digest import algorithm_versions
 from saesteer.workflow.completion import complete_manifest
@@ -83,10 +83,11 @@ def _takes_over_inputs(source: Run, run: Run) -> bool:
     if isinstance(experiment, Comparison) or experiment.saes.from_hub:
         return False
     names, manifests = pins(experiment), source.manifests("saes")
-    for name in names:
-        path = pinned_path(experiment, name)
-        if path is None or not _is_newer(source.data / f"pins/{name}.json", pinned_files(path)):
-            return False
+    places = [source.fetched_place(name) for name in names if pinned_path(experiment, name) is None]
+    if not all(place.is_file() for place in places):
+        return False
+    if not all(_is_newer(source.data / f"pins/{name}.json", _made_from(source, name)) for name in names):
+        return False
     folders = (Path(str(experiment.saes.path).format(layer=layer)) for layer in run.layers)
     converted_from = [file for folder in folders for file in pinned_files(folder, SAE_FILES)]
     if not all(_is_newer(manifest, converted_from) for manifest in manifests):
@@ -96,12 +97,23 @@ def _takes_over_inputs(source: Run, run: Run) -> bool:
         return False
     for name in names:
         _link(source.data / f"pins/{name}.json", run.data / f"pins/{name}.json")
+    for place in places:
+        _link(place, run.downloads / run.name / place.name)
     for file in (Path(entry["file"]) for entry in entries.values()):
         for path in (file, file.with_suffix(".json")):
             _link(source.data / "saes" / path, run.data / "saes" / path)
     for manifest, layers in zip(run.manifests("saes"), experiment.layer_groups.values(), strict=True):
         write_json(manifest, {"step": "saes", "layers": {str(layer): entries[str(layer)] for layer in layers}})
     return True
+
+
+def _made_from(run: Run, name: str) -> list[Path]:
+    """The files behind a pin."""
+    path = pinned_path(run.experiment, name)
+    if path is not None:
+        return pinned_files(path)
+    gguf = model_settings(run.experiment, name).gguf
+    return [run.fetched_place(name), *([gguf] if gguf else [])]
 
 
 def _is_newer(made: Path, files: Iterable[Path]) -> bool:

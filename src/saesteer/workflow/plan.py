@@ -32,7 +32,7 @@ def model_bytes(run: Run, step: str) -> int:
     """Bytes of the largest model that a step loads, as far as it is there: a folder of the experiment, or where a fetch left one."""
     most = 0
     for name in set(steps_of(run.experiment)[step].inputs) & set(MODELS):
-        settings, place = model_settings(run.experiment, name), run.downloads / run.name / f"{name}.json"
+        settings, place = model_settings(run.experiment, name), run.fetched_place(name)
         folder = settings.folder
         if folder is None and place.is_file():
             folder = Path(json.loads(place.read_text(encoding="utf-8"))["folder"])
