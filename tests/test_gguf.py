@@ -108,6 +108,16 @@ def text_of(value: str) -> bytes:
         (text_of("gpt-2"), text_of("gpt-9"), r"its tokenizer \(tokenizer\.ggml\.model gpt2, pre gpt-9, .*\) is none of those"),
         (text_of("no"), text_of("on"), "no tokenizer can be made of its vocabulary"),
         (text_of("sail"), text_of("!!!!"), r"no tokenizer can be made|its token \d+ is"),
+        (
+            text_of("llama.block_count") + struct.pack("<II", 4, 2),
+            text_of("llama.block_count") + struct.pack("<II", 4, 2**31),
+            "2147483648 layers",
+        ),
+        (
+            text_of("tokenizer.ggml.eos_token_id") + struct.pack("<II", 4, 2),
+            text_of("tokenizer.ggml.eos_token_id") + struct.pack("<II", 4, 9999),
+            "a special token is number 9999",
+        ),
         (struct.pack("<Q", 2**62), b"", ""),
     ],
 )

@@ -170,13 +170,22 @@ def _tokenizer(gguf: Gguf) -> PreTrainedTokenizerFast:
         backend.pre_tokenizer = None
     _check_vocabulary(gguf, [backend.id_to_token(token_id) for token_id in range(backend.get_vocab_size())], kind)
     names = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
-    special = {f"{name}_token": gguf.tokens[values[key]] if key in values else None for name, key in names.items()}
+    special = {f"{name}_token": _token(gguf, values.get(key)) for name, key in names.items()}
     adds_bos = bool(values.get("add_bos_token", kind == "llama"))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, **special, add_bos_token=adds_bos, add_eos_token=bool(values.get("add_eos_token", False))
     )
     tokenizer.chat_template = gguf.values.get("tokenizer.chat_template")
     return tokenizer
+
+
+def _token(gguf: Gguf, token_id: Any) -> str | None:
+    """A special token by its id; None where there is none."""
+    if token_id is None:
+        return None
+    if not isinstance(token_id, int) or token_id >= len(gguf.tokens):
+        raise SettingsError(f"{gguf.path} is damaged: a special token is number {token_id} of {len(gguf.tokens)}")
+    return gguf.tokens[token_id]
 
 
 def _as_transformers_reads(values: dict[str, Any]) -> dict[str, Any]:

@@ -221,6 +221,8 @@ def config_of(gguf: Gguf) -> dict[str, Any]:
         config[f"{key[:3]}_token_id"] = gguf.values.get(f"tokenizer.ggml.{key}_token_id")
     if not all(isinstance(config[name], int) for name in ("hidden_size", "num_attention_heads", "num_hidden_layers")):
         raise SettingsError(f"{gguf.path}: layers of different sizes cannot be converted")
+    if config["num_hidden_layers"] > len(gguf.tensors):
+        raise SettingsError(f"{gguf.path} is damaged: {config['num_hidden_layers']} layers, and {len(gguf.tensors)} tensors")
     n_heads = max(config["num_attention_heads"], 1)
     config = {"head_dim": config["hidden_size"] // n_heads, "num_key_value_heads": n_heads, "rope_theta": 10000.0} | config
     if gguf.architecture.startswith("gemma"):
