@@ -168,7 +168,7 @@ def _tokenizer(gguf: Gguf) -> PreTrainedTokenizerFast:
     if kind == "llama" and prefixed and not gguf.architecture.startswith("gemma"):  # a space before a text, also before another one
         backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         backend.pre_tokenizer = None
-    _check_vocabulary(gguf, [backend.id_to_token(token_id) for token_id in range(backend.get_vocab_size())], kind)
+    _check_vocabulary(gguf, [backend.id_to_token(token_id) for token_id in range(backend.get_vocab_size())], str(kind))
     names = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
     special = {f"{name}_token": _token(gguf, values.get(key)) for name, key in names.items()}
     adds_bos = bool(values.get("add_bos_token", kind == "llama"))
