@@ -40,20 +40,21 @@ def _pieces(text: str, patterns: Sequence[str]) -> list[str]:
     return pieces
 
 
-def byte_pair_ids(text: str, said: Mapping[str, Any]) -> list[int]:
-    """The pair that was merged first in training is merged first, over and over (Sennrich et al., arXiv 1508.07909)."""
+def byte_pair_ids(texts: Sequence[str], said: Mapping[str, Any]) -> list[list[int]]:
+    """The ids of each text. The pair that was merged first in training is merged first, over and over (Sennrich et al., arXiv 1508.07909)."""
     spelling, ids = _alphabet(), {token: number for number, token in enumerate(said["tokens"])}
     ranks = {tuple(merge.split(" ")): rank for rank, merge in enumerate(said["merges"])}
-    found = []
-    for piece in _pieces(text, SPLITS[said["pre"]]):
+
+    def of_piece(piece: str) -> list[int]:
         parts = [spelling[byte] for byte in piece.encode()]
         while len(parts) > 1:
             rank, place = min((ranks.get(pair, len(ranks)), place) for place, pair in enumerate(itertools.pairwise(parts)))
             if rank == len(ranks):
                 break
             parts[place : place + 2] = ["".join(parts[place : place + 2])]
-        found += [ids[part] for part in parts]
-    return found
+        return [ids[part] for part in parts]
+
+    return [[number for piece in _pieces(text, SPLITS[said["pre"]]) for number in of_piece(piece)] for text in texts]
 
 
 def sentence_piece(said: Mapping[str, Any], dummy_prefix: bool) -> sentencepiece.SentencePieceProcessor:
