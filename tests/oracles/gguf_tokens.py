@@ -41,7 +41,7 @@ def _pieces(text: str, patterns: Sequence[str]) -> list[str]:
 
 
 def byte_pair_ids(texts: Sequence[str], said: Mapping[str, Any]) -> list[list[int]]:
-    """The ids of each text. The pair that was merged first in training is merged first, over and over (Sennrich et al., arXiv 1508.07909)."""
+    """The ids of each text: the pair that was merged first in training is merged first, over and over (arXiv 1508.07909)."""
     spelling, ids = _alphabet(), {token: number for number, token in enumerate(said["tokens"])}
     ranks = {tuple(merge.split(" ")): rank for rank, merge in enumerate(said["merges"])}
 
