@@ -226,17 +226,20 @@ LEAST_HONEST = 0.9
 """Smallest mean score of labelled sentences themselves, as a fraction of what the judge gave them when it did not know these kinds."""
 
 
-def degenerate_texts(labelled: pl.DataFrame, n_concepts: int = 16, n_prompts: int = 5, seed: int = 0) -> pl.DataFrame:
+def degenerate_texts(
+    labelled: pl.DataFrame, n_concepts: int = 16, n_prompts: int = 5, seed: int = 0, topical: Mapping[str, Sequence[str]] | None = None
+) -> pl.DataFrame:
     """Rows kind, concept, opener, text: of every kind and concept a text on each of n_prompts openers, the same for all.
 
     `labelled` has concept, opener and text, a sentence that goes on from its opener. Concepts come in the order of their names, spread over
-    all of them. The table depends on the rows of `labelled` and the seed, not on their order."""
+    all of them. `topical` has each concept's words, the foremost first; None: those of its sentences. The table depends on the rows of
+    `labelled` and the seed, not on their order."""
     labelled = labelled.select("concept", "opener", "text").unique().sort("concept", "opener", "text")
     concepts, openers = labelled["concept"].unique().sort().to_list(), labelled["opener"].unique().sort().to_list()
     if len(concepts) < 2:
         raise ValueError(f"labelled texts are of {len(concepts)} concept: degenerate texts need those of another one too")
     sentences = {name: [_body(text) for text in of["text"]] for (name,), of in labelled.partition_by("concept", as_dict=True).items()}
-    topical, content = topical_words(labelled), content_words(labelled)
+    topical, content = topical or topical_words(labelled), content_words(labelled)
     prompts = text_stream(seed, "degenerate/prompts").sample(openers, min(n_prompts, len(openers)))
     rows = []
     for concept in concepts[:: max(1, len(concepts) // n_concepts)][:n_concepts]:
