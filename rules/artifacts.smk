@@ -29,6 +29,13 @@ def figure_tables(wildcards):
     return {table: f"{TABLES}/{table}.parquet".format(**wildcards) for table in ALL_FIGURES[wildcards.figure].tables}
 
 
+def manifests_of_unsteered(wildcards):
+    """The texts, and their losses, of a comparison's unsteered method, which are at the first layer only."""
+    run = RUNS[wildcards.experiment]
+    steps = ("generations", "perplexity") if isinstance(run.experiment, Comparison) else ()
+    return [str(path) for step in steps for path in run.manifests(step, [min(run.layers)])]
+
+
 def concepts_of_texts(wildcards):
     """What texts are rated for: the concepts of the features of a sweep, or those of a comparison."""
     compares = isinstance(EXPERIMENTS[wildcards.experiment], Comparison)
@@ -53,7 +60,7 @@ def further_inputs_of_fits(wildcards):
 def further_inputs_of_explanations(wildcards):
     """What the naming of features reads besides: the judge, where it is no endpoint, and the activations of texts that are local."""
     experiment = EXPERIMENTS[wildcards.experiment]
-    of_judge = {"oracle": ["oracle", "topics"], "model": ["judge_model"]}.get(judge_kind(experiment), [])
+    of_judge = {"oracle": ["oracle", "topics"], "model": ["judge_model"], "embedding": ["judge_model"]}.get(judge_kind(experiment), [])
     local = isinstance(experiment.max_activating_examples, LocalExamples)
     pins = [f"{PINS}/{name}.json" for name in (*of_judge, *(["texts"] if local else []))]
     return [path.format(**wildcards) for path in pins] + (job_manifests("activations")(wildcards) if local else [])

@@ -1,5 +1,5 @@
 # Ratings of the generated texts: concept, instruction (where there is one) and fluency, each 0, 1 or 2, and their harmonic mean. By the
-# judge of a shipped world, by a language model behind an address, or by one on the GPU.
+# judge of a shipped world, by sentence embeddings, by a language model behind an address, or by one on the GPU.
 
 
 rule judge:
@@ -17,6 +17,30 @@ rule judge:
         manifest=f"{DATA}/judge/{{layers}}.json",
     wildcard_constraints:
         experiment=only(lambda experiment: judge_kind(experiment) == "oracle"),
+    params:
+        **rows_of("judge"),
+    script:
+        "../scripts/step.py"
+
+
+rule judge_embedding:
+    """By a sentence-embedding model, beside unsteered texts."""
+    input:
+        judge_model=f"{PINS}/judge_model.json",
+        judge_model_files=fetched("judge_model"),
+        perplexity_model=f"{PINS}/perplexity_model.json",
+        perplexity_model_files=fetched("perplexity_model"),
+        concepts=concepts_of_texts,
+        generations=f"{DATA}/generations/{{layers}}.json",
+        perplexity=f"{DATA}/perplexity/{{layers}}.json",
+        unsteered=manifests_of_unsteered,
+        prompts=prompts,
+    output:
+        manifest=f"{DATA}/judge/{{layers}}.json",
+    wildcard_constraints:
+        experiment=only(lambda experiment: judge_kind(experiment) == "embedding"),
+    resources:
+        **gpu_job("judge"),
     params:
         **rows_of("judge"),
     script:

@@ -42,17 +42,17 @@ def unsteered() -> pl.DataFrame:
     return sentences().filter(concept="").select("opener", text=" " + pl.col("text"))
 
 
-def texts(n_prompts: int = 10) -> pl.DataFrame:
+def texts(n_concepts: int = len(WORDS), n_prompts: int = 10) -> pl.DataFrame:
     """kind, concept, opener and text: of each concept as many of every kind, and its sentences, on the same prompts."""
     labelled = sentences().filter(pl.col("concept") != "")
-    made = degenerate.degenerate_texts(labelled, n_concepts=len(WORDS), n_prompts=n_prompts, topical=WORDS)
+    made = degenerate.degenerate_texts(labelled, n_concepts=n_concepts, n_prompts=n_prompts, topical=WORDS)
     everyday = [text.removesuffix(".") for text in sentences().filter(concept="")["text"]]
     rng, rows = random.Random(0), []
     for concept, opener in made.select("concept", "opener").unique(maintain_order=True).iter_rows():
         for kind, text in _named(concept, rng.choice(everyday)).items():
             rows.append((kind, concept, opener, f" {text}."))
     named = pl.DataFrame(rows, schema=made.columns, orient="row")
-    of_prompts = labelled.join(made.select("opener").unique(), on="opener", how="semi")
+    of_prompts = labelled.join(made.select("concept", "opener").unique(), on=["concept", "opener"], how="semi")
     honest = of_prompts.select(pl.lit(HONEST).alias("kind"), "concept", "opener", text=" " + pl.col("text"))
     return pl.concat([made, named, honest])
 

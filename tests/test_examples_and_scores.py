@@ -226,7 +226,7 @@ def two_topics(tokens: TextTokens) -> WorldJudge:
     likelihood[0, 1:3] = likelihood[1, 3:5] = 0.24
     likelihood[0, 3:5] = likelihood[1, 1:3] = 0.01
     pairs = np.zeros((len(WORDS), len(WORDS)), dtype=np.float32)
-    cuts = Thresholds(0.1, 0.3, 1, (0.1, 0.8), (0.0, 4.0), 8.0, function_shares=(0.0, 1.0), order_nats=-1.0, distinct_bigrams=0.5)
+    cuts = Thresholds((0.0, 4.0), 8.0, (0.0, 1.0), -1.0, 0.5, 0.1, 0.3, least_on_topic=1, concept_shares=(0.1, 0.8))
     return oracle_as_judge(Oracle(np.log(likelihood), np.log(np.full(2, 0.5, dtype=np.float32)), pairs, cuts), tokens)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from saesteer.analysis.acceptability import distinct_bigram_share, fluency_by_loss
 from saesteer.core.errors import SettingsError
 from saesteer.world.oracle_judge import (
     WEIGHTS,
@@ -16,8 +17,6 @@ from saesteer.world.oracle_judge import (
     Thresholds,
     concept_rating,
     content_tokens,
-    distinct_bigram_share,
-    fluency_by_loss,
     fluency_rating,
     function_share,
     load_oracle,
@@ -30,8 +29,8 @@ from saesteer.world.oracle_judge import (
 # Token 0 "the": both topics alike; 1 "storm": topic 0 at 9 to 1; 2 "sail": topic 1 at 5 to 1; 3 "wave": topic 1 at 3 to 1.
 LIKELIHOOD = np.array([[0.4, 0.45, 0.05, 0.10], [0.4, 0.05, 0.25, 0.30]], dtype=np.float32)
 THRESHOLDS = Thresholds(
-    0.1,
-    0.6,
+    content_nats=0.1,
+    topic_posterior=0.6,
     least_on_topic=1,
     concept_shares=(0.3, 0.8),
     nats=(1.0, 2.0),

@@ -22,7 +22,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from saesteer.world import oracle_judge
+from saesteer.analysis.acceptability import distinct_bigram_share
 from saesteer.world.books import judge as runtime
 from saesteer.world.books.judge import TextJudge, split_words
 from saesteer.world.streams import stream_seed
@@ -194,7 +194,7 @@ def fit_fluency(
 ) -> TextJudge:
     """Choose both loss cuts on the items that are no loops, and the cut on distinct pairs of words between loops and what is as written."""
     ratings, loops = np.array([item.rating for item in items]), np.array([item.loop for item in items])
-    distinct = np.array([oracle_judge.distinct_bigram_share(ids) for ids in _words(judge, items, tokenizer)])
+    distinct = np.array([distinct_bigram_share(ids) for ids in _words(judge, items, tokenizer)])
     cuts = rating_cuts(-losses[~loops], ratings[~loops].tolist())  # low loss is good
     return replace(judge, fluency_nats=(-cuts[1], -cuts[0]), distinct_bigrams=best_cut(distinct[ratings == 2], distinct[loops]))
 

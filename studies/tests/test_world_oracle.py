@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from saesteer.analysis.acceptability import distinct_bigram_share
 from saesteer.world.lexicon import load_lexicon
-from saesteer.world.oracle_judge import Oracle, distinct_bigram_share, function_share, order_nats, topic_posterior
+from saesteer.world.oracle_judge import Oracle, function_share, order_nats, topic_posterior
 from studies.world import oracle as fitting
 from studies.world.tokenizer import BOS_ID, build_tokenizer
 from studies.world.train_model import ModelRecipe, new_model

@@ -22,6 +22,7 @@ from scipy.special import softmax
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from saesteer.analysis.acceptability import distinct_bigram_share
 from saesteer.world import grammar
 from saesteer.world import oracle_judge as runtime
 from saesteer.world.grammar import NO_TOPIC
@@ -45,7 +46,7 @@ OUTSIDE = 0.05
 LOOPED = 4
 """Most words, or tokens, that a text says over and over."""
 UNSCORED = -100
-UNFITTED = Thresholds(CONTENT_NATS[0], TOPIC_POSTERIORS[0], LEAST_ON_TOPIC[0], (0.5, 0.5), (0.0, 0.0), 0.0, (0.0, 0.0), 0.0, 0.0)
+UNFITTED = Thresholds((0.0, 0.0), 0.0, (0.0, 0.0), 0.0, 0.0, CONTENT_NATS[0], TOPIC_POSTERIORS[0], LEAST_ON_TOPIC[0], (0.5, 0.5))
 """Cuts of a judge whose cuts were not chosen yet."""
 
 
@@ -179,7 +180,7 @@ def fit_fluency(oracle: Oracle, losses: Float[np.ndarray, " item"], items: Seque
     """The ranges of calibration sentences as they were written; the largest loss, between the worst kinds without the loops and the others;
     and the cut on distinct pairs on written sentences and loops."""
     ratings, loops = np.array([item.rating for item in items]), np.array([item.loop for item in items])
-    distinct = np.array([runtime.distinct_bigram_share(item.continuation) for item in items])
+    distinct = np.array([distinct_bigram_share(item.continuation) for item in items])
     written = [item.continuation for item, rating in zip(items, ratings, strict=True) if rating == 2]
     functions = np.array([runtime.function_share(oracle, ids) for ids in written], dtype=np.float64)
     orders = np.array([order for ids in written if (order := runtime.order_nats(oracle, ids)) is not None])

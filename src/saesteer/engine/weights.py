@@ -53,7 +53,7 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
         if fault := safetensors_fault(file):
             raise ValueError(f"{file}: not a readable safetensors file ({fault}); fetch or copy it again")
     transformers_logging.disable_progress_bar()  # which is drawn for models that load in no time, too
-    with _without_remote_code(path):
+    with without_remote_code(path):
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     text = config.get_text_config(decoder=True)
     model, info = AutoModelForCausalLM.from_pretrained(
@@ -81,7 +81,7 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
 
 
 @contextmanager
-def _without_remote_code(path: Path) -> Iterator[None]:
+def without_remote_code(path: Path) -> Iterator[None]:
     """Where a model's folder cannot be loaded without running Python code in it, say so: transformers advises to trust it."""
     try:
         yield
@@ -95,7 +95,7 @@ def _without_remote_code(path: Path) -> Iterator[None]:
 
 def load_tokenizer(path: Path) -> Any:
     """A folder's tokenizer; nothing is fetched."""
-    with _without_remote_code(path):
+    with without_remote_code(path):
         return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 

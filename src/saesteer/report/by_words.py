@@ -10,14 +10,12 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from saesteer.analysis.acceptability import DISTINCT_BIGRAMS, fluency_by_loss
 from saesteer.analysis.recommendation import FEATURE, UNSTEERED, concept_words
 from saesteer.analysis.score import harmonic_mean
-from saesteer.world.oracle_judge import fluency_by_loss
 
 FLUENT = 2.0
 """Most times the unsteered texts' perplexity for a fluency of 2; up to the limit on damage it is 1."""
-DISTINCT_BIGRAMS = 0.8
-"""Smallest share of distinct pairs of successive words for a fluency above 0; the fitted ones of the shipped worlds are .82 and .86."""
 LIMITS = (
     "Rated by words, not by a judge: a text is about the concept if the words of its name are in it, also where it only names it; other"
     " words for the concept do not count. Add a judge before you rely on it (docs/judges.md)."

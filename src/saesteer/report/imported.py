@@ -20,7 +20,7 @@ from saesteer.figures.save import save_figure
 from saesteer.figures.style import visible
 from saesteer.methods.compare.imported import imported_summaries, with_scores
 from saesteer.run import Run
-from saesteer.settings import IntervalSettings, OracleJudge, ProtocolSettings
+from saesteer.settings import EmbeddingJudge, IntervalSettings, OracleJudge, ProtocolSettings
 from saesteer.sources.imported import AXBENCH, ImportedTexts, imported_texts
 
 UNREADABLE_IS_0 = "AxBench's program writes 0 for an answer of its judge that it cannot read: such a rating counts as 0 here too"
@@ -85,11 +85,16 @@ def _by_judge(texts: pl.DataFrame, run: Run) -> pl.DataFrame:
     judge, prompts = run.comparison.judge, {text_id(prompt): prompt for prompt in texts["prompt"].unique()}
     if isinstance(judge, OracleJudge) and (unknown := sorted(set(texts["concept"]) - set(run.topics()))):
         raise SettingsError(f"the judge of {run.name} knows the topics of its world only, not {unknown[0]!r}: name another with --judge")
+    if isinstance(judge, EmbeddingJudge):
+        raise SettingsError(
+            f"the judge of {run.name} is of kind embedding, which compares with the losses and unsteered texts of its own experiment: name"
+            " another comparison with --judge"
+        )
     ids = {prompt: prefix_id for prefix_id, prompt in prompts.items()}
     named = texts.with_columns(target=pl.col("concept"), prefix_id=pl.col("prompt").replace_strict(ids))
     reason = pl.when(pl.col("text").is_null()).then(pl.lit("the file has no text"))
     losses = named.select(*GENERATIONS.keys, mean_nll=pl.col("perplexity").log())
-    frames = ratings(run, named.select(*GENERATIONS.keys, "text", "concept", reason=reason), losses, prompts)
+    frames = ratings(run, named.select(*GENERATIONS.keys, "text", "concept", reason=reason), losses, prompts, None)
     rated = pl.concat(frames).select(*GENERATIONS.keys, *(pl.col(name).cast(pl.Float64) for name in RATING_COLUMNS), "judge_score")
     joined = named.drop(RATING_COLUMNS).join(rated, on=GENERATIONS.keys, how="left", maintain_order="left")
     return joined.select(*(name for name in texts.columns), "judge_score")

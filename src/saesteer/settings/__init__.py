@@ -37,6 +37,7 @@ from saesteer.settings.methods import (
 from saesteer.settings.steps import (
     BestFactorSettings,
     Edit,
+    EmbeddingJudge,
     Endpoint,
     EndpointJudge,
     ExplanationSettings,

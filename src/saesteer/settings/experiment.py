@@ -23,6 +23,7 @@ from saesteer.settings.methods import MethodSettings, most_effect_vectors
 from saesteer.settings.registry import method
 from saesteer.settings.steps import (
     BestFactorSettings,
+    EmbeddingJudge,
     ExplanationSettings,
     GenSuccessSettings,
     InputScoreSettings,
@@ -140,7 +141,7 @@ class SteeringSections(ScoringSections):
 
     @model_validator(mode="after")
     def _somebody_names(self) -> "SteeringSections":
-        if self.explanations and isinstance(self.judge, NoJudge):
+        if self.explanations and isinstance(self.judge, NoJudge | EmbeddingJudge):
             raise ValueError("explanations: the judge names the features, and its kind is none: give one of kind endpoint or model")
         return self
 
@@ -200,6 +201,8 @@ class Comparison(SteeringSections):
             raise ValueError(
                 "methods.prompt_writer writes instructions, which a model with prompt_format plain does not follow: set it to null"
             )
+        if isinstance(self.judge, EmbeddingJudge) and "unsteered" not in self.methods.methods:
+            raise ValueError("judge: kind embedding compares with unsteered texts: add unsteered to methods.methods")
         if "sft" in self.methods.methods and self.model.dtype in ("int8", "nf4"):
             raise ValueError(
                 f"methods: sft trains all weights, which {self.model.dtype} does not allow: leave sft out, or set model.dtype to"

@@ -214,6 +214,22 @@ class LocalModelJudge(LanguageModelJudge):
     """The model; instruction-tuned, with a chat template."""
 
 
+class EmbeddingJudge(Settings):
+    kind: Literal["embedding"]
+    """Cosines of texts and concept by a sentence-embedding model, against those of unsteered texts on the same prompts. Concepts are any
+    words, texts English; it costs nothing."""
+    model: ModelSource
+    """The model: an encoder of the transformers library with the files of sentence-transformers, that pools by mean or cls; in float32."""
+    descriptions: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default={})
+    """Concept -> texts that describe it or are about it; their vectors and that of its name are averaged. A concept without: its name."""
+
+    @model_validator(mode="after")
+    def _in_float32(self) -> "EmbeddingJudge":
+        if self.model.dtype != "float32":
+            raise ValueError("model.dtype: a judge of kind embedding computes in float32: leave dtype out")
+        return self
+
+
 class ExplanationSettings(Settings):
     evidence: Literal["examples", "lens", "both"] = "both"
     """What a feature is named from: its max-activating examples, its top logit-lens tokens, or both."""
@@ -225,6 +241,6 @@ class ExplanationSettings(Settings):
     """Seed of which examples are held out, and of the other texts."""
 
 
-JudgeSettings = Annotated[NoJudge | OracleJudge | EndpointJudge | LocalModelJudge, Field(discriminator="kind")]
-RatingJudge = Annotated[OracleJudge | EndpointJudge | LocalModelJudge, Field(discriminator="kind")]
+JudgeSettings = Annotated[NoJudge | OracleJudge | EmbeddingJudge | EndpointJudge | LocalModelJudge, Field(discriminator="kind")]
+RatingJudge = Annotated[OracleJudge | EmbeddingJudge | EndpointJudge | LocalModelJudge, Field(discriminator="kind")]
 """The judges that rate."""

@@ -12,9 +12,10 @@ from saesteer.core.files import file_digest, value_digest
 from saesteer.core.hook_points import MODULE_OUTPUTS
 from saesteer.core.store import read_manifest
 from saesteer.settings import Experiment, LocalExamples, ModelSource, SettingsError, Sweep
+from saesteer.sources.embedding_model import POOLING
 from saesteer.sources.published import cached_path
 
-MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "additional_chat_templates/*.jinja")
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "additional_chat_templates/*.jinja", POOLING)
 """Patterns of the files that count of a folder with a model, or a world's judge: weights, settings, chat templates and vocabularies, so all
 that transformers reads there. Of the rest (cards, licences, pickled weights, code) nothing is read."""
 SAE_FILES = ("**/*.safetensors", "**/*.json", "**/*.npz", "**/*.pt")

@@ -10,7 +10,7 @@ import polars as pl
 
 from saesteer.core.tables import ACTIVATIONS, EXPLANATIONS, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES
 from saesteer.run import Run
-from saesteer.settings import EndpointJudge, Experiment, LocalExamples, LocalModelJudge, NoJudge, OracleJudge, Scores
+from saesteer.settings import EmbeddingJudge, EndpointJudge, Experiment, LocalExamples, LocalModelJudge, NoJudge, OracleJudge, Scores
 from saesteer.steps.judge import language_model
 from saesteer.steps.step import Step, by_layer, every_feature, values_of
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def step(experiment: Experiment) -> Step | None:
-    if isinstance(experiment, Scores) or experiment.explanations is None or isinstance(experiment.judge, NoJudge):
+    if isinstance(experiment, Scores) or experiment.explanations is None or isinstance(experiment.judge, NoJudge | EmbeddingJudge):
         return None
     judge, section = experiment.judge, experiment.explanations
     inputs: tuple[str, ...] = (MAX_ACTIVATING_EXAMPLES.name, *((LOGIT_LENS.name,) if section.evidence != "examples" else ()))

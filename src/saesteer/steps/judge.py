@@ -1,22 +1,34 @@
 """Ratings of texts by the experiment's judge: concept, instruction (where there is one) and fluency, each 0, 1 or 2, with their harmonic
 mean.
 
-The judge is that of a shipped world, a language model behind an OpenAI-compatible address, or a transformers model on the GPU.
+The judge is that of a shipped world, a sentence-embedding model, a language model behind an OpenAI-compatible address, or a transformers
+model on the GPU.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPTS, JUDGEMENTS, PERPLEXITY
+from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPTS, GENERATIONS, JUDGEMENTS, PERPLEXITY, Table
 from saesteer.judge.rubric import rubric_digest
 from saesteer.run import Run
-from saesteer.settings import Comparison, EndpointJudge, Experiment, LocalModelJudge, NoJudge, OracleJudge, Scores, Sweep
+from saesteer.settings import (
+    Comparison,
+    EmbeddingJudge,
+    EndpointJudge,
+    Experiment,
+    LocalModelJudge,
+    NoJudge,
+    OracleJudge,
+    Scores,
+    Sweep,
+)
 from saesteer.steps import keys
 from saesteer.steps.generations import texts_of
-from saesteer.steps.step import Step, layers_of
+from saesteer.steps.keys import is_unsteered, layer_of_unsteered
+from saesteer.steps.step import Step, layers_of, values_of
 
 if TYPE_CHECKING:
     from saesteer.judge.answers import Asker
@@ -31,6 +43,12 @@ def step(experiment: Experiment) -> Step | None:
     settings: dict[str, Any] = {"kind": judge.kind} | ({"blank_texts": "rated"} if experiment.rates_blank_texts else {})
     if isinstance(judge, OracleJudge):
         inputs, modules = ("oracle", "topics", *inputs, "perplexity"), ("world.rating", "analysis.concepts")
+    elif isinstance(judge, EmbeddingJudge):
+        inputs = ("judge_model", "perplexity_model", *inputs, "perplexity")
+        modules = ("judge.embedding", "judge.rate_embedding", "judge.word_order", "analysis.concepts")
+        scorer = values_of(experiment.perplexity.model, "dtype", "bos")
+        settings |= {"descriptions": values_of(judge, "descriptions")["descriptions"], "scorer": scorer}
+        settings["prompt_format"] = experiment.model.prompt_format
     else:
         settings |= {"rubric": rubric_digest(), "max_tokens": judge.max_tokens, "seed": judge.seed}
         settings["prompt_format"] = experiment.model.prompt_format
@@ -41,7 +59,9 @@ def step(experiment: Experiment) -> Step | None:
     if isinstance(judge, LocalModelJudge):
         inputs, modules = ("judge_model", *inputs), (*modules, "judge.local_model")
         settings |= {"dtype": judge.model.dtype, **judge.model.template_values}
-    return Step(JUDGEMENTS, of_texts, settings, inputs, modules, compute, runs_model=isinstance(judge, LocalModelJudge), unit="text")
+    embeds = isinstance(judge, EmbeddingJudge)
+    runs_model = embeds or isinstance(judge, LocalModelJudge)
+    return Step(JUDGEMENTS, of_texts, settings, inputs, modules, compute, runs_model=runs_model, unit="text", beside_unsteered=embeds)
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -50,13 +70,38 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     layers = layers_of(missing)
     concepts = run.summary(COMPARED_CONCEPTS) if isinstance(run.experiment, Comparison) else run.rows(CONCEPTS, layers)
     texts = with_concept(texts_of(run, missing, ["text", "reason"]), concepts)
-    losses = run.rows(PERPLEXITY, layers) if isinstance(run.steering.judge, OracleJudge) else None
-    yield from ratings(run, texts, losses, run.prompts())
+    unsteered, losses = None, None
+    if isinstance(run.steering.judge, EmbeddingJudge):
+        unsteered, losses = _unsteered(run, layers, GENERATIONS, ["text"]), _with_unsteered_losses(run, layers)
+    elif isinstance(run.steering.judge, OracleJudge):
+        losses = run.rows(PERPLEXITY, layers)
+    yield from ratings(run, texts, losses, run.prompts(), unsteered)
 
 
-def ratings(run: Run, texts: pl.DataFrame, losses: pl.DataFrame | None, prompts: Mapping[str, str]) -> Iterator[pl.DataFrame]:
-    """JUDGEMENTS rows of texts that have a column `concept`, in frames of one layer each. A world's judge reads the texts' PERPLEXITY
-    rows too, the others none. `prompts`, by prefix_id, are instructions where the model answers."""
+def _unsteered(run: Run, layers: Sequence[int], table: Table, columns: list[str]) -> pl.DataFrame:
+    """Rows of the unsteered texts beside which the texts of these layers are rated, at each of these layers."""
+    experiment = run.steering
+    at = {layer_of_unsteered(experiment, layer) for layer in layers}
+    rows = run.rows(table, sorted(at), columns).filter(is_unsteered(experiment))
+    return pl.concat(
+        [
+            rows.filter(layer=layer_of_unsteered(experiment, layer)).with_columns(layer=pl.lit(layer, rows.schema["layer"]))
+            for layer in layers
+        ]
+    )
+
+
+def _with_unsteered_losses(run: Run, layers: Sequence[int]) -> pl.DataFrame:
+    losses = [run.rows(PERPLEXITY, layers, ["mean_nll"]), _unsteered(run, layers, PERPLEXITY, ["mean_nll"])]
+    return pl.concat(losses).unique(PERPLEXITY.keys, maintain_order=True)
+
+
+def ratings(
+    run: Run, texts: pl.DataFrame, losses: pl.DataFrame | None, prompts: Mapping[str, str], unsteered: pl.DataFrame | None
+) -> Iterator[pl.DataFrame]:
+    """JUDGEMENTS rows of texts that have a column `concept`, in frames of one layer each. A world's judge and embeddings read the texts'
+    PERPLEXITY rows too; the latter also those of unsteered texts with the same layer and target, and these texts themselves (GENERATIONS
+    keys and text). `prompts`, by prefix_id, are instructions where the model answers."""
     experiment, judge = run.experiment, run.steering.judge
     if isinstance(judge, OracleJudge):
         from saesteer.world.rating import rate
@@ -65,11 +110,35 @@ def ratings(run: Run, texts: pl.DataFrame, losses: pl.DataFrame | None, prompts:
         rated = rate(texts, losses, run.world_judge(), run.topics(), experiment.rates_blank_texts)
         yield from rated.partition_by("layer", maintain_order=True)
         return
+    if isinstance(judge, EmbeddingJudge):
+        assert losses is not None
+        assert unsteered is not None
+        yield from _by_embedding(run, judge, texts, losses, prompts, unsteered)
+        return
     from saesteer.judge.rate_llm import judge_texts
 
     instructions = prompts if experiment.model.prompt_format == "chat" else None
     folder, seconds = run.data / "judge/answers", run.workflow.part_seconds
     yield from judge_texts(texts, instructions, language_model(run), folder, seconds, experiment.rates_blank_texts)
+
+
+def _by_embedding(
+    run: Run, judge: EmbeddingJudge, texts: pl.DataFrame, losses: pl.DataFrame, prompts: Mapping[str, str], unsteered: pl.DataFrame
+) -> Iterator[pl.DataFrame]:
+    """The same, a layer's target at a time."""
+    from saesteer.judge.embedding import load_embedder
+    from saesteer.judge.rate_embedding import rate
+    from saesteer.judge.word_order import with_order_nats
+
+    embedder, scorer = load_embedder(run.model_folder("judge_model")), run.model("perplexity_model")
+
+    def measured(rows: pl.DataFrame) -> pl.DataFrame:
+        with_losses = rows.join(losses.select(*GENERATIONS.keys, "mean_nll"), on=GENERATIONS.keys, how="left", maintain_order="left")
+        return with_order_nats(scorer, with_losses, prompts, run.experiment.model.prompt_format)
+
+    for (layer, target), rows in texts.group_by("layer", "target", maintain_order=True):
+        plain = measured(unsteered.filter(layer=layer, target=target))
+        yield rate(measured(rows), plain, embedder.vectors, judge.descriptions, run.experiment.rates_blank_texts)
 
 
 def language_model(run: Run) -> "Asker":

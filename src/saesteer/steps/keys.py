@@ -68,6 +68,16 @@ def texts_of(experiment: Steering) -> Keys:
     return texts_of_fits(experiment) if isinstance(experiment, Comparison) else texts_of_features(experiment, experiment.sweep.n_prefixes)
 
 
+def is_unsteered(experiment: Steering) -> pl.Expr:
+    """Which of an experiment's texts are the unsteered model's, by their keys."""
+    return pl.col("method") == method("unsteered").key if isinstance(experiment, Comparison) else pl.col("factor") == "0"
+
+
+def layer_of_unsteered(experiment: Steering, layer: int) -> int:
+    """Where the unsteered texts of a layer's targets are: a comparison has them once, at its first layer."""
+    return min(experiment.layers) if isinstance(experiment, Comparison) else layer
+
+
 def _prompts(experiment: Steering, n: int) -> Axis:
     """The first prompts of the experiment's file, or of a published one."""
     source = prompt_source(experiment)

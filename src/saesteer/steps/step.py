@@ -72,6 +72,8 @@ class Step:
     """The column that counts the tokens that the model read or wrote, for rates."""
     modules_of_methods: tuple[str, ...] = ()
     """Modules that count by a version in the keys instead: those that fit a method."""
+    beside_unsteered: bool = False
+    """Whether a row depends on the rows of all unsteered texts of the same target as well."""
     written: tuple[Table, ...] = ()
     """Summary tables that rows depend on and that nothing determines: a language model wrote them."""
 

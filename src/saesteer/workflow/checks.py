@@ -14,6 +14,7 @@ from saesteer.core.files import regular_file, safetensors_fault
 from saesteer.core.tokens import load_tokens
 from saesteer.settings import (
     Comparison,
+    EmbeddingJudge,
     Experiment,
     GivenConcept,
     LabelledTexts,
@@ -29,6 +30,7 @@ from saesteer.settings.inputs import GGUF
 from saesteer.settings.registry import method
 from saesteer.sources.concept_texts import texts_of_file
 from saesteer.sources.corpus import check_texts, text_columns, topic_names
+from saesteer.sources.embedding_model import text_pooling
 from saesteer.sources.features import resolve
 from saesteer.sources.gguf import config_of, read_gguf
 from saesteer.sources.pins import MODELS, PIN_KEYS, model_settings, pinned_path
@@ -72,6 +74,8 @@ def check_present_files(name: str, experiment: Experiment) -> list[str]:
                 check_model_config(name, experiment, config, str(model)) if pin == "model" else None
             else:
                 check_model(name, experiment, model) if pin == "model" else _check_weights(model)
+            if pin == "judge_model" and isinstance(getattr(experiment, "judge", None), EmbeddingJudge):
+                text_pooling(model)
     lines = [f"{key}: there is no {_kind(key, path)} {path}" for key, path in paths.items() if not path.exists()]
     return [*lines, *_check_saes(name, experiment)]
 

@@ -19,6 +19,7 @@ from saesteer.run import SHARED_STEPS, Run
 from saesteer.settings import Comparison, Endpoint, EndpointJudge, Scores, SettingsError
 from saesteer.sources.model_size import QUANTISED, bytes_of_weights
 from saesteer.sources.pins import MODELS, PIN_KEYS, model_settings
+from saesteer.steps.keys import is_unsteered, layer_of_unsteered
 from saesteer.steps.step import Axis, Step, steps_of
 from saesteer.workflow.code_digest import algorithm_versions
 
@@ -97,6 +98,11 @@ def upstream(run: Run, step: str, layer: int) -> Upstream | None:
     of_texts = "concept_id" if isinstance(run.experiment, Comparison) else "feature"
     target = of_texts if "target" in plan.table.keys else None
     frames = [_digests(plan, table, rows, target) for table, rows in tables]
+    if plan.beside_unsteered:
+        assert not isinstance(run.experiment, Scores)
+        unsteered, at = is_unsteered(run.experiment), layer_of_unsteered(run.experiment, layer)
+        of_texts_alone = [table for table, _ in tables if {"target", "factor"} <= {*table.keys}]
+        frames += [_combined_digests(table, run.rows(table, [at]).filter(unsteered), ["target"]) for table in of_texts_alone]
     entries = {}
     for name in earlier:
         (manifest,) = run.manifests(name, [layer])
@@ -108,9 +114,13 @@ def _digests(plan: Step, table: Table, rows: pl.DataFrame, target: str | None) -
     """The digests of an earlier table's rows, by the key columns that a row of the step shares with them; `target` is what the column of
     that name holds."""
     shared = [name for name in table.keys if name in plan.table.keys or name == target]
-    digests = row_digests(table, rows, shared)
-    digests = digests.select(*shared, pl.format(f"{table.name}:{{}}", "digest").alias(MEASURED_ON))
+    digests = _combined_digests(table, rows, shared)
     return digests.rename({target: "target"}).cast({"target": pl.String}) if target in shared else digests
+
+
+def _combined_digests(table: Table, rows: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """The digests of a table's rows, one for all that share their values of some keys."""
+    return row_digests(table, rows, keys).select(*keys, pl.format(f"{table.name}:{{}}", "digest").alias(MEASURED_ON))
 
 
 def versions(step: Step) -> dict[str, int]:

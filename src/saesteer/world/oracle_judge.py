@@ -17,11 +17,9 @@ speech. The reference model would say the same at the price of a forward pass a 
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from jaxtyping import Bool, Float
 from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
 
+from saesteer.analysis.acceptability import Acceptable, distinct_bigram_share, fluency, moved_on
 from saesteer.core.errors import SettingsError
 
 ALGORITHM_VERSION = 3
@@ -44,7 +43,7 @@ FUNCTION_WORD = 0.0008
 
 
 @dataclass(frozen=True)
-class Thresholds:
+class Thresholds(Acceptable):
     """Where the ratings change."""
 
     content_nats: float
@@ -53,16 +52,6 @@ class Thresholds:
     """Distinct content tokens on the topic that a concept rating above 0 takes."""
     concept_shares: tuple[float, float]
     """Concept is 1 from the first on, 2 from the second."""
-    nats: tuple[float, float]
-    """The loss of nine of ten unsteered sentences, in nats per token."""
-    most_nats: float
-    """A text of larger loss has no fluency."""
-    function_shares: tuple[float, float]
-    """The share of function words in nine of ten unsteered sentences."""
-    order_nats: float
-    """What the order of the content words is worth, in nats per token, in 19 of 20 unsteered sentences or more."""
-    distinct_bigrams: float
-    """Smallest share of distinct pairs among the text's pairs of successive tokens that a fluency rating above 0 takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,29 +138,11 @@ def concept_rating(oracle: Oracle, token_ids: Sequence[int], topic: int) -> int 
 
 
 def fluency_rating(oracle: Oracle, token_ids: Sequence[int], mean_nll: float | None) -> int | None:
-    """By a text's mean loss (nats per token) under the reference model, its function words and the order of its content words: 2 where all
-    are as in unsteered sentences, one less for each that is not; 0 also where the loss is larger than the largest allowed, or less than
-    `distinct_bigrams` of the pairs of successive tokens are distinct. None where the loss is undefined."""
-    if mean_nll is None or not math.isfinite(mean_nll):
-        return None
-    cuts = oracle.thresholds
-    if mean_nll > cuts.most_nats or distinct_bigram_share(token_ids) < cuts.distinct_bigrams:
-        return 0
-    function, order = function_share(oracle, token_ids), order_nats(oracle, token_ids)
-    unlike = (
-        not cuts.nats[0] <= mean_nll <= cuts.nats[1],
-        function is not None and not cuts.function_shares[0] <= function <= cuts.function_shares[1],
-        order is not None and not order >= cuts.order_nats,
+    """By a text's mean loss (nats per token) under the reference model, its function words and the order of its content words
+    (acceptability.fluency)."""
+    return fluency(
+        oracle.thresholds, distinct_bigram_share(token_ids), mean_nll, function_share(oracle, token_ids), order_nats(oracle, token_ids)
     )
-    return max(0, 2 - sum(unlike))
-
-
-def fluency_by_loss(cuts: tuple[float, float], distinct_bigrams: float, ids: Sequence[int], mean_nll: float | None) -> int | None:
-    """By a text's mean loss (nats per token) alone: 2 up to the first cut, 1 up to the second, else 0; 0 also where less than
-    `distinct_bigrams` of its pairs of successive ids are distinct. None where the loss is undefined."""
-    if mean_nll is None or not math.isfinite(mean_nll):
-        return None
-    return 0 if distinct_bigram_share(ids) < distinct_bigrams else sum(mean_nll <= cut for cut in cuts)
 
 
 def function_share(oracle: Oracle, token_ids: Sequence[int]) -> float | None:
@@ -187,13 +158,6 @@ def order_nats(oracle: Oracle, token_ids: Sequence[int]) -> float | None:
     if len(places) < 2:
         return None
     texts = np.tile(ids, (len(places), 1))  # [shift, token]; the first is the text itself
-    for shift in range(1, len(places)):
-        texts[shift, places] = ids[np.roll(places, shift)]
+    texts[:, places] = ids[moved_on(places)]
     losses = oracle.pair_nats[texts[:, :-1], texts[:, 1:]].mean(-1)
     return float(losses[1:].mean() - losses[0])
-
-
-def distinct_bigram_share(ids: Sequence[int]) -> float:
-    """Distinct pairs of successive ids over all of them (distinct-2; Li et al., arXiv 1510.03055); 1 where there is no pair."""
-    pairs = list(pairwise(ids))
-    return len(set(pairs)) / len(pairs) if pairs else 1.0

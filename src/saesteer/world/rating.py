@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from saesteer.analysis.score import harmonic_mean
-from saesteer.core.tables import GENERATIONS, JUDGEMENTS
+from saesteer.analysis.score import judgements
+from saesteer.core.tables import GENERATIONS
 from saesteer.world.judges import WorldJudge
 
 ALGORITHM_VERSION = 3
@@ -42,21 +42,7 @@ def rate(
         instruction_rating=pl.lit(None, pl.UInt8),
         fluency_rating=pl.Series(by_fluency, dtype=pl.UInt8),
     )
-    names = ["concept_rating", "fluency_rating"]
-    if rates_blank:
-        blank = pl.col("text").str.strip_chars().eq("") & pl.col("concept").is_not_null()
-        rated = rated.with_columns(pl.when(blank).then(pl.lit(0, pl.UInt8)).otherwise(name).alias(name) for name in names)
-    reason = (
-        pl.when(pl.col("text").is_null())
-        .then("reason")
-        .when(pl.col("concept").is_null())
-        .then(pl.lit("the feature has no clear concept"))
-        .when(pl.col("concept_rating").is_null())
-        .then(pl.lit("no content to rate"))
-        .when(pl.col("fluency_rating").is_null())
-        .then(pl.lit("no loss to rate"))
-    )
-    return rated.with_columns(judge_score=harmonic_mean(names), reason=reason).select(list(JUDGEMENTS.columns))
+    return judgements(rated, rates_blank)
 
 
 def ratings_outside(texts: pl.DataFrame, judge: WorldJudge, topics: Sequence[str]) -> pl.Series:

@@ -76,14 +76,15 @@ def rated_texts(
     run: Run, lm: LanguageModel, sae: Sae, forms: Sequence[Form], concept: str | None, n_texts: int, prompts: Mapping[str, str]
 ) -> pl.DataFrame:
     """GENERATIONS rows, `method` the form's name, with mean_nll and, where there is a judge and a concept, the judge's scores
-    as they count among these prompts (analysis.repeats)."""
+    as they count among these prompts (analysis.repeats). The first form is the unsteered model."""
     experiment = run.steering
     texts = _texts(experiment, lm, sae, forms, prompts, n_texts)
     losses = pl.concat(text_losses(run.model("perplexity_model"), texts, prompts, experiment.model.prompt_format))
     rated = _with(texts, losses, ["mean_nll"])
     if concept is None or isinstance(experiment.judge, NoJudge):
         return rated
-    judged = _with(rated, pl.concat(ratings(run, texts.with_columns(concept=pl.lit(concept)), losses, prompts)), SCORES[:3])
+    plain = texts.filter(method=forms[0].name)
+    judged = _with(rated, pl.concat(ratings(run, texts.with_columns(concept=pl.lit(concept)), losses, prompts, plain)), SCORES[:3])
     return without_repeats(judged, ["method", "factor"], dict.fromkeys(prompts, 0))
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from safetensors.numpy import load_file
 from scipy.special import expit, logsumexp, softmax
 
-from saesteer.world import oracle_judge
+from saesteer.analysis.acceptability import fluency_by_loss
 
 ALGORITHM_VERSION = 2
 
@@ -103,4 +103,4 @@ def concept_rating(judge: TextJudge, ids: Sequence[int], topic: int) -> int | No
 
 def fluency_rating(judge: TextJudge, ids: Sequence[int], mean_nll: float | None) -> int | None:
     """0, 1 or 2 from the text's words and its mean loss (nats per token) under the second model; None where that is undefined."""
-    return oracle_judge.fluency_by_loss(judge.fluency_nats, judge.distinct_bigrams, ids, mean_nll)
+    return fluency_by_loss(judge.fluency_nats, judge.distinct_bigrams, ids, mean_nll)

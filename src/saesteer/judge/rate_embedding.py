@@ -1,0 +1,145 @@
+"""Ratings of texts for any concept that words name: by the cosine of a text's vector and the concept's, against those of unsteered texts on
+the same prompts.
+
+A concept rating of 1 or 2 asks for a cosine above what 95 or 99 % of such unsteered texts stay below, by Student's t for one more value.
+That the texts are few is in it, and so is how near any text comes by this embedding. But a few words put into a text about something else
+are not what it is about. So the text also has to stand out without the concept's own name and the words that speak most for the concept.
+
+Fluency is acceptability (analysis.acceptability), its ranges those of the same unsteered texts. No rating depends on what steered a text.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from saesteer.analysis.acceptability import (
+    DISTINCT_BIGRAMS,
+    WORD,
+    Acceptable,
+    distinct_bigram_share,
+    fluency,
+    function_word_share,
+    has_content,
+    is_function_word,
+)
+from saesteer.analysis.score import judgements
+from saesteer.core.errors import SettingsError
+from saesteer.core.uncertainty import student_t
+
+ALGORITHM_VERSION = 1
+
+SHARES = (0.95, 0.99)
+"""Of unsteered texts that stay below a concept rating of 1 and 2."""
+SHARE_WITHOUT = 0.75
+"""The same of texts without the concept's name and its LEFT_OUT most telling words, for a rating above 0."""
+LEFT_OUT = 2
+OUTSIDE = 0.05
+"""Share of unsteered texts outside a range at each of its ends."""
+MOST_TIMES = math.log(2)
+"""A text whose perplexity is twice what 95 % of unsteered texts stay below has no fluency."""
+HALF = 0.5
+"""Of what the order of words is worth in 95 % of unsteered texts: a text in which it is worth less has no fluency."""
+LEAST_UNSTEERED = 4
+"""Fewest unsteered texts that a range is taken of."""
+
+Embed = Callable[[Sequence[str]], Float[np.ndarray, "text width"]]
+"""Texts to vectors of length 1."""
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What texts are rated for: its name, and the mean direction of its name, description and examples."""
+
+    name: str
+    direction: Float[np.ndarray, " width"]
+    embed: Embed
+
+    def cosines(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
+        """Of texts and the concept."""
+        return (self.embed(texts).astype(np.float64) * self.direction).sum(-1)
+
+    def without_telling_words(self, text: str, n: int = LEFT_OUT) -> str:
+        """A text without the words of the concept's name and the n words that are nearest to the concept by themselves."""
+        names = {form for word in WORD.findall(self.name.lower()) for form in (word, f"{word}s")}
+        different = dict.fromkeys(word.lower() for word in WORD.findall(text))
+        others = [word for word in different if word not in names and not is_function_word(word)]
+        nearest = np.argsort(-self.cosines(others), kind="stable")[:n].tolist() if others else []
+        left_out = names | {others[place] for place in nearest}
+        return " ".join(WORD.sub(lambda word: "" if word[0].lower() in left_out else word[0], text).split())
+
+
+def concept_of(name: str, described: Sequence[str], embed: Embed) -> Concept:
+    """A concept by its name and what else describes it; refused where the name has no word."""
+    if not WORD.search(name):
+        raise SettingsError(f"the concept {name!r} has no word: name it by words, as a judge of kind embedding knows it by them only")
+    mean = embed([name, *described]).astype(np.float64).mean(0)
+    return Concept(name, mean / np.linalg.norm(mean), embed)
+
+
+def concept_ratings(concept: Concept, texts: Sequence[str], unsteered: Sequence[str]) -> list[int | None]:
+    """How much each text is about the concept, 0, 1 or 2; None of a text without a word."""
+    bounds = _bounds(concept.cosines(unsteered), SHARES)
+    without = [concept.without_telling_words(text) for text in texts]
+    (least_without,) = _bounds(concept.cosines([concept.without_telling_words(text) for text in unsteered]), (SHARE_WITHOUT,))
+    stands_out = (concept.cosines(without) > least_without) & [has_content(text) for text in without]
+    ratings = (concept.cosines(texts)[:, None] > bounds).sum(1) * stands_out
+    return [int(rating) if WORD.search(text) else None for rating, text in zip(ratings, texts, strict=True)]
+
+
+def _bounds(cosines: Float[np.ndarray, " text"], shares: Sequence[float]) -> Float[np.ndarray, " share"]:
+    """What one more value is below with these probabilities: Student's t with the error of a single value beside that of the mean."""
+    n = len(cosines)
+    reach = np.array([student_t(2 * share - 1, n - 1) for share in shares]) * math.sqrt(1 + 1 / n)
+    return cosines.mean() + reach * max(float(cosines.std(ddof=1)), 1e-6)
+
+
+def ranges_of(unsteered: pl.DataFrame) -> Acceptable:
+    """The ranges of unsteered texts (text, mean_nll and order_nats); refused where there are too few."""
+    texts = unsteered.filter(pl.col("text").str.contains(r"\w") & pl.col("mean_nll").is_finite())
+    if texts.height < LEAST_UNSTEERED:
+        raise SettingsError(
+            f"a judge of kind embedding compares with unsteered texts, and of those of the same prompts {texts.height} have words and a"
+            f" loss: {LEAST_UNSTEERED} at least are needed; give the experiment more prompts"
+        )
+    middle, orders = (OUTSIDE, 1 - OUTSIDE), texts["order_nats"].drop_nulls().to_numpy()
+    nats = np.quantile(texts["mean_nll"].to_numpy(), middle)
+    shares = np.quantile([function_word_share(WORD.findall(text)) for text in texts["text"]], middle)
+    least = float(np.quantile(orders, OUTSIDE)) if len(orders) else -math.inf
+    low, high = float(nats[0]), float(nats[1])
+    return Acceptable((low, high), high + MOST_TIMES, (float(shares[0]), float(shares[1])), least, DISTINCT_BIGRAMS)
+
+
+def fluency_rating(ranges: Acceptable, text: str, mean_nll: float | None, order_nats: float | None) -> int | None:
+    """0, 1 or 2 by a text's words, its mean loss (nats per token) and what its order is worth; None where the loss is undefined."""
+    words = WORD.findall(text.lower())
+    if order_nats is not None and order_nats < HALF * ranges.order_nats:
+        return None if mean_nll is None else 0
+    return fluency(ranges, distinct_bigram_share(words), mean_nll, function_word_share(words), order_nats)
+
+
+def rate(
+    texts: pl.DataFrame, unsteered: pl.DataFrame, embed: Embed, described: Mapping[str, Sequence[str]], rates_blank: bool = False
+) -> pl.DataFrame:
+    """The JUDGEMENTS rows of GENERATIONS rows with a column `concept` (null where there is none), mean_nll and order_nats, in their order;
+    `unsteered` has text, mean_nll and order_nats of the same prompts. `described` has what else describes a concept, by its name. What
+    cannot be rated is null: where there is no text, no concept, or no word. With `rates_blank` a blank text is rated 0 (P4)."""
+    ranges, plain = ranges_of(unsteered), unsteered.filter(pl.col("text").str.contains(r"\w"))["text"].to_list()
+    said = texts["text"].fill_null("").to_list()
+    concepts: list[int | None] = [None] * len(said)
+    for name in texts["concept"].drop_nulls().unique(maintain_order=True):
+        concept = concept_of(name, described.get(name, ()), embed)
+        places = [place for place, of in enumerate(texts["concept"]) if of == name]
+        for place, rating in zip(places, concept_ratings(concept, [said[place] for place in places], plain), strict=True):
+            concepts[place] = rating
+    measures = zip(said, texts["mean_nll"], texts["order_nats"], strict=True)
+    rated = texts.with_columns(
+        concept_rating=pl.Series(concepts, dtype=pl.UInt8),
+        concept_log_odds=pl.lit(None, pl.Float64),
+        instruction_rating=pl.lit(None, pl.UInt8),
+        fluency_rating=pl.Series([fluency_rating(ranges, *of) for of in measures], dtype=pl.UInt8),
+    )
+    return judgements(rated, rates_blank)
