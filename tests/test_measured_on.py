@@ -26,11 +26,12 @@ from saesteer.core.tables import (
     write_summary,
 )
 from saesteer.run import Run
-from saesteer.settings import EndpointJudge, Experiment, SettingsError, Workflow, load_experiment
+from saesteer.settings import EmbeddingJudge, EndpointJudge, Experiment, SettingsError, Workflow, load_experiment
 from saesteer.steps.step import steps_of
 from saesteer.workflow import outputs, plan
 
 ROOT = Path(__file__).parents[1]
+EMBEDDING = EmbeddingJudge(kind="embedding", model={"path": "embedder"})
 ENDPOINT = EndpointJudge(kind="endpoint", base_url="http://localhost/v1", model="judge")
 
 
@@ -370,3 +371,14 @@ def test_a_row_whose_earlier_row_is_missing_is_an_error(tmp_path: Path) -> None:
     more = Wanted(2, axes, want.fingerprint, want.upstream)
     with pytest.raises(StoreError, match="of what an earlier step should have computed, a row is missing for .*999"):
         complete(here.folder / "perplexity", PERPLEXITY, [more], lambda missing: [], tmp_path / "m.json")
+
+
+@pytest.mark.parametrize(("judge", "first_are_due"), [(EMBEDDING, True), (ENDPOINT, False)], ids=["embedding", "endpoint"])
+def test_ratings_are_due_when_the_unsteered_texts_beside_them_change(tmp_path: Path, judge: Any, first_are_due: bool) -> None:
+    """More prompts are more unsteered texts, with which a judge of kind embedding compares each text."""
+    sweep = experiment("micro").sweep
+    one = Machine(tmp_path / "a", experiment("micro", judge=judge, sweep=sweep.model_copy(update={"n_prefixes": 2})), "a")
+    rated = one.run()["judge"]
+    more = Machine(tmp_path / "a", experiment("micro", judge=judge), "a")
+    assert more.run()["judge"] == (2 if first_are_due else 1) * rated
+    assert more.run() == {}

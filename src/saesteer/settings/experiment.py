@@ -141,7 +141,7 @@ class SteeringSections(ScoringSections):
 
     @model_validator(mode="after")
     def _somebody_names(self) -> "SteeringSections":
-        if self.explanations and isinstance(self.judge, NoJudge | EmbeddingJudge):
+        if self.explanations and isinstance(self.judge, NoJudge):
             raise ValueError("explanations: the judge names the features, and its kind is none: give one of kind endpoint or model")
         return self
 

@@ -17,12 +17,13 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saesteer.core.errors import SaesteerError
 from saesteer.core.files import file_digest
+from saesteer.sources.embedding_model import LENGTHS, MODULES, POOLING
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -42,6 +43,8 @@ SMALL_FILES = (
     "tokenizer.model",
     "chat_template.jinja",
     "chat_template.json",
+    MODULES,
+    LENGTHS,
 )
 """What is fetched of a model beside its weights, where the repository has it."""
 
@@ -83,6 +86,17 @@ def fetch_model(repo: str, revision: str | None, cache_dir: Path | None) -> Fetc
                 " reachable"
             )
     return fetched
+
+
+def fetch_embedding_model(repo: str, revision: str | None, cache_dir: Path | None) -> Fetched:
+    """The same of a sentence-embedding model, with the file that says how it pools, where the repository has it."""
+    fetched = fetch_model(repo, revision, cache_dir)
+
+    def pooling(repo: str, listing: Mapping[str, int]) -> list[str]:
+        return [name for name in listing if name == POOLING]
+
+    further = fetch_files(repo, fetched.commit, pooling, cache_dir, inside=str(Path(POOLING).parent))
+    return replace(fetched, files=fetched.files | further.files)
 
 
 def model_config(repo: str, revision: str | None, cache_dir: Path | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from saesteer.core.files import value_digest
 from saesteer.core.tables import ACTIVATIONS, EXPLANATIONS, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES
 from saesteer.run import Run
 from saesteer.settings import EmbeddingJudge, EndpointJudge, Experiment, LocalExamples, LocalModelJudge, NoJudge, OracleJudge, Scores
@@ -17,11 +18,12 @@ from saesteer.steps.step import Step, by_layer, every_feature, values_of
 if TYPE_CHECKING:
     from saesteer.analysis.label_evidence import Corpus, Evidence
     from saesteer.judge.naming import LanguageModelNamer
+    from saesteer.judge.nearest import NearestNamer
     from saesteer.world.naming import WorldNamer
 
 
 def step(experiment: Experiment) -> Step | None:
-    if isinstance(experiment, Scores) or experiment.explanations is None or isinstance(experiment.judge, NoJudge | EmbeddingJudge):
+    if isinstance(experiment, Scores) or experiment.explanations is None or isinstance(experiment.judge, NoJudge):
         return None
     judge, section = experiment.judge, experiment.explanations
     inputs: tuple[str, ...] = (MAX_ACTIVATING_EXAMPLES.name, *((LOGIT_LENS.name,) if section.evidence != "examples" else ()))
@@ -31,6 +33,11 @@ def step(experiment: Experiment) -> Step | None:
     modules: tuple[str, ...] = ("analysis.label_evidence", "sources.corpus")
     if isinstance(judge, OracleJudge):
         inputs, modules = ("oracle", "topics", *inputs), ("world.naming", *modules)
+    elif isinstance(judge, EmbeddingJudge):
+        from saesteer.judge.nearest import vocabulary
+
+        inputs, modules = ("judge_model", *inputs), ("judge.embedding", "judge.nearest", *modules)
+        settings |= values_of(judge, "descriptions") | {"vocabulary": value_digest(vocabulary(judge.descriptions))}
     else:
         from saesteer.judge.naming import wording_digest
 
@@ -41,7 +48,8 @@ def step(experiment: Experiment) -> Step | None:
     if isinstance(judge, LocalModelJudge):
         inputs, modules = ("judge_model", *inputs), (*modules, "judge.local_model")
         settings |= {"dtype": judge.model.dtype, **judge.model.template_values}
-    return Step(EXPLANATIONS, every_feature(experiment), settings, inputs, modules, compute, isinstance(judge, LocalModelJudge))
+    runs_model = isinstance(judge, LocalModelJudge | EmbeddingJudge)
+    return Step(EXPLANATIONS, every_feature(experiment), settings, inputs, modules, compute, runs_model)
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -88,9 +96,16 @@ def _corpus(run: Run, layer: int, features: Sequence[int]) -> "Corpus | None":
 
 
 @contextmanager
-def _namer(run: Run) -> "Iterator[LanguageModelNamer | WorldNamer]":
-    """Who names: the experiment's judge, with a book of answers of its own beside the rows."""
-    if isinstance(run.steering.judge, OracleJudge):
+def _namer(run: Run) -> "Iterator[LanguageModelNamer | NearestNamer | WorldNamer]":
+    """Who names: the experiment's judge, a language model with a book of answers of its own beside the rows."""
+    judge = run.steering.judge
+    if isinstance(judge, EmbeddingJudge):
+        from saesteer.judge.embedding import load_embedder
+        from saesteer.judge.nearest import NearestNamer
+
+        yield NearestNamer(load_embedder(run.model_folder("judge_model")).vectors, judge.model.name, judge.descriptions)
+        return
+    if isinstance(judge, OracleJudge):
         from saesteer.world.naming import WorldNamer
 
         yield WorldNamer(run.world_judge(), run.topics())
@@ -103,7 +118,9 @@ def _namer(run: Run) -> "Iterator[LanguageModelNamer | WorldNamer]":
         yield LanguageModelNamer(asker, book)
 
 
-def _rows(features: "Sequence[Evidence]", namer: "LanguageModelNamer | WorldNamer", evidence: str) -> Iterator[dict[str, Any]]:
+def _rows(
+    features: "Sequence[Evidence]", namer: "LanguageModelNamer | NearestNamer | WorldNamer", evidence: str
+) -> Iterator[dict[str, Any]]:
     """EXPLANATIONS rows: names first, then all held-out texts of those that have one."""
     from saesteer.analysis.label_evidence import balanced_accuracy
 
