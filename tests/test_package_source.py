@@ -170,7 +170,10 @@ FAULTS: dict[str, tuple[Callable[[Index], None], PackageSource, str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+IN_SHORT = ("truncated", "other bytes", "path traversal", "bomb", "unreachable")
+
+
+@pytest.mark.parametrize("fault", [pytest.param(name, marks=[] if name in IN_SHORT else pytest.mark.exhaustive) for name in FAULTS])
 def test_a_fault_is_one_sentence_and_nothing_is_taken_for_the_file(
     fault: str, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,11 +141,24 @@ def _unpaired(weight: np.ndarray, n_heads: int) -> np.ndarray:
 
 
 def _tokenizer(gguf: Gguf) -> PreTrainedTokenizerFast:
-    """The tokenizer, as transformers makes it of the file's vocabulary and merges; refused where it would be another."""
+    """The tokenizer with its special tokens and chat template."""
+    values = {key.removeprefix("tokenizer.ggml."): value for key, value in gguf.values.items() if key.startswith("tokenizer.ggml.")}
+    backend = _backend(gguf, values)
+    names = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
+    special = {f"{name}_token": _token(gguf, values.get(key)) for name, key in names.items()}
+    adds_bos = bool(values.get("add_bos_token", values.get("model") == "llama"))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, **special, add_bos_token=adds_bos, add_eos_token=bool(values.get("add_eos_token", False))
+    )
+    tokenizer.chat_template = gguf.values.get("tokenizer.chat_template")
+    return tokenizer
+
+
+def _backend(gguf: Gguf, values: dict[str, Any]) -> Tokenizer:
+    """The tokenizer as transformers makes it of the file's vocabulary and merges; refused where it would be another."""
     from transformers.integrations.gguf import convert_gguf_tokenizer
 
-    values = {key.removeprefix("tokenizer.ggml."): value for key, value in gguf.values.items() if key.startswith("tokenizer.ggml.")}
-    kind, split, prefixed = values.get("model"), values.get("pre"), values.get("add_space_prefix", True)
+    kind, split, prefixed = str(values.get("model")), values.get("pre"), values.get("add_space_prefix", True)
     known = split in _SPLITS if kind == "gpt2" else kind == "llama" and (prefixed or gguf.architecture.startswith("gemma"))
     if not known:
         raise SettingsError(
@@ -168,6 +181,7 @@ def _tokenizer(gguf: Gguf) -> PreTrainedTokenizerFast:
     if kind == "llama" and prefixed and not gguf.architecture.startswith("gemma"):  # a space before a text, also before another one
         backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         backend.pre_tokenizer = None
+<<<<<<< HEAD
     _check_vocabulary(gguf, [backend.id_to_token(token_id) for token_id in range(backend.get_vocab_size())], str(kind))
     names = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
     special = {f"{name}_token": _token(gguf, values.get(key)) for name, key in names.items()}
@@ -177,6 +191,10 @@ def _tokenizer(gguf: Gguf) -> PreTrainedTokenizerFast:
     )
     tokenizer.chat_template = gguf.values.get("tokenizer.chat_template")
     return tokenizer
+=======
+    _check_vocabulary(gguf, [backend.id_to_token(token_id) for token_id in range(backend.get_vocab_size())], kind)
+    return backend
+>>>>>>> 2bdd874 (What takes longer than it tells of the package index runs under test-all)
 
 
 def _token(gguf: Gguf, token_id: Any) -> str | None:
