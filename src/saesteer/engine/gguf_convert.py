@@ -181,20 +181,8 @@ def _backend(gguf: Gguf, values: dict[str, Any]) -> Tokenizer:
     if kind == "llama" and prefixed and not gguf.architecture.startswith("gemma"):  # a space before a text, also before another one
         backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         backend.pre_tokenizer = None
-<<<<<<< HEAD
-    _check_vocabulary(gguf, [backend.id_to_token(token_id) for token_id in range(backend.get_vocab_size())], str(kind))
-    names = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
-    special = {f"{name}_token": _token(gguf, values.get(key)) for name, key in names.items()}
-    adds_bos = bool(values.get("add_bos_token", kind == "llama"))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, **special, add_bos_token=adds_bos, add_eos_token=bool(values.get("add_eos_token", False))
-    )
-    tokenizer.chat_template = gguf.values.get("tokenizer.chat_template")
-    return tokenizer
-=======
     _check_vocabulary(gguf, [backend.id_to_token(token_id) for token_id in range(backend.get_vocab_size())], kind)
     return backend
->>>>>>> 2bdd874 (What takes longer than it tells of the package index runs under test-all)
 
 
 def _token(gguf: Gguf, token_id: Any) -> str | None:
