@@ -3,7 +3,8 @@ the same prompts.
 
 A concept rating of 1 or 2 asks for a cosine above what 95 or 99 % of such unsteered texts stay below, by Student's t for one more value.
 That the texts are few is in it, and so is how near any text comes by this embedding. But a few words put into a text about something else
-are not what it is about. So the text also has to stand out without the concept's own name and the words that speak most for the concept.
+are not what it is about. So the text also has to stand out without the concept's own name and the words that speak most for the concept,
+and without any third of it.
 
 Fluency is acceptability (analysis.acceptability), its ranges those of the same unsteered texts. No rating depends on what steered a text.
 """
@@ -34,9 +35,10 @@ ALGORITHM_VERSION = 1
 
 SHARES = (0.95, 0.99)
 """Of unsteered texts that stay below a concept rating of 1 and 2."""
-SHARE_WITHOUT = 0.75
-"""The same of texts without the concept's name and its LEFT_OUT most telling words, for a rating above 0."""
-LEFT_OUT = 2
+SHARE_WITHOUT_WORDS, LEFT_OUT = 0.75, 2
+"""The same of texts without the concept's name and so many words that speak most for it, for a rating above 0."""
+SHARE_WITHOUT_A_THIRD = 0.9
+"""The same of texts without whichever third of them says most about the concept."""
 OUTSIDE = 0.05
 """Share of unsteered texts outside a range at each of its ends."""
 MOST_TIMES = math.log(2)
@@ -80,14 +82,33 @@ def concept_of(name: str, described: Sequence[str], embed: Embed) -> Concept:
     return Concept(name, mean / np.linalg.norm(mean), embed)
 
 
+def thirds_left_out(text: str) -> list[str]:
+    """A text without its first, its second and its last third of words."""
+    words = text.split()
+    first, second = round(len(words) / 3), round(2 * len(words) / 3)
+    return [" ".join(part) for part in (words[first:], words[:first] + words[second:], words[:second])]
+
+
 def concept_ratings(concept: Concept, texts: Sequence[str], unsteered: Sequence[str]) -> list[int | None]:
     """How much each text is about the concept, 0, 1 or 2; None of a text without a word."""
-    bounds = _bounds(concept.cosines(unsteered), SHARES)
-    without = [concept.without_telling_words(text) for text in texts]
-    (least_without,) = _bounds(concept.cosines([concept.without_telling_words(text) for text in unsteered]), (SHARE_WITHOUT,))
-    stands_out = (concept.cosines(without) > least_without) & [has_content(text) for text in without]
-    ratings = (concept.cosines(texts)[:, None] > bounds).sum(1) * stands_out
-    return [int(rating) if WORD.search(text) else None for rating, text in zip(ratings, texts, strict=True)]
+    beyond = (concept.cosines(texts)[:, None] > _bounds(concept.cosines(unsteered), SHARES)).sum(1)
+    ratings = [int(rating) if WORD.search(text) else None for rating, text in zip(beyond, texts, strict=True)]
+    parts: Sequence[tuple[Callable[[str], list[str]], float]] = (
+        (lambda text: [concept.without_telling_words(text)], SHARE_WITHOUT_WORDS),
+        (thirds_left_out, SHARE_WITHOUT_A_THIRD),
+    )
+    for what_remains, share in parts:
+        (least,) = _bounds(_least_cosines(concept, [what_remains(text) for text in unsteered]), (share,))
+        for place in (place for place, rating in enumerate(ratings) if rating):
+            remaining = what_remains(texts[place])
+            if not (all(map(has_content, remaining)) and _least_cosines(concept, [remaining])[0] > least):
+                ratings[place] = 0
+    return ratings
+
+
+def _least_cosines(concept: Concept, texts: Sequence[Sequence[str]]) -> Float[np.ndarray, " text"]:
+    """Of the versions of each text the smallest cosine with the concept."""
+    return np.array([concept.cosines(versions).min() for versions in texts])
 
 
 def _bounds(cosines: Float[np.ndarray, " text"], shares: Sequence[float]) -> Float[np.ndarray, " share"]:
