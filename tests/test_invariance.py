@@ -316,3 +316,38 @@ def test_bfloat16_output_scores_are_padded_to_their_batch(monkeypatch: pytest.Mo
     assert_frame_equal(scores(order), whole[order], check_exact=True)
     monkeypatch.setattr(output_score, "READ_ROWS", 64)
     assert_frame_equal(scores(range(96)), whole, check_exact=True)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt2", "shipped"])
+def test_a_forward_has_no_more_texts_than_its_rows_need(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """32 tokens are 32 rows of every matrix: a text's residuals, keys and values are then those that it has among 40."""
+    lm, shapes = model_of(family), list[tuple[int, ...]]()
+    ids, real = rows_of(lm, 40, 13), models.hidden_states
+    monkeypatch.setattr(models, "hidden_states", lambda lm, **given: (shapes.append(given["input_ids"].shape), real(lm, **given))[1])
+    for text in (0, 7, 39):
+        residuals = [models.residual_at(lm, ids[part], 3)[-1] for part in (slice(text + 1), slice(text, text + 1))]
+        assert torch.equal(*residuals)
+        prompts = [models.prefills(lm, ids[part].tolist())[-1] for part in (slice(text + 1), slice(text, text + 1))]
+        for together, alone in zip(*((*prompt.keys, *prompt.values) for prompt in prompts), strict=True):
+            assert torch.equal(together, alone)
+    assert shapes[-5:] == [(40, 13), (3, 13), (32, 12), (8, 12), (3, 12)]
+    models.residual_at(narrow(lm), ids[:1], 3)
+    assert shapes[-1] == (MIN_ROWS, 13)
+
+
+@pytest.mark.skipif("GenuineIntel" not in Path("/proc/cpuinfo").read_text(), reason="Intel's library has this mode for its own processors")
+def test_products_over_many_terms_are_bit_equal_for_any_number_of_rows_and_threads() -> None:
+    """Such as real models have, by default not even of 32 rows or more."""
+    generator, n_threads = torch.Generator().manual_seed(0), torch.get_num_threads()
+    rows, weight = torch.randn(512, 2048, generator=generator), torch.randn(640, 2048, generator=generator)
+    columns, bias = weight.T.contiguous(), torch.zeros(640)
+    seen: dict[str, list[Tensor]] = {"linear": [], "addmm": []}
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            for n_rows in (32, 48, 144, 320, 512):
+                seen["linear"].append(torch.nn.functional.linear(rows[:n_rows], weight)[:32])
+                seen["addmm"].append(torch.addmm(bias, rows[:n_rows], columns)[:32])
+    finally:
+        torch.set_num_threads(n_threads)
+    assert all(torch.equal(product, products[0]) for products in seen.values() for product in products)

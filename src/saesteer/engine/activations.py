@@ -13,7 +13,7 @@ from saesteer.core.tables import ACTIVATIONS
 from saesteer.engine.finite import fault
 from saesteer.engine.hook_points import readings, sae_hook_point
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
-from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, pad_rows
+from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, fewest_texts, pad_rows, shape_matters
 from saesteer.engine.saes import Sae, encode
 
 ALGORITHM_VERSION = 2
@@ -52,14 +52,14 @@ def sparse_activations(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.Dat
         def activations_of(part: slice, size: int, group: pl.DataFrame = group, length: int = length) -> list[pl.DataFrame]:
             token_ids = group["token_ids"][part].to_list()
             # Padding that no model takes for its padding token, about which some warn.
-            ids = torch.full((size, length), next(iter(token_ids[0]), 0))
+            ids = torch.full((size if shape_matters(lm) else len(token_ids), length), next(iter(token_ids[0]), 0))
             for row, tokens in enumerate(token_ids):
                 ids[row, : len(tokens)] = torch.tensor(tokens)
             by_hook_point = zip(hook_points, readings(lm, ids.to(lm.device), hook_points), strict=True)
             return [
                 table
                 for hook_point, of_hook_point in by_hook_point
-                for table in _sparse_tables(group[part], special, hook_point.layer, saes[hook_point.layer], of_hook_point.read)
+                for table in _sparse_tables(lm, group[part], special, saes[hook_point.layer], hook_point.layer, of_hook_point.read)
             ]
 
         row_bytes = forward_bytes(lm, length) + 4 * length * lm.d_model * len(hook_points)
@@ -79,15 +79,16 @@ def special_ids(lm: LanguageModel) -> list[int]:
 
 
 def _sparse_tables(
-    chunk: pl.DataFrame, special: list[int], layer: int, sae: Sae, residuals: Float[Tensor, "batch seq d_model"]
+    lm: LanguageModel, chunk: pl.DataFrame, special: list[int], sae: Sae, layer: int, residuals: Float[Tensor, "batch seq d_model"]
 ) -> Iterator[pl.DataFrame]:
-    """The active features of a batch's texts, as many texts at a time as `ACTIVATIONS_AT_A_TIME` holds, and always as many. What is dense
-    is let go before the next is encoded."""
+    """The active features of a batch's texts, as many texts at a time as `ACTIVATIONS_AT_A_TIME` holds, and where shapes matter always as
+    many. What is dense is let go before the next is encoded."""
     seq = residuals.shape[1]
     n_texts = min(len(residuals), max(-(-MIN_ROWS // seq), ACTIVATIONS_AT_A_TIME // (seq * sae.meta.n_features)))
+    n_rows = n_texts if shape_matters(lm) else fewest_texts(lm, seq)
     for start in range(0, chunk.height, n_texts):
         part = slice(start, start + n_texts)
-        yield _sparse_table(chunk[part], special, layer, encode(sae, pad_rows(residuals[part], n_texts)), sae.W_enc)
+        yield _sparse_table(chunk[part], special, layer, encode(sae, pad_rows(residuals[part], n_rows)), sae.W_enc)
 
 
 def _sparse_table(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from saesteer.engine.hook_points import HookPoint, reading
 from saesteer.engine.interventions import ConditionalAddition, Intervention
-from saesteer.engine.models import MIN_ROWS, LanguageModel
+from saesteer.engine.models import LanguageModel
 
 ALGORITHM_VERSION = 1
 
@@ -37,7 +37,7 @@ def switched(
         return factor
     means = {}
     for prompt in {tuple(prompt) for prompt in prompts}:
-        at_hook_point = reading(lm, torch.tensor([prompt] * MIN_ROWS, device=lm.device), hook_point)
+        at_hook_point = reading(lm, torch.tensor([prompt], device=lm.device), hook_point)
         means[prompt] = at_hook_point.value[0, 1:].float().mean(dim=0)  # NaN, which meets no condition, of a prompt of one token
 
     def steers(intervention: Intervention, mean: Float[Tensor, " d_model"]) -> bool:

@@ -137,9 +137,9 @@ def step_bytes(lm: LanguageModel, capacity: int, device: torch.device) -> int:
     return max(forward_bytes(lm, 1, 0 if device.type == "cuda" else capacity), 8 * lm.n_vocab)
 
 
-def padded_index(index: Int[np.ndarray, " row"], tile: int | None) -> Int[np.ndarray, " slot"]:
-    """An index of whole tiles or, where there are none, of at least `MIN_ROWS` entries, the first repeated."""
-    n_slots = max(MIN_ROWS, len(index)) if tile is None else -(-len(index) // tile) * tile
+def padded_index(index: Int[np.ndarray, " row"], tile: int | None, least: int = MIN_ROWS) -> Int[np.ndarray, " slot"]:
+    """An index of whole tiles or, where there are none, of at least `least` entries, the first repeated."""
+    n_slots = max(least, len(index)) if tile is None else -(-len(index) // tile) * tile
     return np.concatenate([index, np.repeat(index[:1], n_slots - len(index))])
 
 

@@ -17,7 +17,7 @@ from saesteer.core.errors import SettingsError
 from saesteer.engine.finite import check_finite
 from saesteer.engine.hook_points import hook_point_of, reading, sae_hook_point
 from saesteer.engine.interventions import Addition, Intervention, kind_of
-from saesteer.engine.models import MIN_ROWS, LanguageModel
+from saesteer.engine.models import LanguageModel, pad_rows
 from saesteer.engine.saes import Sae, largest_activation
 
 _NOT_CONSTANT = {
@@ -66,8 +66,8 @@ def check_constant(intervention: Intervention) -> Addition:
 def median_a_max(lm: LanguageModel, sae: Sae, layer: int, prompts: Sequence[Sequence[int]]) -> float:
     """The median over prompts (token ids) of a_max at the last token, where P1's steering starts."""
     hook_point = sae_hook_point(lm, layer, sae.meta)
-    rows = (torch.tensor([list(prompt)] * MIN_ROWS, device=lm.device) for prompt in prompts)
-    largest = torch.cat([largest_activation(sae, reading(lm, ids, hook_point).read[:, -1])[:1] for ids in rows])
+    rows = (reading(lm, torch.tensor([list(prompt)], device=lm.device), hook_point).read[:, -1] for prompt in prompts)
+    largest = torch.cat([largest_activation(sae, pad_rows(row))[:1] for row in rows])
     check_finite("feature activations are", largest, sae.W_enc)
     a_max = median(largest.tolist())
     if not a_max > 0:

@@ -44,7 +44,7 @@ from saesteer.engine.finite import check_logits, fault, rows_named
 from saesteer.engine.hook_points import HookPoint, sae_hook_point
 from saesteer.engine.interventions import Intervention, WeightChange, features_of, kind_of
 from saesteer.engine.memory import Halving, rows_that_fit, tiled_rows_that_fit, tiled_rows_within
-from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, check_not_empty, prefills
+from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, check_not_empty, fewest_texts, prefills
 from saesteer.engine.saes import Sae
 from saesteer.engine.steering import changes_prompt, steering_of, together
 
@@ -286,7 +286,7 @@ def _start(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> Slo
     steering = steering_of(lm, interventions, which, factor, run.sae, run.hook_point).take(slot)
     prompts = [run.prompts[place] for place in chunk["prompt"].to_numpy()[row]]
     if changes_prompt(interventions[0]) and length > 1:
-        caches = _steered_prefills(run, prompts, steering, length - 1, tile)
+        caches = _steered_prefills(run, prompts, len(chunk), steering, length - 1, tile)
     else:
         caches = run.prefixes.caches([tuple(prompt[:-1]) for prompt in prompts], tile or len(row), length - 1, room)
     numbers = draws(chunk["stream"].to_numpy()[:, None], np.arange(room)[None])  # [row step]
@@ -296,19 +296,22 @@ def _start(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> Slo
     return Slots(row, running, torch.from_numpy(numbers).to(lm.device)[slot], last, steering, caches, length - 1, before)
 
 
-def _steered_prefills(run: _Run, prompts: Sequence[Sequence[int]], steering: Steering, length: int, tile: int | None) -> list[Cache]:
+def _steered_prefills(
+    run: _Run, prompts: Sequence[Sequence[int]], n_running: int, steering: Steering, length: int, tile: int | None
+) -> list[Cache]:
     """Keys and values of all prompt positions but the last under the slots' steering, which end at `length`, with room for the rest.
-    Where shapes matter, prompts of one length run in forwards of as many rows as that length has."""
+    Slots after the first `n_running` are padding. Where shapes matter, they run too, and prompts of one length run in forwards of as many
+    rows as that length has."""
     n_tokens = np.array([len(prompt) for prompt in prompts])
-    runs, order = [], np.empty(len(prompts), dtype=np.int64)  # order: of each slot, its row of all runs
+    runs, order = [], np.zeros(len(prompts), dtype=np.int64)  # order: of each slot, its row of all runs; of padding, the first
     n_before = 0
     for n in np.unique(n_tokens):
-        slots = np.flatnonzero(n_tokens == n)
+        slots = np.flatnonzero(n_tokens == n) if tile else np.arange(n_running)  # without tiles, prompts have one length
         n_rows = len(slots) if tile is None else min(tile, max(MIN_ROWS, PREFILL_TOKENS // int(n)))
         for start in range(0, len(slots), n_rows):
             part = slots[start : start + n_rows]
             order[part] = n_before + np.arange(len(part))
-            padded = padded_index(part, None if tile is None else n_rows)
+            padded = padded_index(part, None if tile is None else n_rows, fewest_texts(run.lm, int(n) - 1))
             ids = torch.tensor([prompts[slot] for slot in padded], device=run.lm.device)
             cache = Cache(layers=row_layers(run.lm, int(n) - 1))
             with steering.take(torch.from_numpy(padded).to(run.lm.device)).installed(run.lm, 0, int(n)):

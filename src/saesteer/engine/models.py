@@ -4,9 +4,9 @@ Residuals are found by depth, the number of blocks before them (`depth_of`).
 Everything goes through the model's own code: blocks are bypassed by overriding the `forward` of their instances, so masks, rotary
 embeddings, layer types and the final norm are Hugging Face's, and no family needs a line of its own (`engine.structure`).
 
-No forward runs below `MIN_ROWS` rows: matrix kernels change for very few rows, and a row's result would then depend on how many neighbours
-it had. On a CPU in float32 that is enough for rows that are equal to the bit in any company; elsewhere (`shape_matters`) forwards that
-matter are padded to one shape as well.
+No forward's matrices have fewer than `MIN_ROWS` rows, one a token: matrix kernels change for very few, and a row's result would then
+depend on how many neighbours it had. On a CPU in float32 that is enough for rows that are equal to the bit in any company (`fewest_texts`);
+elsewhere (`shape_matters`) forwards that matter are padded to one shape as well.
 """
 
 import sys
@@ -34,7 +34,7 @@ from saesteer.settings.inputs import ChatSettings
 ALGORITHM_VERSION = 1
 
 MIN_ROWS = 32
-"""Fewest rows in a forward; smaller batches are padded and the padding thrown away."""
+"""Fewest rows of a forward's matrices; smaller batches are padded and the padding thrown away."""
 
 BOS_RULES = ("tokenizer", "always")
 """Beginning-of-sequence token of a text: as the tokenizer adds it; or always, also where the tokenizer (GPT-2's, Pythia's) adds none."""
@@ -171,6 +171,12 @@ def shape_matters(lm: LanguageModel) -> bool:
     return lm.device.type != "cpu" or lm.dtype != torch.float32
 
 
+def fewest_texts(lm: LanguageModel, n_tokens: int) -> int:
+    """Fewest texts of `n_tokens` tokens in a forward: as many as have `MIN_ROWS` tokens, for every matrix has a row for each, and attention
+    works on each text by itself; where shapes matter, `MIN_ROWS` texts."""
+    return MIN_ROWS if shape_matters(lm) else -(-MIN_ROWS // n_tokens)
+
+
 def depth_of(lm: LanguageModel, layer: int, hook_point: str) -> int:
     """A residual hook point as the number of decoder blocks before it: `layer` for resid_pre, `layer` + 1 for resid_post. So resid_pre of a
     layer and resid_post of the layer before are one, and depth 0 is what the first block is given (embeddings, positions added where the
@@ -296,7 +302,7 @@ def prefill(lm: LanguageModel, token_ids: list[int]) -> Prefill:
 
 @torch.no_grad()
 def prefills(lm: LanguageModel, prompts: Sequence[list[int]]) -> list[Prefill]:
-    """`prefill` of many prompts; those of one length share forwards, always of `MIN_ROWS` rows."""
+    """`prefill` of many prompts; those of one length share forwards, of `MIN_ROWS` at most."""
     check_not_empty(prompts)
     prefilled = {place: Prefill((), (), 0) for place, ids in enumerate(prompts) if len(ids) == 1}
     for length in sorted({len(ids) for ids in prompts} - {1}):
@@ -304,7 +310,7 @@ def prefills(lm: LanguageModel, prompts: Sequence[list[int]]) -> list[Prefill]:
         for start in range(0, len(places), MIN_ROWS):
             together, cache = places[start : start + MIN_ROWS], Cache(layers=empty_layers(lm.structure))
             ids = torch.tensor([prompts[place] for place in together], device=lm.device)
-            hidden_states(lm, input_ids=pad_rows(ids[:, :-1]), past_key_values=cache, use_cache=True)
+            hidden_states(lm, input_ids=pad_rows(ids[:, :-1], fewest_texts(lm, length - 1)), past_key_values=cache, use_cache=True)
             for row, place in enumerate(together):
                 keys = tuple(layer.keys[row : row + 1].clone() for layer in cache.layers)
                 values = tuple(layer.values[row : row + 1].clone() for layer in cache.layers)
@@ -359,7 +365,7 @@ def residuals_at(
         contexts.enter_context(_bypassed(lm, lm.blocks[max(depths) :]))
         for depth in set(depths):
             contexts.enter_context(residual_changed(lm, depth, captured_at(depth)))
-        hidden_states(lm, input_ids=pad_rows(token_ids), use_cache=False)
+        hidden_states(lm, input_ids=pad_rows(token_ids, fewest_texts(lm, token_ids.shape[1])), use_cache=False)
     return {depth: residual[: token_ids.shape[0]] for depth, residual in captured.items()}
 
 

@@ -17,7 +17,7 @@ from saesteer.engine.cache import Prefixes
 from saesteer.engine.continuation import buffer_length
 from saesteer.engine.head import rows_of_logits, token_nll
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
-from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, hidden_states, plain_token_ids, shape_matters
+from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, fewest_texts, hidden_states, plain_token_ids, shape_matters
 
 ALGORITHM_VERSION = 4
 
@@ -104,7 +104,7 @@ def continuation_nll(lm: LanguageModel, rows: pl.DataFrame, batch: int | None = 
             part: slice, size: int, cached: int = cached, length: int = length, places: list[int] = places, together: int = together
         ) -> None:
             rows = [sequences[place] for place in places[part]]
-            rows += rows[:1] * ((size if shape_matters(lm) else MIN_ROWS) - len(rows))
+            rows += rows[:1] * ((size if shape_matters(lm) else fewest_texts(lm, length)) - len(rows))
             ids, predicted, scored = _padded(rows, length)
             (cache,) = prefixes.caches([row.shared for row in rows], len(rows), cached, length)
             hidden = _hidden(lm, ids.to(lm.device), cache, [row.n_shared for row in rows])
@@ -207,7 +207,7 @@ def _sum_before(lm: LanguageModel, ids: tuple[int, ...], n_rows: int) -> float:
     """Sum over tokens but the first of -log p(token | what is before it), in a forward of their own."""
     if len(ids) < 2:
         return 0.0
-    rows = torch.tensor([ids[:-1]] * MIN_ROWS, device=lm.device)
+    rows = torch.tensor([ids[:-1]] * fewest_texts(lm, len(ids) - 1), device=lm.device)
     hidden = hidden_states(lm, input_ids=rows, use_cache=False)[0]
     return float(token_nll(lm, hidden, torch.tensor(ids[1:], device=lm.device), n_rows).sum())
 

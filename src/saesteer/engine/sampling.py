@@ -4,7 +4,7 @@ import math
 
 import torch
 from jaxtyping import Float, Float64, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from saesteer.engine.models import pad_columns
 
@@ -16,8 +16,8 @@ NOTHING = -1
 _LOWEST_TEMPERATURE = 1e-200
 """Below it quotients overflow; any lower one would draw the same, as the likeliest token has all of the probability."""
 
-NUMBERS_AT_A_TIME = 2**24
-"""Most float64 numbers at a time where the whole vocabulary is sampled from."""
+NUMBERS_AT_A_TIME = (2**18, 2**24)
+"""Most float64 numbers at a time where the whole vocabulary is sampled from, on a CPU (as its caches hold) and on a GPU; at least a row."""
 
 
 def sample_tokens(
@@ -29,7 +29,7 @@ def sample_tokens(
         best = logits.argmax(dim=1)
         return torch.where(logits.gather(1, best[:, None]).squeeze(1).isfinite(), best, NOTHING)
     if not 0 < top_k < logits.shape[1]:
-        n_rows = max(1, NUMBERS_AT_A_TIME // logits.shape[1])
+        n_rows = max(1, NUMBERS_AT_A_TIME[logits.device.type == "cuda"] // logits.shape[1])
         pairs = zip(logits.split(n_rows), numbers.split(n_rows), strict=True)
         places = torch.cat([_places(pad_columns(part, -math.inf), drawn, temperature, top_p) for part, drawn in pairs])
         return places.clamp(max=logits.shape[1] - 1)
@@ -40,7 +40,7 @@ def sample_tokens(
 
 def _places(logits: Float[Tensor, "row k"], numbers: Float64[Tensor, " row"], temperature: float, top_p: float) -> Int[Tensor, " row"]:
     """Where each row's number falls in the running sum of softmax(logits / temperature), which is NaN throughout where it is anywhere."""
-    probabilities = torch.softmax(logits.double() / max(temperature, _LOWEST_TEMPERATURE), dim=1)
+    probabilities = torch.softmax(logits.double().div_(max(temperature, _LOWEST_TEMPERATURE)), dim=1)
     nowhere = probabilities[:, 0].isnan()
     if top_p < 1:  # the nucleus (arXiv 1904.09751): no more than it takes to have at least top_p together; of equals the first
         ordered, order = probabilities.sort(dim=1, descending=True, stable=True)
@@ -48,7 +48,7 @@ def _places(logits: Float[Tensor, "row k"], numbers: Float64[Tensor, " row"], te
         nucleus = torch.zeros_like(probabilities, dtype=torch.bool).scatter(1, order, likelier < top_p)
         probabilities = torch.where(nucleus, probabilities, 0.0)
     cumulative = probabilities.cumsum(dim=1)
-    place = (cumulative <= (numbers * cumulative[:, -1])[:, None]).sum(dim=1)
+    place = torch.searchsorted(cumulative, (numbers * cumulative[:, -1])[:, None], right=True).squeeze(1)
     return torch.where(nowhere, NOTHING, place.clamp(max=logits.shape[1] - 1))
 
 
@@ -58,10 +58,12 @@ def largest_ids(logits: Float[Tensor, "row vocab"], k: int) -> Int[Tensor, "row 
     The k largest lie in the k groups of tokens with the largest maxima, so only those are searched: a third of `topk`'s time at 2,000
     tokens.
     """
-    size = max(1, math.isqrt(logits.shape[1] // k))
-    n_groups = -(-logits.shape[1] // size)
-    grouped = nn.functional.pad(logits, (0, n_groups * size - logits.shape[1]), value=-math.inf).unflatten(1, (n_groups, size))
-    groups = grouped.amax(dim=2).topk(min(k, n_groups), dim=1, sorted=False).indices  # [row k]
-    candidates = grouped.gather(1, groups[:, :, None].expand(-1, -1, size)).flatten(1)  # [row k*size]
-    place = candidates.topk(k, dim=1, sorted=False).indices
-    return groups.gather(1, place // size) * size + place % size
+    n_vocab = logits.shape[1]
+    size = max(1, math.isqrt(n_vocab // k))
+    n_whole = n_vocab // size * size  # what is left over is a group too
+    whole, rest = logits[:, :n_whole].unflatten(1, (-1, size)), logits[:, n_whole:]
+    maxima = whole.amax(dim=2) if not rest.shape[1] else torch.cat([whole.amax(dim=2), rest.amax(dim=1, keepdim=True)], dim=1)
+    groups = maxima.topk(min(k, maxima.shape[1]), dim=1, sorted=False).indices  # [row k]
+    ids = (groups[:, :, None] * size + torch.arange(size, device=logits.device)).flatten(1)  # [row k*size]
+    candidates = logits.gather(1, ids.clamp(max=n_vocab - 1)).masked_fill_(ids >= n_vocab, -math.inf)
+    return ids.gather(1, candidates.topk(k, dim=1, sorted=False).indices)

@@ -30,7 +30,7 @@ from saesteer.engine.head import rows_of_logits, token_nll
 from saesteer.engine.hook_points import HookPoint, hidden_after, reading, sae_hook_point
 from saesteer.engine.interventions import Addition, Intervention, Nothing
 from saesteer.engine.memory import Halving
-from saesteer.engine.models import MIN_ROWS, LanguageModel, pad_rows, shape_matters
+from saesteer.engine.models import MIN_ROWS, LanguageModel, fewest_texts, pad_rows, shape_matters
 from saesteer.engine.saes import Sae, encode
 from saesteer.settings.methods import EffectSettings, most_effect_vectors
 
@@ -159,7 +159,8 @@ def _losses(
     lm: LanguageModel, hook_point: HookPoint, vectors: Float[Tensor, "vector d_model"], unsteered: _Unsteered
 ) -> Float64[Tensor, " vector"]:
     """Mean loss of the texts under each vector; only the model above the hook point runs."""
-    least = -(-MIN_ROWS // len(unsteered.value))
+    n_texts, width = unsteered.value.shape[:2]
+    least = -(-fewest_texts(lm, width) // n_texts)
     n_rows = rows_of_logits(lm)
 
     def losses(part: slice, size: int) -> Tensor:
@@ -285,7 +286,7 @@ def _summed_means(
 ) -> Float64[Tensor, "vector feature"]:
     """Sum over each vector's texts of the mean over their tokens of each feature's activation."""
     _, n_texts, width = ids.shape
-    least = -(-MIN_ROWS // n_texts)
+    least = -(-fewest_texts(run.lm, width) // n_texts)
     most = ACTIVATIONS_AT_A_TIME[run.lm.device.type == "cuda"] // (n_texts * width * run.sae.meta.n_features)
     at_a_time = max(least, min(most, VECTORS_AT_A_TIME))  # more never come, and a GPU's shapes are filled up
 

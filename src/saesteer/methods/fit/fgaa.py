@@ -8,7 +8,7 @@ from torch import Tensor
 
 from saesteer.engine.hook_points import reading
 from saesteer.engine.interventions import Addition
-from saesteer.engine.models import MIN_ROWS
+from saesteer.engine.models import pad_rows
 from saesteer.engine.saes import encode
 from saesteer.methods.fit.problem import Abstains, Problem, unit
 from saesteer.methods.fit.sae_ts import approximator, bias_direction, unit_addition
@@ -42,8 +42,8 @@ def allowed(problem: Problem) -> Bool[Tensor, " n_features"]:
     first_token = problem.positive[0].ids[:1]
     if first_token != [problem.lm.tokenizer.bos_token_id]:
         return is_rare
-    at_hook_point = reading(problem.lm, torch.tensor([first_token] * MIN_ROWS, device=problem.lm.device), problem.hook_point)
-    return is_rare & ~(encode(problem.sae, at_hook_point.read[:, 0])[0] > 0)
+    at_hook_point = reading(problem.lm, torch.tensor([first_token], device=problem.lm.device), problem.hook_point)
+    return is_rare & ~(encode(problem.sae, pad_rows(at_hook_point.read[:, 0]))[0] > 0)
 
 
 def v_target(

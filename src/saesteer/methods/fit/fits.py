@@ -14,7 +14,7 @@ from saesteer.engine.conditional import switched
 from saesteer.engine.finite import rows_named
 from saesteer.engine.hook_points import reading
 from saesteer.engine.interventions import Intervention, PromptText, features_of, kind_of, packed
-from saesteer.engine.models import MIN_ROWS
+from saesteer.engine.models import fewest_texts
 from saesteer.engine.steering import steering_of
 from saesteer.methods.fit.problem import Abstains, Problem
 from saesteer.methods.fit.training import Trained
@@ -87,15 +87,16 @@ def residual_change(problem: Problem, intervention: Intervention, neutral: Seque
     """(mean norm of the change that factor 1 makes where the SAE's directions are added, mean norm of what lies there unsteered), over
     every token of the neutral prompts but the first; no change is given for added text."""
     lm, hook_point = problem.lm, problem.hook_point
-    which, factor = torch.zeros(MIN_ROWS, dtype=torch.long, device=lm.device), torch.ones(MIN_ROWS, device=lm.device)
     changes: list[Float[Tensor, " token"]] = []
     norms: list[Float[Tensor, " token"]] = []
     for prompt in (prompt for prompt in neutral if len(prompt) > 1):
-        ids = torch.tensor([list(prompt)] * MIN_ROWS, device=lm.device)
+        n_rows = fewest_texts(lm, len(prompt))  # of which each is steered
+        which, factor = torch.zeros(n_rows, dtype=torch.long, device=lm.device), torch.ones(n_rows, device=lm.device)
+        ids = torch.tensor([list(prompt)] * n_rows, device=lm.device)
         plain = reading(lm, ids, hook_point).value[0, 1:]
         norms.append(plain.float().norm(dim=1))
         if not isinstance(intervention, PromptText):
-            switches = switched(lm, hook_point, [intervention], which, factor, [prompt] * MIN_ROWS)
+            switches = switched(lm, hook_point, [intervention], which, factor, [prompt] * n_rows)
             steering = steering_of(lm, [intervention], which, switches, problem.sae, hook_point)
             with steering.installed(lm, 0, len(prompt)):
                 changes.append((reading(lm, ids, hook_point).value[0, 1:] - plain).float().norm(dim=1))

@@ -14,7 +14,7 @@ from torch import Tensor
 from saesteer.engine.head import rows_of_logits, token_nll
 from saesteer.engine.hook_points import hidden_after, reading
 from saesteer.engine.interventions import Addition
-from saesteer.engine.models import MIN_ROWS, pad_rows
+from saesteer.engine.models import MIN_ROWS, fewest_texts, pad_rows
 from saesteer.engine.saes import encode_some, written_size
 from saesteer.methods.fit.problem import Problem, Text, output_mask, padded_ids, text_batches
 from saesteer.methods.fit.sae_features import addition, best, ranked, with_auroc
@@ -32,7 +32,7 @@ def measured_rise(problem: Problem, texts: tuple[Text, ...], features: list[int]
 
 def _rises(problem: Problem, texts: tuple[Text, ...], features: list[int]) -> Float64[Tensor, " feature"]:
     """Rise of the summed loss of a batch of texts by removing each of some features: the model above the SAE's hook point, `MIN_ROWS` texts
-    with a feature removed in every forward."""
+    with a feature removed in a forward."""
     lm, ids = problem.lm, padded_ids(problem.lm, texts)
     outputs = output_mask(texts, lm.device)
     at_hook_point = reading(lm, ids, problem.hook_point)  # [text seq width]
@@ -47,7 +47,8 @@ def _rises(problem: Problem, texts: tuple[Text, ...], features: list[int]) -> Fl
         per_position[row, position] = token_nll(lm, hidden[row, position - 1], ids[rows][row, position], rows_of_logits(lm))
         return per_position.sum(dim=1)
 
-    every = pad_rows(torch.arange(len(texts), device=lm.device))
+    least = fewest_texts(lm, ids.shape[1])
+    every = pad_rows(torch.arange(len(texts), device=lm.device), least)
     unchanged = losses_of(at_hook_point.value[every], every)
     # Only where it fires: removing what is not there changes nothing.
     fired_feature, fired_text = (activations.amax(dim=1) > 0).T.nonzero(as_tuple=True)
@@ -55,7 +56,7 @@ def _rises(problem: Problem, texts: tuple[Text, ...], features: list[int]) -> Fl
     for start in range(0, len(fired_text), MIN_ROWS):
         feature, text = fired_feature[start : start + MIN_ROWS], fired_text[start : start + MIN_ROWS]
         written = (activations[text, :, feature] * size[text])[:, :, None] * directions[feature][:, None]
-        losses = losses_of(pad_rows(at_hook_point.value[text] - written.to(at_hook_point.value.dtype)), pad_rows(text))
+        losses = losses_of(pad_rows(at_hook_point.value[text] - written.to(at_hook_point.value.dtype), least), pad_rows(text, least))
         rise[feature, text] = losses[: len(text)] - unchanged[text]
     return rise.sum(dim=1).cpu()
 
