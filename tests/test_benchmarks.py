@@ -66,6 +66,15 @@ def test_real_shapes_shrunk_on_a_cpu_say_that_no_gpu_was_measured(tmp_path: Path
     assert "Arithmetic, not a measurement: output score and logit lens take 1.83 PFLOP, the sweep 165" in printed
 
 
+@pytest.mark.exhaustive
+def test_a_model_of_ones_own_is_measured_beside_generate() -> None:
+    world = ROOT / "data" / "world"
+    options = ("--texts", world / "texts.parquet", "--sizes", 3, 5, "--repeats", 1, "--write", "none")
+    printed = run("real_model.py", world / "model", *options)
+    for work in ("steered texts", "activations of texts", "losses", "output scores"):
+        assert [line.split("|")[2].strip() for line in printed.splitlines() if line.startswith(f"| {work} |")] == ["3", "5"]
+
+
 def test_rows_that_fit_grow_with_memory_and_refuse_too_little() -> None:
     fitting = [rows_that_fit(GEMMA_2_2B, "bfloat16", gib) for gib in (10, 24, 60)]
     assert fitting == sorted(fitting)
