@@ -81,6 +81,7 @@ COMMANDS = {
     r"snakemake --profile slurm( --configfile config/config\.yaml)?": here("dry", ON_SLURM),
     r"saesteer (gc|gc --remove|unlock)": here("run"),
     r"saesteer init my-model .*|saesteer check my-model": by(OWN),
+    r"saesteer init --model": by("test_model_sources.py::test_an_experiment_on_a_gguf_file_and_then_on_its_package"),
     r'snakemake --cores all --config "experiments=\[my-model\]"': by(
         "test_own_model_run.py::test_every_figure_is_there_and_none_of_ratings"
     ),
@@ -91,7 +92,7 @@ COMMANDS = {
     r"saesteer saes PATTERN": by("test_listed_saes.py::test_the_command"),
     r"python tests/family_table\.py": by("test_model_families.py::test_every_family_scores_and_steers_as_plain_hooks_do"),
     r"saesteer features": by("test_commands_on_real_inputs.py::test_features_are_found_by_their_explanations"),
-    r"saesteer explain my-model.*": by("test_explanations.py::test_a_language_model_is_asked_once_and_held_out_texts_were_not_shown"),
+    r"saesteer explain( my-model.*)?": by("test_explanations.py::test_a_language_model_is_asked_once_and_held_out_texts_were_not_shown"),
     r"saesteer agreement tiny": by("test_commands_on_real_inputs.py::test_judges_of_the_same_texts_are_compared"),
     r"saesteer rate tiny": here("run", "test_report_pages.py::test_texts_are_rated_by_keyboard_and_the_answers_saved"),
     r"saesteer rate tiny --answers .*": by("test_rating.py::test_agreement_is_that_of_a_slow_formula"),

@@ -20,10 +20,10 @@ from saesteer.analysis.gen_success import gen_success
 from saesteer.analysis.input_score import input_scores
 from saesteer.core.tables import GENERATIONS, MAX_ACTIVATING_EXAMPLES, as_generations
 from saesteer.core.tokens import TextTokens, load_tokens
-from saesteer.engine.continuation import Sampling, continuation_texts
+from saesteer.engine.continuation import Sampling, continuation_texts, final_ids
 from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import top_logit_lens_tokens
-from saesteer.engine.models import LanguageModel, final_ids, language_model, load_language_model, plain_token_ids, prompt_token_ids
+from saesteer.engine.models import LanguageModel, language_model, load_language_model, plain_token_ids, prompt_token_ids
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.perplexity import continuation_nll, scored_prefix
 from saesteer.settings import SettingsError, load_experiment

@@ -147,7 +147,7 @@ def test_what_needs_another_kind_says_which() -> None:
 
 
 def test_what_cannot_be_read_is_refused_by_what_was_meant() -> None:
-    with pytest.raises(SettingsError, match="judge: kind 'none' cannot be used here; kinds that can: oracle, endpoint, model"):
+    with pytest.raises(SettingsError, match="judge: kind 'none' cannot be used here; kinds that can: oracle, embedding, endpoint, model"):
         experiment_of(full_experiment("tiny-methods") | {"judge": {"kind": "none"}})
     with pytest.raises(SettingsError, match="unknown key 'figure_dir'. Did you mean 'figures_dir'"):
         load_workflow({"experiments": ["tiny"], "figure_dir": "x"})
@@ -338,7 +338,7 @@ def test_the_documentations_examples_are_accepted(tmp_path: Path) -> None:
     pages = sorted((CONFIG.parent / "docs").glob("*.md"))
     blocks = [block for page in pages for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)]
     sections = [values for values in map(yaml.safe_load, blocks) if {"saes", "judge"} & set(values)]
-    assert len(sections) == 3
+    assert len(sections) == 4
     shutil.copytree(CONFIG / "experiments", tmp_path, dirs_exist_ok=True)
     base = {"extends": "gemma-2-2b", "description": "of the docs"}
     for number, values in enumerate(sections):

@@ -11,7 +11,7 @@ from engine_models import FAMILIES, tiny_model, tiny_sae
 from oracles.plain_hooks import at_hook_point
 
 from saesteer.core.counter_rng import streams
-from saesteer.engine.continuation import Sampling
+from saesteer.engine.continuation import Sampling, final_ids
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.generations import feature_texts, fit_texts, placed
 from saesteer.engine.interventions import (
@@ -29,7 +29,7 @@ from saesteer.engine.interventions import (
     packed,
     unpacked,
 )
-from saesteer.engine.models import LanguageModel, final_ids, prompt_token_ids, residual_at
+from saesteer.engine.models import LanguageModel, prompt_token_ids, residual_at
 from saesteer.engine.saes import Sae, encode
 from saesteer.engine.steering import steered_model
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import grimp
 import pytest
 
-from saesteer.settings import LocalModelJudge, load_experiment
+from saesteer.settings import EmbeddingJudge, LocalModelJudge, load_experiment
 from saesteer.settings.registry import METHODS
 from saesteer.steps.step import Step, steps_of
 from saesteer.workflow.code_digest import PLUMBING, imported_by, version_of
@@ -40,8 +40,10 @@ def steps() -> dict[tuple[str, str], Step]:
         quantised = experiments[name].model.model_copy(update={"dtype": "nf4"})
         second = experiments[name].perplexity.model_copy(update={"model": quantised})
         experiments[f"quantised {name}"] = experiments[name].model_copy(update={"model": quantised, "perplexity": second})
-    judge = LocalModelJudge(kind="model", model=quantised)
-    experiments["judged by a model"] = experiments["micro"].model_copy(update={"judge": judge})
+    second_model = experiments["micro"].perplexity.model
+    judges = {"a model": LocalModelJudge(kind="model", model=quantised), "embeddings": EmbeddingJudge(kind="embedding", model=second_model)}
+    for by, judge in judges.items():
+        experiments[f"judged by {by}"] = experiments["micro"].model_copy(update={"judge": judge})
     return {(name, of): step for name, experiment in experiments.items() for of, step in steps_of(experiment).items()}
 
 

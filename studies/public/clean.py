@@ -2,16 +2,15 @@
 
 import re
 from collections import Counter
-from itertools import pairwise
-from pathlib import Path
 
 import polars as pl
 
+from saesteer.analysis.acceptability import WORD, distinct_bigram_share, function_word_share
 from saesteer.core.files import text_id
 
 LEAST_WORDS = 15
-LEAST_COMMON_WORDS = 0.25
-"""Share of the commonest English words among a text's words; texts in other languages and lists of names have less."""
+LEAST_FUNCTION_WORDS = 0.25
+"""Share of English function words; texts in other languages and lists of names have less."""
 LEAST_DISTINCT_PAIRS = 0.8
 """Different pairs of neighbouring words over all; loops have less."""
 MOST_DIGITS = 0.05
@@ -20,12 +19,10 @@ SHINGLE, MOST_SEEN = 5, 0.3
 
 _MARKUP = re.compile(r"[<>{}\[\]|\\_=#*~^@$]|https?:|www\.|\.com\b|::|->|//|\(\)|\t")
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s|$)")
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _LATIN = re.compile(r"[A-Za-zÀ-ÖØ-öø-ÿ]")
 _OBSCENE = re.compile(
     r"\b(?:fuck|shit|porn|nude|naked|sex|rape|whore|slut|cunt|bitch|nigg|erotic|penis|vagin|genital|breasts)", re.IGNORECASE
 )
-COMMON = frozenset((Path(__file__).parent / "common_words.txt").read_text(encoding="utf-8").split())
 
 REASONS = ("no whole sentence", "few words", "markup", "other scripts", "digits", "other languages and lists", "loops", "obscene")
 
@@ -39,8 +36,7 @@ def whole_sentences(text: str) -> str:
 
 def fault(text: str) -> str | None:
     """Which of `REASONS` keeps a text of whole sentences out, the first that holds."""
-    words = [word.lower() for word in _WORD.findall(text)]
-    pairs = list(pairwise(words))
+    words = [word.lower() for word in WORD.findall(text)]
     letters = [character for character in text if character.isalpha()]
     faults = {
         "no whole sentence": not text,
@@ -48,8 +44,8 @@ def fault(text: str) -> str | None:
         "markup": bool(_MARKUP.search(text)),
         "other scripts": any(not _LATIN.match(letter) for letter in letters),
         "digits": sum(character.isdigit() for character in text) > MOST_DIGITS * len(text),
-        "other languages and lists": sum(word in COMMON for word in words) < LEAST_COMMON_WORDS * len(words),
-        "loops": len(set(pairs)) < LEAST_DISTINCT_PAIRS * len(pairs) or max(Counter(words).values(), default=0) > 0.2 * len(words),
+        "other languages and lists": (function_word_share(words) or 0.0) < LEAST_FUNCTION_WORDS,
+        "loops": distinct_bigram_share(words) < LEAST_DISTINCT_PAIRS or max(Counter(words).values(), default=0) > 0.2 * len(words),
         "obscene": bool(_OBSCENE.search(text)),
     }
     return next((reason for reason in REASONS if faults[reason]), None)
@@ -62,7 +58,7 @@ def cleaned(sampled: pl.DataFrame) -> tuple[pl.DataFrame, Counter[str]]:
     left_out: Counter[str] = Counter()
     for opening, continuation in sampled.select("opening", "text").iter_rows():
         text = whole_sentences(opening + continuation)
-        words = [word.lower() for word in _WORD.findall(text)]
+        words = [word.lower() for word in WORD.findall(text)]
         shingles = {" ".join(words[start : start + SHINGLE]) for start in range(len(words) - SHINGLE + 1)}
         if reason := fault(text):
             left_out[reason] += 1

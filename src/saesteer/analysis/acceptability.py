@@ -14,6 +14,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Int
 
+ALGORITHM_VERSION = 1
+
 DISTINCT_BIGRAMS = 0.8
 """Smallest share of distinct pairs of successive words for a fluency above 0; the fitted ones of the shipped worlds are .82 and .86."""
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")

@@ -23,10 +23,11 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from saesteer.engine.cache import RowLayer, taken
+from saesteer.engine.conversation import rendered
 from saesteer.engine.head import soft_capped, unchecked_logits
 from saesteer.engine.linear_attention import RowStates
 from saesteer.engine.memory import forward_bytes
-from saesteer.engine.models import MIN_ROWS, LanguageModel, final_ids, shape_matters
+from saesteer.engine.models import MIN_ROWS, LanguageModel, shape_matters
 from saesteer.engine.sampling import NOTHING, sample_tokens
 from saesteer.settings.base import check_temperature
 
@@ -272,3 +273,17 @@ def continuation_texts(lm: LanguageModel, prompts: Sequence[Sequence[int]], cont
 def _decoded(tokenizer: Any, ids: Sequence[Sequence[int]]) -> list[str]:
     decoded: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return decoded
+
+
+def final_ids(lm: LanguageModel) -> list[int]:
+    """The tokens with which the model ends a text: those of its generation config and, where it answers, the one that its chat template
+    puts after an answer (some generation configs lack it, and the model would go on with a user's turn)."""
+    eos = lm.model.generation_config.eos_token_id
+    eos_ids = {token for token in (eos if isinstance(eos, list) else [eos]) if token is not None}
+    if lm.prompt_format == "chat":
+        answer = "answer"
+        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
+        written = rendered(lm.tokenizer, lm.chat, turns, tokenize=False)
+        following = lm.tokenizer(written.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
+        eos_ids |= set(following[:1]) & set(lm.tokenizer.added_tokens_decoder)  # a token of its own, not of the vocabulary proper
+    return sorted(eos_ids)

@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import Cache, DynamicLayer
 
 from saesteer.core.tokens import with_bos
-from saesteer.engine.conversation import check_conversation, conversation, rendered
+from saesteer.engine.conversation import check_conversation, conversation
 from saesteer.engine.finite import check_finite, rows_named
 from saesteer.engine.linear_attention import SharedStates
 from saesteer.engine.structure import Structure, block_residual, empty_layers, structure_of, untried_structure
@@ -390,17 +390,3 @@ def prompt_token_ids(lm: LanguageModel, text: str) -> list[int]:
         return plain_token_ids(lm, text)
     written = conversation(lm.tokenizer, lm.chat, text)
     return with_bos(lm.tokenizer(written, add_special_tokens=False)["input_ids"], lm.bos, lm.tokenizer.bos_token_id)
-
-
-def final_ids(lm: LanguageModel) -> list[int]:
-    """The tokens with which the model ends a text: those of its generation config and, where it answers, the one that its chat template
-    puts after an answer (some generation configs lack it, and the model would go on with a user's turn)."""
-    eos = lm.model.generation_config.eos_token_id
-    eos_ids = {token for token in (eos if isinstance(eos, list) else [eos]) if token is not None}
-    if lm.prompt_format == "chat":
-        answer = "answer"
-        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
-        written = rendered(lm.tokenizer, lm.chat, turns, tokenize=False)
-        following = lm.tokenizer(written.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
-        eos_ids |= set(following[:1]) & set(lm.tokenizer.added_tokens_decoder)  # a token of its own, not of the vocabulary proper
-    return sorted(eos_ids)

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
-from saesteer.engine.continuation import step_bytes
+from saesteer.engine.continuation import final_ids, step_bytes
 from saesteer.engine.conversation import check_conversation, rendered
 from saesteer.engine.finite import check_logits, rows_named
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
-from saesteer.engine.models import MIN_ROWS, PROMPT_ALONE, LanguageModel, check_length, final_ids, pad_rows, shape_matters
+from saesteer.engine.models import MIN_ROWS, PROMPT_ALONE, LanguageModel, check_length, pad_rows, shape_matters
 from saesteer.judge.answers import Answer, AnswerBook, Ask, Asker, JudgeError, answers_fingerprint
 from saesteer.settings import LocalModelJudge
 
