@@ -1,5 +1,8 @@
 """Top logit-lens tokens against the family's own norm and head, one direction at a time."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from engine_models import FAMILIES, model_and_sae, prompt_of, tiny_model, tiny_sae, tiny_tokenizer
@@ -13,6 +16,10 @@ from saesteer.core.tokens import TextTokens
 from saesteer.engine.logit_lens import logit_lens_tokens, top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel, language_model, prompt_token_ids
 from saesteer.engine.output_score import output_scores
+from saesteer.settings import load_experiment
+from saesteer.steps.step import steps_of
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
@@ -73,6 +80,34 @@ def test_rows_of_the_head_without_a_token_are_no_tokens_of_the_lens() -> None:
         assert sorted(row["tokens"]) == sorted(lm.tokenizer.get_vocab())
     with pytest.raises(ValueError, match="k is 339, but must lie between 1 and the vocabulary's 338 tokens"):
         saesteer.top_logit_lens_tokens(lm, sae, [0], k=339)
+
+
+def test_only_tokens_of_the_latin_script_are_in_the_lens() -> None:
+    pieces = ["<pad>", "<bos>", "<0x0A>", "a", "▁the", "é", "1", ".", "▁", "я", "▁日本", "मि", "a\ufffd", "😀", "<td>", "ñandú"]
+    plain = tiny_model("llama", seed=6)
+    vocab = {piece: number for number, piece in enumerate(pieces)} | {
+        f"x{number}": number for number in range(len(pieces), plain.n_vocab - 3)
+    }
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="?", continuing_subword_prefix=""))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", pad_token="<pad>", additional_special_tokens=["<td>"])
+    lm = replace(language_model(plain.model, fast), lens_tokens="latin")
+    left_out = {pieces.index(piece) for piece in ("<pad>", "<bos>", "<0x0A>", "я", "▁日本", "मि", "a\ufffd", "<td>")}
+    in_lens = sorted(set(range(plain.n_vocab - 3)) - left_out)
+    assert lm.in_lens.nonzero().flatten().tolist() == in_lens
+    sae = tiny_sae(1)
+    promoted, _ = logit_lens_tokens(lm, sae.W_dec, 20)
+    for ids, row in zip(promoted.ids.tolist(), sae.W_dec, strict=True):
+        logits = plain_hooks.lens_logits(lm.model, row)
+        assert ids == sorted(in_lens, key=lambda token, logits=logits: (-logits[token].item(), token))[:20]
+    with pytest.raises(ValueError, match=f"between 1 and the vocabulary's {len(in_lens)} tokens"):
+        logit_lens_tokens(lm, sae.W_dec, len(in_lens) + 1)
+
+
+def test_the_rule_for_tokens_counts_where_it_is_not_the_papers() -> None:
+    micro = load_experiment("micro", ROOT / "config/experiments")
+    latin = micro.model_copy(update={"model": micro.model.model_copy(update={"lens_tokens": "latin"})})
+    assert steps_of(latin)["logit_lens"].settings == steps_of(micro)["logit_lens"].settings | {"tokens": "latin"}
+    assert "lens_tokens" not in micro.model.model_dump(mode="json")  # what was stored before keeps its fingerprint
 
 
 def test_rows_without_a_token_have_no_rank() -> None:

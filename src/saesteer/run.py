@@ -233,7 +233,8 @@ class Run:
 
         settings, device = model_settings(self.experiment, name), available_device()
         log.info("model %s, revision %s, %s on %s", settings.name, settings.revision or "by its files' digests", settings.dtype, device)
-        return load_language_model(self.model_folder(name), settings.dtype, device, settings.bos, *settings.conversation)
+        lm = load_language_model(self.model_folder(name), settings.dtype, device, settings.bos, *settings.conversation)
+        return replace(lm, lens_tokens=self.experiment.model.lens_tokens) if name == "model" else lm
 
     def sae_file(self, layer: int) -> Path:
         """The converted SAE of a layer: beside its manifest, or where SAEs from the hub were put."""

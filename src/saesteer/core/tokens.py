@@ -10,6 +10,7 @@ text, so it is tokenised without that space.
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,6 +44,14 @@ class TextTokens:
     def special_ids(self) -> list[int]:
         """Tokens that the tokenizer marks as special."""
         return sorted(token_id for token_id, token in self.tokenizer.get_added_tokens_decoder().items() if token.special)
+
+    @cached_property
+    def latin_ids(self) -> list[int]:
+        """Tokens that are text of the Latin script: not added to the vocabulary (special ones, markup), no byte or part of a character, no
+        letter or mark of another script. Digits, punctuation and spaces belong to every script."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        token_ids = sorted(set(self.tokenizer.get_vocab().values()).difference(added))
+        return [token_id for token_id, string in zip(token_ids, self.strings(token_ids), strict=True) if _is_latin(string)]
 
     def strings(self, token_ids: Sequence[int]) -> list[str]:
         """Tokens as the tokenizer writes them ("▁" kept); of a byte-level tokenizer, the text that they stand for."""
@@ -119,6 +128,12 @@ class TextTokens:
             raise SettingsError(f"{self.source}: its tokenizer has no beginning-of-sequence token; set the model's bos to tokenizer")
         encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=True)
         return [with_bos(encoding.ids, bos, self.bos_id)[:max_tokens] for encoding in encodings]
+
+
+def _is_latin(string: str) -> bool:
+    if _BYTE.fullmatch(string) or "\ufffd" in string:
+        return False
+    return all(unicodedata.name(character, "").startswith("LATIN ") for character in string if unicodedata.category(character)[0] in "LM")
 
 
 def _without_prefix(part: Any) -> Any:

@@ -52,15 +52,16 @@ def logit_lens_tokens(
     """The k tokens with the largest `head(final_norm(W_dec[f]))`, largest first (P1, arXiv 2505.20063, section 3), and the k with the
     smallest, smallest first: what a feature promotes and suppresses most.
 
-    The raw decoder row, brought to the residual where it does not lie there (hook_points.to_residual), no b_dec, no soft cap. Rows of the
-    head without a token are left out. Equal logits: the smaller token id first. At most `block` x vocabulary logits exist at a time, fewer
-    when memory runs out; None: as many as fit.
+    The raw decoder row, brought to the residual where it does not lie there (hook_points.to_residual), no b_dec, no soft cap. Left out are
+    rows of the head without a token, and tokens that the model's `lens_tokens` leaves out. Equal logits: the smaller token id first. At
+    most `block` x vocabulary logits exist at a time, fewer when memory runs out; None: as many as fit.
     """
-    if not 1 <= k <= lm.n_tokens:
-        raise ValueError(f"k is {k}, but must lie between 1 and the vocabulary's {lm.n_tokens} tokens")
+    n_tokens = int(lm.in_lens.sum())
+    if not 1 <= k <= n_tokens:
+        raise ValueError(f"k is {k}, but must lie between 1 and the vocabulary's {n_tokens} tokens")
     if block is not None and block < MIN_ROWS:
         raise ValueError(f"block is {block}, but no forward runs below {MIN_ROWS} rows")
-    n, without_token = len(decoder_rows), ~lm.has_token
+    n, left_out = len(decoder_rows), ~lm.in_lens
     promoted, suppressed = (LensTokens(torch.empty(n, k, dtype=torch.long), torch.empty(n, k)) for _ in range(2))
 
     def looked_up(part: slice, size: int) -> None:
@@ -69,7 +70,7 @@ def logit_lens_tokens(
         with rows_named(lambda row: f"decoder row {part.start + row} of those given"):
             logits = raw_logits(lm, final_norm(lm, to_residual(padded)))[: len(rows)]  # [feature vocab]
         for end, descending in ((promoted, True), (suppressed, False)):
-            ids, values = _first(logits.masked_fill_(without_token, -math.inf if descending else math.inf), k, descending)
+            ids, values = _first(logits.masked_fill_(left_out, -math.inf if descending else math.inf), k, descending)
             end.ids[part], end.logits[part] = ids.cpu(), values.cpu()
 
     rows_at_a_time = block or rows_that_fit(16 * lm.n_vocab, lm.device, MOST_ROWS)

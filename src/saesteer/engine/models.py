@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import Cache, DynamicLayer
 
-from saesteer.core.tokens import with_bos
+from saesteer.core.tokens import TextTokens, with_bos
 from saesteer.engine.conversation import check_conversation, conversation
 from saesteer.engine.finite import check_finite, rows_named
 from saesteer.engine.linear_attention import SharedStates
@@ -56,6 +56,7 @@ class LanguageModel:
     bos: str = "tokenizer"  # one of BOS_RULES
     prompt_format: str = "plain"  # one of PROMPT_FORMATS
     chat: ChatSettings = PROMPT_ALONE  # what stands before a user's turn
+    lens_tokens: str = "all"  # which tokens the logit lens ranks: all or latin (settings.inputs.ModelSettings)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -92,6 +93,13 @@ class LanguageModel:
         """Which rows of the head have a token in the tokenizer's vocabulary; many heads are filled up to a round number of rows."""
         ids = torch.tensor(sorted(self.tokenizer.get_vocab().values()), device=self.device)
         return torch.zeros(self.n_vocab, dtype=torch.bool, device=self.device).index_fill_(0, ids[ids < self.n_vocab], True)
+
+    @cached_property
+    def in_lens(self) -> Bool[Tensor, " vocab"]:
+        """Which of these rows can be top logit-lens tokens."""
+        latin = TextTokens(self.tokenizer.backend_tokenizer).latin_ids if self.lens_tokens == "latin" else range(self.n_vocab)
+        ids = torch.tensor([token for token in latin if token < self.n_vocab], device=self.device)
+        return self.has_token & torch.zeros_like(self.has_token).index_fill_(0, ids, True)
 
     @cached_property
     def n_tokens(self) -> int:

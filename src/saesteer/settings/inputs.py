@@ -115,6 +115,9 @@ class ModelSource(Settings):
 
 
 class ModelSettings(ModelSource):
+    lens_tokens: Annotated[Literal["all", "latin"], Field(exclude_if=lambda tokens: tokens == "all")] = "all"
+    """Which tokens can be top logit-lens tokens. all: every row of the head that has a token (P1). latin: of these no special or otherwise
+    added tokens, no bytes or parts of characters, and none with a letter of another script than the Latin one."""
     prompt_format: Literal["plain", "chat"] = "plain"
     """plain: the model continues the prompt; chat: the prompt is a user's turn in the model's chat template and the model answers it."""
     chat: ChatSettings | None = None

@@ -21,7 +21,8 @@ N_AT_A_TIME = 4096
 
 
 def step(experiment: Experiment) -> Step | None:
-    settings = {"k": N_TOKENS, "dtype": experiment.model.dtype}
+    model = experiment.model
+    settings = {"k": N_TOKENS, "dtype": model.dtype} | ({} if model.lens_tokens == "all" else {"tokens": model.lens_tokens})
     inputs, modules = ("model", "saes"), ("engine.logit_lens", "engine.saes", "engine.hook_points")
     return Step(LOGIT_LENS, every_feature(experiment), settings, inputs, modules, compute, runs_model=True)
 
