@@ -151,7 +151,9 @@ def byte_pairs(split: str = "gpt-2") -> dict[str, Any]:
     """What a GGUF file says of a byte-level tokenizer."""
     tokenizer = byte_level(False)
     merges = [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
-    return _vocabulary(tokenizer, "gpt2") | {"pre": split, "merges": merges, "add_bos_token": False}
+    values = _vocabulary(tokenizer, "gpt2")
+    values |= {"tokens": [*values["tokens"], "12"], "token_type": [*values["token_type"], 1]}  # where digits may be together
+    return values | {"pre": split, "merges": [*merges, "1 2"], "add_bos_token": False}
 
 
 def sentence_pieces(dummy_prefix: bool) -> dict[str, Any]:
