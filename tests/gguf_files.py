@@ -122,9 +122,8 @@ def write_gguf(model: Any, architecture: str, path: Path, vocabulary: Mapping[st
     return path
 
 
-def _write_values(writer: gguf.GGUFWriter, config: Any, architecture: str) -> None:
-    writer.add_name("small")
-    writer.add_license("mit")
+def write_sizes(writer: gguf.GGUFWriter, config: Any) -> None:
+    """What every architecture's header says of its configuration."""
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -132,6 +131,12 @@ def _write_values(writer: gguf.GGUFWriter, config: Any, architecture: str) -> No
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+
+
+def _write_values(writer: gguf.GGUFWriter, config: Any, architecture: str) -> None:
+    writer.add_name("small")
+    writer.add_license("mit")
+    write_sizes(writer, config)
     if config.rope_parameters:
         writer.add_rope_freq_base(config.rope_parameters.get("full_attention", config.rope_parameters)["rope_theta"])
     if (head_dim := EXTRA[architecture].get("head_dim")) or architecture in ("gemma2", "gemma3"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from engine_models import shipped_model
+from gguf_files import write_sizes
 from test_vector_consumers import IDS, ours, written
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="could not import 'xllamacpp'")
@@ -31,15 +32,9 @@ def write_gguf(model: Any, path: Path) -> None:
     for layer in range(config.num_hidden_layers):
         names |= {f"blk.{layer}.{theirs}.weight": f"model.layers.{layer}.{name}.weight" for theirs, name in BLOCK.items()}
     writer = gguf.GGUFWriter(path, "gemma2")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
+    write_sizes(writer, config)
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
     writer.add_final_logit_softcapping(config.final_logit_softcapping)
     writer.add_sliding_window(config.sliding_window)

@@ -3,6 +3,7 @@ of several kinds can be trained on the same."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Bool, Int64
 from tqdm import tqdm
 
+from saesteer.core.files import write_atomically
 from saesteer.engine.models import LanguageModel, residuals_at
 from studies.books.paragraphs import read_paragraphs
 
@@ -74,10 +76,12 @@ def store(lm: LanguageModel, rows: Rows, layers: Sequence[int], folder: Path) ->
             continue
         part = rows.take(np.arange(start, min(start + ROWS_OF_A_SHARD, len(rows.ids))))
         for file, tokens in zip(files, _residuals(lm, part, layers), strict=True):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with (partial := file.with_suffix(".partial")).open("wb") as stream:
-                np.save(stream, tokens)
-            partial.rename(file)
+            write_atomically(file, partial(_save, tokens))
+
+
+def _save(tokens: np.ndarray, path: Path) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, tokens)
 
 
 def read(folder: Path, layer: int) -> torch.Tensor:

@@ -1,19 +1,17 @@
-"""What the card reports of an SAE, on rows that it was not trained on, and the gates that it has to pass before anything is steered."""
+"""What the card reports of an SAE, on rows that it was not trained on."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float16
+from jaxtyping import Float16
 from torch import Tensor
 
 from saesteer.engine.head import token_nll
 from saesteer.engine.models import LanguageModel, hidden_states, residual_changed
-from saesteer.engine.saes import Sae
+from saesteer.engine.saes import Sae, decode, encode
 from studies.public.activations import ROWS_AT_ONCE, Rows
-
-LEAST_EXPLAINED, LEAST_RECOVERED, MOST_DEAD = 0.75, 0.90, 0.05
 
 
 @dataclass(frozen=True)
@@ -25,20 +23,6 @@ class Quality:
     dead: float  # share of features that are active on none of the tokens
     tokens: int
 
-    @property
-    def passes(self) -> bool:
-        """Whether explained variance and dead features are within the gates."""
-        return self.explained_variance >= LEAST_EXPLAINED and self.dead < MOST_DEAD
-
-
-def codes(sae: Sae, x: Float[Tensor, "token d_in"]) -> Float[Tensor, "token feature"]:
-    """Activations: those above their thresholds or, of a TopK SAE, each token's k largest."""
-    pre = torch.relu(x @ sae.W_enc + sae.b_enc)
-    if sae.meta.k is None:
-        return pre * (pre > sae.threshold)
-    top = pre.topk(sae.meta.k, dim=1)
-    return torch.zeros_like(pre).scatter(1, top.indices, top.values)
-
 
 @torch.no_grad()
 def quality(sae: Sae, x: Float16[Tensor, "token d_in"]) -> Quality:
@@ -46,8 +30,8 @@ def quality(sae: Sae, x: Float16[Tensor, "token d_in"]) -> Quality:
     error = active = 0.0
     fired = torch.zeros(sae.meta.n_features, dtype=torch.bool)
     for part in x.split(4096):
-        code = codes(sae, part.float())
-        error += float((part.float() - code @ sae.W_dec - sae.b_dec).double().square().sum())
+        code = encode(sae, part.float())
+        error += float((part.float() - decode(sae, code)).double().square().sum())
         active += float((code > 0).sum())
         fired |= (code > 0).any(0)
     mean = torch.stack([part.double().mean(0) * len(part) / len(x) for part in x.split(65536)]).sum(0)
@@ -62,7 +46,7 @@ def loss_recovered(lm: LanguageModel, sae: Sae, rows: Rows) -> tuple[float, floa
 
     def with_reconstruction(residual: Tensor) -> Tensor:
         x = residual[:, 1:].flatten(0, 1)
-        return torch.cat([residual[:, :1], (codes(sae, x) @ sae.W_dec + sae.b_dec).view_as(residual[:, 1:])], dim=1)
+        return torch.cat([residual[:, :1], decode(sae, encode(sae, x)).view_as(residual[:, 1:])], dim=1)
 
     def with_zeros(residual: Tensor) -> Tensor:
         return torch.cat([residual[:, :1], torch.zeros_like(residual[:, 1:])], dim=1)

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from saesteer.core.counter_rng import streams
+from saesteer.core.files import write_atomically
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.interventions import Nothing
@@ -50,13 +51,10 @@ def sampled_parts(
 ) -> Iterator[pl.DataFrame]:
     """row, prompt, opening, text and token ids (of the continuation alone) of rows 0 to n - 1, the prompts in turn; each part of 512 rows
     is a file in `folder`, and those that are there are read."""
-    folder.mkdir(parents=True, exist_ok=True)
     for start in tqdm(range(0, n, ROWS_OF_A_PART), desc=f"texts of {lm.name}", unit="part"):
         file = folder / f"rows_{start:06d}.parquet"
         if not file.exists():
-            partial = file.with_suffix(".partial")
-            _sampled(lm, choices, range(start, min(start + ROWS_OF_A_PART, n)), seed, sampling).write_parquet(partial)
-            partial.rename(file)
+            write_atomically(file, _sampled(lm, choices, range(start, min(start + ROWS_OF_A_PART, n)), seed, sampling).write_parquet)
         yield pl.read_parquet(file)
 
 
