@@ -1,6 +1,6 @@
 """`python -m studies.public PHASE MODEL`: what ships of a public model, phase by phase; what is done is not done again.
 
-sample: texts that the model writes; texts: those of them that ship; activations: residuals on the books and on all such texts; kinds: SAEs
+sample: texts that the model writes; texts: those of them that ship; activations: residuals on the books and on these texts; kinds: SAEs
 of several kinds at one layer, measured; saes: one SAE a layer, measured, rounded and measured again, with a card.
 """
 
@@ -24,12 +24,14 @@ from studies.public.measure import loss_recovered, quality
 from studies.public.rounded import save_rounded
 from studies.public.sample import prompts, sampled_parts
 
-LAYERS = {"smollm2-135m": (5, 10, 15, 20, 25), "gemma-3-270m": (2, 5, 9, 12, 15)}
+LAYERS = {"smollm2-135m": (3, 8, 13, 18, 23, 28), "gemma-3-270m": (2, 5, 9, 12, 15, 17)}
 """After these blocks. Gemma Scope 2 has SAEs of four of Gemma's."""
-COMPARED = {"smollm2-135m": 15, "gemma-3-270m": 9}
+ANSWERING = ("smollm2-135m",)
+"""Models that answer requests."""
+COMPARED = {"smollm2-135m": 18, "gemma-3-270m": 9}
 """Where kinds are compared."""
 COMPARED_TOKENS = 1_000_000
-BOOK_TOKENS, HELD_OUT_TOKENS, LOSS_ROWS = 2_300_000, 60_000, 192
+BOOK_TOKENS, HELD_OUT_TOKENS, LOSS_ROWS = 2_600_000, 60_000, 192
 KINDS = {
     "batchtopk-32": train.Recipe(k=32),
     "batchtopk-64": train.Recipe(k=64),
@@ -55,14 +57,14 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     folder = args.out / args.model
     if args.phase == "texts":
-        write_texts(args.out, args.model)
+        write_texts(folder, args.model in ANSWERING)
         return
     lm = load_language_model(args.weights, "float32", "cpu", "always", "plain")
     if args.phase == "sample":
-        choices = prompts(str(lm.tokenizer.bos_token), answers=args.model == "smollm2-135m")
+        choices = prompts(str(lm.tokenizer.bos_token), args.model in ANSWERING)
         logging.info("%d texts", sum(part.height for part in sampled_parts(lm, choices, args.texts, args.seed, folder / "sampled")))
         return
-    trained, held_out = rows_of(lm, args.paragraphs, args.out, args.seed)
+    trained, held_out = rows_of(lm, args.paragraphs, folder / "texts.parquet", args.seed)
     if args.phase == "activations":
         activations.store(lm, held_out, LAYERS[args.model], folder / "held_out")
         activations.store(lm, trained, LAYERS[args.model], folder / "trained")
@@ -76,26 +78,27 @@ def main() -> None:
             build(lm, held_out, x, layer, SHIPPED, args.model, folder, folder / "saes" / f"layer_{layer:02d}", args.seed)
 
 
-def write_texts(out: Path, model: str) -> None:
-    """The model's texts that ship, and why others do not."""
-    sampled = pl.concat(pl.read_parquet(file) for file in sorted((out / model / "sampled").glob("*.parquet")))
-    texts, left_out = cleaned(sampled)
-    texts.write_parquet(out / model / "texts.parquet", compression="zstd", compression_level=19)
-    write_json(out / model / "texts.json", {"sampled": sampled.height, "texts": texts.height, "left_out": dict(left_out)})
+def write_texts(folder: Path, answers: bool) -> None:
+    """The model's texts that ship, each with the concept that it was asked about, and why others do not."""
+    concepts = {prompt.text: prompt.subject for prompt in prompts("", answers)}
+    sampled = pl.concat(pl.read_parquet(file) for file in sorted((folder / "sampled").glob("*.parquet")))
+    of_prompt = pl.col("prompt").replace_strict(concepts, default=None, return_dtype=pl.String)
+    texts, left_out = cleaned(sampled.with_columns(concept=of_prompt))
+    texts.write_parquet(folder / "texts.parquet", compression="zstd", compression_level=19)
+    write_json(folder / "texts.json", {"sampled": sampled.height, "texts": texts.height, "left_out": dict(left_out)})
     logging.info("%d of %d texts ship", texts.height, sampled.height)
 
 
-def rows_of(lm: LanguageModel, paragraphs: Path, out: Path, seed: int) -> tuple[Rows, Rows]:
-    """Rows to train on, of the books and of all models' texts, and rows held out: the books of the split `valid`, and a fiftieth of the
+def rows_of(lm: LanguageModel, paragraphs: Path, texts: Path, seed: int) -> tuple[Rows, Rows]:
+    """Rows to train on, of the books and of the model's texts, and rows held out: the books of the split `valid`, and a fiftieth of the
     texts."""
-    texts = pl.concat(pl.read_parquet(file) for file in sorted(out.glob("*/texts.parquet")))["text"].to_list()
-    apart = texts[::50]
-    training = [text for place, text in enumerate(texts) if place % 50]
+    pieces = pl.read_parquet(texts)["text"].to_list()
+    training = [text for place, text in enumerate(pieces) if place % 50]
     books = activations.book_rows(lm, paragraphs, "train", BOOK_TOKENS, seed)
     held_out = activations.book_rows(lm, paragraphs, "valid", HELD_OUT_TOKENS, seed)
     return (
         activations.joined([books, activations.text_rows(lm, training)], seed),
-        activations.joined([held_out, activations.text_rows(lm, apart)], seed),
+        activations.joined([held_out, activations.text_rows(lm, pieces[::50])], seed),
     )
 
 

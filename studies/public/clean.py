@@ -52,19 +52,20 @@ def fault(text: str) -> str | None:
 
 
 def cleaned(sampled: pl.DataFrame) -> tuple[pl.DataFrame, Counter[str]]:
-    """text_id and text of the rows (opening, text) that ship, in order; and how many were left out for which reason."""
-    kept: dict[str, str] = {}
+    """text_id, text and concept of the rows (opening, text, concept) that ship, in order; and how many were left out for which reason."""
+    shipped: dict[str, tuple[str, str | None]] = {}
     seen: set[str] = set()
     left_out: Counter[str] = Counter()
-    for opening, continuation in sampled.select("opening", "text").iter_rows():
+    for opening, continuation, concept in sampled.select("opening", "text", "concept").iter_rows():
         text = whole_sentences(opening + continuation)
         words = [word.lower() for word in WORD.findall(text)]
         shingles = {" ".join(words[start : start + SHINGLE]) for start in range(len(words) - SHINGLE + 1)}
         if reason := fault(text):
             left_out[reason] += 1
-        elif text_id(text) in kept or sum(shingle in seen for shingle in shingles) > MOST_SEEN * len(shingles):
+        elif text_id(text) in shipped or sum(shingle in seen for shingle in shingles) > MOST_SEEN * len(shingles):
             left_out["repeats"] += 1
         else:
-            kept[text_id(text)] = text
+            shipped[text_id(text)] = text, concept
         seen |= shingles
-    return pl.DataFrame({"text_id": list(kept), "text": list(kept.values())}), left_out
+    rows = [(key, *shipped[key]) for key in shipped]
+    return pl.DataFrame(rows, {"text_id": pl.String, "text": pl.String, "concept": pl.String}, orient="row"), left_out

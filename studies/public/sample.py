@@ -34,6 +34,7 @@ class Prompt:
 
     text: str  # as the model reads it, special tokens included
     opening: str  # the part of it that belongs to the text; "" where the text is an answer
+    subject: str | None = None  # what an answer was asked about
 
 
 def prompts(bos: str, answers: bool) -> list[Prompt]:
@@ -41,8 +42,11 @@ def prompts(bos: str, answers: bool) -> list[Prompt]:
     template has them, and openings behind its separator of documents."""
     if not answers:
         return [Prompt(bos, "")] * (len(OPENINGS) // 4) + [Prompt(bos + opening, opening) for opening in OPENINGS]
-    requests = [request.format(subject) for subject in SUBJECTS for request in REQUESTS]
-    turns = [Prompt(f"<|im_start|>user\n{request}<|im_end|>\n<|im_start|>assistant\n", "") for request in requests]
+    turns = [
+        Prompt(f"<|im_start|>user\n{request.format(subject)}<|im_end|>\n<|im_start|>assistant\n", "", subject)
+        for subject in SUBJECTS
+        for request in REQUESTS
+    ]
     return turns + [Prompt("<|endoftext|>" + opening, opening) for opening in OPENINGS for _ in range(2)]
 
 

@@ -15,7 +15,7 @@ from studies.public import activations, train
 from studies.public.clean import cleaned, fault, whole_sentences
 from studies.public.measure import loss_recovered, quality
 from studies.public.rounded import rounded, save_rounded
-from studies.public.sample import SAMPLING, Prompt, prompts, sampled_parts
+from studies.public.sample import SAMPLING, SUBJECTS, Prompt, prompts, sampled_parts
 
 GOOD = "After a while, the two friends decided to walk back to the old house by the river, because it was getting dark."
 LAYER = 3
@@ -48,8 +48,8 @@ def test_what_does_not_ship(text: str, reason: str | None):
 def test_a_text_that_repeats_an_earlier_one_does_not_ship():
     near = GOOD.replace("dark", "late")
     sampled = pl.DataFrame({"opening": ["", "", "", "After a while,"], "text": [GOOD, near, GOOD + " And", GOOD[len("After a while,") :]]})
-    texts, left_out = cleaned(sampled)
-    assert texts["text"].to_list() == [GOOD]
+    texts, left_out = cleaned(sampled.with_columns(concept=pl.Series(["a house", None, None, None])))
+    assert texts.select("text", "concept").rows() == [(GOOD, "a house")]
     assert left_out == {"repeats": 3}
 
 
@@ -58,6 +58,7 @@ def test_prompts_are_the_models_own_forms():
     assert Prompt("<bos>", "") in plain
     assert Prompt("<bos>After a while,", "After a while,") in plain
     turns = [prompt for prompt in prompts("<|im_start|>", answers=True) if not prompt.opening]
+    assert {prompt.subject for prompt in turns} == set(SUBJECTS)
     assert all(prompt.text.startswith("<|im_start|>user\n") and prompt.text.endswith("<|im_start|>assistant\n") for prompt in turns)
 
 
