@@ -1,7 +1,8 @@
 """`python -m studies.public PHASE MODEL`: what ships of a public model, phase by phase; what is done is not done again.
 
 sample: texts that the model writes; texts: those of them that ship; activations: residuals on the books and on these texts; kinds: SAEs
-of several kinds at one layer, measured; saes: one SAE a layer, measured, rounded and measured again, with a card.
+of several kinds at one layer, measured; saes: one SAE a layer, measured, rounded and measured again; ship: copied into data/public, with a
+card.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from saesteer.engine.models import LanguageModel, load_language_model
 from saesteer.engine.sae_convert import sae_from_folder
 from studies.public import activations, train
 from studies.public.activations import Rows
+from studies.public.card import ship
 from studies.public.clean import cleaned
 from studies.public.measure import loss_recovered, quality
 from studies.public.rounded import save_rounded
@@ -39,12 +41,13 @@ KINDS = {
     "jumprelu": train.Recipe("jumprelu"),
 }
 SHIPPED = train.Recipe(k=64)
+SHIPPED_TO = Path("data/public")
 
 
 def main() -> None:
     """Run one phase for one model."""
     parser = argparse.ArgumentParser(prog="python -m studies.public", description=__doc__)
-    parser.add_argument("phase", choices=["sample", "texts", "activations", "kinds", "saes"])
+    parser.add_argument("phase", choices=["sample", "texts", "activations", "kinds", "saes", "ship"])
     parser.add_argument("model", choices=sorted(LAYERS))
     parser.add_argument("--weights", type=Path, help="the converted model's folder")
     parser.add_argument("--paragraphs", type=Path, help="the books' paragraphs")
@@ -59,13 +62,17 @@ def main() -> None:
     if args.phase == "texts":
         write_texts(folder, args.model in ANSWERING)
         return
+    if args.phase == "ship":
+        ship(folder, args.model, LAYERS[args.model], COMPARED[args.model], SHIPPED_TO / args.model)
+        return
     lm = load_language_model(args.weights, "float32", "cpu", "always", "plain")
     if args.phase == "sample":
         choices = prompts(str(lm.tokenizer.bos_token), args.model in ANSWERING)
         logging.info("%d texts", sum(part.height for part in sampled_parts(lm, choices, args.texts, args.seed, folder / "sampled")))
         return
-    trained, held_out = rows_of(lm, args.paragraphs, folder / "texts.parquet", args.seed)
+    trained, held_out, tokens = rows_of(lm, args.paragraphs, folder / "texts.parquet", args.seed)
     if args.phase == "activations":
+        write_json(folder / "tokens.json", tokens)
         activations.store(lm, held_out, LAYERS[args.model], folder / "held_out")
         activations.store(lm, trained, LAYERS[args.model], folder / "trained")
     elif args.phase == "kinds":
@@ -85,21 +92,19 @@ def write_texts(folder: Path, answers: bool) -> None:
     of_prompt = pl.col("prompt").replace_strict(concepts, default=None, return_dtype=pl.String)
     texts, left_out = cleaned(sampled.with_columns(concept=of_prompt))
     texts.write_parquet(folder / "texts.parquet", compression="zstd", compression_level=19)
-    write_json(folder / "texts.json", {"sampled": sampled.height, "texts": texts.height, "left_out": dict(left_out)})
+    write_json(folder / "texts.json", {"sampled": sampled.height, "texts": texts.height, "left_out": dict(left_out), "answers": answers})
     logging.info("%d of %d texts ship", texts.height, sampled.height)
 
 
-def rows_of(lm: LanguageModel, paragraphs: Path, texts: Path, seed: int) -> tuple[Rows, Rows]:
-    """Rows to train on, of the books and of the model's texts, and rows held out: the books of the split `valid`, and a fiftieth of the
-    texts."""
+def rows_of(lm: LanguageModel, paragraphs: Path, texts: Path, seed: int) -> tuple[Rows, Rows, dict[str, int]]:
+    """Rows to train on, of the books and of the model's texts, rows held out (the books of the split `valid`, and a fiftieth of the
+    texts), and how many of the first rows' tokens are from which."""
     pieces = pl.read_parquet(texts)["text"].to_list()
-    training = [text for place, text in enumerate(pieces) if place % 50]
     books = activations.book_rows(lm, paragraphs, "train", BOOK_TOKENS, seed)
-    held_out = activations.book_rows(lm, paragraphs, "valid", HELD_OUT_TOKENS, seed)
-    return (
-        activations.joined([books, activations.text_rows(lm, training)], seed),
-        activations.joined([held_out, activations.text_rows(lm, pieces[::50])], seed),
-    )
+    written = activations.text_rows(lm, [text for place, text in enumerate(pieces) if place % 50])
+    held_out = [activations.book_rows(lm, paragraphs, "valid", HELD_OUT_TOKENS, seed), activations.text_rows(lm, pieces[::50])]
+    tokens = {"books": int(books.used.sum()), "texts": int(written.used.sum())}
+    return activations.joined([books, written], seed), activations.joined(held_out, seed), tokens
 
 
 def build(

