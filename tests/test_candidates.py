@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 from test_recommendation import WORKFLOW
 
-from saesteer.analysis.recommendation import candidates, fired_on
+from saesteer.analysis.candidates import candidates, fired_on, words_at_maxima
 from saesteer.core.errors import SettingsError
 from saesteer.report.candidates import picked_features
+from saesteer.report.question import Question
 from saesteer.report.recommend import as_sweep
 from saesteer.run import Run
 
@@ -73,7 +74,7 @@ def test_a_feature_fires_on_the_word_of_most_of_its_examples_over_the_borders_of
             ],
         }
     )
-    assert fired_on(examples).rows() == [(3, 1, "dogs"), (3, 2, "don't"), (3, 4, ".")]
+    assert fired_on(words_at_maxima(examples)).rows() == [(3, 1, "dogs"), (3, 2, "don't"), (3, 4, ".")]
 
 
 def test_a_concept_that_nothing_points_to_is_refused_with_the_nearest_label(monkeypatch: pytest.MonkeyPatch):
@@ -85,4 +86,4 @@ def test_a_concept_that_nothing_points_to_is_refused_with_the_nearest_label(monk
     monkeypatch.setattr(Run, "rows", lambda *_: features.with_columns(examples=pl.Series([[example(["▁c"], 0)]] * 2)))
     tiny = as_sweep(WORKFLOW, "tiny")
     with pytest.raises(SettingsError, match=r"fires on or promotes 'medecine'\. Did you mean 'medicine'\? Labels are medicine, sea"):
-        picked_features(tiny, "medecine", 4, Path("config.yaml"))
+        picked_features(tiny, Question("tiny", "medecine", 4, 1, Path("config.yaml"), None))

@@ -25,7 +25,8 @@ from saesteer.analysis.recommendation import (
 from saesteer.cli import app
 from saesteer.core.uncertainty import Interval
 from saesteer.report.by_words import rated_by_words
-from saesteer.report.recommend import Answer, Question, as_sweep, gist, page_of, show
+from saesteer.report.question import Question
+from saesteer.report.recommend import Answer, as_sweep, gist, page_of, show
 from saesteer.report.scoring import choosing_and_scoring, ordinary_losses
 from saesteer.report.verdicts import sentences_of, shown
 from saesteer.run import Run
@@ -331,9 +332,33 @@ def test_texts_are_rated_by_the_words_of_the_concept_by_hand():
     ]
     texts, losses, *expected = zip(*by_hand, strict=True)
     rows = {"kind": "feature", "factor": ["0", *["1"] * 7], "text": ["so", *texts], "mean_nll": [2.0, *losses]}
-    rated = rated_by_words(pl.DataFrame(rows), "hot dog", 4.0)[1:]
+    rated = rated_by_words(pl.DataFrame(rows), "hot dog", (), 4.0)[1:]
     for column, values in zip(("concept_rating", "fluency_rating", "judge_score"), expected, strict=True):
         assert rated[column].to_list() == pytest.approx(list(values)), column
+
+
+def test_texts_are_rated_by_words_that_are_named_instead():
+    """By hand: two different ones for a rating of 2; a phrase, a plural, another case; of one word alone that one."""
+    texts = ["so", "A boat at tide", "boats, Boat", "an anchored boathouse", "the Card Games", "tide card game", ""]
+    rows = pl.DataFrame({"kind": "feature", "factor": ["0", *["1"] * 6], "text": texts, "mean_nll": [2.0] * 7})
+    named = rated_by_words(rows, "ocean", ("boat", "TIDE", "card game"), 4.0)
+    assert named["concept_rating"].to_list() == [0, 2, 1, 0, 1, 2, None]
+    assert rated_by_words(rows, "ocean", ("tide",), 4.0)["concept_rating"].to_list()[1] == 2
+
+
+@pytest.mark.parametrize(
+    ("concept", "words", "said"),
+    [
+        ("", (), "the concept '' has no word"),
+        (" \n", (), "has no word: name it by a word, or a phrase of at most 100 characters"),
+        ("?!", (), "has no word"),
+        ("sea " * 125, (), "the concept 'sea sea sea sea sea ' has 500 characters"),
+        ("sea", ("boat", ""), "--words has an empty word"),
+    ],
+)
+def test_what_is_no_concept_is_refused_in_a_sentence(concept: str, words: tuple[str, ...], said: str):
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        Question("tiny", concept, 4, 1, Path("config.yaml"), None, words=words)
 
 
 def test_an_answer_by_words_says_so():
@@ -343,11 +368,11 @@ def test_an_answer_by_words_says_so():
         {"layer": [6], "feature": [8], "match": ["lens"], "concept": None, "explanation": None, "fires_on": ["sea"], "input_score": 0.5}
         | {"output_score": 0.5, "top_logit_lens_tokens": [["ship"]], "label": None, "labelled": None}
     )
-    question = Question("own", "sea", 4, 1, Path("config.yaml"), None)
+    question = Question("own", "sea", 4, 1, Path("config.yaml"), None, words=("boat", "tide"))
     texts = pl.concat([rated, plain])
     answered = Answer(question, recommended(rated, plain), picked, texts, texts, by_words=True)
     for said in ("\n".join(gist(answered)), page_of(answered)):
-        assert "Rated by words, not by a judge" in said
+        assert "Rated by words, not by a judge: counted are the words boat, tide," in said
         assert "score by words 2.00 [" in said
         assert "judge score" not in said
 

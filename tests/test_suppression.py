@@ -145,7 +145,7 @@ def test_prompts_of_ones_own_are_a_files_lines(tmp_path: Path):
     assert len(prompts) == tiny.sweep.sweep.n_prefixes
     assert unused
     assert not set(prompts) & set(unused)
-    with pytest.raises(SettingsError, match="there is no topic 'seas' here. Did you mean 'sea'"):
+    with pytest.raises(SettingsError, match="no texts of tiny are labelled 'seas'. Did you mean 'sea'"):
         evoking_prompts(tiny, "seas", None)
     file.write_text("The ship\nThe waves\nThe tide\n")
     with pytest.raises(SettingsError, match="has 3 prompts: 4 at least are needed"):

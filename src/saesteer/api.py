@@ -34,8 +34,8 @@ from saesteer.engine.saes import Sae as Sae
 from saesteer.engine.saes import SaeMeta as SaeMeta
 from saesteer.engine.saes import check_features
 from saesteer.engine.weights import available_device, number_type
+from saesteer.report.question import Question
 from saesteer.report.recommend import Answer as Answer
-from saesteer.report.recommend import Question
 from saesteer.report.recommend import answer as _answer
 from saesteer.settings.base import canonical_factor
 from saesteer.settings.inputs import GGUF
@@ -201,6 +201,7 @@ def recommend(
     n_per_layer: int = N_PER_LAYER,
     comparison: str | None = None,
     max_damage: float | None = None,
+    words: Sequence[str] = (),
     cores: int = 2,
     configfile: Path = Path("config/config.yaml"),
 ) -> Answer:
@@ -209,9 +210,11 @@ def recommend(
     The current folder is the project's; what is missing is computed there, as by `saesteer recommend`. `n_per_layer` is the largest number
     of candidates of a layer; `comparison` names a comparison of methods on the same model, by whose settings and labelled texts
     prompting and DiffMean are tried beside the features. With `max_damage` no strength is chosen at which the perplexity of its texts, or
-    of ordinary text, is more than so many times the unsteered one. What is measured of the answer is of prompts that took no part.
+    of ordinary text, is more than so many times the unsteered one. With `words`, texts are rated by how many of these they have, not by the
+    experiment's judge. What is measured of the answer is of prompts that took no part.
     """
-    question = Question(experiment, concept, n_per_layer, cores, configfile, comparison, max_damage=max_damage)
+    _check_lists(words=words)
+    question = Question(experiment, concept, n_per_layer, cores, configfile, comparison, max_damage=max_damage, words=tuple(words))
     return _answer(read_workflow(configfile), question)
 
 
@@ -222,15 +225,17 @@ def recommend_less(
     prompts: Path | None = None,
     n_per_layer: int = N_PER_LAYER,
     max_damage: float | None = None,
+    words: Sequence[str] = (),
     cores: int = 2,
     configfile: Path = Path("config/config.yaml"),
 ) -> Answer:
     """Which feature of an experiment to steer away from a concept with, and how hard, as by `saesteer recommend --less`.
 
     `prompts` is a file of prompts that evoke the concept, one a line; None takes first sentences of the experiment's labelled texts.
-    `max_damage` is that of `recommend`.
+    `max_damage` and `words` are those of `recommend`.
     """
-    question = Question(experiment, concept, n_per_layer, cores, configfile, None, prompts, max_damage, less=True)
+    _check_lists(words=words)
+    question = Question(experiment, concept, n_per_layer, cores, configfile, None, prompts, max_damage, less=True, words=tuple(words))
     return _answer(read_workflow(configfile), question)
 
 

@@ -1,9 +1,7 @@
 """Which feature to steer with towards a concept, how hard, and whether anything else does better.
 
-Candidates are few, picked by what steering needs no model for: features labelled with the concept, of those the ones with the largest
-example (of the rules that studies/questions compares the one that came nearest to brute force). Feature and factor are then
-chosen by the judge's mean score on some prompts. The scores reported are of that feature and factor on other prompts, so they owe nothing
-to the choice.
+Candidates are few (analysis.candidates). Feature and factor are chosen by the judge's mean score on some prompts. The scores reported are
+of that feature and factor on other prompts, so they owe nothing to the choice.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,13 +21,6 @@ STEERS = 1.0
 FEATURE, UNSTEERED = "feature", "0"
 N_PER_LAYER = 4
 """Candidates of a layer, unless another number is asked for."""
-MATCHES = ("label", "explanation", "search", "examples", "lens", "lens, beginning", "direction")
-"""How a candidate was found, in order."""
-N_SAID = 3
-"""The first of them: somebody says that the feature is about the concept."""
-_LETTER = r"[\p{L}\p{M}\p{N}'’-]"
-_MOST_TOKENS = 8
-"""Tokens on each side of an example's maximum among which those of its word are."""
 _MOST_NATS = 700.0
 """Of more no multiple is computed: it would be no float."""
 _ABOVE_0 = 1e-9
@@ -110,77 +101,6 @@ class Recommendation:
     def verdict(self) -> Verdict:
         """On the feature; "don't" where none could be chosen."""
         return self.feature.verdict if self.feature else "don't"
-
-
-def candidates(features: pl.DataFrame, concept: str, n_per_layer: int) -> pl.DataFrame:
-    """The first `n_per_layer` features of a layer -> layer, feature, match. First those that are said to be about the concept (its label, a
-    word of the explanation, a search by meaning), in this order and then by their max activation. Then in turns those that show it (the
-    word they fire on, a top logit-lens token, the beginning of the word among these tokens), in the same way, and those whose direction
-    has the largest cosine with the concept's, if it is positive.
-
-    features: FEATURES columns, fires_on (`fired_on`; may be null), near (whether such a search gave the feature) and, where it was
-    computed, cosine.
-    """
-    by_match = features.with_columns(rank=_match(concept)).drop_nulls(["rank", "max_activation"])
-    matched = by_match.sort("layer", "rank", "max_activation", "feature", descending=[False, False, True, False])
-    listed = [matched]
-    if "cosine" in features.columns:
-        towards = features.filter(pl.col("cosine") > 0).with_columns(rank=pl.lit(len(MATCHES) - 1, pl.Int32))
-        listed.append(towards.sort("layer", "cosine", "feature", descending=[False, True, False]))
-    said = pl.col("rank") < N_SAID
-    places = (of.select("layer", "feature", "rank", said=said, place=pl.int_range(pl.len()).over("layer", said)) for of in listed)
-    ranked = pl.concat(places).sort("layer", "said", "place", "rank", descending=[False, True, False, False])
-    first = ranked.unique(["layer", "feature"], keep="first", maintain_order=True).group_by("layer", maintain_order=True).head(n_per_layer)
-    return first.select("layer", "feature", match=pl.col("rank").replace_strict(dict(enumerate(MATCHES)), return_dtype=pl.String))
-
-
-def _match(concept: str) -> pl.Expr:
-    """The place in MATCHES of how a feature matches the concept; null where it does not."""
-    words = sorted(concept_words(concept))
-    said, tokens = pl.coalesce("explanation", pl.lit("")).str.to_lowercase(), pl.col("top_logit_lens_tokens")
-    beginnings = tokens.list.eval(_word(pl.element().filter(pl.element().str.contains("^[▁Ġ ]"))))
-    rules = [
-        pl.col("concept").str.to_lowercase() == concept.lower(),
-        pl.all_horizontal(said.str.contains(word, literal=True) for word in words),
-        pl.col("near"),
-        _word(pl.col("fires_on")).is_in([form for word in words for form in (word, f"{word}s")]),
-        pl.any_horizontal(tokens.list.eval(_word(pl.element())).list.contains(word) for word in words),
-        pl.any_horizontal(beginnings.list.set_intersection(_beginnings(word)).list.len() > 0 for word in words),
-    ]
-    return pl.coalesce(pl.when(rule).then(pl.lit(place, pl.Int32)) for place, rule in enumerate(rules))
-
-
-def concept_words(concept: str) -> set[str]:
-    """The words of a concept's name by which features are found: those of more than two letters."""
-    return {word for word in concept.lower().split() if len(word) > 2} or {concept.lower()}
-
-
-def _beginnings(word: str) -> list[str]:
-    """Those of a word that are at least half of it, and two letters: other words begin so too, but fewer."""
-    return [word[:length] for length in range(max(2, (len(word) + 1) // 2), len(word))]
-
-
-def fired_on(examples: pl.DataFrame) -> pl.DataFrame:
-    """MAX_ACTIVATING_EXAMPLES -> layer, feature, fires_on: the word in which most of a feature's max-activating examples are largest, put
-    together from its tokens; ties: the first in the alphabet."""
-    every = examples.select("layer", "feature", "examples").explode("examples").drop_nulls("examples").unnest("examples")
-    at, context = pl.col("token_index").cast(pl.Int64), pl.col("context").list
-    start = (at - _MOST_TOKENS).clip(lower_bound=0)
-    before, token, after = (
-        text.str.replace_all("▁", " ")
-        for text in (context.slice(start, at - start).list.join(""), pl.col("token"), context.slice(at + 1, _MOST_TOKENS).list.join(""))
-    )
-    head = pl.when(token.str.contains(rf"^{_LETTER}")).then(before.str.extract(rf"({_LETTER}*)$")).otherwise(pl.lit(""))
-    tail = pl.when(token.str.contains(rf"{_LETTER}$")).then(after.str.extract(rf"^({_LETTER}*)")).otherwise(pl.lit(""))
-    words = every.select("layer", "feature", fires_on=pl.concat_str(head, token.str.strip_chars(), tail).str.to_lowercase())
-    counted = words.group_by("layer", "feature", "fires_on").len()
-    most = counted.sort("layer", "feature", "len", "fires_on", descending=[False, False, True, False])
-    return most.group_by("layer", "feature", maintain_order=True).agg(pl.col("fires_on").first())
-
-
-def _word(token: pl.Expr) -> pl.Expr:
-    """A token without what marks the beginning of a word, in lower case."""
-    return token.str.strip_chars("▁Ġ ").str.to_lowercase()
 
 
 def best_options(rated: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings, max_damage: float | None = None) -> pl.DataFrame:

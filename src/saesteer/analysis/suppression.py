@@ -6,17 +6,18 @@ fall, and further than with features of the same layer that have nothing to do w
 large.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import polars as pl
 
+from saesteer.analysis.candidates import candidates
 from saesteer.analysis.recommendation import (
     FEATURE,
     Estimate,
     Fall,
     Recommendation,
     by_prompt,
-    candidates,
     difference,
     harms_little,
     is_above_0,
@@ -50,10 +51,13 @@ def scored_by_absence(rated: pl.DataFrame) -> pl.DataFrame:
     return absence.with_columns(judge_score=harmonic_mean(["judge_score", "fluency_rating"]))
 
 
-def controls(features: pl.DataFrame, picked: pl.DataFrame, concept: str) -> pl.DataFrame:
+def controls(features: pl.DataFrame, picked: pl.DataFrame, concept: str, further: Sequence[str] = ()) -> pl.DataFrame:
     """layer, feature: for each candidate, the feature of its layer that has the nearest max activation among those that are none and do
     not match the concept (`candidates`). Each is taken once; a layer may have too few. features: as of `candidates`."""
-    related = pl.concat([frame.select("layer", "feature") for frame in (candidates(features, concept, features.height), picked)])
+    by_words = candidates(features.drop("similarity", strict=False), concept, features.height, further)
+    related = pl.concat([frame.select("layer", "feature") for frame in (by_words, picked)])
+    if "similarity" in features.columns:  # of which every feature has some
+        features = features.filter(pl.col("similarity") <= pl.col("similarity").median().over("layer"))
     others = features.join(related, on=["layer", "feature"], how="anti").drop_nulls("max_activation")
     taken: list[tuple[int, int]] = []
     for layer, max_activation in picked.select("layer", "max_activation").iter_rows():

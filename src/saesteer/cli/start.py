@@ -41,6 +41,10 @@ def recommend(
             "unsteered one; none: the strength of the highest score, whose damage the verdict weighs."
         ),
     ] = None,
+    words: Annotated[
+        str | None,
+        typer.Option(help="Rate texts by how many of these words they have, e.g. boat,tide,anchor; none: by the experiment's judge."),
+    ] = None,
     cores: Annotated[int, typer.Option(min=1, help="Processor cores for what is missing.")] = 2,
     output: Annotated[Path | None, typer.Option(help="Markdown file for the whole answer; none: its gist is printed.")] = None,
     configfile: Configfile = CONFIG,
@@ -49,13 +53,15 @@ def recommend(
     from rich.console import Console
 
     from saesteer.core.files import write_text
-    from saesteer.report.recommend import Question, answer, page_of, show
+    from saesteer.report.question import Question
+    from saesteer.report.recommend import answer, page_of, show
 
     if less and comparison:
         raise SaesteerError("prompting and DiffMean are tried towards more of a concept only: leave out --less or --comparison")
     if prompts and not less:
         raise SaesteerError("--prompts names prompts that evoke what there should be less of: add --less, or leave it out")
-    question = Question(experiment, concept, features, cores, configfile, comparison, prompts, max_damage, less)
+    counted = tuple(map(str.strip, words.split(","))) if words is not None else ()
+    question = Question(experiment, concept, features, cores, configfile, comparison, prompts, max_damage, less, counted)
     answered = answer(workflow_of(configfile), question)
     if output is None:
         show(answered, Console())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import polars as pl
 
-from saesteer.analysis.recommendation import MATCHES, N_SAID, candidates, fired_on
+from saesteer.analysis.candidates import MATCHES, N_SAID, candidates, fired_on, similarities, words_at_maxima
 from saesteer.analysis.suppression import controls
 from saesteer.core.errors import SettingsError
 from saesteer.core.names import did_you_mean
@@ -17,10 +17,12 @@ from saesteer.engine.directions import decoder_cosines, difference_of_means
 from saesteer.engine.hook_points import sae_hook_point
 from saesteer.engine.saes import read_meta
 from saesteer.report.labels import with_labels
+from saesteer.report.question import Question
 from saesteer.run import Run
-from saesteer.settings import ExplainedFeatures, LocalExamples
+from saesteer.settings import EmbeddingJudge, ExplainedFeatures, LocalExamples
 from saesteer.settings.methods import ORDINARY_TOKENS
 from saesteer.sources.corpus import read_texts
+from saesteer.workflow.model_files import model_files, present_folder
 
 N_TEXTS = 64
 """Texts with the word, and as many without it, whose means are compared, at most."""
@@ -28,47 +30,58 @@ MIN_TEXTS = 8
 """With fewer that have the word its direction is not known."""
 
 
-def _described(run: Run, concept: str, configfile: Path) -> pl.DataFrame:
-    """What `candidates` reads of every feature; refused where the scores are not there."""
-    path = run.summary_path(FEATURES)
-    if not path.exists():
-        named = ["--configfile", str(configfile), "--config", f"experiments=[{run.name}]"]
-        command = shlex.join(["snakemake", str(path), "--cores", "all", *named])
-        raise SettingsError(f"there is no {path}: compute the scores first: {command}")
-    features = run.summary(FEATURES)
-    # A layer at a time: a large model's max-activating examples fill the memory.
-    fires = pl.concat(fired_on(run.rows(MAX_ACTIVATING_EXAMPLES, [layer])) for layer in run.layers)
-    listed = run.experiment.features
-    near = isinstance(listed, ExplainedFeatures) and (listed.query or "").lower() == concept.lower()
-    described = with_labels(run, features).join(fires, on=["layer", "feature"], how="left", maintain_order="left")
-    return described.with_columns(near=near)
-
-
-def picked_features(run: Run, concept: str, n_per_layer: int, configfile: Path) -> pl.DataFrame:
+def picked_features(run: Run, question: Question) -> pl.DataFrame:
     """The candidates' FEATURES columns, `match` and `fires_on`; refused where nothing points to the concept."""
-    return _picked(run, _described(run, concept, configfile), concept, n_per_layer)[0]
+    return picked_and_control(run, question)[0]
 
 
-def picked_and_control(run: Run, concept: str, n_per_layer: int, configfile: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """`picked_features`, and layer, feature of the control beside them (`controls`)."""
-    picked, described = _picked(run, _described(run, concept, configfile), concept, n_per_layer)
-    return picked, controls(described, picked, concept)
-
-
-def _picked(run: Run, described: pl.DataFrame, concept: str, n_per_layer: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The candidates, and all features as described, with the cosines that chose where nothing is said of the concept."""
-    picked = candidates(described, concept, n_per_layer)
-    is_said = picked["match"].is_in(MATCHES[:N_SAID]).any()
+def picked_and_control(run: Run, question: Question) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The same, and layer, feature of the control beside them (`controls`)."""
+    concept, n_per_layer, words = question.concept, question.n_per_layer, question.words
+    described = _described(run, question)
+    picked = candidates(described, concept, n_per_layer, words)
+    is_said = "similarity" in described.columns or picked["match"].is_in(MATCHES[:N_SAID]).any()
     if not is_said and (cosines := concept_cosines(run, concept)) is not None:
         described = described.join(cosines, on=["layer", "feature"], how="left", maintain_order="left")
-        picked = candidates(described, concept, n_per_layer)
+        picked = candidates(described, concept, n_per_layer, words)
     if picked.is_empty():
         labels = sorted(set(described.select(pl.coalesce("concept", "label")).to_series().drop_nulls()))
         raise SettingsError(
             f"none of the {described.height} features of {run.name} is labelled with, explained by, fires on or promotes"
             f" {concept!r}.{did_you_mean(concept, labels)} Labels are {', '.join(labels[:40]) or 'none'}"
         )
-    return picked.join(described, on=["layer", "feature"], how="left", maintain_order="left"), described
+    known = picked.join(described, on=["layer", "feature"], how="left", maintain_order="left")
+    return known, controls(described, known, concept, words)
+
+
+def _described(run: Run, question: Question) -> pl.DataFrame:
+    """What `candidates` reads of every feature; refused where the scores are not there."""
+    path = run.summary_path(FEATURES)
+    if not path.exists():
+        named = ["--configfile", str(question.configfile), "--config", f"experiments=[{run.name}]"]
+        command = shlex.join(["snakemake", str(path), "--cores", "all", *named])
+        raise SettingsError(f"there is no {path}: compute the scores first: {command}")
+    features, keys = run.summary(FEATURES), ["layer", "feature"]
+    # A layer at a time: a large model's max-activating examples fill the memory.
+    words = pl.concat(words_at_maxima(run.rows(MAX_ACTIVATING_EXAMPLES, [layer])) for layer in run.layers)
+    listed = run.experiment.features
+    near = isinstance(listed, ExplainedFeatures) and (listed.query or "").lower() == question.concept.lower()
+    described = with_labels(run, features).join(fired_on(words), on=keys, how="left", maintain_order="left").with_columns(near=near)
+    judge = run.steering.judge
+    if not isinstance(judge, EmbeddingJudge) or question.words:
+        return described
+    similar = similarities(words, features, _cosines(run, judge, question.concept))
+    return described.join(similar, on=keys, how="left", maintain_order="left")
+
+
+def _cosines(run: Run, judge: EmbeddingJudge, concept: str) -> Callable[[Sequence[str]], Sequence[float]]:
+    """The cosines of words with a concept, by the judge's model, which is fetched if it is not here."""
+    from saesteer.judge.embedding import load_embedder
+    from saesteer.judge.rate_embedding import concept_of
+
+    folder = present_folder(judge.model, run.workflow) or model_files(judge.model, run.workflow, dict).folder
+    of = concept_of(concept, judge.descriptions.get(concept, ()), load_embedder(folder).vectors)
+    return lambda words: of.cosines(words).tolist()
 
 
 def concept_cosines(run: Run, concept: str) -> pl.DataFrame | None:

@@ -8,7 +8,7 @@ import polars as pl
 from saesteer.analysis.concepts import NO_TOPIC
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
-from saesteer.core.names import check_known
+from saesteer.core.names import did_you_mean
 from saesteer.run import Run
 from saesteer.settings import TopicConcepts
 from saesteer.sources.encoding import text_of
@@ -35,12 +35,12 @@ def evoking_prompts(run: Run, concept: str, file: Path | None) -> tuple[dict[str
                 f"{file} has {len(prompts)} prompts: {_FEWEST_LINES} at least are needed, of which every other chooses, and the rest report"
             )
         return prompts, {}
-    if not isinstance(run.experiment.concepts, TopicConcepts):
+    topics, n_prompts = run.topics() if isinstance(run.experiment.concepts, TopicConcepts) else [], run.sweep.sweep.n_prefixes
+    if concept not in topics:
         raise SettingsError(
-            f"the texts of {run.name} have no labels: name a file of prompts that evoke {concept!r}, one a line (--prompts)"
+            f"no texts of {run.name} are labelled {concept!r}.{did_you_mean(concept, topics)} Name a file of prompts that evoke it, one a"
+            " line (--prompts)"
         )
-    topics, n_prompts = run.topics(), run.sweep.sweep.n_prefixes
-    check_known("topic", concept, topics)
     texts = pl.read_parquet(run.file("texts"), columns=["text", "token_topics"])
     sentences = [(text_id(sentence), sentence) for sentence in beginnings(texts, topics.index(concept))]
     if len(sentences) < n_prompts:

@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +38,15 @@ from saesteer.core.files import text_id, write_text
 from saesteer.core.markdown import escaped, printable, table, words
 from saesteer.core.tables import FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, of_fits
 from saesteer.methods.compare.layers import at_every_layer
-from saesteer.report.by_words import LIMITS, rated_by_words
+from saesteer.report.by_words import limits, rated_by_words
 from saesteer.report.candidates import picked_and_control, picked_features
 from saesteer.report.derived import Snakemake, derived_name, derived_run
 from saesteer.report.evoking import evoking_prompts
+from saesteer.report.question import Question, check_concept, with_concept_and_another
 from saesteer.report.scoring import COLUMNS, choosing_and_scoring, ordinary_losses, scored_texts
 from saesteer.report.verdicts import sentences_of, shown, where_of
 from saesteer.run import Run, open_run
 from saesteer.settings import (
-    NamedConcepts,
     NoJudge,
     Sweep,
     TopicConcepts,
@@ -73,32 +72,6 @@ _HELD_OUT = "on prompts that took no part in the choice"
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked: an experiment whose features are scored, a concept, and how much may be computed."""
-
-    name: str
-    concept: str
-    n_per_layer: int
-    cores: int
-    configfile: Path
-    comparison: str | None
-    """A comparison of methods on the same model, whose settings and labelled texts serve for prompting and a supervised vector."""
-    prompts: Path | None = None
-    """For less of the concept: a file of prompts that evoke it, one a line; None: first sentences of the experiment's labelled texts."""
-    max_damage: float | None = None
-    """Nothing stronger is chosen: the most perplexity, of its texts and of ordinary text, in multiples of the unsteered one. None: the
-    strength of the highest score is, and the verdict weighs its damage (`recommendation.damage_limit`)."""
-    less: bool = False
-    """Whether less of the concept is wanted."""
-
-    def __post_init__(self) -> None:
-        if self.max_damage is not None and not 1 <= self.max_damage < inf:
-            raise SettingsError(
-                f"--max-damage is {self.max_damage:g}: give a multiple of the unsteered perplexity, 1 or more; 4 is four times as much"
-            )
-
-
-@dataclass(frozen=True)
 class Answer:
     """What is recommended, and what it rests on."""
 
@@ -111,7 +84,7 @@ class Answer:
     scoring: pl.DataFrame
     """The same of what was chosen and of the unsteered model, on the prompts that took no part."""
     by_words: bool = False
-    """Whether texts were rated by words (report.by_words), for want of a judge."""
+    """Whether texts were rated by words (report.by_words): those named, or for want of a judge those of the concept's name."""
 
     @property
     def title(self) -> str:
@@ -132,20 +105,22 @@ def answer(workflow: Workflow, question: Question) -> Answer:
         if name is not None:
             experiment_name(name)
     source = as_sweep(workflow, question.name)
+    check_concept(source, question)
     return _answer_less(source, question) if question.less else _answer_more(source, question)
 
 
 def _answer_more(source: Run, question: Question) -> Answer:
-    picked = picked_features(source, question.concept, question.n_per_layer, question.configfile)
-    run = computed(source, "recommend", of_candidates(question, source.sweep, picked), question)
     comparison = open_run(question.comparison, source.workflow) if question.comparison else None
+    rivals = with_concept_and_another(comparison, question) if comparison else {}
+    picked = picked_features(source, question)
+    run = computed(source, "recommend", of_candidates(question, source.sweep, picked), question)
     of_comparison = comparison.prompts() if comparison else {}
     unused = {prefix_id: prompt for prefix_id, prompt in run.unused_prompts().items() if prefix_id not in of_comparison}
     _, prompts = choosing_and_scoring(run.prompts(), unused)
     features = feature_texts(run).filter(pl.col("factor").cast(pl.Float64) >= 0)
-    of_rivals = method_texts(comparison, question, prompts) if comparison else features.clear()
+    of_rivals = method_texts(comparison, question, rivals, prompts) if comparison else features.clear()
     does_score = pl.col("prefix_id").is_in(list(prompts))
-    rate = partial(_rated, source, question)
+    rate = partial(_rated, run, question)
 
     def scoring_texts(layer: int, option: pl.DataFrame) -> pl.DataFrame:
         texts = pl.concat([scored_texts(run, question.concept, layer, option, prompts), of_rivals.filter(does_score)])
@@ -157,7 +132,7 @@ def _answer_more(source: Run, question: Question) -> Answer:
 
 def _answer_less(source: Run, question: Question) -> Answer:
     chosen_by, prompts = choosing_and_scoring(*evoking_prompts(source, question.concept, question.prompts))
-    picked, control = picked_and_control(source, question.concept, question.n_per_layer, question.configfile)
+    picked, control = picked_and_control(source, question)
     file = _written(source, "less", question.concept, chosen_by)
     positive = sorted((factor for factor in source.sweep.sweep.factors if float(factor) > 0), key=float)
     below = ["0", *(f"-{factor}" for factor in positive), positive[0]]  # a sweep has a factor above 0
@@ -173,7 +148,7 @@ def _answer_less(source: Run, question: Question) -> Answer:
         feature_texts(clamped).filter(number < 0).with_columns(factor=pl.concat_str(pl.lit(CLAMPED), "factor")),
     ]
 
-    rate = partial(_rated, source, question)
+    rate = partial(_rated, added, question)
 
     def scoring_texts(layer: int, option: pl.DataFrame) -> pl.DataFrame:
         names = control.filter(layer=layer).select(kind=pl.lit(CONTROL), name=pl.col("feature").cast(pl.String))
@@ -184,12 +159,12 @@ def _answer_less(source: Run, question: Question) -> Answer:
     return _answered(question, added, picked, rate(pl.concat(choosing), split_halves(added.prompts())), scoring_texts)
 
 
-def _rated(source: Run, question: Question, texts: pl.DataFrame, halves: Mapping[str, int]) -> pl.DataFrame:
+def _rated(run: Run, question: Question, texts: pl.DataFrame, halves: Mapping[str, int]) -> pl.DataFrame:
     """Texts with scores: the judge's, or by words where the experiment has none; for less of the concept by its absence. A text that
     repeats what the same option wrote on other prompts of its half scores 0, as in every recommended factor."""
     rated = texts
-    if isinstance(source.sweep.judge, NoJudge):
-        rated = rated_by_words(texts, question.concept, source.sweep.recommendation.damage_limit)
+    if isinstance(run.sweep.judge, NoJudge):
+        rated = rated_by_words(texts, question.concept, question.words, run.sweep.recommendation.damage_limit)
     scored = scored_by_absence(rated) if question.less else rated
     return without_repeats(scored, OPTION, halves)
 
@@ -229,7 +204,7 @@ def as_sweep(workflow: Workflow, name: str) -> Run:
 
 
 def of_candidates(question: Question, experiment: Sweep, picked: pl.DataFrame) -> dict[str, Any]:
-    """The experiment file of the candidates, all rated against the concept."""
+    """The experiment file of the candidates, all rated against the concept; by nobody where words are counted."""
     listed = {layer: picked.filter(layer=layer)["feature"].sort().to_list() for layer in experiment.layers}
     concepts: dict[str, Any] = {"kind": "given", "concept": question.concept}
     if isinstance(experiment.concepts, TopicConcepts):
@@ -243,7 +218,7 @@ def of_candidates(question: Question, experiment: Sweep, picked: pl.DataFrame) -
         "features": {"kind": "explicit", "features": listed},
         "concepts": concepts,
         "explanations": None,
-    }
+    } | ({"judge": {"kind": "none"}} if question.words else {})
 
 
 def computed(source: Run, purpose: str, values: dict[str, Any], question: Question) -> Run:
@@ -256,16 +231,11 @@ def feature_texts(run: Run) -> pl.DataFrame:
     return texts_of(run).with_columns(kind=pl.lit(FEATURE), name="target").select(COLUMNS)
 
 
-def method_texts(comparison: Run, question: Question, further: Mapping[str, str]) -> pl.DataFrame:
+def method_texts(comparison: Run, question: Question, concepts: Mapping[str, list[str]], further: Mapping[str, str]) -> pl.DataFrame:
     """The same of prompting and a supervised vector, at the strengths of the comparison, on its prompts and on further ones."""
-    settings = comparison.comparison.methods
-    if not isinstance(settings.concepts, NamedConcepts):
-        raise SettingsError(f"{question.comparison}: methods.concepts is a published list: take one of kind topics or texts")
-    field = "topics" if settings.concepts.kind == "topics" else "names"
-    other = next(name for name in settings.concepts.names if name != question.concept)
     prompts = comparison.prompts() | dict(further)
     file = _written(comparison, "recommend", question.concept, prompts)
-    methods: dict[str, Any] = {"methods": ["unsteered", *RIVALS], "concepts": {field: [question.concept, other]}, "words": {}}
+    methods: dict[str, Any] = {"methods": ["unsteered", *RIVALS], "concepts": dict(concepts), "words": {}}
     methods |= {"prompts": str(file), "published_prompts": None, "n_prompts": len(prompts)}
     run = computed(comparison, "recommend", {"extends": question.comparison, "methods": methods}, question)
     rows = (of_fits(texts_of(run)), run.rows(FITS).cast({"layer": pl.Int64}))
@@ -299,7 +269,8 @@ def verdict_lines(answered: Answer) -> list[str]:
     """The verdict in words, the limit on damage if one was set, and who rated where it was no judge."""
     limit = answered.question.max_damage
     limited = [] if limit is None else [LIMITED.format(limit=limit)]
-    return [*sentences_of(answered.recommendation, answered.score_name), *limited, *([LIMITS] if answered.by_words else [])]
+    by_words = [limits(answered.question.words)] if answered.by_words else []
+    return [*sentences_of(answered.recommendation, answered.score_name), *limited, *by_words]
 
 
 def page_of(answered: Answer) -> str:

@@ -12,13 +12,13 @@ from typing import Any
 
 import polars as pl
 
+from saesteer.analysis.candidates import candidates
 from saesteer.analysis.recommendation import (
     FEATURE,
     N_PER_LAYER,
     UNSTEERED,
     Recommendation,
     best_options,
-    candidates,
     recommend,
     scored,
     unsteered_texts,

@@ -1,0 +1,93 @@
+"""What `saesteer recommend` is asked, and what is refused before anything is computed or written."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+
+import polars as pl
+
+from saesteer.analysis.concepts import NO_TOPIC
+from saesteer.core.errors import SettingsError
+from saesteer.core.names import did_you_mean
+from saesteer.run import Run
+from saesteer.settings import Comparison, NamedConcepts, OracleJudge, TopicConcepts
+from saesteer.workflow.checks import check_contents
+
+LONGEST = 100
+"""Characters of a concept's name, at most: files are called after it."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: an experiment whose features are scored, a concept, and how much may be computed."""
+
+    name: str
+    concept: str
+    n_per_layer: int
+    cores: int
+    configfile: Path
+    comparison: str | None
+    """A comparison of methods on the same model, whose settings and labelled texts serve for prompting and a supervised vector."""
+    prompts: Path | None = None
+    """For less of the concept: a file of prompts that evoke it, one a line; None: first sentences of the experiment's labelled texts."""
+    max_damage: float | None = None
+    """Nothing stronger is chosen: the most perplexity, of its texts and of ordinary text, in multiples of the unsteered one. None: the
+    strength of the highest score is, and the verdict weighs its damage (`recommendation.damage_limit`)."""
+    less: bool = False
+    """Whether less of the concept is wanted."""
+    words: tuple[str, ...] = ()
+    """Texts are rated by how many of these words they have; none: by the experiment's judge or, where it has none, the concept's name."""
+
+    def __post_init__(self) -> None:
+        fault = f"has {len(self.concept)} characters" if re.search(r"\w", self.concept) else "has no word"
+        if len(self.concept) > LONGEST or fault == "has no word":
+            remedy = f"name it by a word, or a phrase of at most {LONGEST} characters"
+            raise SettingsError(f"the concept {self.concept[:20]!r} {fault}: {remedy}")
+        if not all(re.search(r"\w", word) for word in self.words):
+            raise SettingsError("--words has an empty word: write those to count with commas between them, e.g. boat,tide,anchor")
+        if self.max_damage is not None and not 1 <= self.max_damage < inf:
+            raise SettingsError(
+                f"--max-damage is {self.max_damage:g}: give a multiple of the unsteered perplexity, 1 or more; 4 is four times as much"
+            )
+
+
+def check_concept(run: Run, question: Question) -> None:
+    """Refuse a concept that a shipped world's judge does not know, which rates its topics only."""
+    concept, topics = question.concept, run.topics() if isinstance(run.steering.judge, OracleJudge) else []
+    if not topics or concept in topics or (question.words and not isinstance(run.experiment, Comparison)):
+        return
+    nearest = _topics_of_texts_with(run, concept, topics)
+    near = f" Texts with this word are mostly about {nearest[0]!r}." if nearest else did_you_mean(concept, topics)
+    listed = ", ".join(dict.fromkeys([*nearest, *topics]))
+    raise SettingsError(
+        f"the judge of {run.name} knows its topics only, and {concept!r} is none of them.{near} Topics are {listed}. Any other word takes a"
+        " judge of kind embedding (docs/judges.md), or words to count: --words boat,tide,anchor"
+    )
+
+
+def _topics_of_texts_with(run: Run, concept: str, topics: list[str]) -> list[str]:
+    """The topics of labelled texts that have the concept's name in them, by how many of their tokens each has."""
+    if not isinstance(run.experiment.concepts, TopicConcepts):
+        return []
+    texts = pl.read_parquet(run.file("texts"), columns=["text", "token_topics"])
+    named = texts.filter(pl.col("text").str.contains(rf"(?i)\b{re.escape(concept)}s?\b"))
+    numbers = named["token_topics"].explode().drop_nulls().value_counts(sort=True)["token_topics"].to_list()
+    return [topics[number] for number in numbers if number != NO_TOPIC]
+
+
+def with_concept_and_another(comparison: Run, question: Question) -> dict[str, list[str]]:
+    """What `methods.concepts` of a comparison says for the question: its concept and another one; refused where there are no texts of
+    it."""
+    check_concept(comparison, question)
+    experiment = comparison.comparison
+    listed = experiment.methods.concepts
+    if not isinstance(listed, NamedConcepts):
+        raise SettingsError(f"{comparison.name}: methods.concepts is a published list: take a comparison of kind topics or texts")
+    names = (question.concept, next(name for name in listed.names if name != question.concept))
+    field = "topics" if listed.kind == "topics" else "names"
+    concepts = listed.model_copy(update={field: names})
+    check_contents(experiment.model_copy(update={"methods": experiment.methods.model_copy(update={"concepts": concepts})}))
+    return {field: list(names)}
