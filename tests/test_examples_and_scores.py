@@ -12,7 +12,7 @@ from polars.testing import assert_frame_equal
 from synthetic_tables import lens_rows
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from saesteer.analysis.concepts import clear_concepts, with_concept
+from saesteer.analysis.concepts import clear_concepts, example_concepts, with_concept
 from saesteer.analysis.gen_success import gen_success, with_feature
 from saesteer.analysis.input_score import input_scores
 from saesteer.analysis.max_activating_examples import max_activating_examples
@@ -154,6 +154,28 @@ def test_a_topic_of_few_texts_does_not_hide_a_clear_one() -> None:
     assert (row["concept"], row["concept_share"], row["reason"]) == ("sea", 0.75, None)
     (row,) = clear_concepts(examples, texts, ["sea", "cooking"], 0.8).iter_rows(named=True)
     assert (row["concept"], row["concept_share"], row["lift"]) == (None, 0.25, pytest.approx(0.25 * 9))
+
+
+def test_a_feature_that_stands_for_its_examples_is_named_by_their_word() -> None:
+    def example(context: list[str], at: int) -> dict[str, object]:
+        return {"text_id": "a", "token_index": at, "token": context[at], "context": context}
+
+    of_ships = [example(["▁the", "▁sail", "or"], 2), example(["▁a", "▁sail", "or", "."], 1), example(["▁the", "▁boat"], 1)]
+    of_stops = [example(["▁the", "▁sea", "."], 2)]
+    examples = pl.DataFrame(
+        {"layer": LAYER, "feature": [3, 4, 5], "n_examples": [3, 1, 0], "examples": [of_ships, of_stops, []]},
+        schema={
+            "layer": pl.UInt16,
+            "feature": pl.UInt32,
+            "n_examples": pl.UInt32,
+            "examples": pl.List(
+                pl.Struct({"text_id": pl.String, "token_index": pl.UInt16, "token": pl.String, "context": pl.List(pl.String)})
+            ),
+        },
+    )
+    rows = validate(CONCEPTS, example_concepts(examples), "test")
+    assert rows["concept"].to_list() == ["sailor", None, None]
+    assert rows["reason"].to_list() == [None, *["its max-activating examples have their maxima in no word"] * 2]
 
 
 @pytest.mark.parametrize("convention", ["retokenised", "ids"])

@@ -11,6 +11,7 @@ from saesteer.settings.base import Settings, canonical_factor, experiment_name
 from saesteer.settings.experiment import Addresses, Comparison, Experiment, Scores, Steering, Sweep, Workflow
 from saesteer.settings.inputs import (
     AllFeatures,
+    ExampleConcepts,
     ExplainedFeatures,
     ExplicitFeatures,
     GivenConcept,

@@ -9,6 +9,7 @@ from saesteer.core.shipped import EXPERIMENTS as SHIPPED_EXPERIMENTS
 from saesteer.settings.base import DERIVED, ExperimentName, Layers, Settings, unique
 from saesteer.settings.inputs import (
     ConceptSettings,
+    ExampleConcepts,
     ExampleSettings,
     ExplicitFeatures,
     FeatureSet,
@@ -149,6 +150,8 @@ class SteeringSections(ScoringSections):
     def _judge_fits_concepts(self) -> "SteeringSections":
         if isinstance(self.judge, OracleJudge) and getattr(self.concepts, "topics", None) is None:
             raise ValueError("judge: kind oracle knows the topics of a shipped world only; concepts of kind topics are needed")
+        if isinstance(self.concepts, ExampleConcepts) and not isinstance(self.judge, EmbeddingJudge | NoJudge):
+            raise ValueError("concepts: kind examples is for a judge of kind embedding; others rate texts for a concept that words name")
         return self
 
 

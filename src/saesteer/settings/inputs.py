@@ -283,6 +283,12 @@ class ExplanationConcepts(Settings):
     bring none."""
 
 
+class ExampleConcepts(Settings):
+    kind: Literal["examples"]
+    """A feature's concept is its max-activating examples, named by the word in which most of them have their maximum. Only a judge of kind
+    embedding rates texts for it: by the examples' vectors."""
+
+
 class GivenConcept(Settings):
     kind: Literal["given"]
     """Every feature is rated against one concept, whatever it stands for: what `saesteer recommend` asks."""
@@ -297,4 +303,4 @@ class NoConcepts(Settings):
     """No feature has a concept: nothing is rated against one."""
 
 
-ConceptSettings = Annotated[TopicConcepts | ExplanationConcepts | GivenConcept | NoConcepts, Field(discriminator="kind")]
+ConceptSettings = Annotated[TopicConcepts | ExplanationConcepts | ExampleConcepts | GivenConcept | NoConcepts, Field(discriminator="kind")]

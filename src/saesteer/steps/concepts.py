@@ -1,5 +1,5 @@
 """The concept that each feature stands for: the topic of its max-activating examples by the texts' labels, what Neuronpedia says it
-means, or none."""
+means, these examples themselves, or none."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import polars as pl
 
 from saesteer.core.tables import CONCEPTS, MAX_ACTIVATING_EXAMPLES
 from saesteer.run import Run
-from saesteer.settings import Experiment, GivenConcept, NoConcepts, TopicConcepts
+from saesteer.settings import ExampleConcepts, Experiment, GivenConcept, NoConcepts, TopicConcepts
 from saesteer.steps.step import Step, every_feature, layers_of
 
 MIN_SHARE = 0.4
@@ -23,7 +23,7 @@ def step(experiment: Experiment) -> Step | None:
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    from saesteer.analysis.concepts import clear_concepts, explained_concepts, given_concept, no_concepts
+    from saesteer.analysis.concepts import clear_concepts, example_concepts, explained_concepts, given_concept, no_concepts
 
     concepts = run.experiment.concepts
     examples = run.rows(MAX_ACTIVATING_EXAMPLES, layers_of(missing)).join(missing, on=["layer", "feature"], how="semi")
@@ -32,6 +32,8 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         rows = clear_concepts(examples, texts, run.topics(), MIN_SHARE)
     elif isinstance(concepts, GivenConcept):
         rows = given_concept(examples, concepts.concept)
+    elif isinstance(concepts, ExampleConcepts):
+        rows = example_concepts(examples)
     else:
         rows = no_concepts(examples) if isinstance(concepts, NoConcepts) else explained_concepts(examples)
     yield from rows.partition_by("layer")
