@@ -14,6 +14,11 @@ def manifests(step):
     return of_experiment
 
 
+def manifests_of_pilot(wildcards):
+    """The pilot factors of a job's layers; nothing where a sweep has no pilot."""
+    return job_manifests("pilot")(wildcards) if EXPERIMENTS[wildcards.experiment].sweep.pilot else []
+
+
 def manifest_of_layer(step):
     """A step's manifest of the job that a layer belongs to."""
     return lambda wildcards: str(*RUNS[wildcards.experiment].manifests(step, [int(wildcards.layer)]))

@@ -21,6 +21,24 @@ rule damage:
         "../scripts/step.py"
 
 
+rule pilot:
+    """The factor at which each feature of a sweep begins to break the model."""
+    input:
+        model=f"{PINS}/model.json",
+        model_files=fetched("model"),
+        saes=f"{DATA}/saes/{{layers}}.json",
+        sae_files=fetched_saes,
+        texts=ordinary_texts,
+    output:
+        manifest=f"{DATA}/pilot/{{layers}}.json",
+    resources:
+        **gpu_job("pilot"),
+    params:
+        **rows_of("pilot"),
+    script:
+        "../scripts/step.py"
+
+
 rule method_damage:
     """Each method's score against what it breaks, and its score at equal cost."""
     input:

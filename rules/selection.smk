@@ -36,6 +36,7 @@ rule factor_bins:
     input:
         steering=f"{TABLES}/steering.parquet",
         features=f"{TABLES}/features.parquet",
+        pilot=manifests("pilot"),
     output:
         factor_bins=f"{TABLES}/factor_bins.parquet",
     params:

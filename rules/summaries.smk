@@ -22,6 +22,19 @@ rule steering_table:
         "../scripts/summary.py"
 
 
+rule chosen_strengths:
+    """The chosen factors of a sweep with a pilot in units that compare features and layers."""
+    input:
+        best_factors=f"{TABLES}/best_factors.parquet",
+        pilot=manifests("pilot"),
+    output:
+        chosen_strengths=f"{TABLES}/chosen_strengths.parquet",
+    params:
+        **summary("chosen_strengths"),
+    script:
+        "../scripts/summary.py"
+
+
 rule outcomes:
     """Best factors by both rules, and what they gave on held-out prefixes."""
     input:

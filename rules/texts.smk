@@ -9,6 +9,7 @@ rule generations:
         model_files=fetched("model"),
         saes=job_manifests("saes"),
         sae_files=fetched_saes,
+        pilot=manifests_of_pilot,
         prompts=prompts,
     output:
         manifest=f"{DATA}/generations/{{layers}}.json",

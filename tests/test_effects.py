@@ -13,12 +13,12 @@ from test_inner_hook_points import model_of
 from saesteer.core.counter_rng import text_keys
 from saesteer.core.tables import EFFECTS, validate
 from saesteer.engine.hook_points import hook_point_of, width_at
+from saesteer.engine.loss_rise import loss_rises, unsteered
 from saesteer.engine.models import prompt_token_ids
 from saesteer.methods.fit.effects import (
     EffectRun,
     effect_features,
     effect_vectors,
-    loss_rises,
     measured_effects,
     scaled_to_loss_rise,
 )
@@ -139,9 +139,10 @@ def test_the_loss_equals_whole_forwards_with_a_hook(family: str, layer: int, hoo
     lm = model_of(family)
     texts = [[1, 40, 50, 60, 70, 80], [1, 33, 34], [1, 99, 98, 97]]
     vectors = torch.randn(3, width_at(lm, layer, hook_point), generator=torch.Generator().manual_seed(0))
-    rises = loss_rises(lm, hook_point_of(lm, layer, hook_point), vectors, texts)
-    unsteered = slow_loss(lm, layer, hook_point, torch.zeros_like(vectors[0]), texts)
-    expected = [slow_loss(lm, layer, hook_point, vector, texts) - unsteered for vector in vectors]
+    at = hook_point_of(lm, layer, hook_point)
+    rises = loss_rises(lm, at, vectors, unsteered(lm, at, texts))
+    before = slow_loss(lm, layer, hook_point, torch.zeros_like(vectors[0]), texts)
+    expected = [slow_loss(lm, layer, hook_point, vector, texts) - before for vector in vectors]
     torch.testing.assert_close(rises, torch.tensor(expected).double(), atol=1e-4, rtol=1e-4)
 
 
@@ -151,9 +152,9 @@ def test_vectors_are_scaled_to_the_same_rise_of_the_loss() -> None:
     texts = [text.ids for topic in ("sea", "chess", "law") for text in texts_of(topic, 2)]
     directions = effect_vectors(sae, 6, 0, 5)
     scales = scaled_to_loss_rise(lm, hook_point_of(lm, 5, "resid_post"), directions, texts, 1.0)
-    unsteered = slow_loss(lm, 5, "resid_post", torch.zeros(lm.d_model), texts)
+    before = slow_loss(lm, 5, "resid_post", torch.zeros(lm.d_model), texts)
     for direction, scale in zip(directions, scales.tolist(), strict=True):
-        assert slow_loss(lm, 5, "resid_post", scale * direction, texts) - unsteered == pytest.approx(1.0, abs=0.1)
+        assert slow_loss(lm, 5, "resid_post", scale * direction, texts) - before == pytest.approx(1.0, abs=0.1)
     assert float(scales.max() / scales.min()) > 1.1
 
 

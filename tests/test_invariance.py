@@ -16,6 +16,7 @@ import torch
 from engine_models import WORDS, model_and_sae, narrow, narrow_sae, prompt_of, sweep_rows, tiny_model, tiny_sae
 from polars.testing import assert_frame_equal
 from small_adapters import a_change, a_lora, a_loreft, model_of, rows_of
+from test_damage import ordinary
 from test_effects import prompts_of, settings
 from test_generate import KEYS, prefixes_of
 from test_judge_local import TEXTS, answers, asks, judge_model
@@ -24,7 +25,7 @@ from test_steered_texts import LAYER, _interventions, _prompts, _rows
 from torch import Tensor
 
 from saesteer.core.tables import DAMAGE, FITS
-from saesteer.engine import continuation, head, models, output_score
+from saesteer.engine import continuation, head, loss_rise, models, output_score, pilot
 from saesteer.engine.activations import sparse_activations
 from saesteer.engine.adapters import low_rank_subspace_installed, low_rank_weights_installed
 from saesteer.engine.continuation import Sampling
@@ -153,14 +154,31 @@ def effects_step() -> Step:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(lm.model.generation_config, "eos_token_id", list(range(2, lm.n_vocab, 4)))
             if batch:
-                for name, value in (("VECTORS_AT_A_TIME", batch), ("SCALING_VECTORS", 2), ("ACTIVATIONS_AT_A_TIME", (1, 1))):
+                for name, value in (("VECTORS_AT_A_TIME", batch), ("ACTIVATIONS_AT_A_TIME", (1, 1))):
                     patch.setattr(effects, name, value)
+                patch.setattr(loss_rise, "VECTORS_AT_A_TIME", 2)
             options = settings().model_copy(update={"n_vectors": 9 if batch else 8})
             frames = list(effects.measured_effects(effects.EffectRun(lm, sae, 1, prompts_of(lm, "gemma2"), options, 3), rows))
         assert batch is None or max(frame.height for frame in frames) == min(batch, len(places))
         return in_order(rows, pl.concat(frames), ["vector"])
 
     return Step(8, run)
+
+
+def pilot_step() -> Step:
+    """Texts that end at different lengths, so few that one vector's forward has hardly `MIN_ROWS` tokens."""
+    lm, sae = model_and_sae("shipped", 3)
+    texts = ordinary(3)
+
+    def run(places: list[int], batch: int | None) -> pl.DataFrame:
+        rows = pl.DataFrame({"feature": places}, schema={"feature": pl.UInt32})
+        with pytest.MonkeyPatch.context() as patch:
+            if batch:
+                patch.setattr(pilot, "VECTORS_AT_A_TIME", batch)
+                patch.setattr(loss_rise, "VECTORS_AT_A_TIME", 3)
+            return in_order(rows, pl.concat(pilot.pilot_factors(lm, sae, places, texts, 1.0)), ["feature"])
+
+    return Step(24, run)
 
 
 def lens_step() -> Step:
@@ -255,6 +273,7 @@ STEPS = [
     pytest.param(damage_step, ((None, range(44, -1, -1)), (None, [16])), id="damage to ordinary text"),
     pytest.param(activations_step, ((1, [3]), (1, range(71, -1, -1))), id="activations"),
     pytest.param(effects_step, ((3, [7, 2, 3, 0]),), id="effects of steering"),
+    pytest.param(pilot_step, ((5, [20, 2, 3, 0, 11, 7, 9]), (1, [2])), id="pilot factors"),
     pytest.param(lens_step, ((32, range(299, -1, -1)), (50, range(300)), (300, range(5, 38)), (128, [9])), id="top logit-lens tokens"),
     pytest.param(judge_step, ((1, range(5, 8)), (64, range(47, -1, -1)), (None, range(0, 48, 3))), id="local judge"),
     *(pytest.param(partial(spliced_step, family), (), id=f"spliced rows, {family}") for family in ("gemma2", "gpt2", "shipped")),

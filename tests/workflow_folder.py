@@ -23,8 +23,8 @@ OF_ONE_TEST = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")
 """Variables that a process of pytest sets as it goes on; importing parts of torch sets the second."""
 GPU_STEPS = ("activations", "logit_lens", "output_score", "generations", "perplexity")
 ALL_STEPS = STEPS | METHOD_STEPS
-MAIN_STEPS = {name: table for name, table in STEPS.items() if name != "explanations"}
-"""The steps of the main job, which names no features."""
+MAIN_STEPS = {name: table for name, table in STEPS.items() if name not in ("explanations", "pilot")}
+"""The steps of the main job, which names no features and has no pilot."""
 PER_FEATURE = {"max_activating_examples", "concepts", "logit_lens", "input_score", "output_score"}
 PER_GENERATION = {"generations", "gen_success", "perplexity", "judge"}
 

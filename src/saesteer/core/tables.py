@@ -106,6 +106,7 @@ CONCEPTS = _TABLES["concepts"]
 LOGIT_LENS = _TABLES["logit_lens"]
 INPUT_SCORE = _TABLES["input_score"]
 OUTPUT_SCORE = _TABLES["output_score"]
+PILOT = _TABLES["pilot"]
 GENERATIONS = _TABLES["generations"]
 """The key of a text names the intervention behind it: a single feature (SINGLE_FEATURE) or the fit of a method, at a factor."""
 GEN_SUCCESS = _TABLES["gen_success"]
@@ -119,13 +120,14 @@ FITS = _TABLES["fits"]
 DAMAGE = _TABLES["damage"]
 METHOD_STEPS = by_name(EFFECTS, FITS, DAMAGE)
 STEPS = by_name(
-    ACTIVATIONS, MAX_ACTIVATING_EXAMPLES, CONCEPTS, LOGIT_LENS, INPUT_SCORE, OUTPUT_SCORE, GENERATIONS, GEN_SUCCESS, PERPLEXITY,
-    JUDGEMENTS, EXPLANATIONS,
+    ACTIVATIONS, MAX_ACTIVATING_EXAMPLES, CONCEPTS, LOGIT_LENS, INPUT_SCORE, OUTPUT_SCORE, PILOT, GENERATIONS, GEN_SUCCESS,
+    PERPLEXITY, JUDGEMENTS, EXPLANATIONS,
 )  # fmt: skip
 
 FEATURES = _TABLES["features"]
 STEERING = _TABLES["steering"]
 BEST_FACTORS = _TABLES["best_factors"]
+CHOSEN_STRENGTHS = _TABLES["chosen_strengths"]
 OUTCOMES = _TABLES["outcomes"]
 SELECTION = _TABLES["selection"]
 FILTER_VARIANTS = _TABLES["filter_variants"]

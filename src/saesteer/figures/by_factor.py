@@ -24,30 +24,35 @@ LABELS = {
     "perplexity": "perplexity of the continuation",
 }
 TITLES = {"gen_success_20": "success by factor", "perplexity": "perplexity by factor"}
-FACTOR_LABEL = "steering factor (0: unsteered)"
+FACTOR_LABELS = {
+    "factor": "steering factor (0: unsteered)",
+    "multiple": "multiple of each feature's pilot factor\n(0: unsteered)",
+}
+"""Column of the data that has the factors -> what they are multiples of."""
 _MARKERS = "osD^vP*X"
 _SUCCESS_TICKS = (0, 0.25, 0.5, 0.75, 1, 2, 3, 5, 10, 20)
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
-    """The table of bins, with the factor as a number."""
+    """The table of bins, with the factor as a number; with a pilot as `multiple`."""
     ends = [end for quantity in LABELS for end in with_ends(quantity)[1:]]
     frame = banded(tables["factor_bins"], "n_features", *ends).with_columns(pl.col("factor").cast(pl.Float64), confidence(options))
-    return frame.sort("output_score_low", "factor")
+    return frame.sort("output_score_low", "factor").rename({"factor": "multiple"} if options.has_pilot else {})
 
 
 def panel(axes: Axes, data: pl.DataFrame, quantity: str) -> None:
     """One quantity against factor, a line a bin."""
     from matplotlib import ticker
 
+    factor = next(name for name in FACTOR_LABELS if name in data.columns and data[name].count())
     bins = data.partition_by("output_score_low", maintain_order=True)
     colours = dark_viridis()(np.linspace(0, 1, len(bins)))
     for number, (members, colour) in enumerate(zip(bins, colours, strict=True)):
         marker = _MARKERS[number % len(_MARKERS)]
-        curve = zero_apart(members, "factor")
-        band(axes, curve["factor"].to_numpy(), curve, with_ends(quantity), colour, _label(members), marker)
-    log_axis(axes, data["factor"])
-    axes.set_xlabel(FACTOR_LABEL)
+        curve = zero_apart(members, factor)
+        band(axes, curve[factor].to_numpy(), curve, with_ends(quantity), colour, _label(members), marker)
+    log_axis(axes, data[factor])
+    axes.set_xlabel(FACTOR_LABELS[factor])
     axes.set_title(TITLES[quantity])
     if data[quantity].null_count() == data.height:
         empty_panel(axes, f"no {quantity}")
@@ -91,8 +96,9 @@ FIGURE = FigureDefinition(
     position=60,
     tables=("factor_bins",),
     caption="Mean GenSuccess@20 (left) and geometric mean perplexity by a second model (right) at each steering factor, one line for "
-    "each bin of the output score; factors are in the unit of sweep.edit (an addition's: a_max), on a logarithmic axis on which 0 "
-    "stands apart. Success that comes before perplexity rises is useful, success after it is repetition.",
+    "each bin of the output score; factors are in the unit of sweep.edit (an addition's: a_max) or, with a pilot, multiples of each "
+    "feature's pilot factor, on a logarithmic axis on which 0 stands apart. Success that comes before perplexity rises is useful, success "
+    "after it is repetition.",
     data=data,
     draw=draw,
     counts=counts,

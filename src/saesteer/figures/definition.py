@@ -18,6 +18,8 @@ class Options:
     rule: str
     """Best-factor rule whose outcomes are shown: capped or p1; of a sweep's figures."""
     intervals: IntervalSettings
+    has_pilot: bool = False
+    """Whether a sweep's factors are multiples of each feature's pilot factor where features are compared."""
 
     @property
     def selection(self) -> SelectionSettings:

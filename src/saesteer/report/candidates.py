@@ -12,7 +12,7 @@ from saesteer.analysis.candidates import MATCHES, N_SAID, candidates, fired_on, 
 from saesteer.analysis.suppression import controls
 from saesteer.core.errors import SettingsError
 from saesteer.core.names import did_you_mean
-from saesteer.core.tables import FEATURES, MAX_ACTIVATING_EXAMPLES
+from saesteer.core.tables import FEATURES, MAX_ACTIVATING_EXAMPLES, PILOT
 from saesteer.engine.directions import decoder_cosines, difference_of_means
 from saesteer.engine.hook_points import sae_hook_point
 from saesteer.engine.saes import read_meta
@@ -20,6 +20,7 @@ from saesteer.report.labels import with_labels
 from saesteer.report.question import Question
 from saesteer.run import Run
 from saesteer.settings import EmbeddingJudge, ExplainedFeatures, LocalExamples
+from saesteer.settings.base import three_digits
 from saesteer.settings.methods import ORDINARY_TOKENS
 from saesteer.sources.corpus import read_texts
 from saesteer.workflow.model_files import model_files, present_folder
@@ -112,3 +113,11 @@ def _spread(texts: list[list[int]]) -> list[list[int]]:
     """At most N_TEXTS of them, at even distances."""
     step = max(1.0, len(texts) / N_TEXTS)
     return [texts[int(number * step)] for number in range(min(N_TEXTS, len(texts)))]
+
+
+def usual_factors(run: Run, factors: Sequence[str]) -> list[str]:
+    """A sweep's factors where features have none of their own: with a pilot, multiples of the median pilot factor."""
+    if run.sweep.sweep.pilot is None:
+        return list(factors)
+    (median,) = run.rows(PILOT).select(pl.col("factor").cast(pl.Float64).median()).row(0)
+    return [three_digits(float(factor) * median) for factor in factors]

@@ -39,7 +39,7 @@ from saesteer.core.markdown import escaped, printable, table, words
 from saesteer.core.tables import FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, of_fits
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.report.by_words import limits, rated_by_words
-from saesteer.report.candidates import picked_and_control, picked_features
+from saesteer.report.candidates import picked_and_control, picked_features, usual_factors
 from saesteer.report.derived import Snakemake, derived_name, derived_run
 from saesteer.report.evoking import evoking_prompts
 from saesteer.report.question import Question, check_concept, with_concept_and_another
@@ -139,8 +139,10 @@ def _answer_less(source: Run, question: Question) -> Answer:
     features = of_candidates(question, source.sweep, picked)
     sweep = {"prefixes": str(file), "published_prefixes": None, "n_prefixes": len(chosen_by)}
     added = computed(source, "less", features | {"sweep": sweep | {"factors": below}}, question)
-    ablated = computed(source, "less-ablation", features | {"sweep": sweep | {"factors": ["0", "1"], "edit": "ablation"}}, question)
-    clamped = computed(source, "less-clamp", features | {"sweep": sweep | {"factors": below, "edit": "clamp"}}, question)
+    edited = features | {"sweep": sweep | {"pilot": None, "factors": ["0", "1"], "edit": "ablation"}}
+    ablated = computed(source, "less-ablation", edited, question)
+    edited = features | {"sweep": sweep | {"pilot": None, "factors": usual_factors(added, below), "edit": "clamp"}}
+    clamped = computed(source, "less-clamp", edited, question)
     number = pl.col("factor").cast(pl.Float64)
     choosing = [
         feature_texts(added).filter(number <= 0),

@@ -1,7 +1,7 @@
 """What every part of the configuration shares: strict models, factors, lists without repetition."""
 
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
@@ -52,6 +52,11 @@ def canonical_factor(value: Any) -> str:
             f" read, and below {SMALLEST:g} nothing of it changes"
         )
     return format(number, "f") if number else "0"
+
+
+def three_digits(value: float | Decimal) -> str:
+    """A factor that was computed, to three significant digits, as it is written in keys."""
+    return canonical_factor(Context(prec=3).create_decimal(str(value)))
 
 
 def check_temperature(value: float) -> float:

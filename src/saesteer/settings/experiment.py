@@ -174,6 +174,12 @@ class Sweep(SteeringSections):
     recommendation: RecommendationSettings = RecommendationSettings()
     """What `saesteer recommend` asks of a feature."""
 
+    @model_validator(mode="after")
+    def _pilot_has_texts(self) -> "Sweep":
+        if self.sweep.pilot and not isinstance(self.max_activating_examples, LocalExamples):
+            raise ValueError("sweep.pilot reads the texts of max-activating examples of kind local: take these, or set it to null")
+        return self
+
     @property
     def sampling(self) -> SweepSettings:
         return self.sweep

@@ -1,5 +1,6 @@
 """The protocol: one section a step, in the order of the steps."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -42,13 +43,28 @@ class SamplingSettings(Settings):
     """Seed of the sampling, and of a comparison's fits; every row has its own random numbers, from this seed and its key."""
 
 
+CLOSEST = 1.02
+"""Ratio of a sweep's factors that stay apart when each is multiplied by the same number and rounded to three digits."""
+
+
 Edit = Literal["addition", "ablation", "projection", "clamp"]
 """What is done with a feature."""
 
 
+class PilotSettings(Settings):
+    loss_rise: Annotated[float, Field(gt=0)] = 1.0
+    """At a feature's pilot factor, steering raises the mean loss of ordinary texts by so much, in nats a token."""
+    n_texts: Annotated[int, Field(gt=0)] = 8
+    """How many of the texts of local max-activating examples are read for it, spread over their file."""
+
+
 class SweepSettings(SamplingSettings):
     factors: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)]
-    """Steering factors in multiples of a_max; 0 (unsteered) is needed for perplexity limits. The rules choose among those above 0."""
+    """Steering factors in multiples of a_max, with a pilot in multiples of each feature's pilot factor; 0 (unsteered) is needed for
+    perplexity limits. The rules choose among those above 0."""
+    pilot: Annotated[PilotSettings | None, Field(exclude_if=lambda pilot: pilot is None)] = None
+    """Where each feature's factors lie: around its pilot factor, at which ordinary text begins to be lost. null: the same multiples of
+    a_max for all features (P1). For models whose useful factors differ by layer and feature; only for the edit addition."""
     edit: Edit = "addition"
     """addition: factor times a_max times the feature's decoder direction is added (P1). ablation: the feature's activation is 0 at every
     position; its factors are 0 and 1. projection: factor times what each position has along that direction is taken away. clamp: where
@@ -72,6 +88,21 @@ class SweepSettings(SamplingSettings):
     def _ablation_has_no_strength(self) -> "SweepSettings":
         if self.edit == "ablation" and set(self.factors) != {"0", "1"}:
             raise ValueError("edit: ablation has no strength: its factors are 0 (unsteered) and 1 (ablated)")
+        return self
+
+    @model_validator(mode="after")
+    def _pilot_fits(self) -> "SweepSettings":
+        if self.pilot is None:
+            return self
+        if self.edit != "addition":
+            raise ValueError(f"pilot: it finds the factors of the edit addition, not of {self.edit}: set pilot to null")
+        steering = sorted((float(factor) for factor in self.factors if factor != "0"), key=lambda factor: (factor < 0, abs(factor)))
+        for one, other in pairwise(steering):
+            if 1 < other / one < CLOSEST:
+                raise ValueError(
+                    f"factors: {one:g} and {other:g} can be one once each is multiplied by a pilot factor and rounded: leave one out, or"
+                    f" take a ratio of {CLOSEST} at least"
+                )
         return self
 
     @field_validator("factors")

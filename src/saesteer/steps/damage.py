@@ -6,7 +6,7 @@ import polars as pl
 
 from saesteer.core.tables import DAMAGE, FITS
 from saesteer.run import Run
-from saesteer.settings import Comparison, Experiment, LocalExamples
+from saesteer.settings import Comparison, Experiment, LocalExamples, Steering
 from saesteer.settings.methods import N_ORDINARY_TEXTS, ORDINARY_TOKENS
 from saesteer.sources.corpus import read_texts
 from saesteer.steps import keys
@@ -22,9 +22,9 @@ def step(experiment: Experiment) -> Step | None:
     return Step(DAMAGE, keys.fits_at_factors(experiment), settings, inputs, modules, compute, runs_model=True, unit="fit")
 
 
-def ordinary_texts_pin(experiment: Comparison) -> str | None:
+def ordinary_texts_pin(experiment: Steering) -> str | None:
     """The pin of the ordinary texts; None: there are none."""
-    if experiment.methods.ordinary_texts:
+    if isinstance(experiment, Comparison) and experiment.methods.ordinary_texts:
         return "ordinary_texts"
     return "texts" if isinstance(experiment.max_activating_examples, LocalExamples) else None
 

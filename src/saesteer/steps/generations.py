@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from saesteer.core.tables import FITS, GENERATIONS, as_generations, of_features, of_fits
+from saesteer.core.tables import FITS, GENERATIONS, PILOT, as_generations, of_features, of_fits
 from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment, Scores, Sweep
 from saesteer.steps import keys
@@ -25,7 +25,8 @@ def step(experiment: Experiment) -> Step | None:
     settings = {**sampling_values(experiment.sampling, include=included), **model_values(experiment)}
     if isinstance(experiment, Sweep) and experiment.sweep.edit != "addition":
         settings["edit"] = experiment.sweep.edit
-    inputs, modules = ("model", "saes", *(["fits"] if of_fits else [])), ("engine.generations",)
+    deciding = [FITS.name] if of_fits else [PILOT.name] if isinstance(experiment, Sweep) and experiment.sweep.pilot else []
+    inputs, modules = ("model", "saes", *deciding), ("engine.generations",)
     texts = keys.texts_of(experiment)
     return Step(GENERATIONS, texts, settings, inputs, modules, compute, runs_model=True, unit="text", tokens="n_tokens")
 

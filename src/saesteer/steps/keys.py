@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from saesteer.analysis.pilot_grid import grid
 from saesteer.core.files import text_id
-from saesteer.core.tables import COMPARED_CONCEPTS, SINGLE_FEATURE
+from saesteer.core.store import StoreError
+from saesteer.core.tables import COMPARED_CONCEPTS, PILOT, SINGLE_FEATURE
 from saesteer.run import Run
 from saesteer.settings import Comparison, MethodSettings, NamedConcepts, Steering, Sweep
 from saesteer.settings.registry import Method, method
@@ -25,11 +27,27 @@ def texts_of_features(experiment: Sweep, n_prefixes: int) -> Keys:
     """P1's sweep: every feature with every factor, sample and each of the first prefixes."""
     return lambda layer: [
         configured(method=[SINGLE_FEATURE]),
-        configured(target=[str(feature) for feature in features_of(experiment, layer)]),
-        configured(factor=experiment.sweep.factors),
+        *_features_at_factors(experiment, layer),
         _prompts(experiment, n_prefixes),
         configured(sample=range(experiment.sweep.n_samples)),
     ]
+
+
+def _features_at_factors(experiment: Sweep, layer: int) -> list[Axis]:
+    """Every feature with every factor; with a pilot, whose rows say what each feature's factors are, in one axis."""
+    features, factors = features_of(experiment, layer), experiment.sweep.factors
+    if experiment.sweep.pilot is None:
+        return [configured(target=[str(feature) for feature in features]), configured(factor=factors)]
+
+    def values(run: Run) -> pl.DataFrame:
+        of_job = pl.DataFrame({"feature": features[run.features_of_job]}, schema={"feature": PILOT.schema["feature"]})
+        pilot = of_job.join(run.rows(PILOT, [layer]), on="feature", maintain_order="left")
+        if pilot.height < of_job.height:
+            raise StoreError(f"layer {layer}: of some features there is no pilot factor yet: run the workflow again")
+        return grid(pilot, factors).select(pl.col("feature").cast(pl.String).alias("target"), "factor")
+
+    (columns, known) = ("target", "factor"), {"features": features, "factors": factors}
+    return [Axis(columns, values, known, lambda run: run.manifests(PILOT.name, [layer])[0])]
 
 
 def vectors(n_vectors: int) -> Keys:

@@ -135,7 +135,8 @@ def write_figure(job: Job, figure: FigureDefinition, tables: Mapping[str, Table]
     """Draw a figure of the experiment's tables, and write it with the data that it draws."""
     experiment = job.run.experiment
     rule = experiment.best_factor.rule if isinstance(experiment, Sweep) else ""
-    data = figure.data({name: job.run.summary(tables[name]) for name in figure.tables}, Options(rule, experiment.intervals))
+    options = Options(rule, experiment.intervals, has_pilot=isinstance(experiment, Sweep) and experiment.sweep.pilot is not None)
+    data = figure.data({name: job.run.summary(tables[name]) for name in figure.tables}, options)
     save_figure(figure.draw(data), data, job.outputs["pdf"].with_suffix(""))
     log.info("%s %s", figure.caption, figure.counts(data))
 

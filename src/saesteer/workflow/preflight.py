@@ -38,6 +38,7 @@ from saesteer.sources.published import published_file
 from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_source, with_form
 from saesteer.steps.keys import n_concepts, n_fit_generations
 from saesteer.steps.logit_lens import N_TOKENS
+from saesteer.steps.pilot import tokens_read
 from saesteer.workflow.checks import check_contents, check_files, check_model_config, check_times, check_tokens, read_config
 from saesteer.workflow.families import text_config
 from saesteer.workflow.model_files import present_folder
@@ -315,6 +316,7 @@ def _machine(subject: _Subject) -> str:
         n_texts=_n_texts(experiment),
         n_new=experiment.sampling.max_new_tokens,
         corpus_tokens=_corpus_tokens(experiment),
+        pilot_tokens=tokens_read(experiment),
     )
     text = in_words(operations(amounts), peak_flops(), n_cores(), of_texts + sae + WORKSPACE, free_memory())
     if any(model_settings(experiment, pin).dtype == "bfloat16" for pin in models):
@@ -373,10 +375,8 @@ def _n_features(experiment: Experiment) -> int:
 
 
 def _n_texts(experiment: Experiment) -> int:
-    if isinstance(experiment, Scores):
-        return 0
-    if isinstance(experiment, Comparison):
-        return n_fit_generations(experiment)
+    if not isinstance(experiment, Sweep):
+        return n_fit_generations(experiment) if isinstance(experiment, Comparison) else 0
     sweep = experiment.sweep
     return _n_features(experiment) * len(sweep.factors) * sweep.n_prefixes * sweep.n_samples
 

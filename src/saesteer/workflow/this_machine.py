@@ -16,6 +16,7 @@ SMALLER = {
     "their losses": "a smaller perplexity.model, or fewer texts",
     "activations": "fewer texts, or a smaller max_activating_examples.max_tokens",
     "scores": "fewer features",
+    "pilot factors": "fewer features, or a smaller sweep.pilot.n_texts",
 }
 """What makes each part of the work smaller."""
 
@@ -37,6 +38,8 @@ class Amounts:
     """Tokens of a text, at most."""
     corpus_tokens: int
     """Of the texts that max-activating examples come from."""
+    pilot_tokens: int = 0
+    """That pilot factors are looked for on."""
 
 
 def operations(amounts: Amounts) -> dict[str, float]:
@@ -47,6 +50,7 @@ def operations(amounts: Amounts) -> dict[str, float]:
         "their losses": 2 * one.n_texts * (PROMPT_TOKENS + one.n_new) * one.scorer,
         "activations": 2 * one.corpus_tokens * (one.model + one.n_layers * one.sae / 2),
         "scores": 2 * one.n_features * one.model,
+        "pilot factors": 2 * one.pilot_tokens * one.model,
     }
 
 

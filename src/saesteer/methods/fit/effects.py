@@ -26,11 +26,11 @@ from saesteer.core.tables import EFFECTS
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.finite import check_finite
 from saesteer.engine.generate import steered_texts
-from saesteer.engine.head import rows_of_logits, token_nll
-from saesteer.engine.hook_points import HookPoint, hidden_after, reading, sae_hook_point
+from saesteer.engine.hook_points import HookPoint, reading, sae_hook_point
 from saesteer.engine.interventions import Addition, Intervention, Nothing
+from saesteer.engine.loss_rise import loss_rises, padded, strengths_at_rise, unsteered
 from saesteer.engine.memory import Halving
-from saesteer.engine.models import MIN_ROWS, LanguageModel, fewest_texts, pad_rows, shape_matters
+from saesteer.engine.models import LanguageModel, fewest_texts, pad_rows, shape_matters
 from saesteer.engine.saes import Sae, encode
 from saesteer.settings.methods import EffectSettings, most_effect_vectors
 
@@ -41,9 +41,6 @@ TEMPERATURE = 1.0
 
 VECTORS_AT_A_TIME = 128
 """Vectors whose effects are given back together."""
-
-SCALING_VECTORS = 32
-"""Vectors in one forward where their scales are looked for."""
 
 OCTAVES = (-2, 2)
 """A vector's norm is looked for between 2^-2 and 2^2 times the mean norm of the unsteered residual."""
@@ -94,86 +91,15 @@ def _to_unit_norm(rows: Float[Tensor, "vector d_model"], layer: int) -> Float[Te
     return rows / norms
 
 
-@dataclass(frozen=True)
-class _Unsteered:
-    """Texts as the loss sees them: what lies at the hook point, the tokens to predict, and which of them there are."""
-
-    value: Float[Tensor, "text seq width"]
-    past: Float[Tensor, "text seq d_model"] | None  # hook_points.Reading
-    targets: Int[Tensor, " token"]
-    predicting: tuple[Int[Tensor, " token"], Int[Tensor, " token"]]  # text and position before each
-
-
-@torch.no_grad()
-def loss_rises(
-    lm: LanguageModel, hook_point: HookPoint, vectors: Float[Tensor, "vector d_model"], texts: Sequence[Sequence[int]]
-) -> Float64[Tensor, " vector"]:
-    """By how much each vector, added at the hook point and every position, raises the mean loss of texts (token ids, the first
-    is not predicted), in nats a token."""
-    unsteered = _unsteered(lm, hook_point, texts)
-    return _losses(lm, hook_point, vectors, unsteered) - _losses(lm, hook_point, torch.zeros_like(vectors[:1]), unsteered)
-
-
 @torch.no_grad()
 def scaled_to_loss_rise(
     lm: LanguageModel, hook_point: HookPoint, directions: Float[Tensor, "vector d_model"], texts: Sequence[Sequence[int]], target: float
 ) -> Float64[Tensor, " vector"]:
-    """Each unit direction's norm at which it raises the mean loss of texts by `target` nats a token (P2, section 3).
-
-    The range of `OCTAVES` is halved `HALVINGS` times, in the logarithm, and the rise interpolated in what is left, where it is nearly a
-    straight line; it is taken to grow with the norm. A vector that passes the target beyond the range gets that end of it.
-    """
-    unsteered = _unsteered(lm, hook_point, texts)
-    base = _losses(lm, hook_point, torch.zeros_like(directions[:1]), unsteered)
-    usual = math.log2(float(unsteered.value[unsteered.predicting].float().norm(dim=1).mean()))
+    """Each unit direction's norm at which it raises the mean loss of texts by `target` nats a token (P2, section 3)."""
+    of = unsteered(lm, hook_point, texts)
+    usual = math.log2(float(of.value[of.predicting].float().norm(dim=1).mean()))
     low, high = (torch.full((len(directions),), usual + octave, dtype=torch.double, device=lm.device) for octave in OCTAVES)
-    below, above = torch.full_like(low, math.nan), torch.full_like(low, math.nan)  # rises at low and high, once measured
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        rise = _losses(lm, hook_point, (directions.double() * middle.exp2()[:, None]).float(), unsteered) - base
-        less = rise < target
-        low, below = torch.where(less, middle, low), torch.where(less, rise, below)
-        high, above = torch.where(less, high, middle), torch.where(less, above, rise)
-    share = ((target - below) / (above - below)).where(~below.isnan(), 0.0).where(~above.isnan(), 1.0)
-    return (low + share * (high - low)).exp2()
-
-
-def _unsteered(lm: LanguageModel, hook_point: HookPoint, texts: Sequence[Sequence[int]]) -> _Unsteered:
-    ids, is_text = _padded(texts, max(map(len, texts)))
-    text, position = is_text[:, 1:].nonzero(as_tuple=True)
-    targets = ids[text, position + 1].to(lm.device)
-    at_hook_point = reading(lm, ids.to(lm.device), hook_point)
-    return _Unsteered(at_hook_point.value, at_hook_point.past, targets, (text.to(lm.device), position.to(lm.device)))
-
-
-def _padded(texts: Sequence[Sequence[int]], width: int) -> tuple[Int[Tensor, "text seq"], Bool[Tensor, "text seq"]]:
-    """Token ids, padded at the end (where causal attention does not look), and where there is text."""
-    ids = torch.full((len(texts), width), texts[0][0])
-    is_text = torch.arange(width) < torch.tensor([len(text) for text in texts])[:, None]
-    for row, token_ids in enumerate(texts):
-        ids[row, : len(token_ids)] = torch.tensor(list(token_ids))
-    return ids, is_text
-
-
-def _losses(
-    lm: LanguageModel, hook_point: HookPoint, vectors: Float[Tensor, "vector d_model"], unsteered: _Unsteered
-) -> Float64[Tensor, " vector"]:
-    """Mean loss of the texts under each vector; only the model above the hook point runs."""
-    n_texts, width = unsteered.value.shape[:2]
-    least = -(-fewest_texts(lm, width) // n_texts)
-    n_rows = rows_of_logits(lm)
-
-    def losses(part: slice, size: int) -> Tensor:
-        padded = pad_rows(vectors[part], size if shape_matters(lm) else least)
-        steered = (unsteered.value[None] + padded[:, None, None].to(unsteered.value.dtype)).flatten(0, 1)  # [vector*text seq width]
-        past = None if unsteered.past is None else unsteered.past.repeat(len(padded), 1, 1)
-        hidden = hidden_after(lm, hook_point.place, steered, past).unflatten(0, (len(padded), -1))
-        predicting = hidden[:, *unsteered.predicting]  # [vector token d_model]
-        at_once = max(MIN_ROWS, n_rows * size // SCALING_VECTORS)
-        nll = token_nll(lm, predicting.flatten(0, 1), unsteered.targets.repeat(len(padded)), at_once)
-        return nll.unflatten(0, (len(padded), -1)).mean(dim=1)[: len(vectors[part])]
-
-    return torch.cat(list(Halving("loss under vectors", lm.device, least=1).over(len(vectors), SCALING_VECTORS, losses)))
+    return strengths_at_rise(lm, hook_point, directions, of, target, (low, high), HALVINGS)[0]
 
 
 @dataclass(frozen=True)
@@ -232,12 +158,13 @@ def effect_rows(
 ) -> pl.DataFrame:
     """EFFECTS rows of these vectors, added so."""
     effect = mean_activations(run, written_texts(run, additions)) - baseline.mean_activations
+    texts = unsteered(run.lm, run.hook_point, baseline.scaling_texts)
     columns = {
         "layer": [run.layer] * len(numbers),
         "vector": numbers,
         "direction": added.cpu().numpy(),
         "effect": effect.float().cpu().numpy(),
-        "loss_rise": loss_rises(run.lm, run.hook_point, added, baseline.scaling_texts).cpu().numpy(),
+        "loss_rise": loss_rises(run.lm, run.hook_point, added, texts).cpu().numpy(),
     }
     return pl.DataFrame(columns).cast(pl.Schema(EFFECTS.schema))
 
@@ -273,8 +200,8 @@ def mean_activations(run: EffectRun, texts: Sequence[Sequence[list[int]]]) -> Fl
     lengths = [len(prompt) for prompt in run.prompts for _ in range(run.settings.n_rollouts)]
     for length in sorted(set(lengths)):
         of_length = [ids for of_vector in texts for ids, n in zip(of_vector, lengths, strict=True) if n == length]
-        padded = _padded(of_length, length + run.settings.max_new_tokens)
-        ids, is_text = (part.unflatten(0, (len(texts), -1)) for part in padded)  # [vector text seq]
+        whole = padded(of_length, length + run.settings.max_new_tokens)
+        ids, is_text = (part.unflatten(0, (len(texts), -1)) for part in whole)  # [vector text seq]
         is_text[:, :, 0] = False
         total += _summed_means(run, ids, is_text)
         n_texts += is_text.any(dim=2).sum(dim=1, keepdim=True).to(n_texts)

@@ -1,0 +1,41 @@
+"""Each feature's pilot factor, around which its factors lie (`sweep.pilot`)."""
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from saesteer.core.tables import PILOT
+from saesteer.run import Run
+from saesteer.settings import Experiment, Sweep
+from saesteer.sources.corpus import read_texts
+from saesteer.sources.features import resolve
+from saesteer.steps.step import Step, by_layer, every_feature, values_of
+
+N_TOKENS = 24
+"""Tokens that are read of each text, the first eight as its prompt."""
+
+
+def step(experiment: Experiment) -> Step | None:
+    if not isinstance(experiment, Sweep) or experiment.sweep.pilot is None:
+        return None
+    settings = {**values_of(experiment.sweep.pilot), "n_tokens": N_TOKENS, **values_of(experiment.model, "dtype", "bos")}
+    inputs, modules = ("model", "saes", "texts"), ("engine.pilot", "sources.corpus")
+    return Step(PILOT, every_feature(experiment), settings, inputs, modules, compute, runs_model=True)
+
+
+def tokens_read(experiment: Experiment) -> int:
+    """About how many tokens the whole model could read in the time that the step takes: half the blocks, at each of four strengths."""
+    pilot = experiment.sweep.pilot if isinstance(experiment, Sweep) else None
+    return 2 * sum(map(len, resolve(experiment).values())) * pilot.n_texts * N_TOKENS if pilot else 0
+
+
+def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    from saesteer.engine.damage import ordinary_texts
+    from saesteer.engine.pilot import pilot_factors
+
+    pilot = run.sweep.sweep.pilot
+    assert pilot is not None
+    corpus = read_texts(run.file("texts"), run.model_folder(), run.experiment.model.bos, N_TOKENS)
+    texts, lm = ordinary_texts(corpus["token_ids"].to_list(), pilot.n_texts, N_TOKENS), run.model()
+    for layer, rows in by_layer(missing):
+        yield from pilot_factors(lm, run.sae(layer), rows["feature"].to_list(), texts, pilot.loss_rise)
