@@ -3,7 +3,7 @@
 from functools import partial
 
 from saesteer.core.files import write_json
-from saesteer.sources.hub import fetch_embedding_model, model_config, model_tokenizer
+from saesteer.sources.hub import model_config, model_tokenizer
 from saesteer.sources.pins import model_settings
 from saesteer.workflow.checks import check_model, check_model_config, check_tokens
 from saesteer.workflow.job import open_job
@@ -17,10 +17,7 @@ check = partial(check_model_config, run.name, experiment, source=settings.name) 
 if name == "model" and settings.repo:  # before gigabytes are fetched
     check(model_config(settings.repo, settings.revision, cache))
     check_tokens(experiment, model_tokenizer(settings.repo, settings.revision, cache))
-if name == "judge_model" and settings.repo and experiment.judge.kind == "embedding":
-    fetched = fetch_embedding_model(settings.repo, settings.revision, cache)
-else:
-    fetched = model_files(settings, run.workflow, check)
+fetched = model_files(settings, run.workflow, check)
 if name == "model":
     check_model(run.name, experiment, fetched.folder)
     if settings.repo is None:

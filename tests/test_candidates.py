@@ -7,10 +7,11 @@ import polars as pl
 import pytest
 from test_recommendation import WORKFLOW
 
-from saesteer.analysis.candidates import candidates, fired_on, words_at_maxima
+from saesteer.analysis.candidates import candidates, fired_on, similarities, words_at_maxima
+from saesteer.analysis.suppression import controls
 from saesteer.core.errors import SettingsError
 from saesteer.report.candidates import picked_features
-from saesteer.report.question import Question
+from saesteer.report.question import Question, check_concept
 from saesteer.report.recommend import as_sweep
 from saesteer.run import Run
 
@@ -87,3 +88,34 @@ def test_a_concept_that_nothing_points_to_is_refused_with_the_nearest_label(monk
     tiny = as_sweep(WORKFLOW, "tiny")
     with pytest.raises(SettingsError, match=r"fires on or promotes 'medecine'\. Did you mean 'medicine'\? Labels are medicine, sea"):
         picked_features(tiny, Question("tiny", "medecine", 4, 1, Path("config.yaml"), None))
+
+
+def test_similar_words_pick_where_texts_are_compared_by_embeddings():
+    """By hand: a mean over examples, and one over lens tokens; what is labelled comes first, and the control is from the other half."""
+    cosines = {"ship": 0.75, "hall": 0.25, "tide": 0.5, "a": 0.0}
+    columns = {"layer": 3, "feature": range(6), "top_logit_lens_tokens": [["▁a"], ["▁tide", "Ġa"], ["▁Tide"], ["▁a"], ["▁ocean"], ["▁a"]]}
+    columns |= {"concept": [None, None, None, "ocean", None, None], "max_activation": [1.0, 2.0, 2.0, 1.0, None, None], "near": False}
+    features = pl.DataFrame(columns | {"explanation": None, "fires_on": None}, strict=False).cast(
+        dict.fromkeys(("concept", "explanation", "fires_on"), pl.String)
+    )
+    maxima = pl.DataFrame({"layer": 3, "feature": [1, 1, 2], "word": ["ship", "hall", "hall"], "len": [3, 1, 2]})
+    found = similarities(maxima, features, lambda words: [cosines.get(word, 1.0) for word in words])
+    assert found.sort("feature").rows() == [(3, 0, 0.0), (3, 1, 0.625 + 0.25), (3, 2, 0.25 + 0.5), (3, 3, 0.0), (3, 4, 1.0), (3, 5, 0.0)]
+    similar = features.join(found, on=["layer", "feature"])
+    assert candidates(similar, "ocean", 9).rows() == [(3, 3, "label"), (3, 1, "embedding"), (3, 2, "embedding")]
+    picked = similar.filter(pl.col("feature") == 1).select("layer", "feature", "max_activation")
+    assert controls(similar, picked, "ocean").rows() == [(3, 0)]
+    listed = candidates(features, "ocean", 9, ["TIDE"])
+    assert [match for *_, match in listed.rows()] == ["label", "lens", "lens"]
+
+
+@pytest.mark.parametrize(
+    ("concept", "nearest"), [("ocean", "mostly about 'sea'"), ("happiness", "about 'joy'"), ("medecine", "mean 'medicine'?")]
+)
+def test_a_judge_of_topics_refuses_other_words_and_lists_the_nearest_first(concept: str, nearest: str):
+    tiny = as_sweep(WORKFLOW, "tiny")
+    with pytest.raises(SettingsError, match=nearest) as refused:
+        check_concept(tiny, Question("tiny", concept, 4, 1, Path("config.yaml"), None))
+    assert ("Topics are sea, " in str(refused.value)) == (concept == "ocean")
+    check_concept(tiny, Question("tiny", "sea", 4, 1, Path("config.yaml"), None))
+    check_concept(tiny, Question("tiny", concept, 4, 1, Path("config.yaml"), None, words=("boat",)))

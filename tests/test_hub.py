@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from hub_fakes import random_model
 from hub_server import BAD_TOKEN, EXPIRED, FINE_GRAINED, NO_GATED_ACCESS, TOKEN, Hub, serve_hub, use_hub
+from small_embedder import write_embedder
 
+from saesteer.sources.embedding_model import text_pooling
 from saesteer.sources.hub import Fetched, HubError, check_access, fetch_files, fetch_model, model_config, repo_size
 
 REPO = "tiny/llama"
@@ -57,6 +59,16 @@ def test_a_model_is_fetched_whole_and_without_pickles(hub: Hub, model: Path, tmp
     assert fetched.commit in caplog.text
     assert f"{n_bytes} bytes" in caplog.text
     assert not any("original" in path or path.endswith((".bin", ".pth", "README.md")) for _, path, _ in hub.requests)
+
+
+def test_a_sentence_embedding_model_comes_with_the_file_on_its_pooling(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_embedder(tmp_path / "embedder", ["sea"])
+    hub.add("tiny/embedder", folder)
+    fetched = fetch_model("tiny/embedder", None, tmp_path)
+    assert fetched.files["1_Pooling/config.json"] == hashlib.sha256((folder / "1_Pooling/config.json").read_bytes()).hexdigest()
+    assert text_pooling(fetched.folder).mode == "mean"
+    use_hub(monkeypatch, DEAD)
+    assert fetch_model("tiny/embedder", fetched.commit, tmp_path) == fetched
 
 
 def test_what_is_in_the_cache_is_not_downloaded_again_nor_needs_a_hub(

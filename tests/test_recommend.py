@@ -186,8 +186,11 @@ def test_what_points_to_no_feature_is_refused_with_the_labels(micro: Folder, mon
     monkeypatch.chdir(micro.path)
     result = CliRunner().invoke(app, ["recommend", "micro", "zeppelin"])
     assert result.exit_code == 1
-    assert "none of the 8 features of micro is labelled with, explained by, fires on or promotes 'zeppelin'" in result.output
+    assert "knows its topics only, and 'zeppelin' is none of them" in result.output
     assert labels(micro)[0] in result.output
+    for concept in ("", " ", "x" * 500):
+        assert CliRunner().invoke(app, ["recommend", "micro", concept]).exit_code == 1
+    assert not list(micro.path.glob("data/*-recommend-*")) + list(micro.path.glob("data/derived/*"))
 
 
 def test_without_a_judge_texts_are_rated_by_words(micro: Folder):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from transformers import AutoModel
+from transformers.utils import logging as transformers_logging
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import safetensors_fault
@@ -86,6 +87,7 @@ def load_embedder(folder: Path) -> SentenceEmbedder:
     files = sorted(folder.glob("*.safetensors"))
     if fault := next((f"{file}: {fault}" for file in files if (fault := safetensors_fault(file))), None if files else f"{folder} has no"):
         raise SettingsError(f"{fault}: readable .safetensors weights are needed; fetch or copy the model again")
+    transformers_logging.disable_progress_bar()
     with without_remote_code(folder):
         model, info = AutoModel.from_pretrained(
             folder,

@@ -12,6 +12,7 @@ Fluency is acceptability (analysis.acceptability), its ranges those of the same 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import polars as pl
@@ -62,14 +63,14 @@ class Concept:
 
     def cosines(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
         """Of texts and the concept."""
-        return (self.embed(texts).astype(np.float64) * self.direction).sum(-1)
+        return (self.embed(texts).astype(np.float64) * self.direction).sum(-1) if texts else np.zeros(0)
 
     def without_telling_words(self, text: str, n: int = LEFT_OUT) -> str:
         """A text without the words of the concept's name and the n words that are nearest to the concept by themselves."""
         names = {form for word in WORD.findall(self.name.lower()) for form in (word, f"{word}s")}
         different = dict.fromkeys(word.lower() for word in WORD.findall(text))
         others = [word for word in different if word not in names and not is_function_word(word)]
-        nearest = np.argsort(-self.cosines(others), kind="stable")[:n].tolist() if others else []
+        nearest = np.argsort(-self.cosines(others), kind="stable")[:n].tolist()
         left_out = names | {others[place] for place in nearest}
         return " ".join(WORD.sub(lambda word: "" if word[0].lower() in left_out else word[0], text).split())
 
@@ -80,6 +81,12 @@ def concept_of(name: str, described: Sequence[str], embed: Embed) -> Concept:
         raise SettingsError(f"the concept {name!r} has no word: name it by words, as a judge of kind embedding knows it by them only")
     mean = embed([name, *described]).astype(np.float64).mean(0)
     return Concept(name, mean / np.linalg.norm(mean), embed)
+
+
+def texts_and_words(texts: Sequence[str]) -> list[str]:
+    """Texts and their words other than function words, once each, whose vectors `concept_ratings` needs."""
+    words = (word.lower() for text in texts for word in WORD.findall(text) if not is_function_word(word))
+    return list(dict.fromkeys([*texts, *words]))
 
 
 def thirds_left_out(text: str) -> list[str]:
@@ -99,16 +106,18 @@ def concept_ratings(concept: Concept, texts: Sequence[str], unsteered: Sequence[
     )
     for what_remains, share in parts:
         (least,) = _bounds(_least_cosines(concept, [what_remains(text) for text in unsteered]), (share,))
-        for place in (place for place, rating in enumerate(ratings) if rating):
-            remaining = what_remains(texts[place])
-            if not (all(map(has_content, remaining)) and _least_cosines(concept, [remaining])[0] > least):
+        places = [place for place, rating in enumerate(ratings) if rating]
+        remaining = [what_remains(texts[place]) for place in places]
+        for place, versions, cosine in zip(places, remaining, _least_cosines(concept, remaining), strict=True):
+            if not (all(map(has_content, versions)) and cosine > least):
                 ratings[place] = 0
     return ratings
 
 
 def _least_cosines(concept: Concept, texts: Sequence[Sequence[str]]) -> Float[np.ndarray, " text"]:
     """Of the versions of each text the smallest cosine with the concept."""
-    return np.array([concept.cosines(versions).min() for versions in texts])
+    cosines = iter(concept.cosines([version for versions in texts for version in versions]))
+    return np.array([min(islice(cosines, len(versions))) for versions in texts])
 
 
 def _bounds(cosines: Float[np.ndarray, " text"], shares: Sequence[float]) -> Float[np.ndarray, " share"]:

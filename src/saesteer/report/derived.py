@@ -27,7 +27,7 @@ from saesteer.core.store import read_manifest
 from saesteer.core.tables import JUDGEMENTS, PERPLEXITY
 from saesteer.core.yaml_1_2 import to_yaml
 from saesteer.run import Run, open_run
-from saesteer.settings import Comparison
+from saesteer.settings import Comparison, EmbeddingJudge
 from saesteer.sources.pins import SAE_FILES, model_settings, pinned_files, pinned_path
 from saesteer.steps.step import Step, steps_of
 from saesteer.workflow.code_digest import algorithm_versions
@@ -164,7 +164,8 @@ def _wanted_steps(steps: Mapping[str, Step]) -> Sequence[str]:
 
 
 def _rows(run: Run, step: Step, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    if step.runs_model or (step.table is JUDGEMENTS and endpoints_to_ask(run)):
+    embeds = step.table is JUDGEMENTS and isinstance(run.steering.judge, EmbeddingJudge)  # which rates in this process in any case
+    if (step.runs_model and not embeds) or (step.table is JUDGEMENTS and endpoints_to_ask(run)):
         raise _NotHere
     return step.compute(run, missing)
 

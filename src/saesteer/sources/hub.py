@@ -85,18 +85,15 @@ def fetch_model(repo: str, revision: str | None, cache_dir: Path | None) -> Fetc
                 f"{repo}: {missing[0]} is listed in {_INDEX} but is not in {fetched.folder}; fetch the model again where the hub is"
                 " reachable"
             )
-    return fetched
-
-
-def fetch_embedding_model(repo: str, revision: str | None, cache_dir: Path | None) -> Fetched:
-    """The same of a sentence-embedding model, with the file that says how it pools, where the repository has it."""
-    fetched = fetch_model(repo, revision, cache_dir)
-
-    def pooling(repo: str, listing: Mapping[str, int]) -> list[str]:
-        return [name for name in listing if name == POOLING]
-
-    further = fetch_files(repo, fetched.commit, pooling, cache_dir, inside=str(Path(POOLING).parent))
+    if MODULES not in fetched.files:
+        return fetched
+    further = fetch_files(repo, fetched.commit, _pooling, cache_dir, inside=str(Path(POOLING).parent))
     return replace(fetched, files=fetched.files | further.files)
+
+
+def _pooling(repo: str, listing: Mapping[str, int]) -> list[str]:
+    """The file on the pooling of a sentence-embedding model, where the repository has it."""
+    return [name for name in listing if name == POOLING]
 
 
 def model_config(repo: str, revision: str | None, cache_dir: Path | None) -> dict[str, Any]:

@@ -33,6 +33,9 @@ from saesteer.steps.step import Step, layers_of, values_of
 if TYPE_CHECKING:
     from saesteer.judge.answers import Asker
 
+TEXTS_AT_ONCE = 512
+"""Texts whose losses are measured and whose vectors are made together, for a judge that embeds."""
+
 
 def step(experiment: Experiment) -> Step | None:
     if isinstance(experiment, Scores) or isinstance(experiment.judge, NoJudge):
@@ -125,9 +128,9 @@ def ratings(
 def _by_embedding(
     run: Run, judge: EmbeddingJudge, texts: pl.DataFrame, losses: pl.DataFrame, prompts: Mapping[str, str], unsteered: pl.DataFrame
 ) -> Iterator[pl.DataFrame]:
-    """The same, a layer's target at a time."""
+    """The same. Losses are measured of TEXTS_AT_ONCE texts or more; a layer's target is rated beside its own unsteered texts."""
     from saesteer.judge.embedding import load_embedder
-    from saesteer.judge.rate_embedding import rate
+    from saesteer.judge.rate_embedding import rate, texts_and_words
     from saesteer.judge.word_order import with_order_nats
 
     embedder, scorer = load_embedder(run.model_folder("judge_model")), run.model("perplexity_model")
@@ -136,9 +139,20 @@ def _by_embedding(
         with_losses = rows.join(losses.select(*GENERATIONS.keys, "mean_nll"), on=GENERATIONS.keys, how="left", maintain_order="left")
         return with_order_nats(scorer, with_losses, prompts, run.experiment.model.prompt_format)
 
-    for (layer, target), rows in texts.group_by("layer", "target", maintain_order=True):
-        plain = measured(unsteered.filter(layer=layer, target=target))
-        yield rate(measured(rows), plain, embedder.vectors, judge.descriptions, run.experiment.rates_blank_texts)
+    of_layer = ["layer", "target"]
+    for (layer,), rows in texts.group_by("layer", maintain_order=True):
+        targets = rows["target"].unique(maintain_order=True)
+        size = -(-TEXTS_AT_ONCE * len(targets) // rows.height)
+        for some in (targets[start : start + size] for start in range(0, len(targets), size)):
+            here, beside = (measured(of.filter(pl.col("target").is_in(some.implode()), layer=layer)) for of in (rows, unsteered))
+            together = pl.concat([here["text"], beside["text"]]).drop_nulls().to_list()
+            embedder.vectors(texts_and_words(together))  # known from then on
+            plain = beside.partition_by(of_layer, as_dict=True)
+            rated = [
+                rate(part, plain[key], embedder.vectors, judge.descriptions, run.experiment.rates_blank_texts)
+                for key, part in here.group_by(of_layer, maintain_order=True)
+            ]
+            yield pl.concat(rated)
 
 
 def language_model(run: Run) -> "Asker":
