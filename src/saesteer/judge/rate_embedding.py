@@ -106,11 +106,11 @@ def concept_ratings(concept: Concept, texts: Sequence[str], unsteered: Sequence[
     )
     for what_remains, share in parts:
         (least,) = _bounds(_least_cosines(concept, [what_remains(text) for text in unsteered]), (share,))
-        places = [place for place, rating in enumerate(ratings) if rating]
-        remaining = [what_remains(texts[place]) for place in places]
-        for place, versions, cosine in zip(places, remaining, _least_cosines(concept, remaining), strict=True):
-            if not (all(map(has_content, versions)) and cosine > least):
-                ratings[place] = 0
+        remaining = {place: what_remains(texts[place]) for place, rating in enumerate(ratings) if rating}
+        telling = [place for place, versions in remaining.items() if all(map(has_content, versions))]
+        cosines = _least_cosines(concept, [remaining[place] for place in telling])
+        for place in remaining.keys() - {place for place, cosine in zip(telling, cosines, strict=True) if cosine > least}:
+            ratings[place] = 0
     return ratings
 
 
