@@ -19,6 +19,11 @@ def manifests_of_pilot(wildcards):
     return job_manifests("pilot")(wildcards) if EXPERIMENTS[wildcards.experiment].sweep.pilot else []
 
 
+def table_of_strengths(wildcards):
+    """The chosen factors in units that compare features and layers; nothing where a sweep has no pilot."""
+    return f"{TABLES}/chosen_strengths.parquet".format(**wildcards) if EXPERIMENTS[wildcards.experiment].sweep.pilot else []
+
+
 def manifest_of_layer(step):
     """A step's manifest of the job that a layer belongs to."""
     return lambda wildcards: str(*RUNS[wildcards.experiment].manifests(step, [int(wildcards.layer)]))

@@ -89,6 +89,7 @@ rule metrics:
         outcomes=f"{TABLES}/outcomes.parquet",
         selection=f"{TABLES}/selection.parquet",
         filter_variants=f"{TABLES}/filter_variants.parquet",
+        chosen_strengths=table_of_strengths,
     output:
         metrics=f"{DATA}/metrics.json",
         headline=f"{FIGURES}/headline.md",

@@ -2,12 +2,12 @@
 
 from saesteer.analysis.metrics import headline
 from saesteer.core.files import write_json, write_text
-from saesteer.core.tables import BEST_FACTORS, FEATURES, FILTER_VARIANTS, OUTCOMES, SELECTION
+from saesteer.core.tables import BEST_FACTORS, CHOSEN_STRENGTHS, FEATURES, FILTER_VARIANTS, OUTCOMES, SELECTION
 from saesteer.report.headline import headline_markdown
 from saesteer.workflow.job import open_job
 
 job = open_job(snakemake)
 tables = [job.run.summary(table) for table in (FEATURES, BEST_FACTORS, OUTCOMES, SELECTION, FILTER_VARIANTS)]
-numbers = headline(*tables, job.run.sweep.best_factor, job.run.sweep.selection)
+numbers = headline(*tables, job.run.sweep.best_factor, job.run.sweep.selection, job.run.summary_if_any(CHOSEN_STRENGTHS))
 write_json(job.outputs["metrics"], numbers)
 write_text(job.outputs["headline"], headline_markdown(numbers))

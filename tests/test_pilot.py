@@ -1,5 +1,6 @@
 """The pilot of a sweep: each feature's pilot factor against plain forwards with a hook, the keys that its rows decide, and a whole run."""
 
+import json
 import math
 import signal
 from dataclasses import replace
@@ -22,8 +23,9 @@ from saesteer.analysis.pilot_grid import by_multiple, grid
 from saesteer.core.store import StoreError
 from saesteer.core.tables import GENERATIONS, PILOT, SINGLE_FEATURE, validate
 from saesteer.engine.damage import N_CONTEXT
+from saesteer.engine.loss_rise import loss_rises
 from saesteer.engine.models import prompt_token_ids
-from saesteer.engine.pilot import pilot_factors
+from saesteer.engine.pilot import _layer, pilot_factors
 from saesteer.report.candidates import usual_factors
 from saesteer.settings import Experiment, SettingsError, experiment_of
 from saesteer.workflow import plan
@@ -79,6 +81,10 @@ def test_the_loss_has_risen_by_the_target_where_the_range_was_halved_by_hand(
     texts, features = texts_for(family, lm), [7, 40]
     made = validate(PILOT, pl.concat(pilot_factors(lm, sae, features, texts, target)), "pilot")
     unsteered, _ = slow_rise(lm, sae, 0, 0.0, texts)
+    of_layer = _layer(lm, sae, texts, target)
+    rises = loss_rises(lm, of_layer.hook_point, 0.5 * sae.W_dec[features], of_layer.texts)
+    slow = [slow_rise(lm, sae, feature, 0.5, texts)[0] - unsteered for feature in features]
+    assert rises.tolist() == pytest.approx(slow, abs=1e-5)
     for feature, factor, share, beyond in made.select("feature", "factor", "norm_share", "beyond").iter_rows():
         assert beyond is None
         low, high = math.log(float(factor) / 2), math.log(float(factor) * 2)
@@ -174,6 +180,9 @@ def test_each_features_factors_are_wanted_by_one_job_and_a_feature_more_adds_its
     assert (written.height, set(written["method"])) == (5 * 4 * 4, {SINGLE_FEATURE})
     grown = Machine(tmp_path / "micro", with_pilot(more, features_per_job=3), "ours")
     steps = {step: 16 if "prefix_id" in planned.table.keys else 1 for step, planned in grown.steps.items() if step != "activations"}
+    assert plan.n_missing(grown.opened.of_job("layers_02-06_features_00000")[0], "generations", (2, 6)) is None, (
+        "no pilot factor is there yet"
+    )
     assert grown.run() == steps
     assert Machine(tmp_path / "micro", with_pilot(few, features_per_job=None), "ours").run() == {}
 
@@ -267,12 +276,19 @@ def test_what_compares_features_goes_by_multiples_and_says_so(run_with_pilot: Fo
     assert set(drawn["multiple"]) == {0, 0.2, 0.4, 0.8}
     assert drawn.group_by("output_score_low").len()["len"].to_list() == [4] * drawn["output_score_low"].n_unique()
     assert (folder / "figures/piloted/overview.png").is_file()
+    metrics = json.loads((folder / "data/piloted/metrics.json").read_text())["choices"]
     best, strengths = (pl.read_parquet(folder / f"data/piloted/tables/{name}.parquet") for name in ("best_factors", "chosen_strengths"))
     pilot = run_with_pilot.table("pilot", "piloted").select("feature", pilot_factor="factor", pilot_share="norm_share")
-    chosen = strengths.drop_nulls("factor").join(pilot, on="feature")
-    assert chosen.height == best.drop_nulls("factor").height > 0
-    shares = chosen["factor"].cast(float) / chosen["pilot_factor"].cast(float) * chosen["pilot_share"]
-    assert chosen["norm_share"].to_list() == pytest.approx(shares.to_list())
+    for rule, choices in metrics.items():
+        of_rule, chosen = best.filter(rule=rule), strengths.filter(rule=rule).drop_nulls("factor").join(pilot, on="feature")
+        made = of_rule.drop_nulls("factor")
+        assert (choices["n"], choices["n_failed"]) == (6, 6 - made.height)
+        assert choices["n_at_grid_end"] == chosen["multiple"].is_in(["0.2", "0.8"]).sum()
+        shares = chosen["factor"].cast(float) / chosen["pilot_factor"].cast(float) * chosen["pilot_share"]
+        assert chosen["norm_share"].to_list() == pytest.approx(shares.to_list())
+        assert choices["norm_share"]["median"] == pytest.approx(shares.median())
+    (row,) = [line for line in (folder / "figures/piloted/headline.md").read_text().splitlines() if "end of the grid" in line]
+    assert f"{metrics['p1']['n_failed']} more failed, norm share {metrics['p1']['norm_share']['median']:.2f} (quartiles" in row
 
 
 @pytest.mark.slow

@@ -86,6 +86,15 @@ def test_ratings_and_strengths_are_as_equal_as_can_be_and_the_order_is_the_seeds
     assert min(map(len, triples)) < 3  # no turn-taking by which a rater could tell what comes next
 
 
+def test_factors_of_each_target_of_its_own_are_the_same_strengths(run: Run) -> None:
+    """As in a sweep with a pilot."""
+    texts = rated_texts(run)
+    scaled = pl.col("factor").cast(pl.Float64) * pl.col("target").rank("dense")
+    own = texts.with_columns(factor=scaled.cast(pl.String))
+    assert own["factor"].n_unique() > texts["factor"].n_unique()
+    assert drawn(own, 60, 0).select("id", "strength").equals(drawn(texts, 60, 0).select("id", "strength"))
+
+
 def kappa(pairs: list[tuple[int, int]]) -> float:
     """With quadratic weights: the mean squared difference over that of every first with every second rating."""
     observed = sum((a - b) ** 2 for a, b in pairs) / len(pairs)

@@ -14,27 +14,37 @@ from saesteer.workflow import outputs, plan
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "config/experiments"
-NAMES = ("micro", "micro-methods", "tiny-effects-layers", "tiny-brute")
+NAMES = ("micro", "micro-methods", "tiny-effects-layers", "tiny-brute", "piloted")
+PILOTED = "extends: micro\ndescription: With a pilot\nsweep: {pilot: {}}\n"
 
 
-def run_of(name: str) -> Run:
-    return Run(load_workflow({"experiments": ["micro"]}), name, load_experiment(name, EXPERIMENTS))
+def run_of(name: str, *folders: Path) -> Run:
+    return Run(load_workflow({"experiments": ["micro"]}), name, load_experiment(name, EXPERIMENTS, *folders))
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+def further(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an experiment that is not shipped."""
+    folder = tmp_path_factory.mktemp("experiments")
+    (folder / "piloted.yaml").write_text(PILOTED)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, further: Path) -> dict[str, set[str]]:
     """Output file -> the input files of its job, of some experiments of each kind, by Snakemake."""
     scratch = f"data_dir={tmp_path_factory.mktemp('data')}"  # nothing is there, so that every job is listed
-    command = ["snakemake", "all", "--dry-run", "--config", f"experiments=[{','.join(NAMES)}]", scratch]
+    places = f"experiments_dirs=[config/experiments,{further}]"
+    command = ["snakemake", "all", "--dry-run", "--config", f"experiments=[{','.join(NAMES)}]", scratch, places]
     printed = Folder.existing(ROOT).call(*command).stdout
     jobs = re.findall(r"^ +input: (.*)\n +output: (.*)$", printed, re.MULTILINE)
     return {output: set(read.split(", ")) for read, outputs in jobs for output in outputs.split(", ")}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_rule_of_a_step_names_every_input_of_the_step(inputs: dict[str, set[str]], name: str) -> None:
+def test_the_rule_of_a_step_names_every_input_of_the_step(inputs: dict[str, set[str]], further: Path, name: str) -> None:
     listed = {Path(output).relative_to(_data(output, name)).as_posix(): output for output in inputs if f"/{name}/" in output}
-    run = run_of(name)
+    run = run_of(name, further)
     for step in steps_of(run.experiment):
         for group, layers in run.experiment.layer_groups.items():
             output = listed[f"{step}/{group}.json"]

@@ -21,7 +21,9 @@ def test_operations_by_hand() -> None:
         "their losses": pytest.approx(2 * 1000 * 28 * 2.6e9),
         "activations": pytest.approx(2 * 5000 * (2.6e9 + 7.5e7)),
         "scores": pytest.approx(2 * 12 * 2.6e9),
+        "pilot factors": 0,
     }
+    assert operations(replace(GEMMA, pilot_tokens=700))["pilot factors"] == pytest.approx(2 * 700 * 2.6e9)
     assert set(operations(GEMMA)) == set(SMALLER)
     assert operations(replace(GEMMA, n_texts=2000))["writing texts"] == 2 * operations(GEMMA)["writing texts"]
 

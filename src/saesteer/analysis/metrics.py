@@ -52,9 +52,10 @@ def headline(
     variants: pl.DataFrame,
     choice: BestFactorSettings,
     settings: SelectionSettings,
+    strengths: pl.DataFrame | None = None,
 ) -> Numbers:
-    """FEATURES, BEST_FACTORS, OUTCOMES, SELECTION and FILTER_VARIANTS -> nested numbers for metrics.json; a number that does not exist is
-    null."""
+    """FEATURES, BEST_FACTORS, OUTCOMES, SELECTION, FILTER_VARIANTS and, of a sweep with a pilot, CHOSEN_STRENGTHS -> nested numbers for
+    metrics.json; a number that does not exist is null."""
     rule = choice.rule
     chosen = outcomes.filter(rule=rule).sort(_FEATURE)
     numbers: Numbers = {
@@ -73,7 +74,7 @@ def headline(
         },
         "kept_against_removed": {measure: _kept_removed(chosen, measure, settings) for measure in MEASURES},
         "correlations": {measure: correlations(chosen, measure, settings) for measure in OUTCOMES_CORRELATED},
-        "choices": _choices(best_factors.filter(rule=rule)),
+        "choices": {by: _choices(best_factors.filter(rule=by)) | _norm_shares(strengths, by) for by in RULES},
         "capped_minus_p1": _rules_difference(outcomes, settings),
         "unsteered": _unsteered(chosen, settings),
         "variants": _variants(variants.filter(success="net_gen_success_20", layers="all")),
@@ -237,12 +238,23 @@ def correlations(outcomes: pl.DataFrame, measure: str, settings: SelectionSettin
 
 
 def _choices(best_factors: pl.DataFrame) -> Numbers:
-    """How often the choice of a factor failed, or fell on an end of the grid, where the grid decides."""
+    """How often the choice of a factor failed, and how many of the others fell on an end of the grid, where the grid decides."""
+    at_end = best_factors["at_grid_end"].drop_nulls()
     return {
         "n": best_factors.height,
         "n_failed": best_factors["factor"].null_count(),
-        "share_at_grid_end": _share(best_factors["at_grid_end"].drop_nulls()),
+        "n_at_grid_end": int(at_end.sum()),
+        "share_at_grid_end": _share(at_end),
     }
+
+
+def _norm_shares(strengths: pl.DataFrame | None, rule: str) -> Numbers:
+    """Quartiles of the chosen factors' norm shares; nothing without a pilot, which measures them."""
+    if strengths is None:
+        return {}
+    shares = strengths.filter(rule=rule)["norm_share"].drop_nulls()
+    quartiles = {"low": 0.25, "median": 0.5, "high": 0.75}
+    return {"norm_share": {name: shares.quantile(at, "linear") for name, at in quartiles.items()}}
 
 
 def _rules_difference(outcomes: pl.DataFrame, settings: SelectionSettings) -> Numbers:

@@ -71,7 +71,6 @@ def depth_rho(depth: _Numbers, score: str) -> str:
 
 def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
     """P1's three findings, then what was measured besides, without a verdict."""
-    choices = numbers["choices"]
     gains = [
         row
         for rule in RULES
@@ -85,7 +84,7 @@ def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
             (f"Net of unsteered texts, late layers only, {RULES[rule]}", net_gain(numbers["filter"][rule]["late"]["net"]), ""),
         )
     ]
-    judged = numbers["kept_against_removed"]["judge_score"]
+    judged, choices = numbers["kept_against_removed"]["judge_score"], numbers["choices"]
     sizes = f"n = {judged['kept']['n']} and {judged['removed']['n']}; {judged['n_missing']} features have no judge score"
     return [
         *finding_rows(numbers),
@@ -95,12 +94,20 @@ def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
         ("Output score against judge score, feature by feature", _correlation(numbers["correlations"]["judge_score"]), ""),
         ("Judge score, kept minus removed", f"{_interval(judged, 'difference')} ({sizes})", ""),
         ("The same within concepts and layers", _interval(judged["within"], "difference"), ""),
-        (
-            "Factor at an end of the grid",
-            f"{percent(choices['share_at_grid_end'])} of choices; {choices['n_failed']} of {choices['n']} choices failed",
-            "",
-        ),
+        ("Factor at an end of the grid", "; ".join(_grid_ends(choices[rule], RULES[rule]) for rule in RULES if rule in choices), ""),
     ]
+
+
+def _grid_ends(choices: _Numbers, title: str) -> str:
+    """Of one rule's choices: how many lie at the smallest or the largest factor, how many failed, and how strong the factors are where a
+    pilot measured it."""
+    made, share = choices["n"] - choices["n_failed"], choices.get("norm_share")
+    strength = ""
+    if share:
+        median, low, high = (number(share[name]) for name in ("median", "low", "high"))
+        strength = f", norm share {median} (quartiles {low} and {high})"
+    ends = f"{choices['n_at_grid_end']} of {made} choices ({percent(choices['share_at_grid_end'])})"
+    return f"{ends}, {choices['n_failed']} more failed{strength} ({title})"
 
 
 def _unsteered(gain: _Numbers) -> str:

@@ -43,10 +43,10 @@ def rated_texts(run: Run) -> pl.DataFrame:
 
 def drawn(texts: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
     """At most n of `rated_texts` in random order: as many of each concept rating as can be, and of each rating as many unsteered ones and
-    ones of each place in a method's grid of factors as can be."""
+    ones of each place in a feature's or a fit's factors as can be."""
     factor = pl.col("factor").cast(pl.Float64)
     unsteered = (pl.col("method") == method(UNSTEERED).key) | (factor == 0)
-    strength = pl.when(unsteered).then(0).otherwise(factor.rank("dense").over("method"))
+    strength = pl.when(unsteered).then(0).otherwise(factor.rank("dense").over("method", "layer", "target"))
     draw = random_stream(seed, "rating sheet").permutation(texts.height)
     shuffled = texts.with_columns(draw=pl.Series(draw), strength=strength).sort("draw")
     by_strength = shuffled.with_columns(turn=pl.int_range(pl.len()).over("concept_rating", "strength")).sort("turn", "draw")
