@@ -94,7 +94,7 @@ def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
         ("Output score against judge score, feature by feature", _correlation(numbers["correlations"]["judge_score"]), ""),
         ("Judge score, kept minus removed", f"{_interval(judged, 'difference')} ({sizes})", ""),
         ("The same within concepts and layers", _interval(judged["within"], "difference"), ""),
-        ("Factor at an end of the grid", "; ".join(_grid_ends(choices[rule], RULES[rule]) for rule in RULES if rule in choices), ""),
+        ("Factor at an end of the grid", "; ".join(_grid_ends(choices[rule], RULES[rule]) for rule in RULES), ""),
     ]
 
 
