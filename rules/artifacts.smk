@@ -52,6 +52,12 @@ def concepts_of_texts(wildcards):
     return f"{TABLES}/compared_concepts.parquet".format(**wildcards) if compares else job_manifests("concepts")(wildcards)
 
 
+def examples_of_concepts(wildcards):
+    """The max-activating examples, where these are what features stand for."""
+    stands_for_them = isinstance(EXPERIMENTS[wildcards.experiment].concepts, ExampleConcepts)
+    return job_manifests("max_activating_examples")(wildcards) if stands_for_them else []
+
+
 def further_inputs_of_fits(wildcards):
     """What fits read where the experiment has it: a file of labelled words or texts, ready-made vectors, measured effects, and
     the prompts that a language model writes."""

@@ -34,6 +34,8 @@ rule judge_embedding:
         generations=f"{DATA}/generations/{{layers}}.json",
         perplexity=f"{DATA}/perplexity/{{layers}}.json",
         unsteered=manifests_of_unsteered,
+        examples=examples_of_concepts,
+        model_files=fetched("model"),
         prompts=prompts,
     output:
         manifest=f"{DATA}/judge/{{layers}}.json",

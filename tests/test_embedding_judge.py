@@ -23,7 +23,7 @@ from saesteer.analysis.acceptability import function_word_share, is_function_wor
 from saesteer.analysis.label_evidence import Evidence
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import file_digest, write_json
-from saesteer.core.tables import EXPLANATIONS, GENERATIONS, JUDGEMENTS
+from saesteer.core.tables import CONCEPTS, EXPLANATIONS, GENERATIONS, JUDGEMENTS, MAX_ACTIVATING_EXAMPLES, of_features
 from saesteer.core.yaml_1_2 import to_yaml
 from saesteer.engine.models import load_language_model
 from saesteer.engine.perplexity import continuation_nll
@@ -274,6 +274,36 @@ def test_the_steps_of_a_finished_experiment(finished: Folder, tmp_path: Path, mo
     assert ratings["judge_score"].null_count() == ratings["reason"].count() < ratings.height
     assert set(ratings["concept_rating"].drop_nulls()) <= {0, 1, 2}
     assert set(run.rows(EXPLANATIONS)["label"]) <= set(vocabulary({}))
+
+
+def test_a_feature_that_stands_for_its_examples_is_rated_by_their_vectors(
+    finished: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = finished.copy(tmp_path / "micro")
+    monkeypatch.chdir(folder.path)
+    write_embedder(Path("embedder"), ["taxi", "pedestrian", "ship", "storm", "famous"])
+    file = Path("config/experiments/micro.yaml")
+    of_examples = {"judge": {"kind": "embedding", "model": {"path": "embedder"}}, "concepts": {"kind": "examples"}}
+    file.write_text(file.read_text(encoding="utf-8") + to_yaml(of_examples), encoding="utf-8")
+    run = open_run("micro", load_workflow(read_yaml(Path("config/config.yaml"))))
+    write_json(run.data / "pins/judge_model.json", pin(Path("embedder")))
+    for name in ("concepts", "judge"):
+        for manifest, layers in zip(run.manifests(name), run.groups(name).values(), strict=True):
+            complete_manifest(run, manifest, layers, partial(steps_of(run.experiment)[name].compute, run))
+    vectors, keys = load_embedder(Path("embedder")).vectors, ["layer", "feature"]
+    texts = of_features(run.rows(JUDGEMENTS).join(run.rows(GENERATIONS, columns=["text"]), on=GENERATIONS.keys))
+    named = run.rows(CONCEPTS).join(run.rows(MAX_ACTIVATING_EXAMPLES, columns=["examples"]), on=keys).drop_nulls("concept")
+    assert named.height >= 6
+    by_word = 0
+    for layer, feature, name, examples in named.select(*keys, "concept", "examples").iter_rows():
+        around = [one["context"][max(0, one["token_index"] - 32) : one["token_index"] + 17] for one in examples[:10]]
+        passages = ["".join(context).replace("▁", " ").strip() for context in around]
+        rows = texts.filter(layer=layer, feature=feature)
+        said, unsteered = rows["text"].to_list(), rows.filter(factor="0")["text"].to_list()
+        expected = concept_ratings(concept_of(name, passages, vectors), said, unsteered)
+        assert rows["concept_rating"].to_list() == expected
+        by_word += expected != concept_ratings(concept_of(name, (), vectors), said, unsteered)
+    assert by_word
 
 
 @pytest.mark.exhaustive

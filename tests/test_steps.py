@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from small_embedder import write_embedder
 from workflow_folder import Folder
 
 from saesteer.run import Run
@@ -15,7 +16,13 @@ from saesteer.workflow import outputs, plan
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "config/experiments"
 NAMES = ("micro", "micro-methods", "tiny-effects-layers", "tiny-brute", "piloted")
-PILOTED = "extends: micro\ndescription: With a pilot\nsweep: {pilot: {}}\n"
+PILOTED = """\
+extends: micro
+description: With a pilot, and features that stand for their max-activating examples
+sweep: {pilot: {}}
+judge: {kind: embedding, model: {path: EMBEDDER}}
+concepts: {kind: examples}
+"""
 
 
 def run_of(name: str, *folders: Path) -> Run:
@@ -26,7 +33,8 @@ def run_of(name: str, *folders: Path) -> Run:
 def further(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an experiment that is not shipped."""
     folder = tmp_path_factory.mktemp("experiments")
-    (folder / "piloted.yaml").write_text(PILOTED)
+    write_embedder(folder / "embedder", ["sea", "ship"])
+    (folder / "piloted.yaml").write_text(PILOTED.replace("EMBEDDER", str(folder / "embedder")))
     return folder
 
 

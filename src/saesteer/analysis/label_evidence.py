@@ -66,7 +66,7 @@ def evidence_of(
     layer, feature = row["layer"], row["feature"]
     largest: dict[str, Mapping[str, Any]] = {}
     for one in row["examples"]:
-        largest.setdefault(_excerpt(one["context"], one["token_index"], text), one)
+        largest.setdefault(excerpt(one["context"], one["token_index"], text), one)
     examples = list(largest.values())
     drawn = np.argsort(uniforms(seed, layer, feature, text_keys(one["text_id"] for one in examples), step=_HOLD_OUT), kind="stable")
     held_out = set(drawn[: min(n_held_out, len(examples) // 2)].tolist())
@@ -74,9 +74,9 @@ def evidence_of(
     return Evidence(
         layer,
         feature,
-        tuple(_excerpt(one["context"], one["token_index"], text, marked=True) for one in shown),
+        tuple(excerpt(one["context"], one["token_index"], text, marked=True) for one in shown),
         tuple(_line(text(token)) for token in lens),
-        tuple(_excerpt(examples[place]["context"], examples[place]["token_index"], text) for place in sorted(held_out)),
+        tuple(excerpt(examples[place]["context"], examples[place]["token_index"], text) for place in sorted(held_out)),
         () if corpus is None else _inactive(corpus, layer, feature, len(held_out), seed, text),
     )
 
@@ -90,11 +90,11 @@ def _inactive(corpus: Corpus, layer: int, feature: int, n: int, seed: int, text:
             break
         if corpus.text_ids[number] not in active:
             tokens = corpus.tokens(corpus.text_ids[number])
-            excerpts[_excerpt(tokens, int(places[number] * len(tokens)), text)] = None
+            excerpts[excerpt(tokens, int(places[number] * len(tokens)), text)] = None
     return tuple(excerpts)
 
 
-def _excerpt(tokens: Sequence[str], at: int, text: Callable[[str], str], marked: bool = False) -> str:
+def excerpt(tokens: Sequence[str], at: int, text: Callable[[str], str], marked: bool = False) -> str:
     """What stands around a token, on one line, without marks or with marks around the token."""
     before, token, after = (
         "".join(map(text, part)).replace(OPENS, '"').replace(CLOSES, '"')

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPTS, GENERATIONS, JUDGEMENTS, PERPLEXITY, Table
+from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPTS, GENERATIONS, JUDGEMENTS, MAX_ACTIVATING_EXAMPLES, PERPLEXITY, Table
 from saesteer.judge.rubric import rubric_digest
 from saesteer.run import Run
 from saesteer.settings import (
     Comparison,
     EmbeddingJudge,
     EndpointJudge,
+    ExampleConcepts,
     Experiment,
     LocalModelJudge,
     NoJudge,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 TEXTS_AT_ONCE = 512
 """Texts whose losses are measured and whose vectors are made together, for a judge that embeds."""
+N_DESCRIBED_BY = 10
+"""Max-activating examples whose vectors a feature's concept is made of, where it stands for these."""
 
 
 def step(experiment: Experiment) -> Step | None:
@@ -62,6 +65,9 @@ def step(experiment: Experiment) -> Step | None:
     if isinstance(judge, LocalModelJudge):
         inputs, modules = ("judge_model", *inputs), (*modules, "judge.local_model")
         settings |= {"dtype": judge.model.dtype, **judge.model.template_values}
+    if isinstance(experiment.concepts, ExampleConcepts):
+        inputs, modules = (*inputs, MAX_ACTIVATING_EXAMPLES.name), (*modules, "analysis.label_evidence")
+        settings["n_described_by"] = N_DESCRIBED_BY
     embeds = isinstance(judge, EmbeddingJudge)
     runs_model = embeds or isinstance(judge, LocalModelJudge)
     return Step(JUDGEMENTS, of_texts, settings, inputs, modules, compute, runs_model=runs_model, unit="text", beside_unsteered=embeds)
@@ -141,6 +147,7 @@ def _by_embedding(
 
     of_layer = ["layer", "target"]
     for (layer,), rows in texts.group_by("layer", maintain_order=True):
+        examples = _excerpts(run, layer)
         targets = rows["target"].unique(maintain_order=True)
         size = -(-TEXTS_AT_ONCE * len(targets) // rows.height)
         for some in (targets[start : start + size] for start in range(0, len(targets), size)):
@@ -149,10 +156,26 @@ def _by_embedding(
             embedder.vectors(texts_and_words(together))  # known from then on
             plain = beside.partition_by(of_layer, as_dict=True)
             rated = [
-                rate(part, plain[key], embedder.vectors, judge.descriptions, run.experiment.rates_blank_texts)
+                rate(part, plain[key], embedder.vectors, examples.get(str(key[1]), judge.descriptions), run.experiment.rates_blank_texts)
                 for key, part in here.group_by(of_layer, maintain_order=True)
             ]
             yield pl.concat(rated)
+
+
+def _excerpts(run: Run, layer: int) -> dict[str, dict[str, list[str]]]:
+    """A feature's number -> its concept's name -> excerpts of its max-activating examples, where features stand for these; empty
+    otherwise."""
+    from saesteer.analysis.label_evidence import excerpt
+
+    if not isinstance(run.experiment.concepts, ExampleConcepts):
+        return {}
+    named = run.rows(CONCEPTS, [layer], ["concept"]).drop_nulls("concept")
+    known = run.rows(MAX_ACTIVATING_EXAMPLES, [layer], ["examples"]).join(named, on=CONCEPTS.keys)
+    text_of = run.tokens().text_of
+    return {
+        str(feature): {concept: [excerpt(one["context"], one["token_index"], text_of) for one in examples[:N_DESCRIBED_BY]]}
+        for feature, concept, examples in known.select("feature", "concept", "examples").iter_rows()
+    }
 
 
 def language_model(run: Run) -> "Asker":
