@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 from test_recommendation import WORKFLOW
 
-from saesteer.analysis.candidates import candidates, fired_on, similarities, words_at_maxima
+from saesteer.analysis.candidates import candidates, similarities
 from saesteer.analysis.suppression import controls
+from saesteer.analysis.words_at_maxima import fired_on, words_at_maxima
 from saesteer.core.errors import SettingsError
 from saesteer.report.candidates import picked_features
 from saesteer.report.question import Question, check_concept

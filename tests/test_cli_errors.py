@@ -73,7 +73,7 @@ CASES = {
     "evaluate tiny-methods diffmean/sea --layer 3 --tasks any": "tiny-methods holds no fits: run the workflow of experiment",
     "recommend micro sea --less --comparison micro-methods": "leave out --less or --comparison",
     "recommend micro sea --prompts a.txt": "add --less, or leave it out",
-    "recommend micro seas --less": "there is no topic 'seas' here. Did you mean 'sea'?",
+    "recommend micro seas --less": "'seas' is none of them. Did you mean 'sea'?",
     "recommend micro sea": "there is no data/micro/tables/features.parquet: compute the scores first",
     "explain micro": "micro has no activations: data/micro/activations/layers_02-06.json is missing; run its workflow first",
     "explain micro --features 2/4": "--features 2/4: micro has no such feature; write LAYER/FEATURE, e.g. 2/3",

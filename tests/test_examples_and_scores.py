@@ -12,11 +12,12 @@ from polars.testing import assert_frame_equal
 from synthetic_tables import lens_rows
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from saesteer.analysis.concepts import clear_concepts, example_concepts, with_concept
+from saesteer.analysis.concepts import clear_concepts, with_concept
 from saesteer.analysis.gen_success import gen_success, with_feature
 from saesteer.analysis.input_score import input_scores
 from saesteer.analysis.max_activating_examples import max_activating_examples
 from saesteer.analysis.summaries import steering_table
+from saesteer.analysis.words_at_maxima import example_concepts
 from saesteer.core.tables import (
     ACTIVATIONS,
     CONCEPTS,

@@ -20,8 +20,8 @@ from scipy.stats import beta
 from typer.testing import CliRunner
 from workflow_folder import Folder
 
+from saesteer.analysis.candidates import candidates
 from saesteer.analysis.label_evidence import AFTER, BEFORE, Corpus, Evidence, balanced_accuracy, detection_interval, evidence_of, texts_with
-from saesteer.analysis.recommendation import candidates
 from saesteer.analysis.summaries import with_labels
 from saesteer.cli import app
 from saesteer.core.counter_rng import text_keys

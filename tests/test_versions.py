@@ -6,7 +6,7 @@ from pathlib import Path
 import grimp
 import pytest
 
-from saesteer.settings import EmbeddingJudge, LocalModelJudge, load_experiment
+from saesteer.settings import EmbeddingJudge, ExampleConcepts, LocalModelJudge, load_experiment
 from saesteer.settings.registry import METHODS
 from saesteer.steps.step import Step, steps_of
 from saesteer.workflow.code_digest import PLUMBING, imported_by, version_of
@@ -17,6 +17,7 @@ EXPERIMENTS = ("micro", "micro-methods", "gemma-2-2b", "gemma-2-2b-it-methods", 
 SCIENCE = ("engine", "analysis", "methods.fit", "judge", "world")
 WITHOUT = {
     "engine.finite": "refuses numbers, and makes none",
+    "engine.loss_rise": "what engine.pilot and methods.fit.effects, which have versions, have in common",
     "engine.memory": "how many rows go together, which no row depends on",
     "judge.answers": "keeps answers; questions and parsing have versions of their own",
     "judge.rubric": "its digest is among the judge's settings",
@@ -44,6 +45,8 @@ def steps() -> dict[tuple[str, str], Step]:
     judges = {"a model": LocalModelJudge(kind="model", model=quantised), "embeddings": EmbeddingJudge(kind="embedding", model=second_model)}
     for by, judge in judges.items():
         experiments[f"judged by {by}"] = experiments["micro"].model_copy(update={"judge": judge})
+    of_examples = {"concepts": ExampleConcepts(kind="examples")}
+    experiments["examples as concepts"] = experiments["judged by embeddings"].model_copy(update=of_examples)
     return {(name, of): step for name, experiment in experiments.items() for of, step in steps_of(experiment).items()}
 
 

@@ -13,9 +13,6 @@ MATCHES = ("label", "explanation", "search", "examples", "lens", "lens, beginnin
 """How a candidate was found, in order."""
 N_SAID = 3
 """The first of them: somebody says that the feature is about the concept."""
-_LETTER = r"[\p{L}\p{M}\p{N}'’-]"
-_MOST_TOKENS = 8
-"""Tokens on each side of an example's maximum among which those of its word are."""
 
 
 def candidates(features: pl.DataFrame, concept: str, n_per_layer: int, further: Sequence[str] = ()) -> pl.DataFrame:
@@ -73,28 +70,6 @@ def concept_words(concept: str) -> set[str]:
 def _beginnings(word: str) -> list[str]:
     """Those of a word that are at least half of it, and two letters: other words begin so too, but fewer."""
     return [word[:length] for length in range(max(2, (len(word) + 1) // 2), len(word))]
-
-
-def words_at_maxima(examples: pl.DataFrame) -> pl.DataFrame:
-    """MAX_ACTIVATING_EXAMPLES -> layer, feature, word, len: the words in which a feature's max-activating examples are largest, put
-    together from their tokens, and how many examples each is of; most first, ties by the alphabet."""
-    every = examples.select("layer", "feature", "examples").explode("examples").drop_nulls("examples").unnest("examples")
-    at, context = pl.col("token_index").cast(pl.Int64), pl.col("context").list
-    start = (at - _MOST_TOKENS).clip(lower_bound=0)
-    before, token, after = (
-        text.str.replace_all("▁", " ")
-        for text in (context.slice(start, at - start).list.join(""), pl.col("token"), context.slice(at + 1, _MOST_TOKENS).list.join(""))
-    )
-    head = pl.when(token.str.contains(rf"^{_LETTER}")).then(before.str.extract(rf"({_LETTER}*)$")).otherwise(pl.lit(""))
-    tail = pl.when(token.str.contains(rf"{_LETTER}$")).then(after.str.extract(rf"^({_LETTER}*)")).otherwise(pl.lit(""))
-    words = every.select("layer", "feature", word=pl.concat_str(head, token.str.strip_chars(), tail).str.to_lowercase())
-    counted = words.group_by("layer", "feature", "word").len()
-    return counted.sort("layer", "feature", "len", "word", descending=[False, False, True, False])
-
-
-def fired_on(words: pl.DataFrame) -> pl.DataFrame:
-    """layer, feature, fires_on: the first of the words of each feature (`words_at_maxima`)."""
-    return words.group_by("layer", "feature", maintain_order=True).agg(fires_on=pl.col("word").first())
 
 
 def _word(token: pl.Expr) -> pl.Expr:

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from saesteer.analysis.candidates import fired_on, words_at_maxima
-
 ALGORITHM_VERSION = 2
 NO_TOPIC = 255  # in token_topics: BOS, neutral openers
 
@@ -64,15 +62,6 @@ def no_concepts(examples: pl.DataFrame) -> pl.DataFrame:
     """The CONCEPTS rows of features that stand for nothing by a source."""
     unexplained = explained_concepts(examples.with_columns(explanations=pl.lit([], pl.List(pl.String))))
     return unexplained.with_columns(reason=pl.lit("the experiment has no concepts"))
-
-
-def example_concepts(examples: pl.DataFrame) -> pl.DataFrame:
-    """The CONCEPTS rows of features that stand for their max-activating examples: the word in which most of these have their maximum."""
-    words = fired_on(words_at_maxima(examples)).filter(pl.col("fires_on").str.contains(r"\p{L}"))
-    named = examples.join(words, on=["layer", "feature"], how="left", maintain_order="left")
-    explained = explained_concepts(named.with_columns(explanations=pl.concat_list("fires_on")))
-    without = pl.when(pl.col("concept").is_null()).then(pl.lit("its max-activating examples have their maxima in no word"))
-    return explained.with_columns(reason=without)
 
 
 def given_concept(examples: pl.DataFrame, concept: str) -> pl.DataFrame:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 import polars as pl
 
-from saesteer.analysis.candidates import MATCHES, N_SAID, candidates, fired_on, similarities, words_at_maxima
+from saesteer.analysis.candidates import MATCHES, N_SAID, candidates, similarities
 from saesteer.analysis.suppression import controls
+from saesteer.analysis.words_at_maxima import fired_on, words_at_maxima
 from saesteer.core.errors import SettingsError
 from saesteer.core.names import did_you_mean
 from saesteer.core.tables import FEATURES, MAX_ACTIVATING_EXAMPLES, PILOT

@@ -19,11 +19,13 @@ def step(experiment: Experiment) -> Step | None:
     of_topics = isinstance(concepts, TopicConcepts)
     settings = {"min_share": MIN_SHARE} if of_topics else concepts.model_dump(mode="json", exclude={"topics"})
     inputs = ("texts", "topics", "max_activating_examples") if of_topics else ("max_activating_examples",)
-    return Step(CONCEPTS, every_feature(experiment), settings, inputs, ("analysis.concepts",), compute)
+    modules = ("analysis.words_at_maxima",) if isinstance(concepts, ExampleConcepts) else ("analysis.concepts",)
+    return Step(CONCEPTS, every_feature(experiment), settings, inputs, modules, compute)
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    from saesteer.analysis.concepts import clear_concepts, example_concepts, explained_concepts, given_concept, no_concepts
+    from saesteer.analysis.concepts import clear_concepts, explained_concepts, given_concept, no_concepts
+    from saesteer.analysis.words_at_maxima import example_concepts
 
     concepts = run.experiment.concepts
     examples = run.rows(MAX_ACTIVATING_EXAMPLES, layers_of(missing)).join(missing, on=["layer", "feature"], how="semi")
