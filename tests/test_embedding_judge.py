@@ -31,7 +31,7 @@ from saesteer.judge.embedding import SentenceEmbedder, load_embedder
 from saesteer.judge.naming import Label
 from saesteer.judge.nearest import NearestNamer, vocabulary
 from saesteer.judge.rate_embedding import Concept, Embed, concept_of, concept_ratings, fluency_rating, ranges_of, rate, thirds_left_out
-from saesteer.run import open_run
+from saesteer.run import Run, open_run
 from saesteer.settings import EmbeddingJudge
 from saesteer.settings.load import load_workflow, read_yaml
 from saesteer.sources.pins import pin
@@ -253,15 +253,19 @@ def test_a_feature_is_called_what_is_nearest_to_its_texts(embedder: SentenceEmbe
     assert real._usual[7] == pytest.approx(np.mean(others), abs=1e-6)
 
 
-def test_the_steps_of_a_finished_experiment(finished: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = finished.copy(tmp_path / "micro")
-    monkeypatch.chdir(folder.path)
+def judged_by_embeddings(further: dict[str, Any]) -> Run:
+    """The experiment of the current folder with a judge of kind embedding, and further settings."""
     write_embedder(Path("embedder"), ["taxi", "pedestrian", "ship", "storm", "famous"])
-    file = Path("config/experiments/micro.yaml")
-    judge = {"judge": {"kind": "embedding", "model": {"path": "embedder"}}, "explanations": {"evidence": "lens"}}
-    file.write_text(file.read_text(encoding="utf-8") + to_yaml(judge), encoding="utf-8")
+    file, judge = Path("config/experiments/micro.yaml"), {"judge": {"kind": "embedding", "model": {"path": "embedder"}}}
+    file.write_text(file.read_text(encoding="utf-8") + to_yaml(judge | further), encoding="utf-8")
     run = open_run("micro", load_workflow(read_yaml(Path("config/config.yaml"))))
     write_json(run.data / "pins/judge_model.json", pin(Path("embedder")))
+    return run
+
+
+def test_the_steps_of_a_finished_experiment(finished: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished.copy(tmp_path / "micro").path)
+    run = judged_by_embeddings({"explanations": {"evidence": "lens"}})
     n_rows = {}
     for name in ("judge", "explanations"):
         step = steps_of(run.experiment)[name]
@@ -279,14 +283,8 @@ def test_the_steps_of_a_finished_experiment(finished: Folder, tmp_path: Path, mo
 def test_a_feature_that_stands_for_its_examples_is_rated_by_their_vectors(
     finished: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = finished.copy(tmp_path / "micro")
-    monkeypatch.chdir(folder.path)
-    write_embedder(Path("embedder"), ["taxi", "pedestrian", "ship", "storm", "famous"])
-    file = Path("config/experiments/micro.yaml")
-    of_examples = {"judge": {"kind": "embedding", "model": {"path": "embedder"}}, "concepts": {"kind": "examples"}}
-    file.write_text(file.read_text(encoding="utf-8") + to_yaml(of_examples), encoding="utf-8")
-    run = open_run("micro", load_workflow(read_yaml(Path("config/config.yaml"))))
-    write_json(run.data / "pins/judge_model.json", pin(Path("embedder")))
+    monkeypatch.chdir(finished.copy(tmp_path / "micro").path)
+    run = judged_by_embeddings({"concepts": {"kind": "examples"}})
     for name in ("concepts", "judge"):
         for manifest, layers in zip(run.manifests(name), run.groups(name).values(), strict=True):
             complete_manifest(run, manifest, layers, partial(steps_of(run.experiment)[name].compute, run))

@@ -24,6 +24,7 @@ from saesteer.figures.save import save_figure
 from saesteer.run import Run, open_run
 from saesteer.settings import Sweep, load_workflow
 from saesteer.steps.step import steps_of
+from saesteer.summaries.chosen_strengths import has_pilot
 from saesteer.summaries.summary import Summary
 from saesteer.workflow.completion import complete_manifest
 
@@ -135,7 +136,7 @@ def write_figure(job: Job, figure: FigureDefinition, tables: Mapping[str, Table]
     """Draw a figure of the experiment's tables, and write it with the data that it draws."""
     experiment = job.run.experiment
     rule = experiment.best_factor.rule if isinstance(experiment, Sweep) else ""
-    options = Options(rule, experiment.intervals, has_pilot=isinstance(experiment, Sweep) and experiment.sweep.pilot is not None)
+    options = Options(rule, experiment.intervals, has_pilot(experiment))
     data = figure.data({name: job.run.summary(tables[name]) for name in figure.tables}, options)
     save_figure(figure.draw(data), data, job.outputs["pdf"].with_suffix(""))
     log.info("%s %s", figure.caption, figure.counts(data))
