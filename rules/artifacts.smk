@@ -54,7 +54,8 @@ def concepts_of_texts(wildcards):
 
 def examples_of_concepts(wildcards):
     """The max-activating examples, where these are what features stand for."""
-    stands_for_them = isinstance(EXPERIMENTS[wildcards.experiment].concepts, ExampleConcepts)
+    experiment = EXPERIMENTS[wildcards.experiment]
+    stands_for_them = isinstance(experiment, Sweep) and isinstance(experiment.concepts, ExampleConcepts)
     return job_manifests("max_activating_examples")(wildcards) if stands_for_them else []
 
 

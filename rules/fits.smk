@@ -35,6 +35,7 @@ rule fits:
         input_score=f"{DATA}/input_score/{{layers}}.json",
         output_score=f"{DATA}/output_score/{{layers}}.json",
         vectors_file=file_of("vectors"),
+        ordinary_texts=texts_of_fits_pilot,
     output:
         manifest=f"{DATA}/fits/{{layers}}.json",
     resources:

@@ -62,7 +62,7 @@ rule concepts:
     output:
         manifest=f"{DATA}/concepts/{{layers}}.json",
     wildcard_constraints:
-        experiment=only(lambda experiment: isinstance(experiment.concepts, TopicConcepts)),
+        experiment=only(lambda experiment: experiment.concepts.kind == "topics"),
     params:
         **rows_of("concepts"),
     script:
@@ -76,7 +76,25 @@ rule concepts_without_topics:
     output:
         manifest=f"{DATA}/concepts/{{layers}}.json",
     wildcard_constraints:
-        experiment=only(lambda experiment: not isinstance(experiment.concepts, TopicConcepts)),
+        experiment=only(lambda experiment: experiment.concepts.kind not in ("topics", "nearest")),
+    params:
+        **rows_of("concepts"),
+    script:
+        "../scripts/step.py"
+
+
+rule concepts_nearest:
+    """The name nearest to each feature's max-activating examples."""
+    input:
+        examples=f"{DATA}/max_activating_examples/{{layers}}.json",
+        model_files=fetched("model"),
+        judge_model_files=fetched("judge_model"),
+    output:
+        manifest=f"{DATA}/concepts/{{layers}}.json",
+    wildcard_constraints:
+        experiment=only(lambda experiment: experiment.concepts.kind == "nearest"),
+    resources:
+        **gpu_job("concepts"),
     params:
         **rows_of("concepts"),
     script:

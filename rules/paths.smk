@@ -43,6 +43,11 @@ def ordinary_texts(wildcards):
     return [f"{PINS.format(**wildcards)}/{pin}.json", *file_of(pin)(wildcards)]
 
 
+def texts_of_fits_pilot(wildcards):
+    """The same where a comparison has a pilot."""
+    return ordinary_texts(wildcards) if EXPERIMENTS[wildcards.experiment].methods.pilot else []
+
+
 def equal_cost_table(wildcards):
     """The methods' scores at equal cost; nothing where there are no ordinary texts."""
     return f"{TABLES}/method_equal_cost.parquet".format(**wildcards) if ordinary_texts_pin(EXPERIMENTS[wildcards.experiment]) else []
@@ -61,6 +66,14 @@ def concept_sources(wildcards):
 def topics_of_judge(wildcards):
     """The topics that the judge of a shipped world rates; nothing for another judge."""
     return file_of("topics")(wildcards) if EXPERIMENTS[wildcards.experiment].judge.kind == "oracle" else []
+
+
+def files_of_embedder(wildcards):
+    """The sentence-embedding model that judges, and the examples that features stand for; nothing for another judge."""
+    if EXPERIMENTS[wildcards.experiment].judge.kind != "embedding":
+        return []
+    pin = f"{PINS}/judge_model.json".format(**wildcards)
+    return [pin, *fetched("judge_model")(wildcards), *manifests("max_activating_examples")(wildcards)]
 
 
 def files_to_pin(wildcards):

@@ -11,6 +11,7 @@ rule steering_table:
         concepts=manifests("concepts"),
         logit_lens=manifests("logit_lens"),
         topics=topics_of_judge,
+        judge_model=files_of_embedder,
         model_files=fetched("model"),
         prompts=prompts,
     output:

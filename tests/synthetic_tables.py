@@ -98,6 +98,8 @@ def synthetic_steering(features: pl.DataFrame, factors: tuple[str, ...] = FACTOR
                         "fluency_rating": fluency,
                         "judge_score": harmonic if rated else None,
                         "n_judged": n if rated else 0,
+                        "concept_outside": 0.5 * concept if rated else None,
+                        "n_outside": n if rated else 0,
                     }
                 )
     return pl.DataFrame(rows, schema=tables.STEERING.schema)

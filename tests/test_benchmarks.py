@@ -67,12 +67,16 @@ def test_real_shapes_shrunk_on_a_cpu_say_that_no_gpu_was_measured(tmp_path: Path
 
 
 @pytest.mark.exhaustive
-def test_a_model_of_ones_own_is_measured_beside_generate() -> None:
+def test_a_model_of_ones_own_is_measured_beside_generate_and_sae_lens() -> None:
     world = ROOT / "data" / "world"
     options = ("--texts", world / "texts.parquet", "--sizes", 3, 5, "--repeats", 1, "--write", "none")
     printed = run("real_model.py", world / "model", *options)
-    for work in ("steered texts", "activations of texts", "losses", "output scores"):
-        assert [line.split("|")[2].strip() for line in printed.splitlines() if line.startswith(f"| {work} |")] == ["3", "5"]
+    rows = [[cell.strip() for cell in line.split("|")] for line in printed.splitlines() if line.startswith("| ")]
+    for work in ("activations of texts", "losses", "output scores"):
+        assert [row[2] for row in rows if row[1] == work] == ["3", "5"]
+    steered = [row for row in rows if row[1] in ("3", "5")]
+    assert [row[1] for row in steered] == ["3", "5"]
+    assert all(float(rate.replace(",", "")) > 0 for row in steered for rate in (row[2], *row[4:6]))  # here, generate, sae-lens
 
 
 def test_rows_that_fit_grow_with_memory_and_refuse_too_little() -> None:

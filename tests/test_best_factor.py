@@ -60,12 +60,22 @@ def test_choices_are_the_definitions(points: list[tuple[float, float | None]], f
 
 def steering_rows(values: dict[tuple[str, int], dict[str, float | None]]) -> pl.DataFrame:
     """STEERING of layer 3, feature 7 from {(factor, half): columns}."""
-    known = {"layer": 3, "feature": 7, "n": 10, "n_perplexity": 10, "n_judged": 10, "gen_success_1": 0.0, "gen_success_5": 0.0}
+    known = {
+        "layer": 3,
+        "feature": 7,
+        "n": 10,
+        "n_perplexity": 10,
+        "n_judged": 10,
+        "n_outside": 8,
+        "gen_success_1": 0.0,
+        "gen_success_5": 0.0,
+    }
     known |= {
         "mean_perplexity": math.e,
         "whole_text_perplexity": math.e,
         "log_perplexity": 1.0,
         "concept_rating": 1.0,
+        "concept_outside": 0.75,
         "fluency_rating": 2.0,
         "judge_score": 1.0,
     }
@@ -77,18 +87,19 @@ def test_each_half_reports_at_the_factor_chosen_on_the_other() -> None:
     """Half 0 is best at 6, half 1 at 2; so half 0 reports its value at 2 (0.3) and half 1 its value at 6 (0.4); their mean is .35."""
     steering = steering_rows(
         {
-            ("0", 0): {"gen_success_20": 0.1},
-            ("2", 0): {"gen_success_20": 0.3, "judge_score": 0.5, "log_perplexity": 1.5},
+            ("0", 0): {"gen_success_20": 0.1, "concept_outside": 0.25},
+            ("2", 0): {"gen_success_20": 0.3, "concept_outside": 1.0, "judge_score": 0.5, "log_perplexity": 1.5},
             ("6", 0): {"gen_success_20": 1.0},
             ("0", 1): {"gen_success_20": 0.5},
             ("2", 1): {"gen_success_20": 1.5},
-            ("6", 1): {"gen_success_20": 0.4, "judge_score": 0.7, "log_perplexity": 2.5},
+            ("6", 1): {"gen_success_20": 0.4, "concept_outside": None, "judge_score": 0.7, "log_perplexity": 2.5},
         }
     )
     chosen = best_factors(steering, BestFactorSettings()).filter(rule="capped").sort("reported_on")
     assert chosen["factor"].to_list() == ["2", "6"]
     assert chosen["gen_success_20"].to_list() == [0.3, 0.4]
     assert chosen["net_gen_success_20"].to_list() == pytest.approx([0.3 - 0.1, 0.4 - 0.5])
+    assert chosen["net_concept_outside"].to_list() == [1.0 - 0.25, None]
     assert chosen["at_grid_end"].to_list() == [True, True]
     features = synthetic_features(1, 1).with_columns(layer=pl.lit(3, pl.UInt16), feature=pl.lit(7, pl.UInt32))
     row = outcomes(chosen, features).row(0, named=True)
@@ -106,7 +117,7 @@ def test_failure_counts_as_zero_and_is_not_missing() -> None:
     assert chosen["factor"].to_list() == ["2", None, "2", None]
     failed = chosen.filter(pl.col("factor").is_null()).row(0, named=True)
     assert (failed["gen_success_20"], failed["judge_score"], failed["log_perplexity"], failed["at_grid_end"]) == (0.0, 0.0, None, None)
-    assert failed["net_gen_success_20"] == 0.0
+    assert (failed["net_gen_success_20"], failed["net_concept_outside"]) == (0.0, -0.75)
     features = synthetic_features(1, 1).with_columns(layer=pl.lit(3, pl.UInt16), feature=pl.lit(7, pl.UInt32))
     row = outcomes(chosen, features).row(0, named=True)
     assert (row["gen_success_20"], row["judge_score"], row["log_perplexity"], row["factors"]) == (0.0, 0.5, 1.0, ["2", None])

@@ -1,20 +1,29 @@
 """Which features are tried for a concept, by what is known of them."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from test_recommendation import WORKFLOW
+from workflow_folder import Folder
 
 from saesteer.analysis.candidates import candidates, similarities
 from saesteer.analysis.suppression import controls
 from saesteer.analysis.words_at_maxima import fired_on, words_at_maxima
 from saesteer.core.errors import SettingsError
-from saesteer.report.candidates import picked_features
+from saesteer.core.tables import FEATURES, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES
+from saesteer.report.candidates import picked_features, steered_with
 from saesteer.report.question import Question, check_concept
 from saesteer.report.recommend import as_sweep
-from saesteer.run import Run
+from saesteer.run import Run, open_run
+from saesteer.settings import RecommendationSettings
+from saesteer.steps.step import steps_of
+from saesteer.summaries import features_table
+from saesteer.workflow.completion import complete_manifest
 
 
 def test_candidates_match_by_label_before_explanation_before_lens_and_then_by_their_largest_example():
@@ -110,6 +119,14 @@ def test_similar_words_pick_where_texts_are_compared_by_embeddings():
     assert [match for *_, match in listed.rows()] == ["label", "lens", "lens"]
 
 
+def test_of_the_candidates_the_most_similar_or_those_of_high_output_score_are_steered_with():
+    known = pl.DataFrame({"feature": [1, 2, 3, 4], "output_score": [0.5, None, 0.1, 0.9]})
+    settings = RecommendationSettings(n_candidates=3)
+    assert steered_with(known, RecommendationSettings())["feature"].to_list() == [1, 2, 3, 4]
+    assert steered_with(known, settings)["feature"].to_list() == [4, 1, 3]
+    assert steered_with(known.with_columns(similarity=pl.Series([0.1, 0.3, 0.2, 0.2])), settings)["feature"].to_list() == [2, 3, 4]
+
+
 @pytest.mark.parametrize(
     ("concept", "nearest"), [("ocean", "mostly about 'sea'"), ("happiness", "about 'joy'"), ("medecine", "mean 'medicine'?")]
 )
@@ -120,3 +137,27 @@ def test_a_judge_of_topics_refuses_other_words_and_lists_the_nearest_first(conce
     assert ("Topics are sea, " in str(refused.value)) == (concept == "ocean")
     check_concept(tiny, Question("tiny", "sea", 4, 1, Path("config.yaml"), None))
     check_concept(tiny, Question("tiny", concept, 4, 1, Path("config.yaml"), None, words=("boat",)))
+
+
+def test_candidates_are_of_every_feature_where_their_examples_are(finished: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(finished.copy(tmp_path / "micro").path)
+    before = open_run("micro", WORKFLOW)
+    chosen, local = before.summary(FEATURES), before.experiment.max_activating_examples
+    experiment = before.experiment.model_copy(update={"max_activating_examples": local.model_copy(update={"every_feature": True})})
+    run = Run(before.workflow, "micro", experiment)
+    for name in ("max_activating_examples", "logit_lens", "concepts", "input_score", "output_score"):
+        for manifest, layers in zip(run.manifests(name), run.groups(name).values(), strict=True):
+            complete_manifest(run, manifest, layers, partial(steps_of(experiment)[name].compute, run))
+    assert run.rows(MAX_ACTIVATING_EXAMPLES).height == run.rows(LOGIT_LENS).height == 2 * 1024
+    assert_frame_equal(features_table.compute(run, run.layers)[FEATURES.name], chosen, check_row_order=False)
+    question = Question("micro", "storm", 4, 1, Path("config.yaml"), None)
+    few, picked = (picked_features(of, question) for of in (before, run))
+    assert few.join(chosen, on=FEATURES.keys, how="anti").is_empty()
+    others = picked.join(chosen, on=FEATURES.keys, how="anti")
+    assert others.height >= 4
+    assert others["input_score"].null_count() == others["output_score"].null_count() == others.height
+    assert others["max_activation"].null_count() == 0
+    assert picked.columns == few.columns
+    limited = experiment.model_copy(update={"recommendation": RecommendationSettings(n_candidates=2)})
+    heights = [picked_features(Run(before.workflow, "micro", limited), replace(question, n_per_layer=n)).height for n in (None, 1, 4)]
+    assert heights == [2, picked.filter(pl.int_range(pl.len()).over("layer") < 1).height, picked.height]

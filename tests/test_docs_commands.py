@@ -43,7 +43,8 @@ ON_SLURM = "slurm/test_shipped_on_slurm.py::test_it_finishes"
 REAL = "test_real_inputs.py::test_every_figure_is_made"
 METHODS = "test_methods_workflow.py::test_a_finished_comparison_is_complete_and_has_nothing_to_do"
 COMMANDS = {
-    r"make figures": here("run", ON_SLURM),
+    r"make grammar": here("run", ON_SLURM),
+    r"make (figures|smollm2|gemma-3-270m)": here("dry", "test_public_models.py::test_the_public_model_goes_through_the_workflow"),
     r"make (test|test-all|lock|check)": here("dry"),  # CI runs make test and make check themselves
     r"make docs": by("test_docs.py::test_the_site_builds_without_a_warning"),
     r"make (pythia-70m|gemma-2-2b)": here("dry", "test_real_inputs.py::test_one_command_checks_runs_and_sets_ours_beside_the_papers"),
@@ -51,7 +52,7 @@ COMMANDS = {
     r"make architecture NAME=neox": here("dry", "test_world_training.py::test_a_model_of_another_architecture_is_trained_with_its_saes"),
     r"make (push|pull)( EXPERIMENTS=.*)?": here("run"),
     r"git checkout v1 && make pull": here("run"),
-    r"(make figures|git checkout main) && make (push|pull)": by("test_docs_commands.py::test_a_command_runs"),  # each by itself
+    r"(make grammar|git checkout main) && make (push|pull)": by("test_docs_commands.py::test_a_command_runs"),  # each by itself
     r"\. \.venv/bin/activate": here("run"),
     r"pip wheel --no-deps \.|pip install saesteer-\*\.whl|saesteer init": by(INSTALLED),
     r"saesteer (check|report) micro|saesteer run( micro.*)?|snakemake --cores 2": by(

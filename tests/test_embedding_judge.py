@@ -5,7 +5,7 @@ import math
 import subprocess
 import sys
 import zipfile
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +17,21 @@ import pytest
 import torch
 from small_embedder import write_embedder
 from transformers import AutoModel, AutoTokenizer
-from workflow_folder import Folder
 
 from saesteer.analysis.acceptability import function_word_share, is_function_word, with_words_moved
-from saesteer.analysis.label_evidence import Evidence
+from saesteer.analysis.label_evidence import Evidence, Label
 from saesteer.core.errors import SettingsError
-from saesteer.core.files import file_digest, write_json
-from saesteer.core.tables import CONCEPTS, EXPLANATIONS, GENERATIONS, JUDGEMENTS, MAX_ACTIVATING_EXAMPLES, of_features
-from saesteer.core.yaml_1_2 import to_yaml
+from saesteer.core.files import file_digest
+from saesteer.core.tables import GENERATIONS
+from saesteer.core.tokens import load_tokens
 from saesteer.engine.models import load_language_model
 from saesteer.engine.perplexity import continuation_nll
 from saesteer.judge.embedding import SentenceEmbedder, load_embedder
-from saesteer.judge.naming import Label
-from saesteer.judge.nearest import NearestNamer, vocabulary
+from saesteer.judge.nearest import NearestNamer
 from saesteer.judge.rate_embedding import Concept, Embed, concept_of, concept_ratings, fluency_rating, ranges_of, rate, thirds_left_out
-from saesteer.run import Run, open_run
+from saesteer.judge.rate_outside import of_lens_tokens, ratings_outside
+from saesteer.report.candidates import know_words
 from saesteer.settings import EmbeddingJudge
-from saesteer.settings.load import load_workflow, read_yaml
-from saesteer.sources.pins import pin
-from saesteer.steps.step import steps_of
-from saesteer.workflow import plan
-from saesteer.workflow.completion import complete_manifest
 
 ROOT = Path(__file__).parents[1]
 TEXTS = english.sentences()["text"].to_list()
@@ -89,6 +83,17 @@ def test_a_vector_is_the_same_to_the_bit_in_any_company(embedder: SentenceEmbedd
     finally:
         torch.set_num_threads(before)
     assert np.array_equal(embedder.vectors(TEXTS[::-1])[::-1], together)
+
+
+def test_vectors_of_words_are_computed_once(embedder: SentenceEmbedder, tmp_path: Path) -> None:
+    words, file = ["sea", "mountain"], tmp_path / "words.parquet"
+    first, without_model = replace(embedder, known={}), SentenceEmbedder(None, None, embedder.pooling)
+    know_words(first.known, first.vectors, words, file)
+    know_words(without_model.known, without_model.vectors, words[::-1], file)
+    assert np.array_equal(without_model.vectors(words), embedder.vectors(words))
+    know_words(first.known, first.vectors, ["river"], file)
+    know_words(without_model.known, without_model.vectors, ["river"], file)
+    assert pl.read_parquet(file)["word"].to_list() == [*words, "river"]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +165,20 @@ def test_a_concept_rating_is_a_place_beyond_unsteered_texts() -> None:
     rows = {f"word{n}": (math.cos(angle), math.sin(angle)) for n, angle in enumerate(angles)}
     beside = Concept("sea", concept.direction, by_words({"hall": (0.1, 0.9)} | rows))
     assert [rating > 0 for rating in concept_ratings(beside, ["word0 word0 word0", "word1 word1 word1"], PLAIN)] == [False, False]
+
+
+def test_what_lens_tokens_say_is_left_out_of_texts_and_of_those_beside_them() -> None:
+    tokens = load_tokens(ROOT / "data/world/model")
+    is_left_out = of_lens_tokens(["▁Ship", "▁wa", "▁"], "the seas", tokens)
+    words = ["ship", "Ship", "wave", "sea", "seas", "The", "tide", "boat"]
+    starts = {word: tokens.strings(tokens.retokenise([f" {word}"])[0])[0].strip("▁").lower() for word in words}
+    expected = [word for word in words if starts[word] in ("ship", "wa") or word.lower() in ("the", "seas")]
+    assert [word for word in words if is_left_out(word)] == expected != words
+    concept, texts = concept_of("sea", (), SEA), ["ship wave boat tide sea ship.", "ship ship", "he went home."]
+    assert ratings_outside(concept, texts, PLAIN, lambda _word: False) == concept_ratings(concept, texts, PLAIN)
+    assert ratings_outside(concept, texts, PLAIN, lambda word: word == "ship") == [2, None, 0]
+    assert ratings_outside(concept, texts, PLAIN, lambda word: word in ("ship", "wave", "boat", "tide", "sea")) == [None, None, 0]
+    assert ratings_outside(concept, texts, PLAIN[:3], lambda _word: False) == [None] * 3
 
 
 def rows_of(texts: list[str], **more: Any) -> pl.DataFrame:
@@ -248,60 +267,10 @@ def test_a_feature_is_called_what_is_nearest_to_its_texts(embedder: SentenceEmbe
     assert namer.names(features) == [Label("sea", "toy"), Label("sea", "toy"), Label(None, reason="nothing to name it from")]
     assert namer.is_active([("sea", "ship wave boat"), ("walls", "ship wave boat"), ("sea", "...")]) == [True, False, None]
     real = NearestNamer(embedder.vectors, "tiny", {})
+    assert (real.nearest([]), namer.nearest(["boat wave"])) == ([], ["sea"])
     direction = embedder.vectors([real.names_known[7]])[0].astype(np.float64)
     others = [float(embedder.vectors([name])[0].astype(np.float64) @ direction) for name in real.names_known if name != real.names_known[7]]
     assert real._usual[7] == pytest.approx(np.mean(others), abs=1e-6)
-
-
-def judged_by_embeddings(further: dict[str, Any]) -> Run:
-    """The experiment of the current folder with a judge of kind embedding, and further settings."""
-    write_embedder(Path("embedder"), ["taxi", "pedestrian", "ship", "storm", "famous"])
-    file, judge = Path("config/experiments/micro.yaml"), {"judge": {"kind": "embedding", "model": {"path": "embedder"}}}
-    file.write_text(file.read_text(encoding="utf-8") + to_yaml(judge | further), encoding="utf-8")
-    run = open_run("micro", load_workflow(read_yaml(Path("config/config.yaml"))))
-    write_json(run.data / "pins/judge_model.json", pin(Path("embedder")))
-    return run
-
-
-def test_the_steps_of_a_finished_experiment(finished: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(finished.copy(tmp_path / "micro").path)
-    run = judged_by_embeddings({"explanations": {"evidence": "lens"}})
-    n_rows = {}
-    for name in ("judge", "explanations"):
-        step = steps_of(run.experiment)[name]
-        for manifest, layers in zip(run.manifests(name), run.groups(name).values(), strict=True):
-            complete_manifest(run, manifest, layers, partial(step.compute, run))
-            assert plan.n_missing(run, name, layers) == 0
-        n_rows[name] = run.rows(step.table).height
-    assert n_rows == {"judge": 8 * 3 * 4, "explanations": 8}
-    ratings = run.rows(JUDGEMENTS)
-    assert ratings["judge_score"].null_count() == ratings["reason"].count() < ratings.height
-    assert set(ratings["concept_rating"].drop_nulls()) <= {0, 1, 2}
-    assert set(run.rows(EXPLANATIONS)["label"]) <= set(vocabulary({}))
-
-
-def test_a_feature_that_stands_for_its_examples_is_rated_by_their_vectors(
-    finished: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(finished.copy(tmp_path / "micro").path)
-    run = judged_by_embeddings({"concepts": {"kind": "examples"}})
-    for name in ("concepts", "judge"):
-        for manifest, layers in zip(run.manifests(name), run.groups(name).values(), strict=True):
-            complete_manifest(run, manifest, layers, partial(steps_of(run.experiment)[name].compute, run))
-    vectors, keys = load_embedder(Path("embedder")).vectors, ["layer", "feature"]
-    texts = of_features(run.rows(JUDGEMENTS).join(run.rows(GENERATIONS, columns=["text"]), on=GENERATIONS.keys))
-    named = run.rows(CONCEPTS).join(run.rows(MAX_ACTIVATING_EXAMPLES, columns=["examples"]), on=keys).drop_nulls("concept")
-    assert named.height >= 6
-    by_word = 0
-    for layer, feature, name, examples in named.select(*keys, "concept", "examples").iter_rows():
-        around = [one["context"][max(0, one["token_index"] - 32) : one["token_index"] + 17] for one in examples[:10]]
-        passages = ["".join(context).replace("▁", " ").strip() for context in around]
-        rows = texts.filter(layer=layer, feature=feature)
-        said, unsteered = rows["text"].to_list(), rows.filter(factor="0")["text"].to_list()
-        expected = concept_ratings(concept_of(name, passages, vectors), said, unsteered)
-        assert rows["concept_rating"].to_list() == expected
-        by_word += expected != concept_ratings(concept_of(name, (), vectors), said, unsteered)
-    assert by_word
 
 
 @pytest.mark.exhaustive

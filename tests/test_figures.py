@@ -164,8 +164,11 @@ def test_small_thresholds_are_left_out_where_no_curve_changes() -> None:
 
 def test_means_of_few_features_have_no_band() -> None:
     """The mean stays, and the note says so."""
-    for name in ("gen_success_by_threshold", "judge_kept_removed", "pmi_by_threshold", "by_factor"):
+    for name in ("gen_success_by_threshold", "judge_kept_removed", "by_factor"):
         assert "no bands for fewer than 5 features" in FIGURES[name].counts(data_of(name, world()))
+    pmi = data_of("pmi_by_threshold", world())
+    assert "none of fewer than 30" in FIGURES["pmi_by_threshold"].counts(pmi)
+    assert set(pmi.filter(pl.col("low").is_null())["n_kept"]) == {n for n in pmi["n_kept"] if n < 30}
     rows = pl.DataFrame({"n": [5, 4], "mean": [1.0, 2.0], "low": [0.0, 1.0]})
     assert banded(rows, "n", "low").to_dict(as_series=False) == {"n": [5, 4], "mean": [1.0, 2.0], "low": [0.0, None]}
     judged = data_of("judge_kept_removed", world())

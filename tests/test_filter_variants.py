@@ -11,6 +11,7 @@ from synthetic_tables import main_tables, selection_settings
 from saesteer.analysis.best_factor import best_factors, outcomes
 from saesteer.analysis.filter_variants import FREQUENCY_BINS, SUCCESSES, filter_variants, lens_frequencies
 from saesteer.core import tables
+from saesteer.figures.filter_variants import furthest
 from saesteer.settings import BestFactorSettings
 
 SETTINGS = selection_settings(permutations=200)
@@ -35,11 +36,11 @@ def variants(world: dict[str, pl.DataFrame]) -> pl.DataFrame:
 
 
 def test_every_variant_is_there_and_one_is_registered(variants: pl.DataFrame) -> None:
-    assert variants.height == 2 * 3 * 2 * 2 * 2
-    keys = ("held_out", "continuation", "capped", "net_gen_success_20")
+    assert variants.height == 2 * 3 * 2 * 3 * 2
+    keys = [("held_out", "continuation", "capped", success) for success in ("net_concept_outside", "net_gen_success_20")]
     registered = variants.filter("is_registered")
-    assert registered.select("factor_choice", "perplexity", "rule", "success").unique().rows() == [keys]
-    assert sorted(registered["layers"]) == ["all", "late"]
+    assert registered.select("factor_choice", "perplexity", "rule", "success").unique().sort("success").rows() == keys
+    assert registered["layers"].unique().sort().to_list() == ["all", "late"]
 
 
 def test_gains_are_plain_ratios_of_means(world: dict[str, pl.DataFrame], variants: pl.DataFrame) -> None:
@@ -47,7 +48,7 @@ def test_gains_are_plain_ratios_of_means(world: dict[str, pl.DataFrame], variant
     frequencies = {(layer, feature): value for layer, feature, value in frequencies_of(features).rows()}
     for factor_choice, perplexity, success in product(("held_out", "same_texts"), ("continuation", "whole_text"), SUCCESSES):
         choice = BestFactorSettings(factor_choice=factor_choice, perplexity=perplexity)
-        rows = outcomes(best_factors(world["steering"], choice), features).filter(rule="p1").to_dicts()
+        rows = outcomes(best_factors(world["steering"], choice), features).filter(rule="p1").drop_nulls(success).to_dicts()
         row = variants.filter(factor_choice=factor_choice, perplexity=perplexity, rule="p1", success=success, layers="all").row(
             0, named=True
         )
@@ -86,15 +87,18 @@ def test_a_gain_that_common_lens_tokens_make_is_none_net_of_unsteered_texts() ->
         rows.append(row | dict.fromkeys(("gen_success_1", "gen_success_5", "gen_success_20"), success) | {"log_perplexity": 1.0})
     steering = pl.DataFrame(rows, schema=tables.STEERING.schema)
     features = features.with_columns(output_score=pl.when("is_common").then(0.9).otherwise(0.1)).drop("is_common")
-    frequencies = features.select("layer", "feature", frequency=pl.lit(None, pl.Float64))
+    frequencies = features.select("layer", "feature", frequency=pl.int_range(pl.len()).over("layer").cast(pl.Float64))
     of_all = filter_variants(steering, features, frequencies, CHOICE, SETTINGS).filter(
         layers="all", rule="capped", perplexity="continuation"
     )
     of_all = of_all.filter(factor_choice="held_out")
-    plain, net = (of_all.filter(success=name).row(0, named=True) for name in SUCCESSES)
+    plain, net, outside = (of_all.filter(success=name).row(0, named=True) for name in SUCCESSES)
+    assert (outside["n_features"], outside["mean"], outside["ratio"], outside["p_within_layers"]) == (0, None, None, None)
     assert (plain["mean"], plain["kept_mean"], plain["ratio"]) == (2.25, 3.0, pytest.approx(4 / 3))
     assert plain["p_within_layers"] < 0.05
     assert (net["mean"], net["kept_mean"], net["ratio"], net["p_within_layers"]) == (1.0, 1.0, 1.0, 1.0)
+    # The two kept features of a layer are the bin of its rarest tokens: nothing is there to be compared with.
+    assert (plain["matched"], plain["matched_low"], plain["p_matched"]) == (None, None, None)
 
 
 def test_a_features_frequency_is_the_share_of_unsteered_tokens_that_are_its_own() -> None:
@@ -114,3 +118,9 @@ def test_the_order_of_features_changes_nothing(world: dict[str, pl.DataFrame], v
         world["steering"].sample(fraction=1.0, shuffle=True, seed=4), shuffled, frequencies_of(world["features"]), CHOICE, SETTINGS
     )
     assert again.sort(tables.FILTER_VARIANTS.keys).equals(variants.sort(tables.FILTER_VARIANTS.keys))
+
+
+def test_the_axis_ends_where_gains_can_be_read() -> None:
+    row = dict.fromkeys(f"{gain}{end}" for gain in ("ratio", "within_layers", "matched") for end in ("", "_low", "_high"))
+    few, wide = pl.DataFrame([row | {"ratio": 1.5, "ratio_high": 2.5}]), pl.DataFrame([row | {"ratio": 4.0, "ratio_high": 1e18}])
+    assert (furthest(few), furthest(wide), furthest(pl.DataFrame([row | {"ratio": 1.5, "ratio_high": 9.0}]))) == (2.5, 6.0, 4.0)

@@ -1,5 +1,8 @@
 """No row depends on how many rows are computed together, in which order, or on its neighbours: bit for bit, for every step with a model."""
 
+import os
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -354,7 +357,6 @@ def test_a_forward_has_no_more_texts_than_its_rows_need(family: str, monkeypatch
     assert shapes[-1] == (MIN_ROWS, 13)
 
 
-@pytest.mark.skipif("GenuineIntel" not in Path("/proc/cpuinfo").read_text(), reason="Intel's library has this mode for its own processors")
 def test_products_over_many_terms_are_bit_equal_for_any_number_of_rows_and_threads() -> None:
     """Such as real models have, by default not even of 32 rows or more."""
     generator, n_threads = torch.Generator().manual_seed(0), torch.get_num_threads()
@@ -370,3 +372,15 @@ def test_products_over_many_terms_are_bit_equal_for_any_number_of_rows_and_threa
     finally:
         torch.set_num_threads(n_threads)
     assert all(torch.equal(product, products[0]) for products in seen.values() for product in products)
+
+
+def test_threads_that_wait_sleep_soon_in_what_a_command_imports() -> None:
+    """The library of threads reads it as torch is imported, so that has to come after."""
+    seen = """
+import os, sys
+sys.addaudithook(lambda event, args: event == "import" and args[0] == "torch" and print(os.environ.get("GOMP_SPINCOUNT")))
+import saesteer.report.recommend, saesteer.engine.process
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    done = subprocess.run([sys.executable, "-c", seen], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.split()[0] == "1000"

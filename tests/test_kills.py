@@ -72,7 +72,7 @@ def wait_for(folder: Folder, n_done: int, process: subprocess.Popen[str], since:
 
 
 def kill_at(folder: Folder, moment: Moment, *targets: str) -> set[str]:
-    """Go on with the workflow as `make figures` does, kill it and all its children; the rules of the jobs that were killed."""
+    """Go on with the workflow as `make grammar` does, kill it and all its children; the rules of the jobs that were killed."""
     folder.call("saesteer", "unlock").check_returncode()
     since = time.time()
     process = folder.start(*targets, cold=True, part_seconds=0)

@@ -75,8 +75,11 @@ def test_rows_of_the_head_without_a_token_are_no_tokens_of_the_lens() -> None:
     assert (logits.argmin(dim=1) >= 338).any()
     table = saesteer.top_logit_lens_tokens(lm, sae, list(range(96)), k=338)
     for row, of_feature in zip(table.to_dicts(), logits, strict=True):
-        assert row["token_ids"] == sorted(range(338), key=lambda token, of_feature=of_feature: (-of_feature[token].item(), token))
-        assert row["suppressed_token_ids"][:20] == of_feature[:338].topk(20, largest=False).indices.tolist()
+        # A product of another shape rounds otherwise: neighbours closer than that may change places.
+        falling = of_feature[row["token_ids"]]
+        torch.testing.assert_close(falling, of_feature[:338].sort(descending=True).values)
+        torch.testing.assert_close(of_feature[row["suppressed_token_ids"]], of_feature[:338].sort().values)
+        assert sorted(row["token_ids"]) == list(range(338))
         assert sorted(row["tokens"]) == sorted(lm.tokenizer.get_vocab())
     with pytest.raises(ValueError, match="k is 339, but must lie between 1 and the vocabulary's 338 tokens"):
         saesteer.top_logit_lens_tokens(lm, sae, [0], k=339)

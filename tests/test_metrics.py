@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from synthetic_tables import main_tables, selection_settings
 
 from saesteer.analysis.metrics import _depth, _variants, findings, headline
-from saesteer.report.headline import headline_markdown
+from saesteer.report.headline import headline_markdown, times
 from saesteer.settings import BestFactorSettings
 
 SETTINGS = selection_settings()
@@ -92,7 +92,11 @@ def test_net_gains_are_those_of_the_settings(world: dict[str, pl.DataFrame], num
         net = numbers["filter"][rule]["all"]["net"]
         assert net["ratio"]["value"] == pytest.approx(np.mean(kept) / np.mean([row["net_gen_success_20"] for row in rows]))
         assert f"{net['ratio']['value']:.2f}× [" in headline_markdown(numbers)
-    assert numbers["variants"]["n"] == 12
+    assert (numbers["variants"]["n"], numbers["outside"]["variants"]["n"]) == (12, 12)
+    rated = world["outcomes"].filter(rule="capped").drop_nulls("net_concept_outside")
+    kept = rated.filter(pl.col("output_score") >= 0.3)["net_concept_outside"].mean()
+    assert numbers["outside"]["capped"]["ratio"]["value"] == pytest.approx(kept / rated["net_concept_outside"].mean())
+    assert numbers["outside"]["capped"]["n_features"] == rated.height < 240
     unsteered = {row["feature_of"]: row["gen_success_20"] for row in _unsteered_rows(world)}
     kept = [value for (_, _, score), value in unsteered.items() if score >= 0.3]
     assert numbers["unsteered"]["ratio"]["value"] == pytest.approx(np.mean(kept) / np.mean(list(unsteered.values())))
@@ -115,6 +119,7 @@ def passing() -> dict[str, Any]:
         "depth": {"n_layers": 6, "rho_input_score": -0.9, "p_input_score": 0.01, "rho_output_score": 0.9, "p_output_score": 0.04},
         "both_above_half": {"to_independence": {"low": 0.2, "high": 0.9}},
         "variants": {"n": 12, "n_showing": 7, "n_excluding": 0, "registered": "holds"},
+        "outside": {"variants": {"n": 12, "n_showing": 7, "n_excluding": 0, "registered": "holds"}},
     }
 
 
@@ -133,6 +138,7 @@ def passing() -> dict[str, Any]:
         (("both_above_half", "to_independence"), {"low": None, "high": None}, "both_scores_high_is_rare", "open"),
         (("variants", "n_showing"), 6, "filter_helps", "open"),
         (("variants", "registered"), "open", "filter_helps", "open"),
+        (("outside", "variants", "registered"), "open", "filter_helps_without_lens_tokens", "open"),
         (("variants", "registered"), "does not hold", "filter_helps", "open"),
         (("variants",), {"n": 12, "n_showing": 0, "n_excluding": 7, "registered": "does not hold"}, "filter_helps", "does not hold"),
     ],
@@ -148,20 +154,22 @@ def test_each_condition_of_a_finding_can_fail(path: tuple[str, ...], value: Any,
 
 
 @pytest.mark.parametrize(
-    ("ratio", "high", "p_value", "counts", "word"),
+    ("ratio", "high", "p_value", "n_kept", "counts", "word"),
     [
-        (1.5, 2.0, 0.049, (1, 0), "holds"),
-        (1.49, 2.0, 0.01, (0, 0), "open"),
-        (1.6, 2.0, 0.05, (0, 0), "open"),
-        (1.2, 1.49, 0.01, (0, 1), "does not hold"),
-        (None, None, None, (0, 0), "open"),
+        (1.5, 2.0, 0.049, 10, (1, 0), "holds"),
+        (1.5, 2.0, 0.049, 9, (1, 0), "open"),
+        (1.49, 2.0, 0.01, 10, (0, 0), "open"),
+        (1.6, 2.0, 0.05, 10, (0, 0), "open"),
+        (1.2, 1.49, 0.01, 10, (0, 1), "does not hold"),
+        (1.2, 1.49, 0.01, 9, (0, 1), "open"),
+        (None, None, None, 10, (0, 0), "open"),
     ],
 )
 def test_a_variant_shows_a_gain_or_excludes_it(
-    ratio: float | None, high: float | None, p_value: float | None, counts: tuple[int, int], word: str
+    ratio: float | None, high: float | None, p_value: float | None, n_kept: int, counts: tuple[int, int], word: str
 ) -> None:
-    row = {"is_registered": True, "ratio": ratio, "ratio_high": high, "p_within_layers": p_value}
-    schema = {"is_registered": pl.Boolean, "ratio": pl.Float64, "ratio_high": pl.Float64, "p_within_layers": pl.Float64}
+    row = {"is_registered": True, "ratio": ratio, "ratio_high": high, "p_within_layers": p_value, "n_kept": n_kept}
+    schema = {"is_registered": pl.Boolean, "n_kept": pl.Int64, "ratio": pl.Float64, "ratio_high": pl.Float64, "p_within_layers": pl.Float64}
     counted = _variants(pl.DataFrame([row], schema=schema))
     assert counted == {"n": 1, "n_showing": counts[0], "n_excluding": counts[1], "registered": word}
 
@@ -213,3 +221,9 @@ def test_choices_at_an_end_of_the_grid_and_failed_ones_are_counted_by_rule(world
             "n_at_grid_end": made.count(True),
             "share_at_grid_end": made.count(True) / len(made),
         }
+
+
+def test_an_interval_without_an_end_to_speak_of_is_not_written_out() -> None:
+    assert times({"value": 2.5, "low": 0.0, "high": 207551.5}) == "2.50× [0.00, over 1000]"
+    assert times({"value": 1.6, "low": 1.19, "high": 2.04}) == "1.60× [1.19, 2.04]"
+    assert (times({"value": 1.6, "low": None, "high": None}), times({"value": None})) == ("1.60×", "–")

@@ -26,7 +26,7 @@ from saesteer.engine.damage import N_CONTEXT
 from saesteer.engine.loss_rise import loss_rises
 from saesteer.engine.models import prompt_token_ids
 from saesteer.engine.pilot import _layer, pilot_factors
-from saesteer.report.candidates import usual_factors
+from saesteer.report.candidates import candidates_sweep, usual_factors
 from saesteer.settings import Experiment, SettingsError, experiment_of
 from saesteer.workflow import plan
 
@@ -208,6 +208,10 @@ def test_where_features_have_no_factors_of_their_own_the_median_pilot_factor_cou
     (factor,) = here.opened.rows(PILOT)["factor"].unique()
     assert usual_factors(here.opened, ["0", "-0.5"]) == ["0", f"-{float(factor) / 2:g}"]
     assert usual_factors(Machine(tmp_path / "micro", experiment("micro"), "ours").opened, ["0", "-0.5"]) == ["0", "-0.5"]
+    assert candidates_sweep(here.opened) == {}
+    settings = here.opened.sweep.recommendation.model_copy(update={"factors": ("0", "0.5")})
+    of_few = replace(here.opened, experiment=here.opened.sweep.model_copy(update={"recommendation": settings}))
+    assert candidates_sweep(of_few) == {"pilot": None, "factors": ["0", f"{float(factor) / 2:g}"]}
 
 
 @pytest.fixture(scope="module")

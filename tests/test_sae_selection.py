@@ -5,11 +5,13 @@ from dataclasses import replace
 from itertools import product
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from methods_world import problem, random_effects
+from scipy.spatial.distance import cdist
 from selection_problems import by_codes, one_token_each
 from sklearn.metrics import mutual_info_score, roc_auc_score
 
@@ -74,6 +76,15 @@ def test_sae_a_on_the_shipped_world_is_scikit_learns_choice() -> None:
     mine = sae_features.with_auroc(given_)
     assert np.allclose(mine["auroc"], np.array(scores)[mine["feature"].to_list()])
     assert torch.allclose(sae_choice.by_auroc(given_).vector, given_.sae.W_dec[best] / given_.sae.W_dec[best].norm())
+
+
+def test_the_cosine_with_diffmean_is_scipys() -> None:
+    given_ = problem("sea", 24, features=range(0, 1024, 3))
+    positive, negative = (tokens.residual.double().mean(dim=0) for tokens in (given_.positive_tokens, given_.negative_tokens))
+    distances = cdist(given_.sae.W_dec.double(), (positive - negative)[None], "cosine")[:, 0]
+    alive = given_.features.filter(pl.col("max_activation") > 0)["feature"].to_list()
+    expected = min(alive, key=lambda feature: distances[feature])
+    assert sae_choice.by_cosine(given_).features == (expected,)
 
 
 def test_equals_go_to_the_lowest_feature() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import grimp
 import pytest
 
-from saesteer.settings import EmbeddingJudge, ExampleConcepts, LocalModelJudge, load_experiment
+from saesteer.settings import EmbeddingJudge, ExampleConcepts, LocalModelJudge, NearestConcepts, load_experiment
 from saesteer.settings.registry import METHODS
 from saesteer.steps.step import Step, steps_of
 from saesteer.workflow.code_digest import PLUMBING, imported_by, version_of
@@ -23,8 +23,9 @@ WITHOUT = {
     "judge.rubric": "its digest is among the judge's settings",
 }
 """Modules of the science without a version, and why."""
-IN_FINGERPRINTS = {"fits": {"judge.parse"}}
-"""Modules behind what a step's settings name, here the digest of how prompts are written, which therefore compute no row of it."""
+OTHERWISE_TOLD = {"fits": {"judge.parse"}, "concepts": {"engine.quantised"}}
+"""Step -> modules that compute no row of it: behind the digest of how prompts are written, which is among its settings; and the quantising
+of weights, which an embedder's never are."""
 OPENED_BY = {"model": "engine.models", "sae": "engine.saes", "tokens": "core.tokens", "world_judge": "world.judges"}
 """Method of Run -> the module that it opens something with."""
 
@@ -45,8 +46,9 @@ def steps() -> dict[tuple[str, str], Step]:
     judges = {"a model": LocalModelJudge(kind="model", model=quantised), "embeddings": EmbeddingJudge(kind="embedding", model=second_model)}
     for by, judge in judges.items():
         experiments[f"judged by {by}"] = experiments["micro"].model_copy(update={"judge": judge})
-    of_examples = {"concepts": ExampleConcepts(kind="examples")}
-    experiments["examples as concepts"] = experiments["judged by embeddings"].model_copy(update=of_examples)
+    for concepts in (ExampleConcepts(kind="examples"), NearestConcepts(kind="nearest")):
+        by_embeddings = experiments["judged by embeddings"].model_copy(update={"concepts": concepts})
+        experiments[f"concepts of kind {concepts.kind}"] = by_embeddings
     return {(name, of): step for name, experiment in experiments.items() for of, step in steps_of(experiment).items()}
 
 
@@ -90,7 +92,7 @@ def test_what_computes_a_steps_rows_is_among_its_modules(name: str) -> None:
     science = {
         module for module in imported_by(*(one for one in direct if one.split(".")[0] not in PLUMBING)) if version_of(module) is not None
     }
-    counted = set().union(*(used(step) for (_, of), step in steps().items() if of == name)) | IN_FINGERPRINTS.get(name, set())
+    counted = set().union(*(used(step) for (_, of), step in steps().items() if of == name)) | OTHERWISE_TOLD.get(name, set())
     assert science - counted - {row.module.removeprefix("saesteer.") for row in METHODS} == set()
 
 

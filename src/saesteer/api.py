@@ -15,7 +15,6 @@ import polars as pl
 
 from saesteer.analysis.input_score import input_scores as _input_scores
 from saesteer.analysis.max_activating_examples import max_activating_examples as _max_activating_examples
-from saesteer.analysis.recommendation import N_PER_LAYER
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
 from saesteer.core.tables import LOGIT_LENS, OUTPUT_SCORE
@@ -198,7 +197,7 @@ def recommend(
     experiment: str,
     concept: str,
     *,
-    n_per_layer: int = N_PER_LAYER,
+    n_per_layer: int | None = None,
     comparison: str | None = None,
     max_damage: float | None = None,
     words: Sequence[str] = (),
@@ -207,11 +206,12 @@ def recommend(
 ) -> Answer:
     """Which feature of an experiment to steer with towards a concept, how hard, and whether a prompt or a supervised vector does better.
 
-    The current folder is the project's; what is missing is computed there, as by `saesteer recommend`. `n_per_layer` is the largest number
-    of candidates of a layer; `comparison` names a comparison of methods on the same model, by whose settings and labelled texts
-    prompting and DiffMean are tried beside the features. With `max_damage` no strength is chosen at which the perplexity of its texts, or
-    of ordinary text, is more than so many times the unsteered one. With `words`, texts are rated by how many of these they have, not by the
-    experiment's judge. What is measured of the answer is of prompts that took no part.
+    The current folder is the project's; what is missing is computed there, as by `saesteer recommend`. `n_per_layer` is the largest
+    number of candidates of a layer; None: N_PER_LAYER, of which `recommendation.n_candidates` of the experiment may leave fewer.
+    `comparison` names a comparison of methods on the same model, by whose settings and labelled texts prompting and DiffMean are tried
+    beside the features. With `max_damage` no strength is chosen at which the perplexity of its texts, or of ordinary text, is more than
+    so many times the unsteered one. With `words`, texts are rated by how many of these they have, not by the experiment's judge. What is
+    measured of the answer is of prompts that took no part.
     """
     _check_lists(words=words)
     question = Question(experiment, concept, n_per_layer, cores, configfile, comparison, max_damage=max_damage, words=tuple(words))
@@ -223,7 +223,7 @@ def recommend_less(
     concept: str,
     *,
     prompts: Path | None = None,
-    n_per_layer: int = N_PER_LAYER,
+    n_per_layer: int | None = None,
     max_damage: float | None = None,
     words: Sequence[str] = (),
     cores: int = 2,
@@ -232,7 +232,7 @@ def recommend_less(
     """Which feature of an experiment to steer away from a concept with, and how hard, as by `saesteer recommend --less`.
 
     `prompts` is a file of prompts that evoke the concept, one a line; None takes first sentences of the experiment's labelled texts.
-    `max_damage` and `words` are those of `recommend`.
+    `n_per_layer`, `max_damage` and `words` are those of `recommend`.
     """
     _check_lists(words=words)
     question = Question(experiment, concept, n_per_layer, cores, configfile, None, prompts, max_damage, less=True, words=tuple(words))

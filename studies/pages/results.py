@@ -67,7 +67,7 @@ def update_results(root: Path) -> None:
             measured = json.loads((root / source).read_text(encoding="utf-8"))
             write_json(root / target, {name: measured[name] for name in OF_OTHERS} if target in others else measured)
     if not (root / f"docs/results/{SHIPPED}.json").is_file():
-        raise SettingsError(f"docs/results/{SHIPPED}.json is missing: run `make figures`, then `make readme`")
+        raise SettingsError(f"docs/results/{SHIPPED}.json is missing: run `make grammar`, then `make readme`")
     for snapshot in SNAPSHOTS:
         write_snapshot(root, snapshot)
     if scored := list((root / "data/tiny-all/features").glob("layer_*.parquet")):

@@ -1,130 +1,264 @@
-"""`python -m studies.public PHASE MODEL`: what ships of a public model, phase by phase; what is done is not done again.
+"""`python -m studies.public build MODEL`: what ships of a public model, phase by phase; what is done is not done again."""
 
-sample: texts that the model writes; texts: those of them that ship; activations: residuals on the books and on these texts; kinds: SAEs
-of several kinds at one layer, measured; saes: one SAE a layer, measured, rounded and measured again; ship: copied into data/public, with a
-card.
-"""
-
-import argparse
 import json
 import logging
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import polars as pl
 import torch
+import typer
 
 from saesteer.core.files import write_json
+from saesteer.engine.attention import GROUPED
 from saesteer.engine.models import LanguageModel, load_language_model
 from saesteer.engine.sae_convert import sae_from_folder
-from studies.public import activations, train
+from saesteer.settings import Comparison, Workflow, load_experiment
+from saesteer.settings.methods import LabelledTexts
+from saesteer.workflow.model_files import model_files
+from studies.public import activations, read, train
 from studies.public.activations import Rows
 from studies.public.card import ship
 from studies.public.clean import cleaned
-from studies.public.measure import loss_recovered, quality
+from studies.public.measure import Losses, loss_with_sae, losses_without_sae, quality
 from studies.public.rounded import save_rounded
-from studies.public.sample import prompts, sampled_parts
+from studies.public.sample import prompts, requests, sampled_parts
 
+EXPERIMENT = {"smollm2-135m": "smollm2", "gemma-3-270m": "gemma-3-270m"}
 LAYERS = {"smollm2-135m": (3, 8, 13, 18, 23, 28), "gemma-3-270m": (2, 5, 9, 12, 15, 17)}
 """After these blocks. Gemma Scope 2 has SAEs of four of Gemma's."""
 ANSWERING = ("smollm2-135m",)
 """Models that answer requests."""
 COMPARED = {"smollm2-135m": 18, "gemma-3-270m": 9}
 """Where kinds are compared."""
-COMPARED_TOKENS = 1_000_000
-BOOK_TOKENS, HELD_OUT_TOKENS, LOSS_ROWS = 2_600_000, 60_000, 192
+COMPARED_TOKENS = 400_000
+BOOK_TOKENS, HELD_OUT_TOKENS, HELD_OUT_EVERY, LOSS_ROWS = 2_850_000, 60_000, 50, 64
 KINDS = {
     "batchtopk-32": train.Recipe(k=32),
     "batchtopk-64": train.Recipe(k=64),
     "topk-64": train.Recipe("topk", k=64),
     "jumprelu": train.Recipe("jumprelu"),
 }
+N_ANSWERS = 120
+"""About each concept that methods are compared on, before cleaning: 72 are to be left."""
+N_READ = 10
+"""Features of a layer that are read by eye."""
 SHIPPED = train.Recipe(k=64)
 SHIPPED_TO = Path("data/public")
 
 
-def main() -> None:
-    """Run one phase for one model."""
-    parser = argparse.ArgumentParser(prog="python -m studies.public", description=__doc__)
-    parser.add_argument("phase", choices=["sample", "texts", "activations", "kinds", "saes", "ship"])
-    parser.add_argument("model", choices=sorted(LAYERS))
-    parser.add_argument("--weights", type=Path, help="the converted model's folder")
-    parser.add_argument("--paragraphs", type=Path, help="the books' paragraphs")
-    parser.add_argument("--out", type=Path, required=True, help="folder of all models' phases")
-    parser.add_argument("--texts", type=int, default=12_288, help="how many are sampled, before cleaning")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(args.threads)
-    folder = args.out / args.model
-    if args.phase == "texts":
-        write_texts(folder, args.model in ANSWERING)
-        return
-    if args.phase == "ship":
-        ship(folder, args.model, LAYERS[args.model], COMPARED[args.model], SHIPPED_TO / args.model)
-        return
-    lm = load_language_model(args.weights, "float32", "cpu", "always", "plain")
-    if args.phase == "sample":
-        choices = prompts(str(lm.tokenizer.bos_token), args.model in ANSWERING)
-        logging.info("%d texts", sum(part.height for part in sampled_parts(lm, choices, args.texts, args.seed, folder / "sampled")))
-        return
-    trained, held_out, tokens = rows_of(lm, args.paragraphs, folder / "texts.parquet", args.seed)
-    if args.phase == "activations":
-        write_json(folder / "tokens.json", tokens)
-        activations.store(lm, held_out, LAYERS[args.model], folder / "held_out")
-        activations.store(lm, trained, LAYERS[args.model], folder / "trained")
-    elif args.phase == "kinds":
-        x = activations.read(folder / "trained", COMPARED[args.model])[:COMPARED_TOKENS]
-        for name, recipe in KINDS.items():
-            build(lm, held_out, x, COMPARED[args.model], recipe, args.model, folder, folder / "kinds" / name, args.seed)
-    else:
-        for layer in LAYERS[args.model]:
-            x = activations.read(folder / "trained", layer)
-            build(lm, held_out, x, layer, SHIPPED, args.model, folder, folder / "saes" / f"layer_{layer:02d}", args.seed)
+@dataclass(frozen=True)
+class Job:
+    """What a phase is done for."""
+
+    model: str
+    paragraphs: Path
+    folder: Path
+    n_texts: int
+    layers: Sequence[int]
+    seed: int
+
+    def lm(self, dtype: str) -> LanguageModel:
+        """The model; in bfloat16 twice as fast, and precise enough to write texts and to train SAEs."""
+        lm = load_language_model(fetched(self.model), "float32", "cpu", "always", "plain")
+        if dtype == "bfloat16":
+            lm.model.bfloat16().set_attn_implementation(GROUPED)
+        return lm
+
+    def texts(self) -> list[str]:
+        """The texts that ship."""
+        texts: list[str] = pl.read_parquet(self.folder / "texts.parquet")["text"].to_list()
+        return texts
+
+    def book_rows(self, lm: LanguageModel) -> Rows:
+        """Rows of the books to train on."""
+        return activations.book_rows(lm, self.paragraphs, "train", BOOK_TOKENS, self.seed)
+
+    def written_rows(self, lm: LanguageModel) -> Rows:
+        """Rows of the model's texts to train on."""
+        return activations.text_rows(lm, [text for place, text in enumerate(self.texts()) if place % HELD_OUT_EVERY])
+
+    def held_out_rows(self, lm: LanguageModel) -> Rows:
+        """Rows to measure on: of the books' split `valid`, and a fiftieth of the model's texts."""
+        of_books = activations.book_rows(lm, self.paragraphs, "valid", HELD_OUT_TOKENS, self.seed)
+        return activations.joined([of_books, activations.text_rows(lm, self.texts()[::HELD_OUT_EVERY])], self.seed)
 
 
-def write_texts(folder: Path, answers: bool) -> None:
-    """The model's texts that ship, each with the concept that it was asked about, and why others do not."""
+def fetched(model: str) -> Path:
+    """The folder of a model's weights, as the experiment of its name takes them."""
+    workflow = Workflow(experiments=(EXPERIMENT[model],))
+    return model_files(load_experiment(EXPERIMENT[model], *workflow.experiments_dirs).model, workflow, dict).folder
+
+
+def compared_concepts() -> Sequence[str]:
+    """The concepts that docs/plan.md compares methods on."""
+    compared = load_experiment("smollm2-methods", *Workflow(experiments=("smollm2-methods",)).experiments_dirs)
+    assert isinstance(compared, Comparison)
+    assert isinstance(compared.methods.concepts, LabelledTexts)
+    return compared.methods.concepts.names
+
+
+def sample(job: Job) -> None:
+    """Texts that the model writes."""
+    lm = job.lm("bfloat16")
+    choices = prompts(str(lm.tokenizer.bos_token), job.model in ANSWERING)
+    logging.info("%d texts", sum(part.height for part in sampled_parts(lm, choices, job.n_texts, job.seed, job.folder / "sampled")))
+
+
+def texts(job: Job) -> None:
+    """Those of them that ship, each with the concept that it was asked about, and why others do not."""
+    answers = job.model in ANSWERING
     concepts = {prompt.text: prompt.subject for prompt in prompts("", answers)}
-    sampled = pl.concat(pl.read_parquet(file) for file in sorted((folder / "sampled").glob("*.parquet")))
+    sampled = pl.concat(pl.read_parquet(file) for file in sorted((job.folder / "sampled").glob("*.parquet")))
     of_prompt = pl.col("prompt").replace_strict(concepts, default=None, return_dtype=pl.String)
-    texts, left_out = cleaned(sampled.with_columns(concept=of_prompt))
-    texts.write_parquet(folder / "texts.parquet", compression="zstd", compression_level=19)
-    write_json(folder / "texts.json", {"sampled": sampled.height, "texts": texts.height, "left_out": dict(left_out), "answers": answers})
-    logging.info("%d of %d texts ship", texts.height, sampled.height)
+    shipped, left_out = cleaned(sampled.with_columns(concept=of_prompt))
+    shipped.write_parquet(job.folder / "texts.parquet", compression="zstd", compression_level=19)
+    numbers = {"sampled": sampled.height, "texts": shipped.height, "left_out": dict(left_out), "answers": answers}
+    write_json(job.folder / "texts.json", numbers)
+    logging.info("%d of %d texts ship", shipped.height, sampled.height)
 
 
-def rows_of(lm: LanguageModel, paragraphs: Path, texts: Path, seed: int) -> tuple[Rows, Rows, dict[str, int]]:
-    """Rows to train on, of the books and of the model's texts, rows held out (the books of the split `valid`, and a fiftieth of the
-    texts), and how many of the first rows' tokens are from which."""
-    pieces = pl.read_parquet(texts)["text"].to_list()
-    books = activations.book_rows(lm, paragraphs, "train", BOOK_TOKENS, seed)
-    written = activations.text_rows(lm, [text for place, text in enumerate(pieces) if place % 50])
-    held_out = [activations.book_rows(lm, paragraphs, "valid", HELD_OUT_TOKENS, seed), activations.text_rows(lm, pieces[::50])]
-    tokens = {"books": int(books.used.sum()), "texts": int(written.used.sum())}
-    return activations.joined([books, written], seed), activations.joined(held_out, seed), tokens
+def labelled(job: Job) -> None:
+    """Answers about the concepts that methods are compared on, which train them: of a model that answers."""
+    if job.model not in ANSWERING:
+        return
+    lm = job.lm("bfloat16")
+    choices = requests(compared_concepts())
+    parts = sampled_parts(lm, choices, N_ANSWERS * len(compared_concepts()), job.seed + 1, job.folder / "answers")
+    concepts = {prompt.text: prompt.subject for prompt in choices}
+    texts, _ = cleaned(pl.concat(parts).with_columns(concept=pl.col("prompt").replace_strict(concepts, return_dtype=pl.String)))
+    texts.select("concept", "text").write_parquet(job.folder / "labelled.parquet", compression="zstd", compression_level=19)
 
 
-def build(
-    lm: LanguageModel, held_out: Rows, x: torch.Tensor, layer: int, recipe: train.Recipe, model: str, folder: Path, out: Path, seed: int
+def books(job: Job) -> None:
+    """Residuals on the books."""
+    lm = job.lm("bfloat16")
+    activations.store(lm, job.book_rows(lm), LAYERS[job.model], job.folder / "books")
+
+
+def written(job: Job) -> None:
+    """Residuals on the model's texts, and on what is held out."""
+    lm = job.lm("bfloat16")
+    rows = job.written_rows(lm)
+    tokens = {"books": int(job.book_rows(lm).used.sum()), "texts": int(rows.used.sum())}
+    write_json(job.folder / "tokens.json", tokens)
+    activations.store(lm, job.held_out_rows(lm), LAYERS[job.model], job.folder / "held_out")
+    activations.store(lm, rows, LAYERS[job.model], job.folder / "written")
+
+
+def kinds(job: Job) -> None:
+    """SAEs of several kinds at one layer, measured."""
+    layer = COMPARED[job.model]
+    x = trained_on(job.folder, layer)
+    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(job.seed))[:COMPARED_TOKENS]]
+    measures = Measures(job, layer)
+    for name, recipe in KINDS.items():
+        build(measures, x, recipe, job.folder / "kinds" / name)
+
+
+def saes(job: Job) -> None:
+    """One SAE a layer, measured, rounded and measured again."""
+    for layer in job.layers:
+        build(Measures(job, layer), trained_on(job.folder, layer), SHIPPED, job.folder / "saes" / f"layer_{layer:02d}")
+
+
+def examples(job: Job) -> None:
+    """Some features' largest activations on the model's texts, to be read by eye."""
+    lm = job.lm("float32")
+    rows = job.written_rows(lm)
+    for layer in job.layers:
+        sae = sae_from_folder(job.folder / "saes" / f"layer_{layer:02d}" / "rounded", "float32", "cpu")
+        page = read.page(lm, sae, rows, activations.read(job.folder / "written", layer), N_READ, job.seed)
+        (job.folder / f"examples_{layer:02d}.txt").write_text(page, encoding="utf-8")
+
+
+PHASES = {
+    "sample": sample,
+    "texts": texts,
+    "labelled": labelled,
+    "books": books,
+    "written": written,
+    "kinds": kinds,
+    "saes": saes,
+    "examples": examples,
+}
+
+Out = Annotated[Path, typer.Option(help="Folder of all models' phases.")]
+app = typer.Typer(help=__doc__, add_completion=False)
+
+
+@app.callback()
+def log() -> None:
+    """Log to the console."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+
+
+@app.command("build")
+def build_all(
+    model: str,
+    paragraphs: Annotated[Path, typer.Option(help="Parquet file of the books' paragraphs.")],
+    out: Out,
+    phases: Annotated[list[str] | None, typer.Option("--phase", help="These alone.")] = None,
+    layers: Annotated[list[int] | None, typer.Option("--layer", help="SAEs of these alone, in this order.")] = None,
+    texts: Annotated[int, typer.Option(help="How many are sampled, before cleaning.")] = 10_240,
+    seed: Annotated[int, typer.Option()] = 0,
+    threads: Annotated[int, typer.Option()] = torch.get_num_threads(),
 ) -> None:
+    """Write texts, store residuals, train SAEs, phase by phase."""
+    torch.set_num_threads(threads)
+    job = Job(model, paragraphs, out / model, texts, layers or LAYERS[model], seed)
+    for phase in phases or PHASES:
+        PHASES[phase](job)
+
+
+@app.command()
+def adopt(model: str, out: Out) -> None:
+    """Copy texts and SAEs into data/public, with a card."""
+    ship(out / model, model, LAYERS[model], COMPARED[model], SHIPPED_TO / model)
+
+
+def trained_on(folder: Path, layer: int) -> torch.Tensor:
+    """A layer's residuals on the books and on the model's texts: bfloat16 [token, d_model]."""
+    return torch.cat([activations.read(folder / part, layer) for part in ("books", "written")])
+
+
+class Measures:
+    """What the SAEs of a layer are measured on."""
+
+    def __init__(self, job: Job, layer: int) -> None:
+        self.job, self.layer = job, layer
+        self.lm = job.lm("float32")
+        self.x = activations.read(job.folder / "held_out", layer)
+        self.rows = job.held_out_rows(self.lm).take(np.arange(LOSS_ROWS))
+
+    @cached_property
+    def without(self) -> Losses:
+        """Losses without an SAE."""
+        return losses_without_sae(self.lm, self.layer, self.rows)
+
+    def of(self, folder: Path) -> dict[str, object]:
+        """Of the SAE in a folder."""
+        sae = sae_from_folder(folder, "float32", "cpu")
+        loss = loss_with_sae(self.lm, sae, self.rows)
+        losses = {"loss_recovered": self.without.recovered(loss), "losses": [self.without.plain, loss, self.without.zeros]}
+        return asdict(quality(sae, self.x)) | losses
+
+
+def build(measures: Measures, x: torch.Tensor, recipe: train.Recipe, out: Path) -> None:
     """Train, round and measure one SAE: out/full, out/rounded, out/metrics.json."""
-    recipe = replace(recipe, tokens=len(x))
-    train.train_sae(x, recipe, layer, model, seed, out / "full")
+    recipe, job = replace(recipe, tokens=len(x)), measures.job
+    train.train_sae(x, recipe, measures.layer, job.model, job.seed, out / "full")
     if (out / "metrics.json").exists():
         return
     save_rounded(out / "full", out / "rounded")
-    held_out_x, some = activations.read(folder / "held_out", layer), held_out.take(np.arange(LOSS_ROWS))
-    metrics: dict[str, object] = {"recipe": asdict(recipe), "seed": seed}
-    for form in ("full", "rounded"):
-        sae = sae_from_folder(out / form, "float32", "cpu")
-        recovered, *losses = loss_recovered(lm, sae, some)
-        metrics[form] = asdict(quality(sae, held_out_x)) | {"loss_recovered": recovered, "losses": losses}
+    metrics = {"recipe": asdict(recipe), "seed": job.seed} | {form: measures.of(out / form) for form in ("full", "rounded")}
     write_json(out / "metrics.json", metrics)
-    logging.info("layer %d: %s", layer, json.dumps(metrics))
+    logging.info("layer %d: %s", measures.layer, json.dumps(metrics))
 
 
 if __name__ == "__main__":
-    main()
+    app()

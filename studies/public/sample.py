@@ -42,12 +42,16 @@ def prompts(bos: str, answers: bool) -> list[Prompt]:
     template has them, and openings behind its separator of documents."""
     if not answers:
         return [Prompt(bos, "")] * (len(OPENINGS) // 4) + [Prompt(bos + opening, opening) for opening in OPENINGS]
-    turns = [
+    return requests(SUBJECTS) + [Prompt("<|endoftext|>" + opening, opening) for opening in OPENINGS for _ in range(2)]
+
+
+def requests(subjects: Sequence[str]) -> list[Prompt]:
+    """Every request about every subject, as the chat template of a model that answers has them."""
+    return [
         Prompt(f"<|im_start|>user\n{request.format(subject)}<|im_end|>\n<|im_start|>assistant\n", "", subject)
-        for subject in SUBJECTS
+        for subject in subjects
         for request in REQUESTS
     ]
-    return turns + [Prompt("<|endoftext|>" + opening, opening) for opening in OPENINGS for _ in range(2)]
 
 
 def sampled_parts(

@@ -8,15 +8,17 @@ import polars as pl
 import pytest
 import torch
 from engine_models import shipped_model, shipped_sae
+from sae_lens.saes.batchtopk_sae import BatchTopK
 
 from saesteer.engine.sae_convert import sae_from_folder
 from saesteer.engine.saes import decode, encode
 from studies.public import activations, train
+from studies.public.__main__ import compared_concepts
 from studies.public.card import card, gate_faults
 from studies.public.clean import cleaned, fault, whole_sentences
-from studies.public.measure import loss_recovered, quality
+from studies.public.measure import loss_with_sae, losses_without_sae, quality
 from studies.public.rounded import rounded, save_rounded
-from studies.public.sample import SAMPLING, SUBJECTS, Prompt, prompts, sampled_parts
+from studies.public.sample import SAMPLING, SUBJECTS, Prompt, prompts, requests, sampled_parts
 
 GOOD = "After a while, the two friends decided to walk back to the old house by the river, because it was getting dark."
 LAYER = 3
@@ -63,6 +65,11 @@ def test_prompts_are_the_models_own_forms():
     assert all(prompt.text.startswith("<|im_start|>user\n") and prompt.text.endswith("<|im_start|>assistant\n") for prompt in turns)
 
 
+def test_requests_about_a_concept_are_three():
+    assert [(one.subject, one.opening) for one in requests(["law"])] == [("law", "")] * 3
+    assert "law" in compared_concepts()
+
+
 def test_a_text_depends_on_its_row_alone_and_finished_parts_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     lm, choices = shipped_model(), [Prompt("<bos>", ""), Prompt("<bos>The", "The")]
     monkeypatch.setattr("studies.public.sample.ROWS_OF_A_PART", 4)
@@ -86,14 +93,14 @@ def test_stored_residuals_are_transformers_own(tmp_path: Path):
         hidden = lm.model(input_ids=torch.from_numpy(rows.ids), output_hidden_states=True).hidden_states
     for layer in (LAYER, 5):
         stored = activations.read(tmp_path, layer)
-        assert torch.allclose(stored.float(), hidden[layer + 1][torch.from_numpy(rows.used)], rtol=2e-3, atol=2e-3)
+        assert torch.allclose(stored.float(), hidden[layer + 1][torch.from_numpy(rows.used)], rtol=4e-3, atol=2e-3)
     file = tmp_path / "layer_03" / "shard_0000.npy"
     before = file.stat().st_mtime_ns
     activations.store(lm, rows, [LAYER, 5], tmp_path)
     assert file.stat().st_mtime_ns == before
 
 
-MEASURED = {"explained_variance": 0.8, "loss_recovered": 0.95, "dead": 0.01, "l0": 64.0, "tokens": 1000}
+MEASURED = {"explained_variance": 0.8, "median_explained": 0.6, "loss_recovered": 0.95, "dead": 0.01, "l0": 64.0, "tokens": 1000}
 
 
 @pytest.mark.parametrize(
@@ -137,6 +144,13 @@ def test_rounding_errs_by_half_a_step():
     assert integers.abs().amax(1).tolist() == [127] * 7 + [0] + [127] * 42
 
 
+@pytest.mark.parametrize("shift", [0.0, -2.0, -6.0])
+def test_the_largest_of_a_batch_are_sae_lens_own(shift: float):
+    x = torch.randn(64, 256, generator=torch.Generator().manual_seed(1)) + shift
+    x[:, 3] += 40  # in every sixteenth column alone
+    assert torch.equal(train.BatchTopK(8)(x), BatchTopK(8)(x))
+
+
 @pytest.mark.parametrize("architecture", train.ARCHITECTURES)
 def test_an_sae_is_trained_rounded_and_measured(architecture: str, tmp_path: Path):
     lm = shipped_model()
@@ -159,6 +173,8 @@ def test_an_sae_is_trained_rounded_and_measured(architecture: str, tmp_path: Pat
         error = (x.float() - decode(full, code)).double().square().sum()
     by_hand = 1 - error / (x.double() - x.double().mean(0)).square().sum()
     assert measured.explained_variance == pytest.approx(float(by_hand), abs=1e-6)
+    of_each = 1 - (x.float() - decode(full, code)).double().square().mean(0) / x.double().var(0, correction=0)
+    assert measured.median_explained == pytest.approx(float(of_each.median()), abs=1e-6)
     assert measured.l0 == pytest.approx(float((code > 0).sum(1).double().mean()))
     assert measured.dead == float((code > 0).any(0).logical_not().double().mean())
     assert measured.explained_variance > 0.3
@@ -167,7 +183,7 @@ def test_an_sae_is_trained_rounded_and_measured(architecture: str, tmp_path: Pat
 def test_the_recovered_loss_is_by_plain_hooks():
     lm, sae = shipped_model(), shipped_sae(LAYER)
     rows = activations.text_rows(lm, ["the moon was full.", "a star rose.", "the old dog was cold."])
-    recovered, plain, reconstructed, zeros = loss_recovered(lm, sae, rows)
+    without, reconstructed = losses_without_sae(lm, LAYER, rows), loss_with_sae(lm, sae, rows)
 
     def loss(change) -> float:
         def hook(_module, _inputs, output):
@@ -184,11 +200,12 @@ def test_the_recovered_loss_is_by_plain_hooks():
         return float(np.mean(nll))
 
     by_hooks = [loss(change) for change in (lambda x: x, lambda x: decode(sae, encode(sae, x)), torch.zeros_like)]
-    assert [plain, reconstructed, zeros] == pytest.approx(by_hooks, abs=1e-4)
-    assert recovered == pytest.approx((zeros - reconstructed) / (zeros - plain))
+    assert [without.plain, reconstructed, without.zeros] == pytest.approx(by_hooks, abs=1e-4)
+    of_hooks = (by_hooks[2] - by_hooks[1]) / (by_hooks[2] - by_hooks[0])
+    assert without.recovered(reconstructed) == pytest.approx(of_hooks, abs=1e-3)
 
 
 def test_a_finished_sae_is_not_trained_again(tmp_path: Path):
     (tmp_path / "full").mkdir()
-    train.train_sae(torch.zeros(8, 4).half(), replace(train.Recipe(), tokens=8, batch=4), LAYER, "grammar", 0, tmp_path / "full")
+    train.train_sae(torch.zeros(8, 4).bfloat16(), replace(train.Recipe(), tokens=8, batch=4), LAYER, "grammar", 0, tmp_path / "full")
     assert list((tmp_path / "full").iterdir()) == []

@@ -13,10 +13,11 @@ from saesteer.steps.step import steps_of
 from studies import open_experiment
 from studies.books import __main__ as books
 from studies.pages import results
+from studies.public import __main__ as public
 from studies.questions.registry import SUMMARIES, code_of, modules_behind
 from studies.world import __main__ as world
 
-APPS = {"world": world.app, "books": books.app}
+APPS = {"world": world.app, "books": books.app, "public": public.app}
 CALLS = re.findall(r"-m studies\.(\w+) (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 
@@ -54,5 +55,5 @@ def test_every_command_has_a_target() -> None:
 
 def test_pages_are_not_written_without_the_shipped_experiment(tmp_path: Path) -> None:
     (tmp_path / "config").symlink_to(ROOT / "config")
-    with pytest.raises(SettingsError, match=r"docs/results/tiny\.json is missing: run `make figures`"):
+    with pytest.raises(SettingsError, match=r"docs/results/tiny\.json is missing: run `make grammar`"):
         results.update_results(tmp_path)

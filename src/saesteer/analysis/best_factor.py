@@ -33,7 +33,7 @@ PERPLEXITIES = {
 }
 """What choices can go by (settings: best_factor.perplexity) -> the column that has it; that of the first is its logarithm."""
 _OF_FACTOR = ("gen_success_20", "log_perplexity", "concept_rating", "fluency_rating", "judge_score")
-REPORTED = ("net_gen_success_20", *_OF_FACTOR)
+REPORTED = ("net_gen_success_20", "net_concept_outside", *_OF_FACTOR)
 _FEATURE = ["layer", "feature"]
 # The mean over all prefixes weights each half's mean by the texts behind it.
 _WEIGHTS = {
@@ -42,6 +42,7 @@ _WEIGHTS = {
     "mean_perplexity": "n_perplexity",
     "whole_text_perplexity": "n",
     "concept_rating": "n_judged",
+    "concept_outside": "n_outside",
     "fluency_rating": "n",
     "judge_score": "n_judged",
 }
@@ -170,19 +171,25 @@ def curve_of(half: dict[str, _Row], perplexity: str) -> Curve:
 
 
 def _report(factor: str | None, reported: dict[str, _Row], has_concept: bool, has_texts: bool) -> _Row:
-    """What the texts reported on say at the factor; steering that failed counts as success 0, and as judged 0 where it could be judged;
+    """What the texts reported on say at the factor; steering that failed counts as success 0, and as rated 0 where it could be rated;
     where there are no texts to choose by, nothing is known. Net success is that minus the success of the same prompts' unsteered texts,
     which is large where a feature's top logit-lens tokens are common words."""
+    at_end = None
+    values: _Row = dict.fromkeys((*_OF_FACTOR, "concept_outside"))
     if factor is None:
-        zero = 0.0 if has_texts else None
-        values = dict.fromkeys(_OF_FACTOR) | {"gen_success_20": zero, "judge_score": zero if has_concept else None}
-        at_end = None
+        has_outside = any(row["concept_outside"] is not None for row in reported.values())
+        known = {"gen_success_20": has_texts, "judge_score": has_concept, "concept_outside": has_outside}
+        values |= {name: 0.0 for name, is_known in known.items() if is_known}
     else:
         positive = [candidate for candidate in reported if float(candidate) > 0]
-        at_end, values = factor in (positive[0], positive[-1]), {column: reported[factor][column] for column in _OF_FACTOR}
-    success, unsteered = values["gen_success_20"], reported["0"]["gen_success_20"] if "0" in reported else None
-    net = success - unsteered if success is not None and unsteered is not None else None
-    return {"factor": factor, "at_grid_end": at_end, "net_gen_success_20": net} | values
+        at_end = factor in (positive[0], positive[-1])
+        values = {column: reported[factor][column] for column in values}
+    nets = {f"net_{name}": _difference(values[name], reported.get("0", {}).get(name)) for name in ("gen_success_20", "concept_outside")}
+    return {"factor": factor, "at_grid_end": at_end} | nets | {column: values[column] for column in _OF_FACTOR}
+
+
+def _difference(steered: float | None, unsteered: float | None) -> float | None:
+    return None if steered is None or unsteered is None else steered - unsteered
 
 
 def outcomes(best_factors: pl.DataFrame, features: pl.DataFrame) -> pl.DataFrame:

@@ -58,6 +58,24 @@ def explained_concepts(examples: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def nearest_concepts(examples: pl.DataFrame, names: pl.DataFrame, min_share: float) -> pl.DataFrame:
+    """The CONCEPTS rows of features from the name that is nearest to each of their max-activating examples (layer, feature, name): the most
+    frequent one, ties by the alphabet, where it has at least min_share of them."""
+    of_feature = ["layer", "feature"]
+    shares = names.group_by(*of_feature, "name").agg(n=pl.len()).with_columns(share=pl.col("n") / pl.col("n").sum().over(of_feature))
+    best = shares.sort(*of_feature, "share", "name", descending=[False, False, True, False]).unique(of_feature, keep="first")
+    rows = examples.select(of_feature).join(best, on=of_feature, how="left", maintain_order="left")
+    clear, known = pl.col("share") >= min_share, pl.col("share").is_not_null()
+    reason = pl.when(~known).then(pl.lit("no max-activating examples")).when(clear).then(None)
+    return rows.select(
+        *of_feature,
+        concept=pl.when(clear).then("name"),
+        concept_share="share",
+        lift=pl.lit(None, pl.Float64),
+        reason=reason.otherwise(pl.lit(f"no name is nearest to a share of {min_share:g} of its max-activating examples")),
+    )
+
+
 def no_concepts(examples: pl.DataFrame) -> pl.DataFrame:
     """The CONCEPTS rows of features that stand for nothing by a source."""
     unexplained = explained_concepts(examples.with_columns(explanations=pl.lit([], pl.List(pl.String))))

@@ -1,8 +1,9 @@
 """What filtering by output score gains, in every variant of the analysis: one number alone may owe more to how it was computed.
 
-Variants: the factor chosen on other prompts than are reported on, or on the same (P1's procedure); by each perplexity; by each rule for the
-factor. Of each GenSuccess@20 as P1 has it and net of the same prompts' unsteered texts, over all layers and the late ones, with two
-controls: features of the same layer, and of the same layer and a like frequency of their top logit-lens tokens in unsteered texts.
+Variants: the factor chosen on other prompts than are reported on, or on the same (P1's procedure); by each perplexity; by each rule for
+the factor. Of each GenSuccess@20 as P1 has it and net of the same prompts' unsteered texts, and the net concept rating without lens
+tokens; over all layers and the late ones, with two controls: features of the same layer, and of the same layer and a like frequency of
+their top logit-lens tokens in unsteered texts.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from saesteer.core.uncertainty import interval_columns, random_stream, ratio_int
 from saesteer.settings import BestFactorSettings, SelectionSettings
 
 FACTOR_CHOICES = ("held_out", "same_texts")
-SUCCESSES = ("gen_success_20", "net_gen_success_20")
+SUCCESSES = ("gen_success_20", "net_gen_success_20", "net_concept_outside")
+"""The last counts no top logit-lens tokens, which the output score ranks: it is the concept rating of a text without them."""
 FREQUENCY_BINS = 4
 """Of a layer's features, as many in each, by how often their top logit-lens tokens occur."""
 
@@ -51,7 +53,7 @@ def _variants(
             first_layer = 0 if layers == "all" else settings.late_layers_from
             members = results.filter(pl.col("layer") >= first_layer, rule=rule).drop_nulls(success)
             label = {"factor_choice": factor_choice, "perplexity": perplexity, "rule": rule, "success": success, "layers": layers}
-            is_registered = (factor_choice, perplexity, rule) == registered and success == "net_gen_success_20"
+            is_registered = (factor_choice, perplexity, rule) == registered and success != "gen_success_20"
             yield label | {"is_registered": is_registered} | _gain(members, success, settings, tuple(label.values()))
 
 
@@ -70,6 +72,9 @@ def _gain(members: pl.DataFrame, success: str, settings: SelectionSettings, labe
         gain = ratio_interval(values, is_kept, groups, settings.confidence)
         if control == "within_layers":
             numbers |= interval_columns("ratio", gain.ratio.value, gain.ratio.interval)
+        if not set(groups[is_kept]) & set(groups[~is_kept]):  # no kept feature has another to be compared with
+            numbers |= interval_columns(control, None, None) | {f"p_{control}": None}
+            continue
         stream = random_stream(settings.seed, "variants", control, *label)
         (p_value,) = p_within_layers(values, scores, groups, is_kept.sum(keepdims=True), settings.permutations, stream)
         numbers |= interval_columns(control, gain.within.value, gain.within.interval) | {f"p_{control}": p_value}

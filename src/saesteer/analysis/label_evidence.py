@@ -22,7 +22,18 @@ BEFORE, AFTER = 32, 16
 """Tokens of a text that are shown around its maximum, or around a place drawn at random."""
 OPENS, CLOSES = "«", "»"
 """What stands around the token of largest activation."""
+NOTHING = "nothing to name it from"
+"""Why a feature without examples or tokens has no label."""
 _HOLD_OUT, _INACTIVE, _PLACE = range(3)
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a feature is called, by which model, as that names itself; or why it is not."""
+
+    text: str | None
+    model: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +115,11 @@ def excerpt(tokens: Sequence[str], at: int, text: Callable[[str], str], marked: 
         return _line(before + token + after)
     said = token.strip() or token
     return _line(before + token.replace(said, f"{OPENS}{said}{CLOSES}", 1) + after)
+
+
+def excerpts(examples: Sequence[Mapping[str, Any]], text: Callable[[str], str]) -> list[str]:
+    """What stands around the maximum of each of some max-activating examples."""
+    return [excerpt(one["context"], one["token_index"], text) for one in examples]
 
 
 def _line(text: str) -> str:

@@ -1,13 +1,14 @@
 """The headline numbers: what metrics.json holds, and the table that is pasted into the README.
 
-The three findings of P1 (arXiv 2505.20063) are judged by rules in a form that can fail:
+The three findings of P1 (arXiv 2505.20063), and the third by another success, are judged by rules in a form that can fail:
 (1) the median input score falls and the median output score rises with depth, over at least 6 layers and each beyond chance (p < .05 by
 permutation);
 (2) fewer features than by chance have both scores above .5: the ratio to independence within layers, with its whole interval, is below 1;
 (3) filtering by output score multiplies mean net GenSuccess@20 by at least 1.5, and not by the choice of layers alone (two-sided p < .05
-within layers). Net: minus that of the same prompts' unsteered texts, which a filter can raise too.
-A finding holds where the numbers show it: the third in the registered variant of the analysis and in most of the others
-(analysis.filter_variants). It does not hold where they exclude it, and is open otherwise.
+within layers). Net: minus that of the same prompts' unsteered texts, which a filter can raise too;
+(4) the same of the net concept rating without the feature's lens tokens, which the output score does not count.
+A finding holds where the numbers show it: the last two in the registered variant of the analysis and in most of the others
+(analysis.filter_variants), and with at least 10 features kept. It does not hold where they exclude it, and is open otherwise.
 """
 
 from collections.abc import Mapping
@@ -34,11 +35,13 @@ from saesteer.settings import BestFactorSettings, SelectionSettings
 
 HOLDS, OPEN, DOES_NOT_HOLD = "holds", "open", "does not hold"
 MIN_RATIO = 1.5
+MIN_KEPT = 10
 MIN_LAYERS = 6
 """With 4 layers no order of medians has a p below .05, with 5 only the perfect one."""
 _PERMUTATIONS = 40_320
 """Of the p of a rank correlation with depth: all of 8 layers, else as many at random."""
 MAX_P = 0.05
+NET, OUTSIDE = "net_gen_success_20", "net_concept_outside"
 OUTCOMES_CORRELATED = ("gen_success_20", "net_gen_success_20", "judge_score")
 _FEATURE = ["layer", "feature"]
 Numbers = dict[str, Any]
@@ -67,7 +70,7 @@ def headline(
         "both_above_half": _both_above_half(features, settings.confidence),
         "filter": {
             by: {
-                layers: _filter(outcomes, selection, by, layers, settings) | {"net": _net(variants, by, layers, choice)}
+                layers: _filter(outcomes, selection, by, layers, settings) | {"net": _net(variants, by, layers, choice, NET)}
                 for layers in LAYER_SETS
             }
             for by in RULES
@@ -77,7 +80,9 @@ def headline(
         "choices": {by: _choices(best_factors.filter(rule=by)) | _norm_shares(strengths, by) for by in RULES},
         "capped_minus_p1": _rules_difference(outcomes, settings),
         "unsteered": _unsteered(chosen, settings),
-        "variants": _variants(variants.filter(success="net_gen_success_20", layers="all")),
+        "variants": _variants(variants.filter(success=NET, layers="all")),
+        "outside": {by: _net(variants, by, "all", choice, OUTSIDE) for by in RULES}
+        | {"variants": _variants(variants.filter(success=OUTSIDE, layers="all"))},
     }
     return numbers | {"findings": findings(numbers)}
 
@@ -150,14 +155,14 @@ def _both_above_half(features: pl.DataFrame, confidence: float) -> Numbers:
     }
 
 
-def _net(variants: pl.DataFrame, rule: str, layers: str, choice: BestFactorSettings) -> Numbers:
-    """Of the filter by net success, with factors chosen as the settings say but for the rule."""
+def _net(variants: pl.DataFrame, rule: str, layers: str, choice: BestFactorSettings, success: str) -> Numbers:
+    """Of the filter by a success, with factors chosen as the settings say but for the rule."""
     settings = {"factor_choice": choice.factor_choice, "perplexity": choice.perplexity}
-    row = variants.filter(success="net_gen_success_20", rule=rule, layers=layers, **settings).row(0, named=True)
+    row = variants.filter(success=success, rule=rule, layers=layers, **settings).row(0, named=True)
     gains = {
         name: {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]} for name in ("ratio", "within_layers", "matched")
     }
-    return gains | {name: row[name] for name in ("mean", "kept_mean", "p_within_layers", "p_matched")}
+    return gains | {name: row[name] for name in ("n_features", "mean", "kept_mean", "p_within_layers", "p_matched")}
 
 
 def _unsteered(outcomes: pl.DataFrame, settings: SelectionSettings) -> Numbers:
@@ -171,17 +176,23 @@ def _unsteered(outcomes: pl.DataFrame, settings: SelectionSettings) -> Numbers:
 
 
 def _variants(variants: pl.DataFrame) -> Numbers:
-    """Of the variants of the filter's gain in net success over all layers: how many show it, and how many exclude it."""
+    """Of the variants of the filter's gain in a success over all layers: how many show it, and how many exclude it."""
     shows = (pl.col("ratio") >= MIN_RATIO) & (pl.col("p_within_layers") < MAX_P)
     excludes = pl.col("ratio_high") < MIN_RATIO
-    counted = variants.select("is_registered", shows=shows.fill_null(False), excludes=excludes.fill_null(False))
+    counted = variants.select("is_registered", "n_kept", shows=shows.fill_null(False), excludes=excludes.fill_null(False))
     registered = counted.filter("is_registered").row(0, named=True)
     return {
         "n": counted.height,
         "n_showing": int(counted["shows"].sum()),
         "n_excluding": int(counted["excludes"].sum()),
-        "registered": OPEN if registered["shows"] == registered["excludes"] else HOLDS if registered["shows"] else DOES_NOT_HOLD,
+        "registered": _registered(registered),
     }
+
+
+def _registered(variant: Mapping[str, Any]) -> str:
+    if variant["n_kept"] < MIN_KEPT or variant["shows"] == variant["excludes"]:
+        return OPEN
+    return HOLDS if variant["shows"] else DOES_NOT_HOLD
 
 
 def _filter(outcomes: pl.DataFrame, selection: pl.DataFrame, rule: str, layers: str, settings: SelectionSettings) -> Numbers:
@@ -276,6 +287,7 @@ def findings(numbers: Mapping[str, Any]) -> dict[str, str]:
         "roles_change_with_depth": _roles_change(numbers["depth"]),
         "both_scores_high_is_rare": _is_below(numbers["both_above_half"]["to_independence"]),
         "filter_helps": _filter_helps(numbers["variants"]),
+        "filter_helps_without_lens_tokens": _filter_helps(numbers["outside"]["variants"]),
     }
 
 

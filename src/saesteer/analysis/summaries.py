@@ -52,6 +52,7 @@ def steering_table(
     summary = rows.group_by(STEERING.keys).agg(
         *(pl.col(f"gen_success_{k}").cast(pl.Float64).mean() for k in (1, 5, 20)),
         *(pl.col(name).cast(pl.Float64).mean() for name in rated),
+        n_outside=pl.col("concept_outside").count().cast(pl.UInt32),
         n=pl.col("gen_success_20").count().cast(pl.UInt32),
         log_perplexity=pl.col("mean_nll").mean(),
         n_perplexity=pl.col("mean_nll").count().cast(pl.UInt32),

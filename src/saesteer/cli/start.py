@@ -23,7 +23,10 @@ _SAYS_WHERE = r"-[cje]|--(cores|jobs|executor|profile)\b"
 def recommend(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment whose features are scored.")],
     concept: Annotated[str, typer.Argument(help="What the texts should be about.")],
-    features: Annotated[int, typer.Option(min=1, help="Most candidates of a layer.")] = 4,
+    features: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most candidates of a layer; none: 4, of which recommendation.n_candidates may leave fewer."),
+    ] = None,
     comparison: Annotated[
         str | None, typer.Option(help="A comparison of methods on the same model: prompting and DiffMean are tried beside the features.")
     ] = None,

@@ -5,7 +5,7 @@ act at every position, or from the prompt's last token on where they steer the l
 added text stands before it. Counted are the tokens after the prompt.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -58,7 +58,7 @@ _AT_LAYER = (
 
 
 @dataclass(frozen=True)
-class _Texts:
+class Texts:
     """Texts padded at the end, where causal attention does not look, and where the tokens are that are counted."""
 
     ids: Int[Tensor, "text seq"]
@@ -68,7 +68,7 @@ class _Texts:
 
 
 @dataclass(frozen=True)
-class _Read:
+class Read:
     """Texts as the model reads them: what is counted, in order."""
 
     hidden: Float[Tensor, "token d_model"]  # from which each counted token is predicted
@@ -82,7 +82,7 @@ def text_damage(
     """DAMAGE rows of the method, concept_id and factor of `rows`, a fit at a time. `fits` are their FITS rows, `texts` token ids, at least
     `MIN_ROWS` texts of more than `N_CONTEXT` tokens; `sae_features` is the setting of that name. Where the method abstains, loss and
     divergence are null."""
-    unsteered = _read(lm, _padded(lm, texts))
+    unsteered = read(lm, with_padding(lm, texts))
     loss = float(compared(lm, unsteered, unsteered)[0].mean())
     each = rows.select(_FIT).unique(maintain_order=True).join(fits, on=_FIT, how="left", maintain_order="left")
     for fit in each.iter_rows(named=True, buffer_size=1):  # adapters are large
@@ -90,7 +90,7 @@ def text_damage(
         measured: list[tuple[float | None, float | None, int]] = [(None, None, 0)] * of_fit.height
         if fit["kind"] is not None:
             intervention = placed(unpacked(fit["kind"], fit["tensors"], fit["values"]), sae, sae_features)
-            reads = _steered(lm, sae, layer, intervention, of_fit["factor"].cast(pl.Float64), texts)
+            reads = map(reader_under(lm, sae, layer, intervention, texts), of_fit["factor"].cast(pl.Float64))
             with rows_named(f"layer {layer}, {fit['method']}, concept {fit['concept_id']}"):
                 measured = [_means(*compared(lm, steered, unsteered)) for steered in reads]
         columns = pl.DataFrame(measured, schema=["loss", "divergence", "n_tokens"], orient="row")
@@ -108,13 +108,14 @@ def loss_rises(
     lm: LanguageModel, sae: Sae, intervention: Intervention, factors: Sequence[float], texts: Sequence[Sequence[int]]
 ) -> Float64[Tensor, "factor text"]:
     """What steering at the SAE's layer adds to the mean loss of each ordinary text, nats a token, at each factor."""
-    unsteered = _read(lm, _padded(lm, texts))
+    unsteered = read(lm, with_padding(lm, texts))
     loss, lengths = compared(lm, unsteered, unsteered)[0], [len(text) - N_CONTEXT for text in texts]
-    rises = [compared(lm, steered, unsteered)[0] - loss for steered in _steered(lm, sae, sae.meta.layer, intervention, factors, texts)]
+    steered = reader_under(lm, sae, sae.meta.layer, intervention, texts)
+    rises = [compared(lm, steered(factor), unsteered)[0] - loss for factor in factors]
     return torch.stack([torch.stack([part.mean() for part in rise.split(lengths)]) for rise in rises])
 
 
-def _padded(lm: LanguageModel, texts: Sequence[Sequence[int]], added: Sequence[int] | None = None) -> _Texts:
+def with_padding(lm: LanguageModel, texts: Sequence[Sequence[int]], added: Sequence[int] | None = None) -> Texts:
     """Texts, with tokens added in place of the first, the beginning-of-sequence token, which are then part of the prompt."""
     whole = [[*(added or text[:1]), *text[1:]] for text in texts]
     n_context, width = len(added or [0]) + N_CONTEXT - 1, max(map(len, whole))
@@ -122,34 +123,35 @@ def _padded(lm: LanguageModel, texts: Sequence[Sequence[int]], added: Sequence[i
     # Which tokens are counted is kept in the host's memory.
     position, lengths = torch.arange(width), torch.tensor(list(map(len, whole)))[:, None]
     row, at = ((position >= n_context) & (position < lengths)).nonzero(as_tuple=True)
-    return _Texts(ids, [text[:n_context] for text in whole], row.to(lm.device), at.to(lm.device))
+    return Texts(ids, [text[:n_context] for text in whole], row.to(lm.device), at.to(lm.device))
 
 
-def _read(lm: LanguageModel, texts: _Texts) -> _Read:
+def read(lm: LanguageModel, texts: Texts) -> Read:
+    """Texts as the model reads them, in one forward."""
     hidden = hidden_states(lm, input_ids=texts.ids, use_cache=False)
-    return _Read(hidden[texts.row, texts.at - 1], texts.ids[texts.row, texts.at])
+    return Read(hidden[texts.row, texts.at - 1], texts.ids[texts.row, texts.at])
 
 
-def _steered(
-    lm: LanguageModel, sae: Sae, layer: int, intervention: Intervention, factors: Iterable[float], texts: Sequence[Sequence[int]]
-) -> Iterator[_Read]:
-    """Texts under an intervention at each factor. Where it acts at the layer only, the blocks below are run once."""
+def reader_under(
+    lm: LanguageModel, sae: Sae, layer: int, intervention: Intervention, texts: Sequence[Sequence[int]]
+) -> Callable[[float], Read]:
+    """Reads texts under an intervention at a factor. Where it acts at the layer only, the blocks below are run once."""
     if isinstance(intervention, PromptText):
-        for factor in factors:
-            yield _read(lm, _padded(lm, texts, plain_token_ids(lm, intervention.texts[int(factor) - 1])))
-        return
-    plain, hook_point = _padded(lm, texts), sae_hook_point(lm, layer, sae.meta)
+        return lambda factor: read(lm, with_padding(lm, texts, plain_token_ids(lm, intervention.texts[int(factor) - 1])))
+    plain, hook_point = with_padding(lm, texts), sae_hook_point(lm, layer, sae.meta)
     which, ones = torch.zeros(len(texts), dtype=torch.long, device=lm.device), torch.ones(len(texts), device=lm.device)
     met = switched(lm, hook_point, [intervention], which, ones, plain.prompts)
     below = residual_at(lm, plain.ids, layer) if isinstance(intervention, _AT_LAYER) else None
-    for factor in factors:
+
+    def steered(factor: float) -> Read:
         steering = steering_of(lm, [intervention], which, factor * met, sae, hook_point)
         with nullcontext() if below is None else spliced(lm, layer, below), steering.installed(lm, 0, N_CONTEXT):
-            read = _read(lm, plain)
-        yield read
+            return read(lm, plain)
+
+    return steered
 
 
-def compared(lm: LanguageModel, steered: _Read, unsteered: _Read) -> tuple[Float64[Tensor, " token"], Float64[Tensor, " token"]]:
+def compared(lm: LanguageModel, steered: Read, unsteered: Read) -> tuple[Float64[Tensor, " token"], Float64[Tensor, " token"]]:
     """Each counted token's -log p under steering, and the Kullback-Leibler divergence of the steered distribution there from the unsteered
     one, sum p_unsteered log(p_unsteered / p_steered); both in nats."""
     n_rows = max(MIN_ROWS, rows_of_logits(lm) // 2)

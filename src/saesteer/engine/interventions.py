@@ -6,7 +6,7 @@ factor f scales the edit by f. Each kind is stored as tensors and JSON values (`
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from jaxtyping import Float, Int
@@ -120,6 +120,7 @@ class LowRankSubspace:
     b: Float[Tensor, "layer *row rank"]
     n_first: int
     n_last: int
+    unit: float = 1.0  # what factor 1 is multiplied by
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,24 @@ def kind_of(intervention: Intervention) -> str:
     return next(name for name, kind in KINDS.items() if isinstance(intervention, kind))
 
 
+def scaled(intervention: Intervention, unit: float) -> Intervention | None:
+    """The intervention whose factor 1 is the factor `unit` of this one; None where it has no strength, or another at each position."""
+    match intervention:
+        case Addition(scale=float(scale)) | ConditionalAddition(scale=scale) | DecayingAddition(scale=scale):
+            return replace(intervention, scale=unit * scale)
+        case ProjectionFloor(scale=scale):
+            return replace(intervention, scale=unit * scale)
+        case ActivationEdit(values=values) | ConditionalClamp(values=Tensor() as values):
+            return replace(intervention, values=unit * values)
+        case LowRankWeights(B=B):
+            return replace(intervention, B=unit * B)
+        case LowRankSubspace(unit=before):
+            return replace(intervention, unit=unit * before)
+        case WeightChange(change=change):
+            return WeightChange({name: unit * tensor for name, tensor in change.items()})
+    return None
+
+
 def features_of(intervention: Intervention) -> list[int]:
     """The SAE's features that an intervention is made of; none where it is made of something else."""
     features = getattr(intervention, "features", ())
@@ -193,6 +212,8 @@ def packed(intervention: Intervention) -> tuple[bytes, str]:
     tensors = tensors_of(intervention)
     names = [field.name for field in fields(intervention) if field.name not in {*tensors, "change"}]
     plain = {name: getattr(intervention, name) for name in names}
+    if plain.get("unit") == 1:  # what is fitted without a pilot has the bytes that it had before there were units
+        del plain["unit"]
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}), json.dumps(plain, sort_keys=True)
 
 

@@ -5,7 +5,7 @@ In a forward over whole texts what lies at the hook point does not depend on wha
 forward only the blocks above run, for many vectors together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,17 +72,32 @@ def strengths_at_rise(
     halvings: int,
 ) -> tuple[Float64[Tensor, " vector"], Int[Tensor, " vector"]]:
     """The multiple of each direction that raises the mean loss of the texts by `target` nats a token, between 2 to the power of each of
-    `octaves`; and whether it lies there (0), below (-1) or above (1).
+    `octaves`; and whether it lies there (0), below (-1) or above (1) (`at_rise`)."""
+    base = _losses(lm, hook_point, torch.zeros_like(directions[:1]), of)
+
+    def rise(strengths: Float64[Tensor, " vector"]) -> Float64[Tensor, " vector"]:
+        return _losses(lm, hook_point, (directions.double() * strengths[:, None]).float(), of) - base
+
+    return at_rise(rise, target, octaves, halvings)
+
+
+def at_rise(
+    rise_of: Callable[[Tensor], Tensor],
+    target: float,
+    octaves: tuple[Float64[Tensor, " vector"], Float64[Tensor, " vector"]],
+    halvings: int,
+) -> tuple[Float64[Tensor, " vector"], Int[Tensor, " vector"]]:
+    """The strengths at which each rise is `target`, between 2 to the power of each of `octaves`, and whether they lie there (0), below (-1)
+    or above (1).
 
     The range is halved, in the logarithm, and the rise interpolated in what is left, where it is nearly a straight line; it is taken to
-    grow with the strength. A direction that passes the target beyond the range gets that end of it.
+    grow with the strength. What passes the target beyond the range gets that end of it.
     """
     low, high = octaves
-    base = _losses(lm, hook_point, torch.zeros_like(directions[:1]), of)
     below, above = torch.full_like(low, torch.nan), torch.full_like(low, torch.nan)  # rises at low and high, measured or not
     for _ in range(halvings):
         middle = (low + high) / 2
-        rise = _losses(lm, hook_point, (directions.double() * middle.exp2()[:, None]).float(), of) - base
+        rise = rise_of(middle.exp2())
         less = rise < target
         low, below = torch.where(less, middle, low), torch.where(less, rise, below)
         high, above = torch.where(less, high, middle), torch.where(less, above, rise)

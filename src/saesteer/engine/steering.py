@@ -56,7 +56,7 @@ def kind_of_batch(intervention: Intervention) -> object:
         return ConditionalClamp, intervention.values is None
     if isinstance(intervention, LowRankWeights | LowRankSubspace):
         tensors = tensors_of(intervention)
-        values = tuple(value for name, value in vars(intervention).items() if name not in tensors)  # layers, scaling, positions
+        values = tuple(value for name, value in vars(intervention).items() if name not in {*tensors, "unit"})  # layers, scaling, positions
         return type(intervention), values, tuple(tensor.shape for tensor in tensors.values())
     return id(intervention) if isinstance(intervention, WeightChange) else type(intervention)
 
@@ -97,7 +97,8 @@ def steering_of(
     if adapters := [item for item in interventions if isinstance(item, LowRankWeights | LowRankSubspace)]:
         every = [tensors_of(adapter) for adapter in adapters]
         rows = {name: torch.stack([tensors[name].to(factor.device) for tensors in every], dim=1)[:, which] for name in every[0]}
-        return _Adapters(replace(adapters[0], **rows), factor)
+        units = _rows_of_numbers([getattr(adapter, "unit", 1.0) for adapter in adapters], which, factor)
+        return _Adapters(replace(adapters[0], **rows), factor * units)
     return _Weights({})
 
 

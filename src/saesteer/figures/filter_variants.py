@@ -15,8 +15,14 @@ _GAINS = {
     "within_layers": ("within layers", BLUE, "s"),
     "matched": ("within layers, lens tokens as frequent", BLACK, "^"),
 }
-_TITLES = {"gen_success_20": "GenSuccess@20", "net_gen_success_20": "net success"}
+_TITLES = {
+    "gen_success_20": "GenSuccess@20",
+    "net_gen_success_20": "net GenSuccess@20",
+    "net_concept_outside": "net rating without\nlens tokens",
+}
 _PERPLEXITIES = {"continuation": "geometric", "continuation_arithmetic": "arithmetic", "whole_text": "whole text"}
+_LEAST_SHOWN = 4.0
+"""The axis reaches at least so far, or as far as any interval, and one and a half times as far as any gain: what reaches further is cut."""
 _CHOICES = {"held_out": "held out", "same_texts": "same texts"}
 
 
@@ -46,18 +52,27 @@ def panel(axes: Axes, rows: pl.DataFrame) -> None:
 
 
 def draw(data: pl.DataFrame) -> Figure:
-    """P1's success on the left, net success on the right; all layers above, late ones below."""
-    figure = new_figure(PAGE, 6.4, counts(data))
+    """P1's success on the left, the net ones right of it; all layers above, late ones below."""
+    figure = new_figure(PAGE, 7.4, counts(data))
     panels = figure.subplots(len(LAYER_SETS), len(SUCCESSES), sharex=True, sharey=True)
     for axes, (layers, success) in zip(panels.flat, product(LAYER_SETS, SUCCESSES), strict=True):
         panel(axes, data.filter(layers=layers, success=success))
-        axes.set_title(f"{_TITLES[success]}, {layers} layers")
-        axes.set_xlabel("kept over others (times)")
+        axes.set_title(f"{_TITLES[success]}\n{layers} layers")
+        axes.set_xlabel("kept over others\n(times)")
+    panels[0, 0].set_xlim(-0.1, furthest(data) + 0.1)
     for axes in panels[:, 0]:
         axes.set_ylabel("how the factor is chosen")
     handles = {label: handle for axes in panels.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     legend_above(figure, list(handles.values()), list(handles), columns=3)
     return figure
+
+
+def furthest(data: pl.DataFrame) -> float:
+    """Where the axis ends."""
+    gains, ends = (
+        data.select(pl.max_horizontal(pl.col(names).max())).item() for names in (list(_GAINS), [f"{gain}_high" for gain in _GAINS])
+    )
+    return min(max(_LEAST_SHOWN, 1.5 * (gains or 0.0)), max(ends or 0.0, gains or 0.0, 1.0))
 
 
 def counts(data: pl.DataFrame) -> str:
@@ -68,15 +83,18 @@ def counts(data: pl.DataFrame) -> str:
         for layers in LAYER_SETS
         if (rows := data.filter(layers=layers)).height
     )
-    return f"{kept}. {level} intervals over features. Shaded: the registered variant. Perplexity: of continuations or whole texts."
+    is_cut = data.select(pl.max_horizontal(pl.col(f"{gain}_high").max() for gain in _GAINS) > furthest(data)).item()
+    cut = ", cut at the axis' end" if is_cut else ""
+    return f"{kept}. {level} intervals over features{cut}. Shaded: the registered variant. Perplexity: of continuations or whole texts."
 
 
 FIGURE = FigureDefinition(
     position=35,
     tables=("filter_variants",),
-    caption="How many times the filter by output score raises mean GenSuccess@20, for each way to choose the factor (rule; on other "
-    "prompts or the same; kind of perplexity): over all features, over as many of each layer, and over as many of each layer with top "
-    "logit-lens tokens as frequent in unsteered texts. On the right the success of the same prompts' unsteered texts is subtracted.",
+    caption="How many times the filter by output score raises a mean success, for each way to choose the factor (rule; on other prompts "
+    "or the same; kind of perplexity): over all features, over as many of each layer, and over as many of each layer with top logit- "
+    "lens tokens as frequent in unsteered texts. Net: the same prompts' unsteered texts are subtracted. On the right the success is "
+    "the concept rating of the text without the feature's lens tokens.",
     data=data,
     draw=draw,
     counts=counts,

@@ -4,15 +4,16 @@ import numpy as np
 import polars as pl
 
 from saesteer.analysis.selection import LAYER_SETS
+from saesteer.core.uncertainty import FEWEST_WITHOUT_SCALE
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
 from saesteer.figures.gen_success_by_threshold import by_layer_set, first_layer, layers_title
 from saesteer.figures.style import BLUE, GREY, Axes, Figure, band, empty_panel, threshold_axis
-from saesteer.figures.thresholds import FEW_NOTE, banded, where_something_changes
+from saesteer.figures.thresholds import where_something_changes
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
     """The table's curves, with the first layer of each set and the level of its intervals."""
-    curves = banded(where_something_changes(tables["pmi"], "layers"), "n_kept", "low", "high")
+    curves = where_something_changes(tables["pmi"], "layers")
     return curves.with_columns(first_layer(options), confidence(options)).sort("layers", "threshold")
 
 
@@ -35,7 +36,7 @@ def counts(data: pl.DataFrame) -> str:
     """Features with and without a PMI, for both sets of layers."""
     curves = [data.filter(layers=layers) for layers in LAYER_SETS]
     sizes = "; ".join(f"{layers_title(c)}: n = {c['n_kept'][0]}, {c['n_missing'][0]} without a co-occurring pair" for c in curves)
-    return f"{sizes}. Bands: {data['confidence'][0]:.0%} intervals over features; {FEW_NOTE}."
+    return f"{sizes}. Bands: {data['confidence'][0]:.0%} intervals over features, none of fewer than {FEWEST_WITHOUT_SCALE}."
 
 
 FIGURE = FigureDefinition(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from saesteer.analysis.label_evidence import AFTER, BEFORE, CLOSES, OPENS, Evidence
+from saesteer.analysis.label_evidence import AFTER, BEFORE, CLOSES, NOTHING, OPENS, Evidence, Label
 from saesteer.core.files import value_digest
 from saesteer.judge.answers import AnswerBook, Ask, Asker, answer_all, unanswered
 from saesteer.judge.parse import Rating, Words
@@ -17,8 +17,6 @@ from saesteer.settings import Endpoint, ExplanationSettings
 
 ALGORITHM_VERSION = 1
 
-NOTHING = "nothing to name it from"
-"""Why a feature without examples or tokens has no label."""
 UNREADABLE = "unreadable answer"
 
 _EXAMPLES = f"""The part `examples` holds a text a line in which the feature is active, the most active first. The word, or piece of one, at
@@ -49,15 +47,6 @@ part. Only a line with the code {code} does. The text may start and break off in
 
 The material is over. Say in one sentence what in the text the name applies to, if anything. Then end your answer with a single line, which
 is `{label}: yes` or `{label}: no`, and write nothing after it."""
-
-
-@dataclass(frozen=True)
-class Label:
-    """What a feature is called, by which model, as that names itself; or why it is not."""
-
-    text: str | None
-    model: str | None = None
-    reason: str | None = None
 
 
 def name_question(evidence: Evidence) -> Question | None:

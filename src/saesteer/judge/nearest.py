@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from saesteer.analysis.acceptability import WORD
-from saesteer.analysis.label_evidence import CLOSES, OPENS, Evidence
-from saesteer.judge.naming import NOTHING, Label
+from saesteer.analysis.label_evidence import CLOSES, NOTHING, OPENS, Evidence, Label
 from saesteer.judge.rate_embedding import Embed, concept_of
 
 ALGORITHM_VERSION = 1
@@ -55,7 +54,12 @@ class NearestNamer:
 
     def _nearness(self, texts: Sequence[str]) -> Float[np.ndarray, "text name"]:
         vectors = self.embed(texts).astype(np.float64)
-        return (vectors[:, None] * self._directions).sum(-1) - self._usual
+        cosines = [(self._directions * vector).sum(-1) for vector in vectors]
+        return np.array(cosines).reshape(len(texts), len(self._directions)) - self._usual
+
+    def nearest(self, texts: Sequence[str]) -> list[str]:
+        """The name nearest to each text."""
+        return [self.names_known[place] for place in self._nearness(texts).argmax(1)]
 
     def expect(self, features: Sequence[Evidence]) -> None:
         """It costs nothing."""

@@ -5,26 +5,34 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from saesteer.analysis.candidates import MATCHES, N_SAID, candidates, similarities
+from saesteer.analysis.recommendation import N_PER_LAYER
 from saesteer.analysis.suppression import controls
 from saesteer.analysis.words_at_maxima import fired_on, words_at_maxima
 from saesteer.core.errors import SettingsError
+from saesteer.core.files import file_digest, value_digest, write_atomically
 from saesteer.core.names import did_you_mean
-from saesteer.core.tables import FEATURES, MAX_ACTIVATING_EXAMPLES, PILOT
+from saesteer.core.tables import FEATURES, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES, PILOT
 from saesteer.engine.directions import decoder_cosines, difference_of_means
 from saesteer.engine.hook_points import sae_hook_point
 from saesteer.engine.saes import read_meta
 from saesteer.report.labels import with_labels
 from saesteer.report.question import Question
 from saesteer.run import Run
-from saesteer.settings import EmbeddingJudge, ExplainedFeatures, LocalExamples
+from saesteer.settings import EmbeddingJudge, ExplainedFeatures, LocalExamples, RecommendationSettings
 from saesteer.settings.base import three_digits
 from saesteer.settings.methods import ORDINARY_TOKENS
 from saesteer.sources.corpus import read_texts
 from saesteer.workflow.model_files import model_files, present_folder
+
+if TYPE_CHECKING:
+    from saesteer.judge.rate_embedding import Embed
 
 N_TEXTS = 64
 """Texts with the word, and as many without it, whose means are compared, at most."""
@@ -39,7 +47,7 @@ def picked_features(run: Run, question: Question) -> pl.DataFrame:
 
 def picked_and_control(run: Run, question: Question) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The same, and layer, feature of the control beside them (`controls`)."""
-    concept, n_per_layer, words = question.concept, question.n_per_layer, question.words
+    concept, n_per_layer, words = question.concept, question.n_per_layer or N_PER_LAYER, question.words
     described = _described(run, question)
     picked = candidates(described, concept, n_per_layer, words)
     is_said = "similarity" in described.columns or picked["match"].is_in(MATCHES[:N_SAID]).any()
@@ -53,7 +61,17 @@ def picked_and_control(run: Run, question: Question) -> tuple[pl.DataFrame, pl.D
             f" {concept!r}.{did_you_mean(concept, labels)} Labels are {', '.join(labels[:40]) or 'none'}"
         )
     known = picked.join(described, on=["layer", "feature"], how="left", maintain_order="left")
+    if question.n_per_layer is None:
+        known = steered_with(known, run.sweep.recommendation)
     return known, controls(described, known, concept, words)
+
+
+def steered_with(known: pl.DataFrame, settings: RecommendationSettings) -> pl.DataFrame:
+    """The candidates that are steered with."""
+    if settings.n_candidates is None:
+        return known
+    by = "similarity" if "similarity" in known.columns else "output_score"
+    return known.sort(by, descending=True, nulls_last=True, maintain_order=True).head(settings.n_candidates)
 
 
 def _described(run: Run, question: Question) -> pl.DataFrame:
@@ -63,7 +81,7 @@ def _described(run: Run, question: Question) -> pl.DataFrame:
         named = ["--configfile", str(question.configfile), "--config", f"experiments=[{run.name}]"]
         command = shlex.join(["snakemake", str(path), "--cores", "all", *named])
         raise SettingsError(f"there is no {path}: compute the scores first: {command}")
-    features, keys = run.summary(FEATURES), ["layer", "feature"]
+    features, keys = _features(run), ["layer", "feature"]
     # A layer at a time: a large model's max-activating examples fill the memory.
     words = pl.concat(words_at_maxima(run.rows(MAX_ACTIVATING_EXAMPLES, [layer])) for layer in run.layers)
     listed = run.experiment.features
@@ -76,14 +94,44 @@ def _described(run: Run, question: Question) -> pl.DataFrame:
     return described.join(similar, on=keys, how="left", maintain_order="left")
 
 
+def _features(run: Run) -> pl.DataFrame:
+    """FEATURES rows, scores missing where a feature is none of the experiment's but has examples (`every_feature`)."""
+    features, section = run.summary(FEATURES), run.experiment.max_activating_examples
+    if not (isinstance(section, LocalExamples) and section.every_feature):
+        return features
+    lens = run.rows(LOGIT_LENS, columns=["tokens", "token_ids"]).rename(lambda name: f"top_logit_lens_{name}" if "token" in name else name)
+    examples = run.rows(MAX_ACTIVATING_EXAMPLES, columns=["density", "max_activation", "n_examples"])
+    others = examples.join(lens, on=FEATURES.keys).join(features, on=FEATURES.keys, how="anti")
+    return pl.concat([features, others], how="diagonal_relaxed").sort(FEATURES.keys)
+
+
 def _cosines(run: Run, judge: EmbeddingJudge, concept: str) -> Callable[[Sequence[str]], Sequence[float]]:
     """The cosines of words with a concept, by the judge's model, which is fetched if it is not here."""
     from saesteer.judge.embedding import load_embedder
     from saesteer.judge.rate_embedding import concept_of
 
     folder = present_folder(judge.model, run.workflow) or model_files(judge.model, run.workflow, dict).folder
-    of = concept_of(concept, judge.descriptions.get(concept, ()), load_embedder(folder).vectors)
-    return lambda words: of.cosines(words).tolist()
+    embedder = load_embedder(folder)
+    of = concept_of(concept, judge.descriptions.get(concept, ()), embedder.vectors)
+    weights = value_digest([file_digest(file) for file in sorted(folder.glob("*.safetensors"))])
+    file = run.workflow.derived_dir / f"words-{weights[:16]}.parquet"
+
+    def cosines(words: Sequence[str]) -> Sequence[float]:
+        know_words(embedder.known, embedder.vectors, words, file)
+        return of.cosines(words).tolist()
+
+    return cosines
+
+
+def know_words(known: dict[str, Any], vectors: Embed, words: Sequence[str], file: Path) -> None:
+    """Fill `known` with the vectors of words: those of all features take a minute of a real vocabulary, so a file has what was computed."""
+    if file.exists():
+        stored = pl.read_parquet(file)
+        known.update(zip(stored["word"], stored["vector"].to_numpy(), strict=True))
+    n_stored = len(known)
+    vectors(words)
+    if len(known) > n_stored:
+        write_atomically(file, pl.DataFrame({"word": [*known], "vector": np.stack([*known.values()])}).write_parquet)
 
 
 def concept_cosines(run: Run, concept: str) -> pl.DataFrame | None:
@@ -122,3 +170,9 @@ def usual_factors(run: Run, factors: Sequence[str]) -> list[str]:
         return list(factors)
     (median,) = run.rows(PILOT).select(pl.col("factor").cast(pl.Float64).median()).row(0)
     return [three_digits(float(factor) * median) for factor in factors]
+
+
+def candidates_sweep(run: Run) -> dict[str, Any]:
+    """What the section sweep of the candidates' experiment says of factors."""
+    chosen_from = run.sweep.recommendation.factors
+    return {} if chosen_from is None else {"pilot": None, "factors": usual_factors(run, chosen_from)}

@@ -1,8 +1,8 @@
 """Experiments that a command derives from others: files in `data/derived`, which take over whatever rows are there already and give back
 those that they computed.
 
-Where no model has to run, their steps are completed in this process: a job of the workflow costs a Python start, which takes longer than
-most of them. For the rest there is `snakemake`.
+Their steps are completed in this process: a job of the workflow costs a Python start, which takes longer than most of them. Where SAEs or
+models are not on this machine, or an endpoint is to be asked, there is `snakemake`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,11 +27,12 @@ from saesteer.core.store import read_manifest
 from saesteer.core.tables import JUDGEMENTS, PERPLEXITY
 from saesteer.core.yaml_1_2 import to_yaml
 from saesteer.run import Run, open_run
-from saesteer.settings import Comparison, EmbeddingJudge
+from saesteer.settings import Comparison
 from saesteer.sources.pins import SAE_FILES, model_settings, pinned_files, pinned_path
 from saesteer.steps.step import Step, steps_of
 from saesteer.workflow.code_digest import algorithm_versions
 from saesteer.workflow.completion import complete_manifest
+from saesteer.workflow.job import with_progress
 from saesteer.workflow.outputs import pins
 from saesteer.workflow.plan import endpoints_to_ask
 
@@ -48,7 +49,7 @@ class Snakemake:
 
 
 class _NotHere(SaesteerError):
-    """A model has to run, which is left to jobs."""
+    """An endpoint has to be asked, which is left to jobs."""
 
 
 def derived_name(source: Run, purpose: str, concept: str) -> str:
@@ -62,7 +63,7 @@ def derived_run(source: Run, name: str, values: Mapping[str, Any], call: Snakema
     write_text(source.workflow.derived_dir / f"{name}.yaml", to_yaml(dict(values)))
     run = open_run(name, source.workflow)
     _share_parts(source.data, run.data)
-    if not (_takes_over_inputs(source, run) and _completed_here(run)):
+    if not (_takes_over_inputs(source, run) and _completed_here(run, call.cores)):
         _run_snakemake(run, call)
     _share_parts(run.data, source.data)
     return run
@@ -141,13 +142,13 @@ def _link(path: Path, linked: Path) -> None:
         write_atomically(linked, replaced)
 
 
-def _completed_here(run: Run) -> bool:
-    """Complete the wanted steps one after the other, up to the first that has to run a model or to ask one; whether none had to."""
+def _completed_here(run: Run, cores: int) -> bool:
+    """Complete the wanted steps one after the other, up to the first that has to ask an endpoint; whether none had to."""
     steps = steps_of(run.experiment)
     try:
         for name in _wanted_steps(steps):
             for manifest, layers in zip(run.manifests(name), run.experiment.layer_groups.values(), strict=True):
-                complete_manifest(run, manifest, layers, partial(_rows, run, steps[name]))
+                complete_manifest(run, manifest, layers, partial(_rows, run, steps[name], cores))
     except _NotHere:
         return False
     except ValueError as fault:  # of what the experiment says, as in the judge's topics
@@ -163,11 +164,15 @@ def _wanted_steps(steps: Mapping[str, Step]) -> Sequence[str]:
     return [name for name in steps if name in wanted]
 
 
-def _rows(run: Run, step: Step, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    embeds = step.table is JUDGEMENTS and isinstance(run.steering.judge, EmbeddingJudge)  # which rates in this process in any case
-    if (step.runs_model and not embeds) or (step.table is JUDGEMENTS and endpoints_to_ask(run)):
+def _rows(run: Run, step: Step, cores: int, missing: pl.DataFrame) -> Iterable[pl.DataFrame]:
+    if step.table is JUDGEMENTS and endpoints_to_ask(run):
         raise _NotHere
-    return step.compute(run, missing)
+    if not step.runs_model:
+        return step.compute(run, missing)
+    from saesteer.engine.process import prepare_process
+
+    prepare_process(cores)
+    return with_progress(step.compute(run, missing), missing.height, step.unit, step.tokens, f"{run.name}: {step.table.name}")
 
 
 def _run_snakemake(run: Run, call: Snakemake) -> None:

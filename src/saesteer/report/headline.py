@@ -16,6 +16,8 @@ from saesteer.workflow.outputs import planned_outputs
 
 _Numbers = Mapping[str, Any]
 
+MOST_TIMES = 1000
+"""Larger ends of a ratio's interval are not written out."""
 HEADLINE_COLUMNS = ("what", "measured", "holds")
 
 
@@ -30,13 +32,15 @@ def findings_markdown(numbers: _Numbers) -> str:
 
 
 def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
-    """P1's three findings: finding, number, and whether it holds by the rule fixed beforehand."""
+    """P1's three findings, and the third by a success without lens tokens where there is one: finding, number, and whether it holds by
+    the rule fixed beforehand."""
     depth, both_high, holds, variants = (numbers[name] for name in ("depth", "both_above_half", "findings", "variants"))
     kept, n = (numbers["filter"]["p1"]["all"][name]["n"] for name in ("kept", "unfiltered"))
     n_without = numbers["features"]["n_without_input_score"]
     unscored = f" ({n_without} more have no input score)" if n_without else ""
-    own = " and ".join(f"{times(numbers['filter'][rule]['all']['ratio'])} by {title}" for rule, title in RULES.items())
-    return [
+    nets = {rule: numbers["filter"][rule]["all"]["net"] for rule in RULES}
+    plain = " and ".join(f"{times(numbers['filter'][rule]['all']['ratio'])} by {title}" for rule, title in RULES.items())
+    rows = [
         (
             "Early layers have high input scores, late layers high output scores",
             f"rank correlation with depth {depth_rho(depth, 'input_score')} and {depth_rho(depth, 'output_score')}",
@@ -51,11 +55,21 @@ def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
         (
             f"Features with output score ≥ {numbers['threshold']:g} ({kept} of {n}) steer at least {MIN_RATIO:g}× better than all, net of"
             f" unsteered texts and beyond chance within layers (p < {MAX_P:g})",
-            "; ".join(f"{net_gain(numbers['filter'][rule]['all']['net'])} (factor by {title})" for rule, title in RULES.items())
-            + f"; so in {variants['n_showing']} of {variants['n']} variants of the analysis. GenSuccess@20 itself, as P1 has it: {own}",
+            f"{_variants_gain(nets, variants)}. GenSuccess@20 itself, as P1 has it: {plain}",
             holds["filter_helps"],
         ),
     ]
+    outside = numbers["outside"]
+    if outside["p1"]["n_features"]:
+        what = "The same by how the text without the feature's lens tokens is rated for its concept"
+        rows.append((what, _variants_gain(outside, outside["variants"]), holds["filter_helps_without_lens_tokens"]))
+    return rows
+
+
+def _variants_gain(net: _Numbers, variants: _Numbers) -> str:
+    """A net gain by both rules, and in how many variants of the analysis it is shown."""
+    gains = "; ".join(f"{net_gain(net[rule])} (factor by {title})" for rule, title in RULES.items())
+    return f"{gains}; so in {variants['n_showing']} of {variants['n']} variants of the analysis"
 
 
 def net_gain(net: _Numbers) -> str:
@@ -161,8 +175,13 @@ def _gain(result: _Numbers) -> str:
 
 
 def times(ratio: _Numbers) -> str:
-    """A ratio with its interval, as 1.60× [1.19, 2.04]."""
-    return "–" if ratio["value"] is None else _interval(ratio, "value").replace(" ", "× ", 1) + ("×" if ratio["low"] is None else "")
+    """A ratio with its interval, as 1.60× [1.19, 2.04]; of an end beyond a thousand only that."""
+    if ratio["value"] is None:
+        return "–"
+    if ratio["low"] is None:
+        return f"{number(ratio['value'])}×"
+    high = number(ratio["high"]) if ratio["high"] <= MOST_TIMES else f"over {MOST_TIMES}"
+    return f"{number(ratio['value'])}× [{number(ratio['low'])}, {high}]"
 
 
 def _correlation(of_measure: _Numbers) -> str:

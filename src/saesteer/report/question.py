@@ -26,7 +26,8 @@ class Question:
 
     name: str
     concept: str
-    n_per_layer: int
+    n_per_layer: int | None
+    """Most candidates of a layer; None: N_PER_LAYER, of which the experiment's settings may leave fewer."""
     cores: int
     configfile: Path
     comparison: str | None

@@ -39,7 +39,7 @@ from saesteer.core.markdown import escaped, printable, table, words
 from saesteer.core.tables import FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, of_fits
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.report.by_words import limits, rated_by_words
-from saesteer.report.candidates import picked_and_control, picked_features, usual_factors
+from saesteer.report.candidates import candidates_sweep, picked_and_control, picked_features, usual_factors
 from saesteer.report.derived import Snakemake, derived_name, derived_run
 from saesteer.report.evoking import evoking_prompts
 from saesteer.report.question import Question, check_concept, with_concept_and_another
@@ -113,7 +113,8 @@ def _answer_more(source: Run, question: Question) -> Answer:
     comparison = open_run(question.comparison, source.workflow) if question.comparison else None
     rivals = with_concept_and_another(comparison, question) if comparison else {}
     picked = picked_features(source, question)
-    run = computed(source, "recommend", of_candidates(question, source.sweep, picked), question)
+    values = of_candidates(question, source.sweep, picked) | {"sweep": candidates_sweep(source)}
+    run = computed(source, "recommend", values, question)
     of_comparison = comparison.prompts() if comparison else {}
     unused = {prefix_id: prompt for prefix_id, prompt in run.unused_prompts().items() if prefix_id not in of_comparison}
     _, prompts = choosing_and_scoring(run.prompts(), unused)
@@ -134,11 +135,12 @@ def _answer_less(source: Run, question: Question) -> Answer:
     chosen_by, prompts = choosing_and_scoring(*evoking_prompts(source, question.concept, question.prompts))
     picked, control = picked_and_control(source, question)
     file = _written(source, "less", question.concept, chosen_by)
-    positive = sorted((factor for factor in source.sweep.sweep.factors if float(factor) > 0), key=float)
+    chosen_from = candidates_sweep(source)
+    positive = sorted((factor for factor in chosen_from.get("factors", source.sweep.sweep.factors) if float(factor) > 0), key=float)
     below = ["0", *(f"-{factor}" for factor in positive), positive[0]]  # a sweep has a factor above 0
     features = of_candidates(question, source.sweep, picked)
     sweep = {"prefixes": str(file), "published_prefixes": None, "n_prefixes": len(chosen_by)}
-    added = computed(source, "less", features | {"sweep": sweep | {"factors": below}}, question)
+    added = computed(source, "less", features | {"sweep": sweep | chosen_from | {"factors": below}}, question)
     edited = features | {"sweep": sweep | {"pilot": None, "factors": ["0", "1"], "edit": "ablation"}}
     ablated = computed(source, "less-ablation", edited, question)
     edited = features | {"sweep": sweep | {"pilot": None, "factors": usual_factors(added, below), "edit": "clamp"}}

@@ -17,6 +17,7 @@ from saesteer.settings.inputs import (
     GivenConcept,
     LocalExamples,
     ModelSource,
+    NearestConcepts,
     NeuronpediaExamples,
     NoConcepts,
     PackageSource,
@@ -47,5 +48,6 @@ from saesteer.settings.steps import (
     NoJudge,
     OracleJudge,
     OutputScoreSettings,
+    RecommendationSettings,
     SelectionSettings,
 )

@@ -15,6 +15,7 @@ from saesteer.settings.inputs import (
     FeatureSet,
     LocalExamples,
     ModelSettings,
+    NearestConcepts,
     NoConcepts,
     SaeSettings,
     SampledFeatures,
@@ -152,6 +153,8 @@ class SteeringSections(ScoringSections):
             raise ValueError("judge: kind oracle knows the topics of a shipped world only; concepts of kind topics are needed")
         if isinstance(self.concepts, ExampleConcepts) and not isinstance(self.judge, EmbeddingJudge | NoJudge):
             raise ValueError("concepts: kind examples is for a judge of kind embedding; others rate texts for a concept that words name")
+        if isinstance(self.concepts, NearestConcepts) and not isinstance(self.judge, EmbeddingJudge):
+            raise ValueError("concepts: kind nearest goes by the embeddings of a judge of kind embedding")
         return self
 
 
@@ -159,6 +162,12 @@ class Scores(ScoringSections):
     """Input and output score of every feature; nothing is generated."""
 
     kind: Literal["scores"] = "scores"
+
+    @model_validator(mode="after")
+    def _nothing_embeds(self) -> "Scores":
+        if isinstance(self.concepts, NearestConcepts):
+            raise ValueError("concepts: kind nearest goes by the embeddings of a judge, and an experiment of kind scores has none")
+        return self
 
 
 class Sweep(SteeringSections):
@@ -212,6 +221,10 @@ class Comparison(SteeringSections):
             )
         if isinstance(self.judge, EmbeddingJudge) and "unsteered" not in self.methods.methods:
             raise ValueError("judge: kind embedding compares with unsteered texts: add unsteered to methods.methods")
+        if self.methods.pilot and not (self.methods.ordinary_texts or isinstance(self.max_activating_examples, LocalExamples)):
+            raise ValueError("methods.pilot: it reads ordinary texts: give methods.ordinary_texts, or set methods.pilot to null")
+        if self.methods.pilot and self.methods.sae_features != "everywhere":
+            raise ValueError("methods.pilot: with sae_features last_position a strength is a multiple of a_max: set methods.pilot to null")
         if "sft" in self.methods.methods and self.model.dtype in ("int8", "nf4"):
             raise ValueError(
                 f"methods: sft trains all weights, which {self.model.dtype} does not allow: leave sft out, or set model.dtype to"

@@ -252,6 +252,9 @@ class LocalExamples(Settings):
     """Texts that come without token_ids are cut after so many."""
     n_examples: Annotated[int, Field(gt=0)] = 100
     """Max-activating examples kept per feature: the texts in which its maximum is largest."""
+    every_feature: Annotated[bool, Field(exclude_if=lambda every: not every)] = False
+    """Whether examples and top logit-lens tokens are those of every feature of the SAEs, so that `saesteer recommend` looks among all of
+    them; false: of the experiment's features only."""
 
 
 class NeuronpediaExamples(Settings):
@@ -289,6 +292,12 @@ class ExampleConcepts(Settings):
     embedding rates texts for it: by the examples' vectors."""
 
 
+class NearestConcepts(Settings):
+    kind: Literal["nearest"]
+    """A feature's concept is the name that is nearest to at least 40 % of its max-activating examples, by the vectors of a judge of kind
+    embedding. Names are the concepts that the judge's settings describe and those of saesteer/judge/concepts.txt."""
+
+
 class GivenConcept(Settings):
     kind: Literal["given"]
     """Every feature is rated against one concept, whatever it stands for: what `saesteer recommend` asks."""
@@ -303,4 +312,6 @@ class NoConcepts(Settings):
     """No feature has a concept: nothing is rated against one."""
 
 
-ConceptSettings = Annotated[TopicConcepts | ExplanationConcepts | ExampleConcepts | GivenConcept | NoConcepts, Field(discriminator="kind")]
+ConceptSettings = Annotated[
+    TopicConcepts | ExplanationConcepts | ExampleConcepts | NearestConcepts | GivenConcept | NoConcepts, Field(discriminator="kind")
+]

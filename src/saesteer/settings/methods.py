@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from saesteer.settings.base import NonNegativeFactor, Settings, Temperature, unique
 from saesteer.settings.registry import METHODS, Method, method
-from saesteer.settings.steps import Endpoint, SamplingSettings
+from saesteer.settings.steps import Endpoint, PilotSettings, SamplingSettings
 
 N_ORDINARY_TEXTS, ORDINARY_TOKENS = 32, 32
 """On how many texts it is measured what steering breaks, and how many tokens are read of each, the first eight as its prompt."""
@@ -211,6 +211,9 @@ class MethodSettings(ProtocolSettings):
     multiple of a_max at the last position of every forward (P1)."""
     factors: FactorGrids = FactorGrids()
     """Each kind of method's strengths."""
+    pilot: Annotated[PilotSettings | None, Field(exclude_if=lambda pilot: pilot is None)] = None
+    """Factor 1 of each fit: where steering raises the loss of ordinary texts by so much, so that one grid is right for all. null: the
+    strength that the method itself names. Added texts and what has no strength to choose stay as they are."""
     effects: EffectSettings = EffectSettings()
     """Measuring what steering does, for P2 and P6."""
     prompt_writer: PromptWriter | None = None

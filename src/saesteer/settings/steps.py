@@ -4,7 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from saesteer.settings.base import Factor, NonNegativeFactor, Seed, Settings, Temperature, unique
 from saesteer.settings.inputs import ModelSettings, ModelSource
@@ -58,8 +58,19 @@ class PilotSettings(Settings):
     """How many of the texts of local max-activating examples are read for it, spread over their file."""
 
 
+def _some_positive(factors: tuple[str, ...]) -> tuple[str, ...]:
+    if not any(float(factor) > 0 for factor in factors):
+        raise ValueError("no factor is positive: add at least one, e.g. 2")
+    if "0" not in factors:
+        raise ValueError("factor 0 is missing: the unsteered text is what perplexity is compared with; add 0")
+    return factors
+
+
+SweepFactors = Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique), AfterValidator(_some_positive)]
+
+
 class SweepSettings(SamplingSettings):
-    factors: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)]
+    factors: SweepFactors
     """Steering factors in multiples of a_max, with a pilot in multiples of each feature's pilot factor; 0 (unsteered) is needed for
     perplexity limits. The rules choose among those above 0."""
     pilot: Annotated[PilotSettings | None, Field(exclude_if=lambda pilot: pilot is None)] = None
@@ -104,15 +115,6 @@ class SweepSettings(SamplingSettings):
                     f" take a ratio of {CLOSEST} at least"
                 )
         return self
-
-    @field_validator("factors")
-    @classmethod
-    def _some_positive(cls, factors: tuple[str, ...]) -> tuple[str, ...]:
-        if not any(float(factor) > 0 for factor in factors):
-            raise ValueError("no factor is positive: add at least one, e.g. 2")
-        if "0" not in factors:
-            raise ValueError("factor 0 is missing: the unsteered text is what perplexity is compared with; add 0")
-        return factors
 
 
 class GenSuccessSettings(Settings):
@@ -165,6 +167,12 @@ class RecommendationSettings(Settings):
     damage_limit: Annotated[float, Field(ge=1)] = 4.0
     """`saesteer recommend` says use only where the perplexity of steered texts, and that of ordinary texts under steering, is at most this
     multiple of the unsteered one (4 is the cap of the rule capped too)."""
+    n_candidates: Annotated[int, Field(gt=0)] | None = None
+    """How many candidates it steers with, over all layers, unless --features says how many of a layer: those most similar to the concept by
+    an embedding judge, otherwise those of the highest output scores; null: every candidate of each layer."""
+    factors: SweepFactors | None = None
+    """The factors that it chooses from, which include 0, in place of the sweep's; with sweep.pilot multiples of the median pilot factor of
+    the experiment's features, so that candidates need no pilot; null: the sweep's."""
 
 
 class PmiSettings(Settings):

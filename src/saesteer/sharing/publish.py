@@ -21,7 +21,7 @@ from saesteer.sharing.provenance import FOLDER, SHARED, Statement, is_result, wr
 from saesteer.sharing.snakemake_metadata import read_record
 from saesteer.sharing.soundness import faults, is_manifest
 
-SOURCES = ("Snakefile", "rules", "scripts", "src", "config", "envs", "data/world", "data/world-books")
+SOURCES = ("Snakefile", "rules", "scripts", "src", "config", "envs", "data/world", "data/world-books", "data/public")
 """What the workflow reads from git: published results belong to a commit of these."""
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def _finished_outputs(folder: Path, configuration: list[str]) -> list[str]:
     due = [row for row in rows if row["plan"] != "no update" or not (folder / row["output_file"]).is_file()]
     if due:
         listed = "\n".join(f"  {row['output_file']}: {row['status']}" for row in due[:5])
-        raise SharingError(f"{len(due)} of {len(rows)} outputs are not up to date, so run the workflow first (`make figures`):\n{listed}")
+        raise SharingError(f"{len(due)} of {len(rows)} outputs are not up to date, so run the workflow first (`saesteer run`):\n{listed}")
     return sorted(row["output_file"] for row in rows)
 
 

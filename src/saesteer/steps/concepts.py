@@ -1,5 +1,5 @@
-"""The concept that each feature stands for: the topic of its max-activating examples by the texts' labels, what Neuronpedia says it
-means, these examples themselves, or none."""
+"""The concept that each feature stands for: the topic of its max-activating examples by the texts' labels, the name nearest to them, what
+Neuronpedia says it means, these examples themselves, or none."""
 
 from collections.abc import Iterator
 
@@ -7,15 +7,21 @@ import polars as pl
 
 from saesteer.core.tables import CONCEPTS, MAX_ACTIVATING_EXAMPLES
 from saesteer.run import Run
-from saesteer.settings import ExampleConcepts, Experiment, GivenConcept, NoConcepts, TopicConcepts
-from saesteer.steps.step import Step, every_feature, layers_of
+from saesteer.settings import EmbeddingJudge, ExampleConcepts, Experiment, GivenConcept, NearestConcepts, NoConcepts, Scores, TopicConcepts
+from saesteer.steps.explanations import names_by_vectors, nearest_namer
+from saesteer.steps.judge import N_DESCRIBED_BY
+from saesteer.steps.step import Step, by_layer, every_feature, layers_of
 
+FEATURES_AT_ONCE = 128
+"""Features that are named together."""
 MIN_SHARE = 0.4
 """A feature has a concept when at least this share of its max-activating examples have their maximum on one topic."""
 
 
 def step(experiment: Experiment) -> Step | None:
     concepts = experiment.concepts
+    if isinstance(concepts, NearestConcepts):
+        return _nearest_step(experiment)
     of_topics = isinstance(concepts, TopicConcepts)
     settings = {"min_share": MIN_SHARE} if of_topics else concepts.model_dump(mode="json", exclude={"topics"})
     inputs = ("texts", "topics", "max_activating_examples") if of_topics else ("max_activating_examples",)
@@ -23,11 +29,23 @@ def step(experiment: Experiment) -> Step | None:
     return Step(CONCEPTS, every_feature(experiment), settings, inputs, modules, compute)
 
 
+def _nearest_step(experiment: Experiment) -> Step:
+    assert not isinstance(experiment, Scores)
+    assert isinstance(experiment.judge, EmbeddingJudge)
+    settings = {"min_share": MIN_SHARE, "n_described_by": N_DESCRIBED_BY, **names_by_vectors(experiment.judge)}
+    inputs = ("judge_model", "max_activating_examples")
+    modules = ("analysis.concepts", "analysis.label_evidence", "judge.embedding", "judge.nearest")
+    return Step(CONCEPTS, every_feature(experiment), settings, inputs, modules, compute, runs_model=True)
+
+
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.analysis.concepts import clear_concepts, explained_concepts, given_concept, no_concepts
     from saesteer.analysis.words_at_maxima import example_concepts
 
     concepts = run.experiment.concepts
+    if isinstance(concepts, NearestConcepts):
+        yield from _nearest(run, missing)
+        return
     examples = run.rows(MAX_ACTIVATING_EXAMPLES, layers_of(missing)).join(missing, on=["layer", "feature"], how="semi")
     if isinstance(concepts, TopicConcepts):
         texts = pl.read_parquet(run.file("texts"), columns=["text_id", "token_topics"]).cast({"text_id": pl.String})
@@ -39,3 +57,18 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     else:
         rows = no_concepts(examples) if isinstance(concepts, NoConcepts) else explained_concepts(examples)
     yield from rows.partition_by("layer")
+
+
+def _nearest(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The rows by the names nearest to the first max-activating examples of features, FEATURES_AT_ONCE together."""
+    from saesteer.analysis.concepts import nearest_concepts
+    from saesteer.analysis.label_evidence import excerpts
+
+    namer, text_of = nearest_namer(run), run.tokens().text_of
+    for layer, features in by_layer(missing):
+        known = run.rows(MAX_ACTIVATING_EXAMPLES, [layer], ["examples"]).join(features, on=["layer", "feature"], how="semi")
+        for some in known.iter_slices(FEATURES_AT_ONCE):
+            shown = some.with_columns(pl.col("examples").list.head(N_DESCRIBED_BY)).explode("examples").drop_nulls("examples")
+            names = namer.nearest(excerpts(shown["examples"].to_list(), text_of))
+            of_example = shown.select("layer", "feature", name=pl.Series(names, dtype=pl.String))
+            yield nearest_concepts(some, of_example, MIN_SHARE)

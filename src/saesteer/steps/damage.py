@@ -29,13 +29,19 @@ def ordinary_texts_pin(experiment: Steering) -> str | None:
     return "texts" if isinstance(experiment.max_activating_examples, LocalExamples) else None
 
 
-def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    from saesteer.engine.damage import ordinary_texts, text_damage
+def ordinary(run: Run, n_texts: int, n_tokens: int = ORDINARY_TOKENS) -> list[list[int]]:
+    """The first tokens of so many ordinary texts."""
+    from saesteer.engine.damage import ordinary_texts
 
-    settings, file = run.comparison.methods, run.file(str(ordinary_texts_pin(run.comparison)))
-    corpus = read_texts(file, run.model_folder(), run.experiment.model.bos, ORDINARY_TOKENS)
-    texts = ordinary_texts(corpus["token_ids"].to_list(), N_ORDINARY_TEXTS, ORDINARY_TOKENS)
-    lm = run.model()
+    file, model = run.file(str(ordinary_texts_pin(run.steering))), run.experiment.model
+    corpus = read_texts(file, run.model_folder(), model.bos, n_tokens)
+    return ordinary_texts(corpus["token_ids"].to_list(), n_texts, n_tokens)
+
+
+def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    from saesteer.engine.damage import text_damage
+
+    settings, texts, lm = run.comparison.methods, ordinary(run, N_ORDINARY_TEXTS), run.model()
     for layer, rows in by_layer(missing):
         fits = run.rows(FITS, [layer], ["kind", "tensors", "values"])
         yield from text_damage(lm, run.sae(layer), layer, rows, fits, texts, settings.sae_features)

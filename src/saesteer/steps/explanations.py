@@ -34,10 +34,8 @@ def step(experiment: Experiment) -> Step | None:
     if isinstance(judge, OracleJudge):
         inputs, modules = ("oracle", "topics", *inputs), ("world.naming", *modules)
     elif isinstance(judge, EmbeddingJudge):
-        from saesteer.judge.nearest import vocabulary
-
         inputs, modules = ("judge_model", *inputs), ("judge.embedding", "judge.nearest", *modules)
-        settings |= values_of(judge, "descriptions") | {"vocabulary": value_digest(vocabulary(judge.descriptions))}
+        settings |= names_by_vectors(judge)
     else:
         from saesteer.judge.naming import wording_digest
 
@@ -95,15 +93,29 @@ def _corpus(run: Run, layer: int, features: Sequence[int]) -> "Corpus | None":
     return Corpus(list(by_id), text_keys(by_id), lambda name: strings(by_id[name]), active)
 
 
+def names_by_vectors(judge: EmbeddingJudge) -> dict[str, Any]:
+    """Settings of a step that names features by the judge's vectors: which names there are."""
+    from saesteer.judge.nearest import vocabulary
+
+    return values_of(judge, "descriptions") | {"vocabulary": value_digest(vocabulary(judge.descriptions))}
+
+
+def nearest_namer(run: Run) -> "NearestNamer":
+    """Who names features by the vectors of the experiment's judge, which is of kind embedding."""
+    from saesteer.judge.embedding import load_embedder
+    from saesteer.judge.nearest import NearestNamer
+
+    judge = run.steering.judge
+    assert isinstance(judge, EmbeddingJudge)
+    return NearestNamer(load_embedder(run.model_folder("judge_model")).vectors, judge.model.name, judge.descriptions)
+
+
 @contextmanager
 def _namer(run: Run) -> "Iterator[LanguageModelNamer | NearestNamer | WorldNamer]":
     """Who names: the experiment's judge, a language model with a book of answers of its own beside the rows."""
     judge = run.steering.judge
     if isinstance(judge, EmbeddingJudge):
-        from saesteer.judge.embedding import load_embedder
-        from saesteer.judge.nearest import NearestNamer
-
-        yield NearestNamer(load_embedder(run.model_folder("judge_model")).vectors, judge.model.name, judge.descriptions)
+        yield nearest_namer(run)
         return
     if isinstance(judge, OracleJudge):
         from saesteer.world.naming import WorldNamer

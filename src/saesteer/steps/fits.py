@@ -11,12 +11,13 @@ from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPT_TEXTS, EFFECTS, FITS
 from saesteer.judge.prompt_writing import prompts_fingerprint
 from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment, LabelledTexts, NamedConcepts, PublishedConcepts, TopicTexts
-from saesteer.settings.methods import HELD_OUT_TEXTS
+from saesteer.settings.methods import HELD_OUT_TEXTS, ORDINARY_TOKENS
 from saesteer.settings.recipes import Training, recipes_of
 from saesteer.settings.registry import METHODS
 from saesteer.sources.prefixes import effect_prompts, training_openers
 from saesteer.sources.published import published_file
 from saesteer.steps import effects, keys
+from saesteer.steps.damage import ordinary, ordinary_texts_pin
 from saesteer.steps.step import Step, by_layer, model_values, values_of
 
 
@@ -30,8 +31,10 @@ def step(experiment: Experiment) -> Step | None:
     settings |= {"n_vectors": compared.effects.n_vectors} if has_effects else {}
     settings |= {"prompt_writer": prompts_fingerprint(compared.prompt_writer)} if compared.prompt_writer else {}
     settings |= {"words": compared.words} if compared.words else {}
+    settings |= {"pilot": {**values_of(compared.pilot), "n_tokens": ORDINARY_TOKENS}} if compared.pilot else {}
     texts = ["lexicon" if from_topics else "labelled_texts"] if isinstance(compared.concepts, NamedConcepts) else []
     inputs = ["model", "saes", *texts, *(["vectors"] if compared.vectors else [])]
+    inputs += [str(ordinary_texts_pin(experiment))] if compared.pilot else []
     inputs += ["max_activating_examples", "concepts", "logit_lens", "input_score", "output_score", *(["effects"] if has_effects else [])]
     of_methods = tuple(dict.fromkeys(row.module.removeprefix("saesteer.") for row in METHODS))
     drawn_by = "world.concept_texts" if from_topics else "sources.concept_texts"
@@ -46,6 +49,7 @@ def step(experiment: Experiment) -> Step | None:
             "methods.fit.approximator",
             "methods.fit.vectors_file",
             drawn_by,
+            *(("engine.fit_pilot", "sources.corpus") if compared.pilot else ()),
             *of_methods,
         ),
         compute=compute,
@@ -88,6 +92,7 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     concepts = {concept_id: (concept, label) for concept_id, concept, label in run.summary(COMPARED_CONCEPTS).iter_rows()}
     labelled_texts, features = run.summary(CONCEPT_TEXTS), run.features(run.layers)
     texts = {concept_id: training_texts(labelled_texts.filter(concept_id=concept_id), lm) for concept_id in missing["concept_id"].unique()}
+    pilot_texts = tuple(ordinary(run, settings.pilot.n_texts)) if settings.pilot else ()
     for layer, of_layer in by_layer(missing):
         sae, candidates = run.sae(layer), features.filter(layer=layer)
         approximator = fitted(run.rows(EFFECTS, [layer]), settings.effects.n_held_out) if has_effects else None
@@ -110,5 +115,7 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
                 n_prefix=n_prefix,
                 prompts=tuple(prompts.filter(concept_id=concept_id).sort("number")["prompt"]),
                 words=settings.words.get(concept, ()),
+                ordinary_texts=pilot_texts,
+                loss_rise=settings.pilot.loss_rise if settings.pilot else 1.0,
             )
             yield from fitted_rows(problem, rows, neutral)

@@ -65,7 +65,7 @@ def step(experiment: Experiment) -> Step | None:
     if isinstance(judge, LocalModelJudge):
         inputs, modules = ("judge_model", *inputs), (*modules, "judge.local_model")
         settings |= {"dtype": judge.model.dtype, **judge.model.template_values}
-    if isinstance(experiment.concepts, ExampleConcepts):
+    if _rates_by_examples(experiment):
         inputs, modules = (*inputs, MAX_ACTIVATING_EXAMPLES.name), (*modules, "analysis.label_evidence")
         settings["n_described_by"] = N_DESCRIBED_BY
     embeds = isinstance(judge, EmbeddingJudge)
@@ -147,7 +147,7 @@ def _by_embedding(
 
     of_layer = ["layer", "target"]
     for (layer,), rows in texts.group_by("layer", maintain_order=True):
-        examples = _excerpts(run, layer)
+        examples = excerpts_of_examples(run, layer)
         targets = rows["target"].unique(maintain_order=True)
         size = -(-TEXTS_AT_ONCE * len(targets) // rows.height)
         for some in (targets[start : start + size] for start in range(0, len(targets), size)):
@@ -162,18 +162,23 @@ def _by_embedding(
             yield pl.concat(rated)
 
 
-def _excerpts(run: Run, layer: int) -> dict[str, dict[str, list[str]]]:
+def _rates_by_examples(experiment: Experiment) -> bool:
+    """Whether what texts are rated for is what a feature's max-activating examples are about; a comparison names its concepts."""
+    return isinstance(experiment, Sweep) and isinstance(experiment.concepts, ExampleConcepts)
+
+
+def excerpts_of_examples(run: Run, layer: int) -> dict[str, dict[str, list[str]]]:
     """A feature's number -> its concept's name -> excerpts of its max-activating examples, where features stand for these; empty
     otherwise."""
-    from saesteer.analysis.label_evidence import excerpt
+    from saesteer.analysis.label_evidence import excerpts
 
-    if not isinstance(run.experiment.concepts, ExampleConcepts):
+    if not _rates_by_examples(run.experiment):
         return {}
     named = run.rows(CONCEPTS, [layer], ["concept"]).drop_nulls("concept")
     known = run.rows(MAX_ACTIVATING_EXAMPLES, [layer], ["examples"]).join(named, on=CONCEPTS.keys)
     text_of = run.tokens().text_of
     return {
-        str(feature): {concept: [excerpt(one["context"], one["token_index"], text_of) for one in examples[:N_DESCRIBED_BY]]}
+        str(feature): {concept: excerpts(examples[:N_DESCRIBED_BY], text_of)}
         for feature, concept, examples in known.select("feature", "concept", "examples").iter_rows()
     }
 

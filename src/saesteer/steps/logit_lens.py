@@ -9,7 +9,7 @@ from saesteer.core.tables import LOGIT_LENS
 from saesteer.core.tokens import TextTokens
 from saesteer.run import Run
 from saesteer.settings import Experiment
-from saesteer.steps.step import Step, by_layer, every_feature
+from saesteer.steps.step import Step, by_layer, described_features
 
 if TYPE_CHECKING:
     from saesteer.engine.logit_lens import LensTokens
@@ -24,7 +24,7 @@ def step(experiment: Experiment) -> Step | None:
     model = experiment.model
     settings = {"k": N_TOKENS, "dtype": model.dtype} | ({} if model.lens_tokens == "all" else {"tokens": model.lens_tokens})
     inputs, modules = ("model", "saes"), ("engine.logit_lens", "engine.saes", "engine.hook_points")
-    return Step(LOGIT_LENS, every_feature(experiment), settings, inputs, modules, compute, runs_model=True)
+    return Step(LOGIT_LENS, described_features(experiment), settings, inputs, modules, compute, runs_model=True)
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:

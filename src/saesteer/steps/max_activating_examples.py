@@ -7,14 +7,14 @@ import polars as pl
 from saesteer.core.tables import ACTIVATIONS, MAX_ACTIVATING_EXAMPLES
 from saesteer.run import Run
 from saesteer.settings import Experiment, LocalExamples, NeuronpediaExamples
-from saesteer.steps.step import Step, by_layer, every_feature, layers_of, values_of
+from saesteer.steps.step import Step, by_layer, described_features, every_feature, layers_of, values_of
 
 
 def step(experiment: Experiment) -> Step | None:
     section, settings = experiment.max_activating_examples, values_of(experiment.max_activating_examples, "n_examples")
     if isinstance(section, LocalExamples):
         inputs, modules = ("texts", "activations"), ("analysis.max_activating_examples", "sources.corpus")
-        return Step(MAX_ACTIVATING_EXAMPLES, every_feature(experiment), settings, inputs, modules, from_activations)
+        return Step(MAX_ACTIVATING_EXAMPLES, described_features(experiment), settings, inputs, modules, from_activations)
     settings = {"source": section.source or [experiment.saes.release, experiment.saes.id], **settings}
     return Step(MAX_ACTIVATING_EXAMPLES, every_feature(experiment), settings, (), ("sources.neuronpedia.convert",), from_neuronpedia)
 

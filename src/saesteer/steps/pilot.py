@@ -7,8 +7,8 @@ import polars as pl
 from saesteer.core.tables import PILOT
 from saesteer.run import Run
 from saesteer.settings import Experiment, Sweep
-from saesteer.sources.corpus import read_texts
 from saesteer.sources.features import resolve
+from saesteer.steps.damage import ordinary
 from saesteer.steps.step import Step, by_layer, every_feature, values_of
 
 N_TOKENS = 24
@@ -30,12 +30,10 @@ def tokens_read(experiment: Experiment) -> int:
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    from saesteer.engine.damage import ordinary_texts
     from saesteer.engine.pilot import pilot_factors
 
     pilot = run.sweep.sweep.pilot
     assert pilot is not None
-    corpus = read_texts(run.file("texts"), run.model_folder(), run.experiment.model.bos, N_TOKENS)
-    texts, lm = ordinary_texts(corpus["token_ids"].to_list(), pilot.n_texts, N_TOKENS), run.model()
+    texts, lm = ordinary(run, pilot.n_texts, N_TOKENS), run.model()
     for layer, rows in by_layer(missing):
         yield from pilot_factors(lm, run.sae(layer), rows["feature"].to_list(), texts, pilot.loss_rise)

@@ -16,7 +16,7 @@ import saesteer.steps
 from saesteer.core.modules import declared
 from saesteer.core.tables import Table
 from saesteer.run import Run
-from saesteer.settings import Experiment, Settings
+from saesteer.settings import Experiment, LocalExamples, Settings
 from saesteer.sources.features import features_of
 
 
@@ -50,6 +50,14 @@ def configured(**columns: Sequence[Any]) -> Axis:
 def every_feature(experiment: Experiment) -> Keys:
     """Every feature of the experiment."""
     return lambda layer: [configured(feature=features_of(experiment, layer))]
+
+
+def described_features(experiment: Experiment) -> Keys:
+    """Every feature whose max-activating examples and top logit-lens tokens are known: the experiment's, or all of the SAEs."""
+    section = experiment.max_activating_examples
+    if isinstance(section, LocalExamples) and section.every_feature:
+        return lambda _layer: [configured(feature=range(experiment.saes.n_features))]
+    return every_feature(experiment)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     from saesteer.analysis.summaries import features_table, with_labels
     from saesteer.sources.neuronpedia.sources import known_sources
 
-    examples = run.rows(MAX_ACTIVATING_EXAMPLES, layers, ["density", "max_activation", "n_examples", "explanations"])
     concepts, lens = run.rows(CONCEPTS, layers), run.rows(LOGIT_LENS, layers)
+    columns = ["density", "max_activation", "n_examples", "explanations"]
+    examples = run.rows(MAX_ACTIVATING_EXAMPLES, layers, columns).join(concepts, on=CONCEPTS.keys, how="semi", maintain_order="left")
     if EXPLANATIONS.name in steps_of(run.experiment):
         examples = with_labels(examples, run.rows(EXPLANATIONS, layers, ["label"]))
     scores = [_named_reason(step.table, run.rows(step.table, layers)) for step in steps_of(run.experiment).values() if is_score(step)]

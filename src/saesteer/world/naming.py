@@ -7,8 +7,7 @@ active where it rates the topic above 0. This tries what is around a namer; how 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from saesteer.analysis.label_evidence import CLOSES, OPENS, Evidence
-from saesteer.judge.naming import NOTHING, Label
+from saesteer.analysis.label_evidence import CLOSES, NOTHING, OPENS, Evidence, Label
 from saesteer.world.judges import WorldJudge
 
 ALGORITHM_VERSION = 1

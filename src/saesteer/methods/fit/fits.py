@@ -12,6 +12,7 @@ from torch import Tensor
 from saesteer.core.tables import FITS
 from saesteer.engine.conditional import switched
 from saesteer.engine.finite import rows_named
+from saesteer.engine.fit_pilot import at_pilot_factor
 from saesteer.engine.hook_points import reading
 from saesteer.engine.interventions import Intervention, PromptText, features_of, kind_of, packed
 from saesteer.engine.models import fewest_texts
@@ -62,6 +63,8 @@ def _fit(problem: Problem, row: Method, neutral: Sequence[Sequence[int]]) -> dic
         return columns | {"fit_seconds": time.perf_counter() - started, "reason": str(why)}
     seconds = time.perf_counter() - started
     intervention = intervention_of(fit)
+    if problem.ordinary_texts:
+        intervention = at_pilot_factor(problem.lm, problem.sae, intervention, problem.ordinary_texts, problem.loss_rise)
     tensors, values = packed(intervention)
     change, norm = residual_change(problem, intervention, neutral)
     columns |= {

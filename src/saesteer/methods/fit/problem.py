@@ -83,6 +83,8 @@ class Problem:
     n_prefix: int | None = None  # tokens of a text after the first so many count in vectors; None: those of its output
     prompts: tuple[str | None, ...] = ()  # written for the concept by a language model; empty: none was asked
     words: tuple[str, ...] = ()  # that stand for the concept
+    ordinary_texts: tuple[list[int], ...] = ()  # on which pilot factors are measured; none: methods name their own strength
+    loss_rise: float = 1.0  # of these texts at a pilot factor, in nats a token
 
     @cached_property
     def hook_point(self) -> HookPoint:

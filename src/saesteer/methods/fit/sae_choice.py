@@ -1,18 +1,22 @@
 """SAE features chosen by label, by how well they tell the concept's texts from others, or by their scores."""
 
 import polars as pl
+import torch
 
 from saesteer.engine.interventions import ActivationEdit, Addition, ConditionalClamp, DecayingAddition, ProjectionFloor, ScaledComponent
+from saesteer.methods.fit.means import difference_of_means
 from saesteer.methods.fit.problem import Abstains, Problem
 from saesteer.methods.fit.sae_features import (
     addition,
     at_max_activations,
     best,
+    candidates,
     combination,
     detectors,
     direction,
     labelled,
     ranked,
+    scored,
     with_auroc,
     with_label,
     written,
@@ -102,6 +106,13 @@ def by_auroc(problem: Problem) -> Addition:
     """SAE-A (P4, arXiv 2501.17148, section 4): the feature that best tells the concept's training texts from others, by the AUROC of a
     text's largest activation."""
     return addition(problem, best(with_auroc(problem), "auroc", "the layer has no scored feature"))
+
+
+def by_cosine(problem: Problem) -> Addition:
+    """The feature whose decoder direction has the largest cosine with DiffMean's vector (P4, arXiv 2501.17148, section 4)."""
+    difference = difference_of_means(problem.positive_tokens, problem.negative_tokens)
+    cosines = torch.nn.functional.normalize(problem.sae.W_dec.float(), dim=1) @ difference
+    return addition(problem, best(scored(candidates(problem), "cosine", cosines), "cosine", "the layer has no scored feature"))
 
 
 def by_output_score(problem: Problem) -> Addition:

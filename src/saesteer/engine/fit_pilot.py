@@ -1,0 +1,47 @@
+"""How strongly a fit steers at factor 1 where a comparison has a pilot: as strongly as raises the loss of ordinary texts by so much.
+
+Methods name strengths of their own, an activation or an adapter as trained, which lie anywhere from nothing to loops. As for features
+(engine.pilot), one grid of multiples of a fit's pilot factor is then right for all.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from saesteer.engine.damage import compared, read, reader_under, with_padding
+from saesteer.engine.interventions import Intervention, scaled
+from saesteer.engine.loss_rise import at_rise
+from saesteer.engine.models import LanguageModel
+from saesteer.engine.saes import Sae
+
+ALGORITHM_VERSION = 1
+
+OCTAVES = (-6.0, 6.0)
+"""The pilot factor is looked for between 1/64 and 64 times the method's own strength."""
+HALVINGS = 5
+"""How often that range is halved, in the logarithm, before the rise is interpolated: down to three eighths of an octave."""
+
+
+def at_pilot_factor(lm: LanguageModel, sae: Sae, intervention: Intervention, texts: Sequence[Sequence[int]], target: float) -> Intervention:
+    """The intervention with its pilot factor as factor 1; as it is where its strength cannot be scaled."""
+    if scaled(intervention, 1.0) is None:
+        return intervention
+    unit = pilot_factor(lm, sae, intervention, texts, target)
+    made = scaled(intervention, unit)
+    assert made is not None
+    return made
+
+
+@torch.no_grad()
+def pilot_factor(lm: LanguageModel, sae: Sae, intervention: Intervention, texts: Sequence[Sequence[int]], target: float) -> float:
+    """The factor at which steering raises the mean loss of ordinary texts (token ids; engine.damage) by `target` nats a token, taken to
+    grow with the factor; the end of the range that it lies beyond."""
+    unsteered, steered = read(lm, with_padding(lm, texts)), reader_under(lm, sae, sae.meta.layer, intervention, texts)
+    base = compared(lm, unsteered, unsteered)[0].mean()
+
+    def rise(factor: Tensor) -> Tensor:
+        return (compared(lm, steered(float(factor)), unsteered)[0].mean() - base)[None]
+
+    low, high = (torch.tensor([octave], dtype=torch.double, device=lm.device) for octave in OCTAVES)
+    return float(at_rise(rise, target, (low, high), HALVINGS)[0])
