@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,17 @@ from saesteer.engine.models import load_language_model
 from saesteer.engine.perplexity import continuation_nll
 from saesteer.judge.embedding import SentenceEmbedder, load_embedder
 from saesteer.judge.nearest import NearestNamer
-from saesteer.judge.rate_embedding import Concept, Embed, concept_of, concept_ratings, fluency_rating, ranges_of, rate, thirds_left_out
+from saesteer.judge.rate_embedding import (
+    Concept,
+    Embed,
+    concept_of,
+    concept_ratings,
+    fluency_rating,
+    order_matters,
+    ranges_of,
+    rate,
+    thirds_left_out,
+)
 from saesteer.judge.rate_outside import of_lens_tokens, ratings_outside
 from saesteer.report.candidates import know_words
 from saesteer.settings import EmbeddingJudge
@@ -198,6 +209,16 @@ def test_fluency_asks_for_all_three_ranges_of_unsteered_texts() -> None:
     assert fluency_rating(ranges, "dogs bark and cats run home to sleep", 1.2, 1.0) == 1  # fewer function words
     assert fluency_rating(ranges, "he saw it and he saw it and he saw it", 1.2, 1.0) == 0
     assert fluency_rating(ranges, text, None, None) is None
+
+
+def test_order_is_measured_only_where_it_can_change_a_fluency() -> None:
+    ranges, texts = (
+        ranges_of(rows_of(PLAIN)),
+        ["he saw the dog again.", "dogs bark and cats run home", "he saw it and he saw it and he saw it", "", None],
+    )
+    for text, loss in product(texts, (None, 0.9, 1.2, 1.5, 2.1)):
+        by_order = {fluency_rating(ranges, text or "", loss, order) for order in (None, -1.0, 0.4, 0.9, 1.0)}
+        assert order_matters(ranges, text, loss) == (text is not None and len(by_order) > 1), (text, loss)
 
 
 def test_words_move_among_the_places_of_words() -> None:

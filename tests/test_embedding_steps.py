@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from pydantic import ValidationError
 from small_embedder import write_embedder
@@ -14,9 +15,11 @@ from workflow_folder import Folder
 from saesteer.core.files import write_json
 from saesteer.core.tables import CONCEPTS, EXPLANATIONS, GENERATIONS, JUDGEMENTS, MAX_ACTIVATING_EXAMPLES, of_features
 from saesteer.core.yaml_1_2 import to_yaml
+from saesteer.engine.models import LanguageModel
 from saesteer.judge.embedding import load_embedder
 from saesteer.judge.nearest import vocabulary
 from saesteer.judge.rate_embedding import concept_of, concept_ratings
+from saesteer.judge.word_order import with_order_nats
 from saesteer.run import Run, open_run
 from saesteer.settings import Comparison, EmbeddingJudge, ExampleConcepts, ModelSource, Sweep, load_experiment
 from saesteer.settings.load import load_workflow, read_yaml
@@ -54,6 +57,18 @@ def test_the_steps_of_a_finished_experiment(finished: Folder, tmp_path: Path, mo
     assert ratings["judge_score"].null_count() == ratings["reason"].count() < ratings.height
     assert set(ratings["concept_rating"].drop_nulls()) <= {0, 1, 2}
     assert set(run.rows(EXPLANATIONS)["label"]) <= set(vocabulary({}))
+    missing, measured = ratings.select(JUDGEMENTS.keys), list[int]()
+
+    def counted(lm: LanguageModel, texts: pl.DataFrame, *more: Any) -> pl.DataFrame:
+        measured.append(texts.height)
+        return with_order_nats(lm, texts, *more)
+
+    monkeypatch.setattr("saesteer.judge.word_order.with_order_nats", counted)
+    sparingly = pl.concat(steps_of(run.experiment)["judge"].compute(run, missing))
+    n_sparingly = sum(measured)
+    monkeypatch.setattr("saesteer.judge.rate_embedding.order_matters", lambda *_: True)
+    assert pl.concat(steps_of(run.experiment)["judge"].compute(run, missing)).equals(sparingly)
+    assert n_sparingly < sum(measured) - n_sparingly
 
 
 def passages_of(examples: list[dict[str, Any]]) -> list[str]:

@@ -13,6 +13,7 @@ import polars as pl
 import torch
 import typer
 
+from saesteer.cli.application import workflow_of
 from saesteer.core.files import write_json
 from saesteer.engine.attention import GROUPED
 from saesteer.engine.models import LanguageModel, load_language_model
@@ -25,6 +26,7 @@ from studies.public.activations import Rows
 from studies.public.card import ship
 from studies.public.clean import cleaned
 from studies.public.measure import Losses, loss_with_sae, losses_without_sae, quality
+from studies.public.recommendations import FURTHER_CONCEPTS, write_recommendations
 from studies.public.rounded import save_rounded
 from studies.public.sample import prompts, requests, sampled_parts
 
@@ -219,6 +221,17 @@ def build_all(
 def adopt(model: str, out: Out) -> None:
     """Copy texts and SAEs into data/public, with a card."""
     ship(out / model, model, LAYERS[model], COMPARED[model], SHIPPED_TO / model)
+
+
+@app.command()
+def recommendations(
+    experiment: Annotated[str, typer.Argument(help="A sweep of this package's models that was run here.")],
+    cores: Annotated[int, typer.Option()] = 2,
+) -> None:
+    """What `saesteer recommend` says of the plan's concepts, into docs/recommend; it takes minutes a concept, and goes on where it was."""
+    configfile = Path("config/config.yaml")
+    concepts = [*compared_concepts(), *FURTHER_CONCEPTS]
+    write_recommendations(Path("docs/recommend"), workflow_of(configfile), experiment, concepts, configfile, cores)
 
 
 def trained_on(folder: Path, layer: int) -> torch.Tensor:

@@ -151,6 +151,11 @@ def fluency_rating(ranges: Acceptable, text: str, mean_nll: float | None, order_
     return fluency(ranges, distinct_bigram_share(words), mean_nll, function_word_share(words), order_nats)
 
 
+def order_matters(ranges: Acceptable, text: str | None, mean_nll: float | None) -> bool:
+    """Whether a text's fluency depends on what the order of its words is worth: not where it is 0 or unknown without that."""
+    return text is not None and bool(fluency_rating(ranges, text, mean_nll, None))
+
+
 def rate(
     texts: pl.DataFrame, unsteered: pl.DataFrame, embed: Embed, described: Mapping[str, Sequence[str]], rates_blank: bool = False
 ) -> pl.DataFrame:

@@ -134,27 +134,33 @@ def ratings(
 def _by_embedding(
     run: Run, judge: EmbeddingJudge, texts: pl.DataFrame, losses: pl.DataFrame, prompts: Mapping[str, str], unsteered: pl.DataFrame
 ) -> Iterator[pl.DataFrame]:
-    """The same. Losses are measured of TEXTS_AT_ONCE texts or more; a layer's target is rated beside its own unsteered texts."""
+    """The same. What the order of words is worth is measured of TEXTS_AT_ONCE texts or more, where it matters; a layer's target is rated
+    beside its own unsteered texts."""
     from saesteer.judge.embedding import load_embedder
-    from saesteer.judge.rate_embedding import rate, texts_and_words
+    from saesteer.judge.rate_embedding import order_matters, ranges_of, rate, texts_and_words
     from saesteer.judge.word_order import with_order_nats
 
     embedder, scorer = load_embedder(run.model_folder("judge_model")), run.model("perplexity_model")
 
-    def measured(rows: pl.DataFrame) -> pl.DataFrame:
-        with_losses = rows.join(losses.select(*GENERATIONS.keys, "mean_nll"), on=GENERATIONS.keys, how="left", maintain_order="left")
-        return with_order_nats(scorer, with_losses, prompts, run.experiment.model.prompt_format)
+    def ordered(rows: pl.DataFrame) -> pl.DataFrame:
+        return with_order_nats(scorer, rows, prompts, run.experiment.model.prompt_format)
 
+    known = losses.select(*GENERATIONS.keys, "mean_nll")
+    texts, unsteered = (of.join(known, on=GENERATIONS.keys, how="left", maintain_order="left") for of in (texts, unsteered))
     of_layer = ["layer", "target"]
     for (layer,), rows in texts.group_by("layer", maintain_order=True):
         examples = excerpts_of_examples(run, layer)
         targets = rows["target"].unique(maintain_order=True)
         size = -(-TEXTS_AT_ONCE * len(targets) // rows.height)
         for some in (targets[start : start + size] for start in range(0, len(targets), size)):
-            here, beside = (measured(of.filter(pl.col("target").is_in(some.implode()), layer=layer)) for of in (rows, unsteered))
-            together = pl.concat([here["text"], beside["text"]]).drop_nulls().to_list()
-            embedder.vectors(texts_and_words(together))  # known from then on
-            plain = beside.partition_by(of_layer, as_dict=True)
+            here, beside = (of.filter(pl.col("target").is_in(some.implode()), layer=layer) for of in (rows, unsteered))
+            embedder.vectors(texts_and_words(pl.concat([here["text"], beside["text"]]).drop_nulls().to_list()))  # known from then on
+            plain = ordered(beside).partition_by(of_layer, as_dict=True)
+            ranges = {key: ranges_of(of_target) for key, of_target in plain.items()}
+            cells = here.select(*of_layer, "text", "mean_nll").iter_rows()
+            matters = pl.Series([order_matters(ranges[layer, target], *measures) for layer, target, *measures in cells], dtype=pl.Boolean)
+            measured = pl.concat([ordered(here.filter(matters)), here.filter(~matters).with_columns(order_nats=pl.lit(None, pl.Float64))])
+            here = here.join(measured.select(*GENERATIONS.keys, "order_nats"), on=GENERATIONS.keys, how="left", maintain_order="left")
             rated = [
                 rate(part, plain[key], embedder.vectors, examples.get(str(key[1]), judge.descriptions), run.experiment.rates_blank_texts)
                 for key, part in here.group_by(of_layer, maintain_order=True)

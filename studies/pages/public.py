@@ -1,0 +1,137 @@
+"""The answers to docs/plan.md's questions on the two public models, beside what P1 reports, from results in git."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from saesteer.analysis.metrics import DOES_NOT_HOLD, HOLDS, OPEN
+from saesteer.core.markdown import table
+from saesteer.core.tables import METHOD_SCORES
+from saesteer.core.uncertainty import RATINGS, Estimate, Interval, mean_interval
+from saesteer.report.headline import depth_rho, p_value, share, times
+from studies.public.recommendations import N_BRUTE_FORCE, SCHEMA
+
+MODELS = {"smollm2": "SmolLM2-135M", "gemma-3-270m": "Gemma 3 270M"}
+"""Sweep -> model."""
+METHODS_FOLDER, RECOMMENDED_FOLDER, RESULTS = Path("docs/methods"), Path("docs/recommend"), Path("docs/results")
+FILTERED_FEATURE, ADAPTER = "sae_label_output_score", "lora"
+"""Methods of question 5: P1's choice, where a concept that the filter drops counts as unsteered, and what it is compared with."""
+NEAR = 0.9
+"""Of the adapter's score, and of brute force's."""
+CONFIDENCE = 0.95
+REGISTERED = "capped"
+"""Factor rule of the registered variant."""
+_Numbers = Mapping[str, Any]
+
+
+def metrics(root: Path, experiment: str) -> _Numbers:
+    """An experiment's headline numbers, as they lie in git."""
+    numbers: _Numbers = json.loads((root / RESULTS / f"{experiment}.json").read_text(encoding="utf-8"))
+    return numbers
+
+
+def answers_markdown(root: Path) -> str:
+    """A line a question, a column a model."""
+    of_models = [list(answers(root, experiment)) for experiment in MODELS]
+    lines = ([question, of_p1, *cells] for (question, of_p1), *cells in zip(QUESTIONS.items(), *of_models, strict=True))
+    return table(["question", "P1, on Gemma-2 2B and 9B", *MODELS.values()], lines)
+
+
+QUESTIONS = {
+    "1. Input scores fall with depth, output scores rise": "both, by a figure",
+    "2. Both scores are rarely above .5": "rare, by a figure",
+    "3. Features of output score ≥ .1 steer at least 1.5 times as well": "2 to 3 times, not net of unsteered texts",
+    "4. The same, by a success that counts no lens tokens": "–",
+    f"5. The filtered feature reaches {NEAR:g} of LoRA": "near LoRA, by a language model's ratings",
+    f"6. `recommend` reaches {NEAR:g} of brute force": "–",
+}
+"""Question of the plan -> what P1 reports."""
+
+
+def answers(root: Path, experiment: str) -> Iterator[str]:
+    """The verdict on each of QUESTIONS, with its numbers."""
+    numbers = metrics(root, experiment)
+    holds, depth, both = (numbers[name] for name in ("findings", "depth", "both_above_half"))
+    yield _cell(holds["roles_change_with_depth"], f"ρ {depth_rho(depth, 'input_score')} and {depth_rho(depth, 'output_score')}")
+    high = f"{times(both['to_independence'])} as many as by chance, {share(both['n'], both['n_scored'])}"
+    yield _cell(holds["both_scores_high_is_rare"], high)
+    kept, n = (numbers["filter"][REGISTERED]["all"][name]["n"] for name in ("kept", "unfiltered"))
+    gain = _gain(numbers["filter"][REGISTERED]["all"]["net"], numbers["variants"])
+    yield _cell(holds["filter_helps"], f"{gain}; {kept} of {n} features")
+    outside = numbers["outside"]
+    yield _cell(holds["filter_helps_without_lens_tokens"], _gain(outside[REGISTERED], outside["variants"]))
+    yield _ratio_cell(method_pairs(root, experiment, FILTERED_FEATURE, ADAPTER), "concepts")
+    yield _ratio_cell(brute_force_pairs(root, experiment), "concepts")
+
+
+def _cell(verdict: str, measured: str) -> str:
+    return f"**{verdict}**: {measured}"
+
+
+def _gain(net: _Numbers, variants: _Numbers) -> str:
+    """A net gain, within layers too, and in how many variants of the analysis it is shown."""
+    within = f"within layers {times(net['within_layers'])} (p {p_value(net['p_within_layers'])})"
+    return f"{times(net['ratio'])}, {within}; in {variants['n_showing']} of {variants['n']} variants"
+
+
+def _ratio_cell(pairs: Float[np.ndarray, "n 2"], what: str) -> str:
+    ratio = ratio_of_means(pairs)
+    return _cell(near(pairs), f"{times({'value': ratio.value, **_ends(ratio.interval)})}, {len(pairs)} {what}")
+
+
+def _ends(interval: Interval | None) -> dict[str, float | None]:
+    return {"low": None, "high": None} if interval is None else interval._asdict()
+
+
+def method_pairs(root: Path, experiment: str, *methods: str) -> Float[np.ndarray, "concept 2"]:
+    """The held-out scores of two methods in a model's comparison, by concept; those without both are left out."""
+    scores = pl.read_csv(root / METHODS_FOLDER / f"{experiment}-methods" / f"{METHOD_SCORES.name}.csv")
+    wide = scores.pivot("method", index="concept", values="score").select(*methods).drop_nulls()
+    return wide.to_numpy()
+
+
+def brute_force_pairs(root: Path, experiment: str) -> Float[np.ndarray, "concept 2"]:
+    """Mean scores on fresh prompts of what `recommend` picks and of what brute force does; 0 where nothing was picked."""
+    rows = pl.read_csv(root / RECOMMENDED_FOLDER / f"{experiment}.csv", schema=SCHEMA)
+    brute = rows.filter(n_per_layer=N_BRUTE_FORCE).select("concept", brute=pl.col("fresh").fill_null(0))
+    picks = rows.filter(pl.col("n_per_layer").is_null()).select("concept", pick=pl.col("fresh").fill_null(0))
+    return picks.join(brute, on="concept").select("pick", "brute").to_numpy()
+
+
+def ratio_of_means(pairs: Float[np.ndarray, "n 2"]) -> Estimate:
+    """Mean of the first over mean of the second, with the interval of all ratios r at which the mean of first - r * second may be 0
+    (Fieller's), found by halving; without one where it has an end at neither side of the ratio."""
+    first, second = pairs.mean(axis=0) if len(pairs) else (0.0, 0.0)
+    if second <= 0:
+        return Estimate(None, None)
+    ratio = float(first / second)
+    low = _crossing(lambda r: _difference(pairs, r).low > 0, 0.0, ratio)
+    high = _crossing(lambda r: _difference(pairs, r).high >= 0, ratio, 1e3)
+    return Estimate(ratio, Interval(low, high))
+
+
+def near(pairs: Float[np.ndarray, "n 2"]) -> str:
+    """Whether the mean of the first is at least NEAR of the second's, by the interval of the ratio."""
+    difference = _difference(pairs, NEAR)
+    return HOLDS if difference.low >= 0 else DOES_NOT_HOLD if difference.high < 0 else OPEN
+
+
+def _difference(pairs: Float[np.ndarray, "n 2"], ratio: float) -> Interval:
+    """Interval of the mean of first - ratio * second, both on the scale of ratings."""
+    scale = Interval(-ratio * RATINGS.high, RATINGS.high)
+    return mean_interval(pairs[:, 0] - ratio * pairs[:, 1], CONFIDENCE, scale) or scale
+
+
+def _crossing(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """Where a condition that holds at `low` and not at `high` ends."""
+    if not holds(low):
+        return low
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
