@@ -1,0 +1,85 @@
+"""The answers on the two public models: ratios against Fieller's formula, verdicts and cells by hand."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+
+from saesteer.core.uncertainty import Interval, mean_interval
+from studies import ROOT
+from studies.pages.public import MODELS, QUESTIONS, answers, answers_markdown, brute_force_pairs, near, ratio_of_means
+from studies.public.recommendations import N_BRUTE_FORCE, SCHEMA
+
+
+def scores(n: int, times: float, seed: int) -> np.ndarray:
+    second = np.random.default_rng(seed).uniform(0.8, 1.6, n)
+    noise = np.random.default_rng(seed + 1).normal(0, 0.1, n)
+    return np.stack([times * second + noise, second], axis=1)
+
+
+def fieller(pairs: np.ndarray, confidence: float) -> tuple[float, float]:
+    """The ends of a ratio's interval by the closed formula (J. R. Stat. Soc. B 16, 1954, p. 175)."""
+    n, (a, b), ((vaa, vab), (_, vbb)) = len(pairs), pairs.mean(axis=0), np.cov(pairs.T) / len(pairs)
+    t = stats.t.ppf((1 + confidence) / 2, n - 1)
+    middle, below = a * b - t**2 * vab, b**2 - t**2 * vbb
+    reach = np.sqrt(middle**2 - below * (a**2 - t**2 * vaa))
+    return (middle - reach) / below, (middle + reach) / below
+
+
+def test_a_ratios_interval_is_fiellers() -> None:
+    pairs = scores(400, 0.9, 0)
+    ratio = ratio_of_means(pairs)
+    assert ratio.value == pytest.approx(pairs[:, 0].mean() / pairs[:, 1].mean())
+    assert ratio.interval == pytest.approx(fieller(pairs, 0.95), abs=2e-4)  # the intervals here are corrected for skewness
+    few = ratio_of_means(scores(16, 0.9, 1))
+    assert few.interval is not None
+    for end, side in ((few.interval.low, "low"), (few.interval.high, "high")):
+        differences = scores(16, 0.9, 1) @ [1, -end]
+        assert getattr(mean_interval(differences, 0.95, Interval(-2 * end, 2.0)), side) == pytest.approx(0, abs=1e-6)
+    assert ratio_of_means(np.zeros((5, 2))) == (None, None)
+
+
+@pytest.mark.parametrize(("times", "n", "verdict"), [(1.0, 40, "holds"), (0.7, 40, "does not hold"), (0.9, 12, "open"), (1.0, 2, "open")])
+def test_near_is_by_the_interval(times: float, n: int, verdict: str) -> None:
+    assert near(scores(n, times, 3)) == verdict
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder of results, the shipped experiment's numbers standing for both models'."""
+    for name in ("results", "methods", "recommend"):
+        (tmp_path / "docs" / name).mkdir(parents=True)
+    for experiment in MODELS:
+        shutil.copyfile(ROOT / "docs/results/tiny.json", tmp_path / f"docs/results/{experiment}.json")
+        folder = tmp_path / f"docs/methods/{experiment}-methods"
+        folder.mkdir()
+        made = [
+            (method, f"c{n}", score) for method, of in (("sae_label_output_score", 0.4), ("lora", 1.2)) for n, score in enumerate([of] * 16)
+        ]
+        pl.DataFrame(made, schema=["method", "concept", "score"], orient="row").write_csv(folder / "method_scores.csv")
+        rows = [
+            {"concept": f"c{n}", "n_per_layer": per, "fresh": fresh}
+            for n in range(6)
+            for per, fresh in ((None, 1.0), (N_BRUTE_FORCE, 1.25))
+        ]
+        rows[0]["fresh"] = None
+        pl.DataFrame(rows, schema=SCHEMA).write_csv(tmp_path / f"docs/recommend/{experiment}.csv")
+    return tmp_path
+
+
+def test_each_question_has_a_verdict_on_each_model(root: Path) -> None:
+    cells = list(answers(root, "smollm2"))
+    assert len(cells) == len(QUESTIONS)
+    assert cells[0] == "**holds**: ρ −0.93 (p = 0.002) and 0.98 (p < .001)"
+    assert cells[1].startswith("**open**: 1.50× [0.96, 2.35] as many as by chance, 3.0% [1.2, 6.1]")
+    assert cells[2] == "**open**: 1.58× [1.17, 2.14], within layers 1.21× [0.92, 1.59] (p = 0.109); in 0 of 12 variants; 34 of 240 features"
+    assert cells[3].startswith("**open**: 0.96× [0.48, 1.90]")
+    assert cells[4].startswith("**does not hold**: 0.33× [")
+    assert brute_force_pairs(root, "smollm2").tolist() == [[0.0, 1.25], *[[1.0, 1.25]] * 5]
+    assert cells[5].startswith("**open**: 0.67× [")
+    lines = answers_markdown(root).splitlines()
+    assert lines[0] == "| question | P1, on Gemma-2 2B and 9B | SmolLM2-135M | Gemma 3 270M |"
+    assert len(lines) == 2 + len(QUESTIONS)
