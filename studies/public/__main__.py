@@ -18,6 +18,7 @@ from saesteer.core.files import write_json
 from saesteer.engine.attention import GROUPED
 from saesteer.engine.models import LanguageModel, load_language_model
 from saesteer.engine.sae_convert import sae_from_folder
+from saesteer.run import open_run
 from saesteer.settings import Comparison, Workflow, load_experiment
 from saesteer.settings.methods import LabelledTexts
 from saesteer.workflow.model_files import model_files
@@ -25,6 +26,7 @@ from studies.public import activations, read, train
 from studies.public.activations import Rows
 from studies.public.card import ship
 from studies.public.clean import cleaned
+from studies.public.judges import write_judgements
 from studies.public.measure import Losses, loss_with_sae, losses_without_sae, quality
 from studies.public.recommendations import FURTHER_CONCEPTS, write_recommendations
 from studies.public.rounded import save_rounded
@@ -232,6 +234,17 @@ def recommendations(
     configfile = Path("config/config.yaml")
     concepts = [*compared_concepts(), *FURTHER_CONCEPTS]
     write_recommendations(Path("docs/recommend"), workflow_of(configfile), experiment, concepts, configfile, cores)
+
+
+@app.command()
+def judges(
+    experiment: Annotated[str, typer.Argument(help="A comparison of methods on the plan's concepts that was run here.")],
+    base_url: Annotated[str, typer.Option(help="Address of an endpoint that speaks OpenAI's chat completions, up to /v1.")],
+    model: Annotated[str, typer.Option(help="Name of the model there.")],
+    seed: Annotated[int, typer.Option(help="Of which texts are rated.")] = 0,
+) -> None:
+    """Ratings of 300 texts by three judges, and their agreement, into docs/judges."""
+    write_judgements(open_run(experiment, workflow_of(Path("config/config.yaml"))), Path("docs/judges"), base_url, model, seed)
 
 
 def trained_on(folder: Path, layer: int) -> torch.Tensor:

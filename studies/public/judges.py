@@ -1,0 +1,76 @@
+"""Other judges beside the embedding judge, on a sample of the texts that it rated in a comparison of methods: the books' topic judge, and a
+language model behind an endpoint. How far each two agree.
+"""
+
+from collections.abc import Mapping
+from itertools import combinations
+from pathlib import Path
+
+import polars as pl
+
+from saesteer.core.files import write_text
+from saesteer.core.tables import GENERATIONS, JUDGEMENTS
+from saesteer.judge.agreement import agreement
+from saesteer.judge.batch import endpoint_asker
+from saesteer.judge.rate_llm import judge_texts
+from saesteer.report.rating.sheet import drawn, rated_texts
+from saesteer.run import Run
+from saesteer.settings import EndpointJudge
+from saesteer.sources.corpus import topic_names
+from saesteer.world.judges import load_judge
+
+BOOKS = Path("data/world-books")
+TOPICS = {"the sea": "sea", "a garden": "gardening", "money": "economics", "the stars": "astronomy", "trains": "railways"}
+"""Concept of docs/plan.md -> topic of the books, where they are called otherwise."""
+N_TEXTS = 300
+RATINGS = ("concept_rating", "fluency_rating")
+
+
+def write_judgements(run: Run, folder: Path, base_url: str, model: str, seed: int) -> None:
+    """NAME.parquet, the texts with all ratings, and NAME.csv, how far each two judges agree."""
+    texts = sample(run, seed)
+    rated = {"embedding": _judgements(texts), "books": by_topic(run, texts), model: by_endpoint(texts, base_url, model, run.data / "judge")}
+    folder.mkdir(parents=True, exist_ok=True)
+    ratings_of(rated, texts.drop(RATINGS)).write_parquet(folder / f"{run.name}.parquet")
+    write_text(folder / f"{run.name}.csv", agreements(rated).write_csv(float_precision=4))
+
+
+def sample(run: Run, seed: int) -> pl.DataFrame:
+    """N_TEXTS rated texts, balanced over ratings and strengths."""
+    return drawn(rated_texts(run), N_TEXTS, seed)
+
+
+def by_topic(run: Run, texts: pl.DataFrame) -> pl.DataFrame:
+    """JUDGEMENTS rows by the books' judge, which counts words of a topic; its fluency is about texts of the books, so null."""
+    judge, topics = load_judge(BOOKS / "judge", run.tokens()), topic_names(BOOKS / "topics.json")
+    numbers = [topics.index(TOPICS.get(concept, concept)) for concept in texts["concept"]]
+    ratings = [judge.concept(ids, number) for ids, number in zip(judge.read(texts["text"].to_list()), numbers, strict=True)]
+    return _judgements(texts.with_columns(concept_rating=pl.Series(ratings, dtype=pl.UInt8), fluency_rating=pl.lit(None, pl.UInt8)))
+
+
+def by_endpoint(texts: pl.DataFrame, base_url: str, model: str, folder: Path) -> pl.DataFrame:
+    """JUDGEMENTS rows by a language model, whose answers stay in the folder."""
+    judge = EndpointJudge(kind="endpoint", base_url=base_url, model=model, key_variable=None, concurrency=2, timeout_seconds=600)
+    return pl.concat(judge_texts(texts, None, endpoint_asker(judge, {}, folder), folder / "answers", part_seconds=30.0))
+
+
+def ratings_of(rated: Mapping[str, pl.DataFrame], texts: pl.DataFrame) -> pl.DataFrame:
+    """Texts with a column for each judge and rating, as concept_NAME."""
+    for name, rows in rated.items():
+        columns = {rating: f"{rating.removesuffix('_rating')}_{name}" for rating in RATINGS}
+        texts = texts.join(rows.select(*GENERATIONS.keys, *RATINGS).rename(columns), on=GENERATIONS.keys, maintain_order="left")
+    return texts
+
+
+def agreements(rated: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """judge.agreement.SCHEMA of each two judges, by concept."""
+    rows = []
+    for first, second in combinations(rated, 2):
+        aspects = agreement(rated[first], rated[second]).filter(pl.col("n") > 0)
+        rows.append(aspects.select(pl.lit(first).alias("judge"), pl.lit(second).alias("other"), pl.all()))
+    return pl.concat(rows)
+
+
+def _judgements(texts: pl.DataFrame) -> pl.DataFrame:
+    """Rated texts with all of JUDGEMENTS' columns."""
+    return pl.concat([pl.DataFrame(schema=JUDGEMENTS.schema), texts.select(*GENERATIONS.keys, *RATINGS)], how="diagonal")
