@@ -51,7 +51,8 @@ def by_topic(run: Run, texts: pl.DataFrame) -> pl.DataFrame:
 def by_endpoint(texts: pl.DataFrame, base_url: str, model: str, folder: Path) -> pl.DataFrame:
     """JUDGEMENTS rows by a language model, whose answers stay in the folder."""
     judge = EndpointJudge(kind="endpoint", base_url=base_url, model=model, key_variable=None, concurrency=2, timeout_seconds=600)
-    return pl.concat(judge_texts(texts, None, endpoint_asker(judge, {}, folder), folder / "answers", part_seconds=30.0))
+    written = texts.with_columns(reason=pl.lit(None, pl.String))
+    return pl.concat(judge_texts(written, None, endpoint_asker(judge, {}, folder), folder / "answers", part_seconds=30.0))
 
 
 def ratings_of(rated: Mapping[str, pl.DataFrame], texts: pl.DataFrame) -> pl.DataFrame:
