@@ -73,24 +73,30 @@ PUBLISHED: dict[str, Column] = {
 }
 
 
-def results(root: Path, table: Table) -> pl.DataFrame:
+def results(root: Path, table: Table, folder: Path = FOLDER) -> pl.DataFrame:
     """A table of the comparison that lies in git."""
-    return pl.read_csv(root / FOLDER / f"{table.name}.csv", infer_schema_length=None)
+    return pl.read_csv(root / folder / f"{table.name}.csv", infer_schema_length=None)
 
 
 def scores_markdown(root: Path) -> str:
     """Every method's score, without and with a limit on its damage, and what steering costs ordinary text: best first by the mean over
     layers."""
-    limited = results(root, EQUAL_COST).filter(limit=SHOWN_LIMIT)
-    names = dict(zip(_interval("limited"), _interval("score"), strict=True))
-    joined = _with_damage(root).join(limited.select(*_METHOD, **names), on=_METHOD, how="left", maintain_order="left").to_dicts()
     at_limit: dict[str, Column] = {f"at most {SHOWN_LIMIT} nats, layer {{layer}}": "limited ±"}
-    return markdown(best_first("method", "score")(joined), "method", SCORES | at_limit | {"loss rise": DAMAGE["loss rise"]})
+    rows = scores_and_costs(root).to_dicts()
+    return markdown(best_first("method", "score")(rows), "method", SCORES | at_limit | {"loss rise": DAMAGE["loss rise"]})
 
 
-def _with_damage(root: Path) -> pl.DataFrame:
+def scores_and_costs(root: Path, folder: Path = FOLDER) -> pl.DataFrame:
+    """The methods with what each costs ordinary text, and its score at a limit on that (`limited`)."""
+    limited = results(root, EQUAL_COST, folder).filter(limit=SHOWN_LIMIT)
+    names = dict(zip(_interval("limited"), _interval("score"), strict=True))
+    return _with_damage(root, folder).join(limited.select(*_METHOD, **names), on=_METHOD, how="left", maintain_order="left")
+
+
+def _with_damage(root: Path, folder: Path = FOLDER) -> pl.DataFrame:
     """The methods with what each costs ordinary text."""
-    return results(root, METHODS_TABLE).join(results(root, DAMAGE_TABLE), on=_METHOD, how="left", maintain_order="left")
+    costs = results(root, DAMAGE_TABLE, folder)
+    return results(root, METHODS_TABLE, folder).join(costs, on=_METHOD, how="left", maintain_order="left")
 
 
 def equal_cost_markdown(root: Path) -> str:

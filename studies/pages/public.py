@@ -3,22 +3,26 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float
 
 from saesteer.analysis.metrics import DOES_NOT_HOLD, HOLDS, OPEN
+from saesteer.analysis.recommendation import Verdict
 from saesteer.core.markdown import table
 from saesteer.core.tables import METHOD_SCORES
 from saesteer.core.uncertainty import RATINGS, Estimate, Interval, mean_interval
 from saesteer.report.headline import depth_rho, p_value, share, times
+from saesteer.report.site.method_pages import SHOWN_LIMIT
+from studies.pages import methods
+from studies.pages.tables import Row, Shown, beside, best_first
 from studies.public.recommendations import N_BRUTE_FORCE, SCHEMA
 
 MODELS = {"smollm2": "SmolLM2-135M", "gemma-3-270m": "Gemma 3 270M"}
 """Sweep -> model."""
-METHODS_FOLDER, RECOMMENDED_FOLDER, RESULTS = Path("docs/methods"), Path("docs/recommend"), Path("docs/results")
+RECOMMENDED_FOLDER, JUDGES_FOLDER, RESULTS = Path("docs/recommend"), Path("docs/judges"), Path("docs/results")
 FILTERED_FEATURE, ADAPTER = "sae_label_output_score", "lora"
 """Methods of question 5: P1's choice, where a concept that the filter drops counts as unsteered, and what it is compared with."""
 NEAR = 0.9
@@ -26,7 +30,18 @@ NEAR = 0.9
 CONFIDENCE = 0.95
 REGISTERED = "capped"
 """Factor rule of the registered variant."""
+TABLE_COLUMNS = methods.TABLE_COLUMNS | {METHOD_SCORES.name: ("layer", "method", "concept", "abstains", "score")}
 _Numbers = Mapping[str, Any]
+
+
+def comparison(experiment: str) -> str:
+    """The comparison of methods on a sweep's model."""
+    return f"{experiment}-methods"
+
+
+def methods_folder(experiment: str) -> Path:
+    """Where git has its tables."""
+    return methods.FOLDER / comparison(experiment)
 
 
 def metrics(root: Path, experiment: str) -> _Numbers:
@@ -88,10 +103,10 @@ def _ends(interval: Interval | None) -> dict[str, float | None]:
     return {"low": None, "high": None} if interval is None else interval._asdict()
 
 
-def method_pairs(root: Path, experiment: str, *methods: str) -> Float[np.ndarray, "concept 2"]:
+def method_pairs(root: Path, experiment: str, *names: str) -> Float[np.ndarray, "concept 2"]:
     """The held-out scores of two methods in a model's comparison, by concept; those without both are left out."""
-    scores = pl.read_csv(root / METHODS_FOLDER / f"{experiment}-methods" / f"{METHOD_SCORES.name}.csv")
-    wide = scores.pivot("method", index="concept", values="score").select(*methods).drop_nulls()
+    scores = pl.read_csv(root / methods_folder(experiment) / f"{METHOD_SCORES.name}.csv")
+    wide = scores.pivot("method", index="concept", values="score").select(*names).drop_nulls()
     return wide.to_numpy()
 
 
@@ -135,3 +150,42 @@ def _crossing(holds: Callable[[float], bool], low: float, high: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low
+
+
+def _of_models(read: Callable[[Path, str], pl.DataFrame]) -> Callable[[Path], Iterator[Row]]:
+    """Rows of both models, each with the model's name."""
+    return lambda root: (row | {"model": model} for name, model in MODELS.items() for row in read(root, name).iter_rows(named=True))
+
+
+def recommendation_summary(root: Path, experiment: str) -> pl.DataFrame:
+    """How often the printed interval holds the mean on fresh prompts, and that mean over concepts, of what `recommend` picks."""
+    rows = pl.read_csv(root / RECOMMENDED_FOLDER / f"{experiment}.csv", schema=SCHEMA).filter(pl.col("n_per_layer").is_null())
+    scored = rows.drop_nulls("fresh")
+    held = scored.filter(pl.col("fresh").is_between("score_low", "score_high"))
+    fresh = scored["fresh"].to_numpy()
+    ends = mean_interval(fresh, CONFIDENCE, RATINGS) or (None, None)
+    verdicts = {verdict.replace(" ", "_"): rows.filter(verdict=verdict).height for verdict in get_args(Verdict)}
+    means = {"fresh": float(fresh.mean()), "fresh_low": ends[0], "fresh_high": ends[1]}
+    return pl.DataFrame([{"n": rows.height, "held": share(held.height, scored.height)} | means | verdicts])
+
+
+def _methods(root: Path, experiment: str) -> pl.DataFrame:
+    return methods.scores_and_costs(root, methods_folder(experiment))
+
+
+def _agreements(root: Path, experiment: str) -> pl.DataFrame:
+    return pl.read_csv(root / JUDGES_FOLDER / f"{comparison(experiment)}.csv")
+
+
+AT_LIMIT = f"at most {SHOWN_LIMIT} nats, {{model}}"
+METHODS = Shown(_of_models(_methods), "method", {
+    "method": "title", "{model}": "score ±", AT_LIMIT: "limited ±", "loss rise": methods.DAMAGE["loss rise"],
+}, order=best_first("method", "score"))  # fmt: skip
+RECOMMENDED = Shown(_of_models(recommendation_summary), "model", {
+    "model": "model", "concepts": "n", **{verdict: verdict.replace(" ", "_") for verdict in get_args(Verdict)}, "interval holds": "held",
+    "score on fresh prompts": "fresh ±",
+})  # fmt: skip
+JUDGES = Shown(_of_models(_agreements), "model judge other aspect", {
+    "model": "model", "judges": beside(", ", "judge", "other"), "aspect": "aspect", "texts": "n", "equal": "equal .0%",
+    "weighted kappa": "kappa ±",
+})  # fmt: skip

@@ -10,13 +10,13 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.core.files import write_atomically, write_json, write_text
-from saesteer.core.tables import FEATURES, FILTER_VARIANTS, SELECTION, Table, by_name, read_summary
+from saesteer.core.tables import FEATURES, FILTER_VARIANTS, METHOD_SCORES, SELECTION, Table, by_name, read_summary
 from saesteer.figures.definition import FigureDefinition, Options
 from saesteer.figures.save import save_drawing, save_figure
 from saesteer.figures.style import styled
 from saesteer.settings import IntervalSettings, SettingsError
 from studies import open_experiment
-from studies.pages import answer_figure, effects, findings, methods, questions, schematic
+from studies.pages import answer_figure, effects, findings, methods, public, questions, schematic
 from studies.pages.example_agreement import example_agreement
 from studies.pages.scores import scores_by_layer
 from studies.questions.registry import FIGURES as FIGURES_OF_THE_STUDY
@@ -56,6 +56,11 @@ SNAPSHOTS = (
     *(Snapshot(name, by_name(*effects.TABLES), folder) for name, folder in effects.FOLDERS.items()),
     Snapshot("tiny-effects-layers", by_name(EFFECT_LAYERS), effects.SHIPPED),
     Snapshot(methods.COMPARISON, by_name(*methods.TABLES), str(methods.FOLDER), methods.TABLE_COLUMNS),
+    *(Snapshot(name, by_name(SELECTION, FILTER_VARIANTS), str(public.RESULTS / name)) for name in public.MODELS),
+    *(
+        Snapshot(public.comparison(name), by_name(*methods.TABLES, METHOD_SCORES), str(public.methods_folder(name)), public.TABLE_COLUMNS)
+        for name in public.MODELS
+    ),
 )
 
 
@@ -100,7 +105,7 @@ def write_snapshot(root: Path, snapshot: Snapshot) -> None:
 
 def _metrics(root: Path) -> dict[str, str]:
     """What was measured -> its copy in git: headline numbers, and of models that are not shipped."""
-    headlines = {f"data/{name}/metrics.json": f"docs/results/{name}.json" for name in findings.MODELS}
+    headlines = {f"data/{name}/metrics.json": f"docs/results/{name}.json" for name in (*findings.MODELS, *public.MODELS)}
     models = {f"build/world/{folder}/metrics.json": f"docs/models/{folder}.json" for folder in findings.BUILT.values()}
     return headlines | models
 

@@ -64,10 +64,10 @@ def ratings_of(rated: Mapping[str, pl.DataFrame], texts: pl.DataFrame) -> pl.Dat
 
 
 def agreements(rated: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """judge.agreement.SCHEMA of each two judges, by concept."""
+    """judge, other, and judge.agreement.SCHEMA of these two, the interval's ends as kappa_low and kappa_high."""
     rows = []
     for first, second in combinations(rated, 2):
-        aspects = agreement(rated[first], rated[second]).filter(pl.col("n") > 0)
+        aspects = agreement(rated[first], rated[second]).filter(pl.col("n") > 0).rename({"low": "kappa_low", "high": "kappa_high"})
         rows.append(aspects.select(pl.lit(first).alias("judge"), pl.lit(second).alias("other"), pl.all()))
     return pl.concat(rows)
 

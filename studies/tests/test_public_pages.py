@@ -10,7 +10,8 @@ from scipy import stats
 
 from saesteer.core.uncertainty import Interval, mean_interval
 from studies import ROOT
-from studies.pages.public import MODELS, QUESTIONS, answers, answers_markdown, brute_force_pairs, near, ratio_of_means
+from studies.pages.methods import TABLES
+from studies.pages.public import METHODS, MODELS, QUESTIONS, RECOMMENDED, answers, answers_markdown, brute_force_pairs, near, ratio_of_means
 from studies.public.recommendations import N_BRUTE_FORCE, SCHEMA
 
 
@@ -60,14 +61,26 @@ def root(tmp_path: Path) -> Path:
             (method, f"c{n}", score) for method, of in (("sae_label_output_score", 0.4), ("lora", 1.2)) for n, score in enumerate([of] * 16)
         ]
         pl.DataFrame(made, schema=["method", "concept", "score"], orient="row").write_csv(folder / "method_scores.csv")
+        for table in TABLES:
+            of_methods = pl.read_csv(ROOT / f"docs/methods/{table.name}.csv", infer_schema_length=None).filter(layer=3)
+            of_methods.write_csv(folder / f"{table.name}.csv")
         rows = [
-            {"concept": f"c{n}", "n_per_layer": per, "fresh": fresh}
+            {"concept": f"c{n}", "n_per_layer": per, "verdict": "try it", "fresh": fresh, "score_low": 0.7, "score_high": 0.7 + 0.1 * n}
             for n in range(6)
             for per, fresh in ((None, 1.0), (N_BRUTE_FORCE, 1.25))
         ]
-        rows[0]["fresh"] = None
+        rows[0] |= {"fresh": None, "verdict": "don't"}
         pl.DataFrame(rows, schema=SCHEMA).write_csv(tmp_path / f"docs/recommend/{experiment}.csv")
     return tmp_path
+
+
+def test_pages_show_both_models(root: Path) -> None:
+    heading, _, line, _ = RECOMMENDED.markdown(root).splitlines()
+    assert heading.startswith("| model | concepts | use | try it | don't | interval holds |")
+    assert line == "| SmolLM2-135M | 6 | 0 | 5 | 1 | 60.0% [14.7, 94.7] | 1.00 [0.48, 1.52] |"
+    lines = METHODS.markdown(root).splitlines()
+    assert lines[0].startswith("| method | Gemma 3 270M | SmolLM2-135M | at most 0.1 nats, Gemma 3 270M |")
+    assert "| LoRA | 1.52 [1.36, 1.67] | 1.52 [1.36, 1.67] | 1.51 [1.28, 1.69] | 1.51 [1.28, 1.69] | 0.20 / 0.20 |" in lines
 
 
 def test_each_question_has_a_verdict_on_each_model(root: Path) -> None:
