@@ -12,6 +12,7 @@ from saesteer.core.uncertainty import Interval, mean_interval
 from studies import ROOT
 from studies.pages.methods import TABLES
 from studies.pages.public import METHODS, MODELS, QUESTIONS, RECOMMENDED, answers, answers_markdown, brute_force_pairs, near, ratio_of_means
+from studies.pages.public_figure import data, draw
 from studies.public.recommendations import N_BRUTE_FORCE, SCHEMA
 
 
@@ -55,6 +56,7 @@ def root(tmp_path: Path) -> Path:
         (tmp_path / "docs" / name).mkdir(parents=True)
     for experiment in MODELS:
         shutil.copyfile(ROOT / "docs/results/tiny.json", tmp_path / f"docs/results/{experiment}.json")
+        shutil.copytree(ROOT / "docs/results/tiny", tmp_path / f"docs/results/{experiment}")
         folder = tmp_path / f"docs/methods/{experiment}-methods"
         folder.mkdir()
         made = [
@@ -81,6 +83,17 @@ def test_pages_show_both_models(root: Path) -> None:
     lines = METHODS.markdown(root).splitlines()
     assert lines[0].startswith("| method | Gemma 3 270M | SmolLM2-135M | at most 0.1 nats, Gemma 3 270M |")
     assert "| LoRA | 1.52 [1.36, 1.67] | 1.52 [1.36, 1.67] | 1.51 [1.28, 1.69] | 1.51 [1.28, 1.69] | 0.20 / 0.20 |" in lines
+
+
+def test_the_figure_has_a_curve_and_the_methods_of_each_model(root: Path) -> None:
+    rows = data(root)
+    n_thresholds = rows.filter(panel="threshold", model="SmolLM2-135M")["threshold"].n_unique()
+    assert rows.filter(panel="threshold").height == 2 * n_thresholds > 10
+    registered = rows.filter(panel="threshold", threshold=0.3)["times_mean"].unique()
+    assert registered.to_list() == [pytest.approx(1.58, abs=0.01)]  # the gain in metrics.json
+    left, right = draw(rows).axes
+    assert [line.get_label() for line in left.get_lines()[:2]] == list(MODELS.values())
+    assert [label.get_text() for label in right.get_yticklabels()][0] == "Prompt, searched"
 
 
 def test_each_question_has_a_verdict_on_each_model(root: Path) -> None:
