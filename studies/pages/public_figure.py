@@ -37,11 +37,9 @@ def draw(rows: pl.DataFrame) -> Figure:
     """The threshold curves, and the methods, best first by the mean of both models."""
     curves, methods = rows.filter(panel=_CURVE), rows.filter(panel=_METHODS)
     sizes = ", ".join(f"{int(of['n_features'][0])} ({model})" for (model,), of in curves.group_by("model", maintain_order=True))
-    note = (
-        f"n = {sizes} features (left), {int(methods['n'].to_numpy().max())} concepts (right); above the left panel, kept of both together."
-    )
-    note += f" Bands and bars: 95% intervals; {FEW_NOTE}."
-    figure = new_figure(PAGE, 3.8, note)
+    n_concepts = int(methods["n"].to_numpy().max())
+    note = f"n = {sizes} features (left; above it, how many are kept of both models), {n_concepts} concepts (right)."
+    figure = new_figure(PAGE, 3.8, f"{note} Bands and bars: 95% intervals; {FEW_NOTE}.")
     left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
     _draw_curves(left, curves)
     order = methods.group_by("title").agg(pl.col("score").mean()).sort("score", "title", descending=[True, False])["title"].to_list()

@@ -93,7 +93,7 @@ def test_the_figure_has_a_curve_and_the_methods_of_each_model(root: Path) -> Non
     assert registered.to_list() == [pytest.approx(1.58, abs=0.01)]  # the gain in metrics.json
     left, right = draw(rows).axes
     assert [line.get_label() for line in left.get_lines()[:2]] == list(MODELS.values())
-    assert [label.get_text() for label in right.get_yticklabels()][0] == "Prompt, searched"
+    assert right.get_yticklabels()[0].get_text() == "Prompt, searched"
 
 
 def test_each_question_has_a_verdict_on_each_model(root: Path) -> None:
