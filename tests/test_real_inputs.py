@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from real_inputs import EXPERIMENT, FEATURES, KEY, RealFolder, World, small_world
 from sharing_folders import clone_of, first_clone
-from workflow_folder import BIN, ROOT, new_rows
+from workflow_folder import BIN, ROOT, WITHOUT_SHIPPED, new_rows
 
 from saesteer.settings import load_experiment
 from saesteer.workflow import outputs
@@ -41,9 +41,7 @@ def finished_real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished
 def copied(finished: Finished, path: Path) -> RealFolder:
     twin = RealFolder(path, finished.world)
     for name in ("data", "figures", "logs", ".snakemake", "config", "home"):
-        shutil.copytree(
-            finished.folder.path / name, path / name, dirs_exist_ok=True, symlinks=True, ignore=shutil.ignore_patterns("world*")
-        )
+        shutil.copytree(finished.folder.path / name, path / name, dirs_exist_ok=True, symlinks=True, ignore=WITHOUT_SHIPPED)
     return twin
 
 

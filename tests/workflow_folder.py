@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 SHIPPED = ("data/world", "data/world-books", "data/public", "docs")
 """What experiments of the default configuration read, beside config/."""
+WITHOUT_SHIPPED = shutil.ignore_patterns("world*", "public")
+"""For copies of a folder in which these are links already."""
 OF_ONE_TEST = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")
 """Variables that a process of pytest sets as it goes on; importing parts of torch sets the second."""
 GPU_STEPS = ("activations", "logit_lens", "output_score", "generations", "perplexity")
@@ -66,9 +68,7 @@ class Folder:
     def copy(self, path: Path) -> "Folder":
         twin = Folder(path, self.root)
         for name in ("data", "figures", "logs", ".snakemake"):
-            shutil.copytree(
-                self.path / name, path / name, dirs_exist_ok=True, symlinks=True, ignore=shutil.ignore_patterns("world*", "public")
-            )
+            shutil.copytree(self.path / name, path / name, dirs_exist_ok=True, symlinks=True, ignore=WITHOUT_SHIPPED)
         shutil.copytree(self.path / "config", path / "config", dirs_exist_ok=True)
         return twin
 
