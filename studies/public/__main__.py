@@ -26,6 +26,7 @@ from studies.public import activations, read, train
 from studies.public.activations import Rows
 from studies.public.card import ship
 from studies.public.clean import cleaned
+from studies.public.endpoint import NAME, model_file, served
 from studies.public.judges import write_judgements
 from studies.public.measure import Losses, loss_with_sae, losses_without_sae, quality
 from studies.public.recommendations import FURTHER_CONCEPTS, write_recommendations
@@ -239,12 +240,13 @@ def recommendations(
 @app.command()
 def judges(
     experiment: Annotated[str, typer.Argument(help="A comparison of methods on the plan's concepts that was run here.")],
-    base_url: Annotated[str, typer.Option(help="Address of an endpoint that speaks OpenAI's chat completions, up to /v1.")],
-    model: Annotated[str, typer.Option(help="Name of the model there.")],
     seed: Annotated[int, typer.Option(help="Of which texts are rated.")] = 0,
+    threads: Annotated[int, typer.Option()] = torch.get_num_threads(),
 ) -> None:
-    """Ratings of 300 texts by three judges, and their agreement, into docs/judges."""
-    write_judgements(open_run(experiment, workflow_of(Path("config/config.yaml"))), Path("docs/judges"), base_url, model, seed)
+    """Ratings of 300 texts by three judges, and their agreement, into docs/judges: the best part of an hour; answers are kept."""
+    run = open_run(experiment, workflow_of(Path("config/config.yaml")))
+    with served(model_file(), threads) as base_url:
+        write_judgements(run, Path("docs/judges"), base_url, NAME, seed)
 
 
 def trained_on(folder: Path, layer: int) -> torch.Tensor:
