@@ -14,7 +14,7 @@ import torch
 import typer
 
 from saesteer.cli.application import workflow_of
-from saesteer.core.files import write_json
+from saesteer.core.files import write_json, write_text
 from saesteer.engine.attention import GROUPED
 from saesteer.engine.models import LanguageModel, load_language_model
 from saesteer.engine.sae_convert import sae_from_folder
@@ -29,7 +29,7 @@ from studies.public.clean import cleaned
 from studies.public.endpoint import NAME, model_file, served
 from studies.public.judges import write_judgements
 from studies.public.measure import Losses, loss_with_sae, losses_without_sae, quality
-from studies.public.recommendations import FURTHER_CONCEPTS, write_recommendations
+from studies.public.recommendations import FURTHER_CONCEPTS, demonstrated, write_recommendations
 from studies.public.rounded import save_rounded
 from studies.public.sample import prompts, requests, sampled_parts
 
@@ -235,6 +235,13 @@ def recommendations(
     configfile = Path("config/config.yaml")
     concepts = [*compared_concepts(), *FURTHER_CONCEPTS]
     write_recommendations(Path("docs/recommend"), workflow_of(configfile), experiment, concepts, configfile, cores)
+
+
+@app.command()
+def demonstration() -> None:
+    """Texts of SmolLM2 steered towards the plan's concept by what `recommend` says, into docs/recommend."""
+    run, folder = open_run("smollm2", workflow_of(Path("config/config.yaml"))), Path("docs/recommend")
+    write_text(folder / "demonstration.csv", demonstrated(run, folder / f"{run.name}.csv").write_csv())
 
 
 @app.command()

@@ -13,11 +13,13 @@ from typing import Any
 import polars as pl
 
 from saesteer.analysis.recommendation import FEATURE, scored
+from saesteer.api import steer
 from saesteer.core.files import write_atomically, write_text
 from saesteer.core.uncertainty import interval_columns
 from saesteer.report.question import Question
 from saesteer.report.recommend import answer, as_sweep
 from saesteer.report.scoring import N_PROMPTS, scored_texts
+from saesteer.run import Run
 from saesteer.settings import Workflow
 
 FURTHER_CONCEPTS = (
@@ -73,3 +75,29 @@ def recommended(workflow: Workflow, question: Question) -> tuple[dict[str, Any],
     row |= {"layer": choice.layer, "feature": int(choice.name), "factor": choice.factor, "n": choice.score.n, "n_fresh": fresh.n}
     row |= interval_columns("score", choice.score.mean, choice.score.interval)
     return row | interval_columns("fresh", fresh.mean, fresh.interval), texts
+
+
+DEMONSTRATED = "the sea"
+PROMPTS = ("People often say that", "My neighbour told me that", "Last week we learned that")
+"""Of docs/plan.md, like the concept."""
+DEMONSTRATION = pl.Schema(
+    {
+        "layer": pl.Int64(),
+        "feature": pl.Int64(),
+        "factor": pl.String(),
+        "prompt": pl.String(),
+        "unsteered": pl.String(),
+        "steered": pl.String(),
+    }
+)
+
+
+def demonstrated(run: Run, recommendations: Path) -> pl.DataFrame:
+    """DEMONSTRATION rows: the model's first text of each prompt, unsteered and steered by what `recommend` says of the concept."""
+    pick = pl.read_csv(recommendations, schema=SCHEMA).filter(pl.col("n_per_layer").is_null(), concept=DEMONSTRATED).row(0, named=True)
+    texts = steer(run.model(), run.sae(pick["layer"]), [pick["feature"]], [0, pick["factor"]], PROMPTS)
+    columns = {name: texts.filter((pl.col("factor") == 0) == (name == "unsteered"))["text"] for name in ("unsteered", "steered")}
+    rows = pl.DataFrame({"prompt": PROMPTS, **columns}).with_columns(
+        **{name: pl.lit(pick[name]) for name in ("layer", "feature", "factor")}
+    )
+    return rows.select(DEMONSTRATION.names()).cast(DEMONSTRATION)
