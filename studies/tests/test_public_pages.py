@@ -11,7 +11,18 @@ from scipy import stats
 from saesteer.core.uncertainty import Interval, mean_interval
 from studies import ROOT
 from studies.pages.methods import TABLES
-from studies.pages.public import METHODS, MODELS, QUESTIONS, RECOMMENDED, answers, answers_markdown, brute_force_pairs, near, ratio_of_means
+from studies.pages.public import (
+    METHODS,
+    MODELS,
+    QUESTIONS,
+    RECOMMENDED,
+    answers,
+    answers_markdown,
+    brute_force_pairs,
+    headlines_markdown,
+    near,
+    ratio_of_means,
+)
 from studies.pages.public_figure import data, draw
 from studies.public.recommendations import N_BRUTE_FORCE, SCHEMA
 
@@ -106,6 +117,10 @@ def test_each_question_has_a_verdict_on_each_model(root: Path) -> None:
     assert cells[4].startswith("**does not hold**: 0.33× [")
     assert brute_force_pairs(root, "smollm2").tolist() == [[0.0, 1.25], *[[1.0, 1.25]] * 5]
     assert cells[5].startswith("**open**: 0.67× [")
+    for file in ("results/gemma-3-270m.json", "recommend/gemma-3-270m.csv", "methods/gemma-3-270m-methods/method_scores.csv"):
+        (root / "docs" / file).unlink()
+    assert list(answers(root, "gemma-3-270m")) == ["not run yet"] * len(QUESTIONS)
+    assert headlines_markdown(root).startswith("## SmolLM2-135M\n\n| what | measured | holds |\n")
     lines = answers_markdown(root).splitlines()
     assert lines[0] == "| question | P1, on Gemma-2 2B and 9B | SmolLM2-135M | Gemma 3 270M |"
     assert len(lines) == 2 + len(QUESTIONS)
