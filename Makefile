@@ -22,8 +22,8 @@ smollm2: $(INSTALLED)  ## P1's experiment on SmolLM2-135M, by docs/plan.md: 3 ho
 	@echo "SmolLM2-135M: 430 MB to download, Gemma 3 270M among it, which measures losses and is under the Gemma Terms of Use; 3 GB of disk"
 	$(BIN)/saesteer run smollm2 --cores $(CORES)
 
-gemma-3-270m: $(INSTALLED)  ## the same on Gemma 3 270M; its weights are under the Gemma Terms of Use
-	@echo "Gemma 3 270M: 430 MB to download, 3 GB of disk; the weights are under the Gemma Terms of Use. A quarter of the features: saesteer run gemma-3-270m-quarter"
+gemma-3-270m: $(INSTALLED)  ## the same on Gemma 3 270M, two hours of 2 cores; its weights are under the Gemma Terms of Use
+	@echo "Gemma 3 270M: 430 MB to download, 4 GB of disk, 7 GB of memory and two hours of two cores; the weights are under the Gemma Terms of Use. A quarter of the features: saesteer run gemma-3-270m-quarter"
 	$(BIN)/saesteer run gemma-3-270m --cores $(CORES)
 
 public-findings: $(INSTALLED)  ## all that docs/plan.md asks of both models, many hours; then make readme. What was computed is not computed again

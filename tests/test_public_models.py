@@ -49,6 +49,10 @@ def test_both_models_have_one_protocol() -> None:
     for name in ("", "-methods"):
         smollm2, gemma = (load_experiment(f"{model}{name}", ROOT / "config/experiments") for model in ("smollm2", "gemma-3-270m"))
         of_the_model = {"extends", "description", "model", "saes", "layers", "max_activating_examples", "perplexity", "selection"}
+        if not name:  # two more points at each end, where choices lay, as docs/plan.md says
+            unsteered, *factors = smollm2.sweep.factors
+            assert gemma.sweep == smollm2.sweep.model_copy(update={"factors": (unsteered, "0.05", "0.07", *factors, "2", "2.5")})
+            of_the_model |= {"sweep"}
         assert {key for key in type(gemma).model_fields if getattr(gemma, key) != getattr(smollm2, key)} <= of_the_model
         assert gemma.perplexity.model.package == load_experiment("smollm2", ROOT / "config/experiments").model.package
 
