@@ -1,6 +1,7 @@
 # Helpers of the rules, for input: what earlier jobs made of several groups of layers. No rules here.
 
 from saesteer.steps import effects
+from saesteer.steps.judge import rates_by_examples
 from saesteer.steps.step import steps_of
 
 
@@ -54,9 +55,7 @@ def concepts_of_texts(wildcards):
 
 def examples_of_concepts(wildcards):
     """The max-activating examples, where these are what features stand for."""
-    experiment = EXPERIMENTS[wildcards.experiment]
-    stands_for_them = isinstance(experiment, Sweep) and isinstance(experiment.concepts, ExampleConcepts)
-    return job_manifests("max_activating_examples")(wildcards) if stands_for_them else []
+    return job_manifests("max_activating_examples")(wildcards) if rates_by_examples(EXPERIMENTS[wildcards.experiment]) else []
 
 
 def further_inputs_of_fits(wildcards):

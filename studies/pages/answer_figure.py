@@ -28,12 +28,18 @@ _RULES = {
 
 def data(root: Path) -> pl.DataFrame:
     """Rows of both panels, by `panel`. The curves are multiples of the mean of all features."""
-    curves = pl.read_csv(root / SELECTION).filter(measure="net_gen_success_20", layers="all")
-    whole = pl.col("mean").filter(threshold=0.0).first().over("rule")
-    times = [(pl.col(name) / whole).alias(f"times_{name}") for name in ("mean", "low", "high")]
-    curves = banded(curves.with_columns(times).filter(pl.col("threshold") >= SMALL), "n_kept", "times_low", "times_high")
+    curves = gains(pl.read_csv(root / SELECTION))
     picks = pl.DataFrame(results(root, "choice_rules"), infer_schema_length=None).filter(pl.col("rule").is_in(list(_RULES)), **JUDGED)
     return pl.concat([curves.with_columns(panel=pl.lit(_CURVE)), picks.with_columns(panel=pl.lit(_PICKS))], how="diagonal_relaxed")
+
+
+def gains(selection: pl.DataFrame) -> pl.DataFrame:
+    """SELECTION rows of net success over all layers, by rule and threshold, with its mean and interval as multiples of the mean of all
+    features (times_mean, times_low, times_high)."""
+    curves = selection.filter(measure="net_gen_success_20", layers="all")
+    whole = pl.col("mean").filter(threshold=0.0).first().over("rule")
+    times = [(pl.col(name) / whole).alias(f"times_{name}") for name in ("mean", "low", "high")]
+    return banded(curves.with_columns(times).filter(pl.col("threshold") >= SMALL), "n_kept", "times_low", "times_high")
 
 
 @styled

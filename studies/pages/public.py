@@ -1,6 +1,5 @@
 """The answers to docs/plan.md's questions on the two public models, beside what P1 reports, from results in git."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,12 +17,14 @@ from saesteer.core.uncertainty import RATINGS, Estimate, Interval, mean_interval
 from saesteer.report.headline import depth_rho, headline_markdown, p_value, share, times
 from saesteer.report.site.method_pages import SHOWN_LIMIT
 from studies.pages import methods
+from studies.pages.findings import metrics, results_file
 from studies.pages.tables import Row, Shown, beside, best_first
+from studies.public import judges, recommendations
 from studies.public.recommendations import N_BRUTE_FORCE, SCHEMA
 
 MODELS = {"smollm2": "SmolLM2-135M", "gemma-3-270m": "Gemma 3 270M"}
 """Sweep -> model."""
-RECOMMENDED_FOLDER, JUDGES_FOLDER, RESULTS = Path("docs/recommend"), Path("docs/judges"), Path("docs/results")
+RESULTS = Path("docs/results")
 FILTERED_FEATURE, ADAPTER = "sae_label_output_score", "lora"
 """Methods of question 5: P1's choice, where a concept that the filter drops counts as unsteered, and what it is compared with."""
 NEAR = 0.9
@@ -45,17 +46,6 @@ def methods_folder(experiment: str) -> Path:
     return methods.FOLDER / comparison(experiment)
 
 
-def results_file(root: Path, experiment: str) -> Path:
-    """Where git has an experiment's headline numbers."""
-    return root / RESULTS / f"{experiment}.json"
-
-
-def metrics(root: Path, experiment: str) -> _Numbers:
-    """An experiment's headline numbers, as they lie in git."""
-    numbers: _Numbers = json.loads(results_file(root, experiment).read_text(encoding="utf-8"))
-    return numbers
-
-
 def answers_markdown(root: Path) -> str:
     """A line a question, a column a model."""
     of_models = [list(answers(root, experiment)) for experiment in MODELS]
@@ -74,8 +64,6 @@ QUESTIONS = {
 """Question of the plan -> what P1 reports."""
 N_OF_SWEEP = 4
 """Questions that a sweep answers."""
-
-
 NOT_RUN = "not run yet"
 
 
@@ -84,7 +72,7 @@ def answers(root: Path, experiment: str) -> Iterator[str]:
     yield from of_sweep(root, experiment) if results_file(root, experiment).is_file() else [NOT_RUN] * N_OF_SWEEP
     for file, pairs in (
         (methods_folder(experiment) / f"{METHOD_SCORES.name}.csv", partial(method_pairs, names=(FILTERED_FEATURE, ADAPTER))),
-        (RECOMMENDED_FOLDER / f"{experiment}.csv", brute_force_pairs),
+        (recommendations.FOLDER / f"{experiment}.csv", brute_force_pairs),
     ):
         yield _ratio_cell(pairs(root, experiment)) if (root / file).is_file() else NOT_RUN
 
@@ -131,7 +119,7 @@ def method_pairs(root: Path, experiment: str, names: Sequence[str]) -> Float[np.
 
 def brute_force_pairs(root: Path, experiment: str) -> Float[np.ndarray, "concept 2"]:
     """Mean scores on fresh prompts of what `recommend` picks and of what brute force does; 0 where nothing was picked."""
-    rows = pl.read_csv(root / RECOMMENDED_FOLDER / f"{experiment}.csv", schema=SCHEMA)
+    rows = pl.read_csv(root / recommendations.FOLDER / f"{experiment}.csv", schema=SCHEMA)
     brute = rows.filter(n_per_layer=N_BRUTE_FORCE).select("concept", brute=pl.col("fresh").fill_null(0))
     picks = rows.filter(pl.col("n_per_layer").is_null()).select("concept", pick=pl.col("fresh").fill_null(0))
     return picks.join(brute, on="concept").select("pick", "brute").to_numpy()
@@ -139,7 +127,7 @@ def brute_force_pairs(root: Path, experiment: str) -> Float[np.ndarray, "concept
 
 def ratio_of_means(pairs: Float[np.ndarray, "n 2"]) -> Estimate:
     """Mean of the first over mean of the second, with the interval of all ratios r at which the mean of first - r * second may be 0
-    (Fieller's), found by halving; without one where it has an end at neither side of the ratio."""
+    (Fieller's), found by halving; None where the second mean is not above 0."""
     first, second = pairs.mean(axis=0) if len(pairs) else (0.0, 0.0)
     if second <= 0:
         return Estimate(None, None)
@@ -184,7 +172,7 @@ def _of_models(read: Callable[[Path, str], pl.DataFrame]) -> Callable[[Path], It
 
 def recommendation_summary(root: Path, experiment: str) -> pl.DataFrame:
     """How often the printed interval holds the mean on fresh prompts, and that mean over concepts, of what `recommend` picks."""
-    rows = pl.read_csv(root / RECOMMENDED_FOLDER / f"{experiment}.csv", schema=SCHEMA).filter(pl.col("n_per_layer").is_null())
+    rows = pl.read_csv(root / recommendations.FOLDER / f"{experiment}.csv", schema=SCHEMA).filter(pl.col("n_per_layer").is_null())
     scored = rows.drop_nulls("fresh")
     held = scored.filter(pl.col("fresh").is_between("score_low", "score_high"))
     fresh = scored["fresh"].to_numpy()
@@ -199,7 +187,7 @@ def _methods(root: Path, experiment: str) -> pl.DataFrame:
 
 
 def _agreements(root: Path, experiment: str) -> pl.DataFrame:
-    return pl.read_csv(root / JUDGES_FOLDER / f"{comparison(experiment)}.csv")
+    return pl.read_csv(root / judges.FOLDER / f"{comparison(experiment)}.csv")
 
 
 AT_LIMIT = f"at most {SHOWN_LIMIT} nats, {{model}}"

@@ -7,7 +7,8 @@ import polars as pl
 
 from saesteer.core.tables import SELECTION
 from saesteer.figures.style import GREY, PAGE, Axes, Figure, band, legend_entry, new_figure, styled, threshold_axis
-from saesteer.figures.thresholds import FEW_NOTE, SMALL, banded
+from saesteer.figures.thresholds import FEW_NOTE
+from studies.pages.answer_figure import gains
 from studies.pages.methods import METHODS_TABLE, results
 from studies.pages.public import MODELS, REGISTERED, RESULTS, methods_folder
 from studies.questions.figures.dots import DotPanel, Mark, draw_dots, points
@@ -22,11 +23,8 @@ def data(root: Path) -> pl.DataFrame:
     """Rows of both panels, by `panel` and `model`. The curves are multiples of the mean of all features."""
     parts = []
     for experiment, model in MODELS.items():
-        curves = pl.read_csv(root / RESULTS / experiment / f"{SELECTION.name}.csv", infer_schema_length=None)
-        curves = curves.filter(rule=REGISTERED, measure="net_gen_success_20", layers="all")
-        whole = pl.col("mean").filter(threshold=0.0).first()
-        times = [(pl.col(name) / whole).alias(f"times_{name}") for name in ("mean", "low", "high")]
-        curves = banded(curves.with_columns(times).filter(pl.col("threshold") >= SMALL), "n_kept", "times_low", "times_high")
+        selection = pl.read_csv(root / RESULTS / experiment / f"{SELECTION.name}.csv", infer_schema_length=None)
+        curves = gains(selection.filter(rule=REGISTERED))
         methods = results(root, METHODS_TABLE, methods_folder(experiment))
         parts += [of.with_columns(panel=pl.lit(name), model=pl.lit(model)) for name, of in ((_CURVE, curves), (_METHODS, methods))]
     return pl.concat(parts, how="diagonal_relaxed")

@@ -29,7 +29,7 @@ from studies.public.clean import cleaned
 from studies.public.endpoint import NAME, model_file, served
 from studies.public.judges import write_judgements
 from studies.public.measure import Losses, loss_with_sae, losses_without_sae, quality
-from studies.public.recommendations import FURTHER_CONCEPTS, demonstrated, write_recommendations
+from studies.public.recommendations import FOLDER, FURTHER_CONCEPTS, demonstrated, write_recommendations
 from studies.public.rounded import save_rounded
 from studies.public.sample import prompts, requests, sampled_parts
 
@@ -54,6 +54,7 @@ N_READ = 10
 """Features of a layer that are read by eye."""
 SHIPPED = train.Recipe(k=64)
 SHIPPED_TO = Path("data/public")
+CONFIGFILE = Path("config/config.yaml")
 
 
 @dataclass(frozen=True)
@@ -232,16 +233,15 @@ def recommendations(
     cores: Annotated[int, typer.Option()] = 2,
 ) -> None:
     """What `saesteer recommend` says of the plan's concepts, into docs/recommend; it takes minutes a concept, and goes on where it was."""
-    configfile = Path("config/config.yaml")
     concepts = [*compared_concepts(), *FURTHER_CONCEPTS]
-    write_recommendations(Path("docs/recommend"), workflow_of(configfile), experiment, concepts, configfile, cores)
+    write_recommendations(FOLDER, workflow_of(CONFIGFILE), experiment, concepts, CONFIGFILE, cores)
 
 
 @app.command()
 def demonstration() -> None:
     """Texts of SmolLM2 steered towards the plan's concept by what `recommend` says, into docs/recommend."""
-    run, folder = open_run("smollm2", workflow_of(Path("config/config.yaml"))), Path("docs/recommend")
-    write_text(folder / "demonstration.csv", demonstrated(run, folder / f"{run.name}.csv").write_csv())
+    run = open_run("smollm2", workflow_of(CONFIGFILE))
+    write_text(FOLDER / "demonstration.csv", demonstrated(run, FOLDER / f"{run.name}.csv").write_csv())
 
 
 @app.command()
@@ -251,9 +251,9 @@ def judges(
     threads: Annotated[int, typer.Option()] = torch.get_num_threads(),
 ) -> None:
     """Ratings of 300 texts by three judges, and their agreement, into docs/judges: the best part of an hour; answers are kept."""
-    run = open_run(experiment, workflow_of(Path("config/config.yaml")))
+    run = open_run(experiment, workflow_of(CONFIGFILE))
     with served(model_file(), threads) as base_url:
-        write_judgements(run, Path("docs/judges"), base_url, NAME, seed)
+        write_judgements(run, base_url, NAME, seed)
 
 
 def trained_on(folder: Path, layer: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from saesteer.core.files import write_text
+from saesteer.core.files import write_atomically, write_text
 from saesteer.core.tables import GENERATIONS, JUDGEMENTS
 from saesteer.judge.agreement import agreement
 from saesteer.judge.batch import endpoint_asker
@@ -19,6 +19,7 @@ from saesteer.settings import EndpointJudge
 from saesteer.sources.corpus import topic_names
 from saesteer.world.judges import load_judge
 
+FOLDER, ANSWERS = Path("docs/judges"), Path("build/judges")
 BOOKS = Path("data/world-books")
 TOPICS = {"the sea": "sea", "a garden": "gardening", "money": "economics", "the stars": "astronomy", "trains": "railways"}
 """Concept of docs/plan.md -> topic of the books, where they are called otherwise."""
@@ -26,13 +27,12 @@ N_TEXTS = 300
 RATINGS = ("concept_rating", "fluency_rating")
 
 
-def write_judgements(run: Run, folder: Path, base_url: str, model: str, seed: int) -> None:
-    """NAME.parquet, the texts with all ratings, and NAME.csv, how far each two judges agree."""
+def write_judgements(run: Run, base_url: str, model: str, seed: int) -> None:
+    """NAME.parquet in FOLDER, the texts with all ratings, and NAME.csv, how far each two judges agree."""
     texts = sample(run, seed)
-    rated = {"embedding": _judgements(texts), "books": by_topic(run, texts), model: by_endpoint(texts, base_url, model, run.data / "judge")}
-    folder.mkdir(parents=True, exist_ok=True)
-    ratings_of(rated, texts.drop(RATINGS)).write_parquet(folder / f"{run.name}.parquet")
-    write_text(folder / f"{run.name}.csv", agreements(rated).write_csv(float_precision=4))
+    rated = {"embedding": _judgements(texts), "books": by_topic(run, texts), model: by_endpoint(texts, base_url, model, ANSWERS / run.name)}
+    write_atomically(FOLDER / f"{run.name}.parquet", ratings_of(rated, texts.drop(RATINGS)).write_parquet)
+    write_text(FOLDER / f"{run.name}.csv", agreements(rated).write_csv(float_precision=4))
 
 
 def sample(run: Run, seed: int) -> pl.DataFrame:

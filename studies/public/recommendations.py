@@ -22,6 +22,7 @@ from saesteer.report.scoring import N_PROMPTS, scored_texts
 from saesteer.run import Run
 from saesteer.settings import Workflow
 
+FOLDER = Path("docs/recommend")
 FURTHER_CONCEPTS = (
     "snow", "dogs", "coffee", "Paris", "China", "a wedding", "love", "anger",
     "fear", "sadness", "death", "programming", "football", "school", "trade", "politeness",

@@ -29,6 +29,7 @@ from saesteer.settings import EmbeddingJudge, ExplainedFeatures, LocalExamples, 
 from saesteer.settings.base import three_digits
 from saesteer.settings.methods import ORDINARY_TOKENS
 from saesteer.sources.corpus import read_texts
+from saesteer.steps.step import describes_every_feature
 from saesteer.workflow.model_files import model_files, present_folder
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ def _described(run: Run, question: Question) -> pl.DataFrame:
 
 def _features(run: Run) -> pl.DataFrame:
     """FEATURES rows, scores missing where a feature is none of the experiment's but has examples (`every_feature`)."""
-    features, section = run.summary(FEATURES), run.experiment.max_activating_examples
-    if not (isinstance(section, LocalExamples) and section.every_feature):
+    features = run.summary(FEATURES)
+    if not describes_every_feature(run.experiment):
         return features
     lens = run.rows(LOGIT_LENS, columns=["tokens", "token_ids"]).rename(lambda name: f"top_logit_lens_{name}" if "token" in name else name)
     examples = run.rows(MAX_ACTIVATING_EXAMPLES, columns=["density", "max_activation", "n_examples"])

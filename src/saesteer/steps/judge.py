@@ -65,7 +65,7 @@ def step(experiment: Experiment) -> Step | None:
     if isinstance(judge, LocalModelJudge):
         inputs, modules = ("judge_model", *inputs), (*modules, "judge.local_model")
         settings |= {"dtype": judge.model.dtype, **judge.model.template_values}
-    if _rates_by_examples(experiment):
+    if rates_by_examples(experiment):
         inputs, modules = (*inputs, MAX_ACTIVATING_EXAMPLES.name), (*modules, "analysis.label_evidence")
         settings["n_described_by"] = N_DESCRIBED_BY
     embeds = isinstance(judge, EmbeddingJudge)
@@ -159,8 +159,8 @@ def _by_embedding(
             ranges = {key: ranges_of(of_target) for key, of_target in plain.items()}
             cells = here.select(*of_layer, "text", "mean_nll").iter_rows()
             matters = pl.Series([order_matters(ranges[layer, target], *measures) for layer, target, *measures in cells], dtype=pl.Boolean)
-            measured = pl.concat([ordered(here.filter(matters)), here.filter(~matters).with_columns(order_nats=pl.lit(None, pl.Float64))])
-            here = here.join(measured.select(*GENERATIONS.keys, "order_nats"), on=GENERATIONS.keys, how="left", maintain_order="left")
+            orders = ordered(here.filter(matters)).select(*GENERATIONS.keys, "order_nats")
+            here = here.join(orders, on=GENERATIONS.keys, how="left", maintain_order="left")
             rated = [
                 rate(part, plain[key], embedder.vectors, examples.get(str(key[1]), judge.descriptions), run.experiment.rates_blank_texts)
                 for key, part in here.group_by(of_layer, maintain_order=True)
@@ -168,7 +168,7 @@ def _by_embedding(
             yield pl.concat(rated)
 
 
-def _rates_by_examples(experiment: Experiment) -> bool:
+def rates_by_examples(experiment: Experiment) -> bool:
     """Whether what texts are rated for is what a feature's max-activating examples are about; a comparison names its concepts."""
     return isinstance(experiment, Sweep) and isinstance(experiment.concepts, ExampleConcepts)
 
@@ -178,7 +178,7 @@ def excerpts_of_examples(run: Run, layer: int) -> dict[str, dict[str, list[str]]
     otherwise."""
     from saesteer.analysis.label_evidence import excerpts
 
-    if not _rates_by_examples(run.experiment):
+    if not rates_by_examples(run.experiment):
         return {}
     named = run.rows(CONCEPTS, [layer], ["concept"]).drop_nulls("concept")
     known = run.rows(MAX_ACTIVATING_EXAMPLES, [layer], ["examples"]).join(named, on=CONCEPTS.keys)

@@ -52,10 +52,15 @@ def every_feature(experiment: Experiment) -> Keys:
     return lambda layer: [configured(feature=features_of(experiment, layer))]
 
 
-def described_features(experiment: Experiment) -> Keys:
-    """Every feature whose max-activating examples and top logit-lens tokens are known: the experiment's, or all of the SAEs."""
+def describes_every_feature(experiment: Experiment) -> bool:
+    """Whether max-activating examples and top logit-lens tokens are those of all the SAEs' features, not of the experiment's alone."""
     section = experiment.max_activating_examples
-    if isinstance(section, LocalExamples) and section.every_feature:
+    return isinstance(section, LocalExamples) and section.every_feature
+
+
+def described_features(experiment: Experiment) -> Keys:
+    """Every feature whose max-activating examples and top logit-lens tokens are known."""
+    if describes_every_feature(experiment):
         return lambda _layer: [configured(feature=range(experiment.saes.n_features))]
     return every_feature(experiment)
 
