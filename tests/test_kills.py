@@ -28,13 +28,17 @@ class Moment:
     """Jobs that have to be done before, so that kills fall into every phase on a machine of any speed."""
     seconds: float
     """And then so long."""
+    rule: str | None = None
+    """A rule that has to have a job running."""
 
 
 def random_moments(n_kills: int, seed: int) -> list[Moment]:
-    """The earlier ones wait longer: their jobs run models."""
-    draw = random.Random(seed)
-    counts = sorted(draw.randrange(N_JOBS - 6) for _ in range(n_kills))
-    return [Moment(count, draw.uniform(0, 5 if count < N_BEFORE_TABLES else 1)) for count in counts]
+    """Spread over the run; the earlier ones wait longer: their jobs run models. The first and the last are at fixed rules, whatever the
+    machine's speed."""
+    draw, n_between = random.Random(seed), n_kills - 2
+    counts = [int((number + draw.random()) * (N_JOBS - 6) / n_between) for number in range(n_between)]
+    between = [Moment(count, draw.uniform(0, 5 if count < N_BEFORE_TABLES else 1)) for count in counts]
+    return [Moment(0, 0.0, "activations"), *between, Moment(0, 0.0, "figure")]
 
 
 def rules_in(folder: Folder, kind: str) -> dict[Path, str]:
@@ -61,14 +65,15 @@ def n_ended(folder: Folder) -> int:
     return sum(path.with_suffix(".log") not in killed for path in rules_in(folder, ".tsv"))
 
 
-def wait_for(folder: Folder, n_done: int, process: subprocess.Popen[str], since: float) -> None:
-    """Until so many jobs are done, and a job has begun."""
+def wait_for(folder: Folder, moment: Moment, process: subprocess.Popen[str], since: float) -> None:
+    """Until so many jobs are done, and a job has begun; if a rule is named, one of its jobs that has not ended."""
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
-        has_begun = any(written_at(log) > since for log in rules_in(folder, ".log"))
-        if has_begun and n_ended(folder) >= n_done:
+        begun = {rule for log, rule in rules_in(folder, ".log").items() if written_at(log) > since}
+        running = {rule for log, rule in killed_jobs(folder).items() if written_at(log) > since}
+        if (moment.rule in running if moment.rule else begun) and n_ended(folder) >= moment.n_done:
             return
-        time.sleep(0.2)
+        time.sleep(0.05)
 
 
 def kill_at(folder: Folder, moment: Moment, *targets: str) -> set[str]:
@@ -76,7 +81,7 @@ def kill_at(folder: Folder, moment: Moment, *targets: str) -> set[str]:
     folder.call("saesteer", "unlock").check_returncode()
     since = time.time()
     process = folder.start(*targets, cold=True, part_seconds=0)
-    wait_for(folder, moment.n_done, process, since)
+    wait_for(folder, moment, process, since)
     time.sleep(moment.seconds)
     ended = process.poll() is not None
     if not ended:

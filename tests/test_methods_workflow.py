@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 from gpu_folder import GpuFolder, assert_alike
+from job_inputs import summaries_from_their_inputs
 from workflow_folder import ALL_STEPS, ROOT, Checkout, Folder, new_rows
 
 from saesteer.core.files import file_digest, text_id
@@ -75,6 +76,10 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     compare(folder)
     run(folder)
     return folder
+
+
+def test_a_summary_reads_what_its_job_names(compared: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"concept_texts", "method_tables"} <= summaries_from_their_inputs(compared, NAME, tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 from dataclasses import replace
 from decimal import Decimal
@@ -13,6 +14,7 @@ import polars as pl
 import pytest
 import torch
 from engine_models import model_and_sae, prompt_of
+from job_inputs import summaries_from_their_inputs
 from oracles import inner_hook_points
 from oracles.plain_hooks import code_of, residuals
 from test_damage import ordinary
@@ -28,6 +30,7 @@ from saesteer.engine.models import prompt_token_ids
 from saesteer.engine.pilot import _layer, pilot_factors
 from saesteer.report.candidates import candidates_sweep, usual_factors
 from saesteer.settings import Experiment, SettingsError, experiment_of
+from saesteer.summaries import features_table
 from saesteer.workflow import plan
 
 FACTORS = ("0", "0.25", "0.5", "1")
@@ -187,6 +190,15 @@ def test_each_features_factors_are_wanted_by_one_job_and_a_feature_more_adds_its
     assert Machine(tmp_path / "micro", with_pilot(few, features_per_job=None), "ours").run() == {}
 
 
+def test_the_table_of_features_does_not_wait_for_the_pilot(tmp_path: Path) -> None:
+    here = Machine(tmp_path / "micro", with_pilot({2: (3, 141)}), "ours")
+    here.run()
+    made = features_table.compute(here.opened, here.opened.layers)
+    shutil.rmtree(here.folder / "pilot")
+    assert made["features"].height == 2
+    assert features_table.compute(here.opened, here.opened.layers)["features"].equals(made["features"])
+
+
 def test_texts_at_other_pilot_factors_are_refused(tmp_path: Path) -> None:
     """After a pull of a colleague's pilot, whose factors are other ones."""
     of = with_pilot({2: (3,), 6: (27,)})
@@ -293,6 +305,12 @@ def test_what_compares_features_goes_by_multiples_and_says_so(run_with_pilot: Fo
         assert choices["norm_share"]["median"] == pytest.approx(shares.median())
     (row,) = [line for line in (folder / "figures/piloted/headline.md").read_text().splitlines() if "end of the grid" in line]
     assert f"{metrics['p1']['n_failed']} more failed, norm share {metrics['p1']['norm_share']['median']:.2f} (quartiles" in row
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_a_summary_reads_what_its_job_names(run_with_pilot: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "chosen_strengths" in summaries_from_their_inputs(run_with_pilot, "piloted", tmp_path, monkeypatch)
 
 
 @pytest.mark.slow

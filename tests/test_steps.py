@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from job_inputs import inputs_of_outputs, summaries_from_their_inputs
 from small_embedder import write_embedder
 from workflow_folder import Folder
 
@@ -45,8 +46,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, further: Path) -> dict[str,
     places = f"experiments_dirs=[config/experiments,{further}]"
     command = ["snakemake", "all", "--dry-run", "--config", f"experiments=[{','.join(NAMES)}]", scratch, places]
     printed = Folder.existing(ROOT).call(*command).stdout
-    jobs = re.findall(r"^ +input: (.*)\n +output: (.*)$", printed, re.MULTILINE)
-    return {output: set(read.split(", ")) for read, outputs in jobs for output in outputs.split(", ")}
+    return inputs_of_outputs(printed)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -82,6 +82,11 @@ def test_the_rule_of_a_summary_watches_its_own_module() -> None:
     assert set(summaries()) <= set(rules)
     for name in summaries():
         assert f'**summary("{name}")' in rules[name]
+
+
+@pytest.mark.slow
+def test_a_summary_reads_what_its_job_names(finished: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"features_table", "steering_table", "pmi"} <= summaries_from_their_inputs(finished, "micro", tmp_path, monkeypatch)
 
 
 def test_every_summary_table_is_of_one_summary() -> None:
