@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import polars as pl
+from tqdm import tqdm
 
 from saesteer.core.tables import CONCEPTS, FEATURE_TEXT, GEN_SUCCESS, GENERATIONS, JUDGEMENTS, LOGIT_LENS, PERPLEXITY, STEERING, of_features
 from saesteer.run import Run
@@ -49,14 +50,17 @@ def _outside_by_embedding(run: Run, judge: EmbeddingJudge, texts: pl.DataFrame) 
 
     embedder, tokens = load_embedder(run.model_folder("judge_model")), run.tokens()
     parts = [pl.DataFrame(schema=texts.select(FEATURE_TEXT).schema | {"concept_outside": pl.Float64})]
-    for (layer,), of_layer in texts.drop_nulls("concept").group_by("layer", maintain_order=True):
-        examples = excerpts_of_examples(run, int(str(layer)))
-        for (feature, name), rows in of_layer.group_by("feature", "concept", maintain_order=True):
-            described = examples.get(str(feature), judge.descriptions).get(str(name), ())
-            is_left_out = of_lens_tokens(rows["tokens"][0].to_list(), str(name), tokens)
-            said, plain = (of["text"].fill_null("").to_list() for of in (rows, rows.filter(factor="0")))
-            outside = ratings_outside(concept_of(str(name), described, embedder.vectors), said, plain, is_left_out)
-            parts.append(rows.select(FEATURE_TEXT).with_columns(concept_outside=pl.Series(outside, dtype=pl.Float64)))
+    named = texts.drop_nulls("concept")
+    with tqdm(total=named.height, desc=STEERING.name, unit="text", mininterval=5, leave=False) as bar:
+        for (layer,), of_layer in named.group_by("layer", maintain_order=True):
+            examples = excerpts_of_examples(run, int(str(layer)))
+            for (feature, name), rows in of_layer.group_by("feature", "concept", maintain_order=True):
+                described = examples.get(str(feature), judge.descriptions).get(str(name), ())
+                is_left_out = of_lens_tokens(rows["tokens"][0].to_list(), str(name), tokens)
+                said, plain = (of["text"].fill_null("").to_list() for of in (rows, rows.filter(factor="0")))
+                outside = ratings_outside(concept_of(str(name), described, embedder.vectors), said, plain, is_left_out)
+                parts.append(rows.select(FEATURE_TEXT).with_columns(concept_outside=pl.Series(outside, dtype=pl.Float64)))
+                bar.update(rows.height)
     return pl.concat(parts)
 
 
