@@ -11,6 +11,7 @@ from saesteer.report.headline import findings_markdown, headline_markdown
 from saesteer.report.reference.sae_docs import Release, releases, verdict
 from saesteer.settings import SettingsError
 from studies.pages import effects, findings, public, questions
+from studies.pages.carried_over import CARRIED_OVER
 from studies.pages.demonstration import demonstration
 from studies.pages.example_agreement import SCHEMA
 from studies.pages.methods import equal_cost_markdown, methods_markdown, published_order_markdown, scores_markdown
@@ -80,7 +81,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "docs/own-models.md": {"scores": SCORES.markdown},
     "docs/reference/saes.md": {"saes": SAES.markdown},
     "docs/methods.md": {"methods": scores_markdown},
-    "docs/findings.md": {"answers": public.answers_markdown},
+    "docs/findings.md": {"answers": public.answers_markdown, "carried-over": CARRIED_OVER.markdown},
     "docs/known-truth.md": {"p4": published_order_markdown},
     "docs/tables/public-models.md": {"headlines": public.headlines_markdown},
     "docs/tables/methods.md": {"methods": methods_markdown, "equal-cost": equal_cost_markdown},

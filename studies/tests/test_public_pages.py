@@ -10,6 +10,7 @@ from scipy import stats
 
 from saesteer.core.uncertainty import Interval, mean_interval
 from studies import ROOT
+from studies.pages.carried_over import CARRIED_OVER, differences
 from studies.pages.methods import TABLES
 from studies.pages.public import (
     METHODS,
@@ -94,6 +95,24 @@ def test_pages_show_both_models(root: Path) -> None:
     lines = METHODS.markdown(root).splitlines()
     assert lines[0].startswith("| method | Gemma 3 270M | SmolLM2-135M | at most 0.1 nats, Gemma 3 270M |")
     assert "| LoRA | 1.52 [1.36, 1.67] | 1.52 [1.36, 1.67] | 1.51 [1.28, 1.69] | 1.51 [1.28, 1.69] | 0.20 / 0.20 |" in lines
+
+
+def test_a_difference_is_shown_in_the_order_of_its_line_at_each_layer() -> None:
+    ends = {"mean": 0.4, "low": 0.1, "high": 0.75}
+    pairs = pl.DataFrame([{"layer": layer, "method": "diffmean", "other": "sae_label"} | ends for layer in (6, 3)])
+    assert list(differences(pairs, "diffmean", "sae_label")) == ["0.40 [0.10, 0.75]"] * 2
+    assert list(differences(pairs, "sae_label", "diffmean")) == ["−0.40 [−0.75, −0.10]"] * 2
+    assert list(differences(pairs, "lora", "diffmean")) == []
+
+
+def test_what_carries_over_has_a_column_a_model(root: Path) -> None:
+    shutil.copyfile(ROOT / "docs/results/tiny.json", root / "docs/results/tiny.json")
+    (root / "docs/methods/gemma-3-270m-methods/method_differences.csv").unlink()
+    lines = CARRIED_OVER.markdown(root).splitlines()
+    assert lines[0] == "| finding | the grammar's model | SmolLM2-135M | Gemma 3 270M |"
+    assert lines[3] == "| The same within layers | 1.21× [0.92, 1.59] | 1.21× [0.92, 1.59] | 1.21× [0.92, 1.59] |"
+    assert "| LoRA − a prompt | not run yet | −0.02 [−0.26, 0.20] | not run yet |" in lines
+    assert "| The feature nearest to DiffMean − the labelled feature | not run yet | – | not run yet |" in lines
 
 
 def test_the_figure_has_a_curve_and_the_methods_of_each_model(root: Path) -> None:
