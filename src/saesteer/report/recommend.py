@@ -226,7 +226,7 @@ def of_candidates(question: Question, experiment: Sweep, picked: pl.DataFrame) -
 
 
 def _layers_per_job(experiment: Sweep) -> int:
-    """Two jobs a step where the experiment makes do with two, as on a CPU; else one: there is little to compute, and each loads the model."""
+    """Two jobs a step where the experiment itself has two, as on a CPU; else one: there is little to compute, and each loads the model."""
     n_layers = len(experiment.layers)
     return experiment.layers_per_job if 2 * experiment.layers_per_job >= n_layers else n_layers
 
