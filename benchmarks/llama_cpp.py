@@ -77,6 +77,10 @@ def converted(path: Path, kind: str, out: Path) -> Path:
     return out
 
 
+MAX_SEQUENCES = 256
+"""That llama.cpp decodes at once."""
+
+
 class Context:
     """A model of a GGUF file, with room for n_sequences of n_tokens; float32 keys and values, one thread."""
 
@@ -88,6 +92,8 @@ class Context:
         options.n_seq_max = n_sequences
         options.type_k = options.type_v = 0  # float32
         self.context = ctypes.c_void_p(self.llama.llama_init_from_model(self.model, options))
+        if not self.context:
+            raise RuntimeError(f"llama.cpp makes no context of {n_sequences} sequences")
         self.llama.llama_set_n_threads(self.context, 1, 1)
 
     def add(self, directions: dict[int, np.ndarray]) -> None:

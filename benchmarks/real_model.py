@@ -4,9 +4,9 @@
 
 The SAE is random. Texts are steered by a direction each, and compared with transformers' `generate` under a hook that adds the same, in
 one batch; with sae-lens' bridge to the model under a hook of TransformerLens; and, where a GGUF file of the model is named, with
-llama.cpp, which adds one direction to all texts of a batch and takes the likeliest token. Activations are compared with a plain forward
-of one text at a time that stops at the layer. Each pair is measured in turns, by CPU time of the process. Operations are those of the
-blocks' matrices, the head's and the encoder's; attention's own are left out.
+llama.cpp, which adds one direction to all texts of a batch, 256 at most, and takes the likeliest token. Activations are compared with a
+plain forward of one text at a time that stops at the layer. Each pair is measured in turns, by CPU time of the process. Operations are
+those of the blocks' matrices, the head's and the encoder's; attention's own are left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 import polars as pl
 import torch
-from llama_cpp import Context, converted
+from llama_cpp import MAX_SEQUENCES, Context, converted
 from measuring import Used, command_line, load_note, peak_flops, publish, used, written_by
 from torch import Tensor
 
@@ -193,8 +193,10 @@ def steered_lines(bench: Bench, sizes: Sequence[int], repeats: int, ggufs: dict[
         runs = in_turns(*works, repeats=repeats)
         n_new = n * NEW_TOKENS
         share = bench.flops(n * (PROMPT_TOKENS + NEW_TOKENS - 1), outputs=n_new) / runs[0].process / bench.peak
-        seconds = [run.process for run in runs] + [llama_generated(bench, gguf, n).process for gguf in ggufs.values()]
-        ours, *others = (f"{n_new / second:,.0f}" for second in seconds)
+        at_once = min(n, MAX_SEQUENCES)
+        speeds = [n_new / run.process for run in runs]
+        speeds += [at_once * NEW_TOKENS / llama_generated(bench, gguf, at_once).process for gguf in ggufs.values()]
+        ours, *others = (f"{speed:,.0f}" for speed in speeds)
         lines.append(f"| {n} | {ours} | {share:.0%} | {' | '.join(others)} |")
         print(lines[-1], file=sys.stderr, flush=True)  # a whole run takes long
     return lines

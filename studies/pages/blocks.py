@@ -14,6 +14,7 @@ from studies.pages import effects, findings, public, questions
 from studies.pages.carried_over import CARRIED_OVER
 from studies.pages.demonstration import demonstration
 from studies.pages.example_agreement import SCHEMA
+from studies.pages.grid_ends import GRID_ENDS
 from studies.pages.methods import equal_cost_markdown, methods_markdown, published_order_markdown, scores_markdown
 from studies.pages.scores import HIGH
 from studies.pages.tables import Row, Rows, Shown
@@ -83,7 +84,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "docs/methods.md": {"methods": scores_markdown},
     "docs/findings.md": {"answers": public.answers_markdown, "carried-over": CARRIED_OVER.markdown},
     "docs/known-truth.md": {"p4": published_order_markdown},
-    "docs/tables/public-models.md": {"headlines": public.headlines_markdown},
+    "docs/tables/public-models.md": {"headlines": public.headlines_markdown, "grid-ends": GRID_ENDS.markdown},
     "docs/tables/methods.md": {"methods": methods_markdown, "equal-cost": equal_cost_markdown},
     "docs/tables/books.md": {"books-records": MAX_ACTIVATING_EXAMPLES.markdown},
     **{f"docs/tables/{page}.md": {block: BLOCKS[block] for block in blocks} for page, blocks in TABLES.items()},

@@ -18,6 +18,7 @@ from saesteer.settings import IntervalSettings, SettingsError
 from studies import open_experiment
 from studies.pages import answer_figure, effects, findings, methods, public, questions, schematic
 from studies.pages.example_agreement import example_agreement
+from studies.pages.grid_ends import update_grid_ends
 from studies.pages.scores import scores_by_layer
 from studies.questions.registry import FIGURES as FIGURES_OF_THE_STUDY
 from studies.questions.registry import TABLES as STUDY_TABLES
@@ -78,6 +79,7 @@ def update_results(root: Path) -> None:
     if scored := list((root / "data/tiny-all/features").glob("layer_*.parquet")):
         write_json(root / "docs/scores/tiny-all.json", scores_by_layer(scored))
     _update_example_agreement(root)
+    update_grid_ends(root)
     answered = answer_figure.data(root)
     save_figure(answer_figure.draw(answered), answered, root / "docs/answer")
     save_drawing(schematic.draw(), root / "docs/schematic")

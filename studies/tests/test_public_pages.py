@@ -11,6 +11,7 @@ from scipy import stats
 from saesteer.core.uncertainty import Interval, mean_interval
 from studies import ROOT
 from studies.pages.carried_over import CARRIED_OVER, differences
+from studies.pages.grid_ends import grid_ends
 from studies.pages.methods import TABLES
 from studies.pages.public import (
     METHODS,
@@ -113,6 +114,21 @@ def test_what_carries_over_has_a_column_a_model(root: Path) -> None:
     assert lines[3] == "| The same within layers | 1.21× [0.92, 1.59] | 1.21× [0.92, 1.59] | 1.21× [0.92, 1.59] |"
     assert "| LoRA − a prompt | not run yet | −0.02 [−0.26, 0.20] | not run yet |" in lines
     assert "| The feature nearest to DiffMean − the labelled feature | not run yet | – | not run yet |" in lines
+
+
+def test_choices_are_counted_by_their_place_in_the_grid() -> None:
+    """Feature 2's second half chose nothing."""
+    factors = [(1, "0", "3", "0.1"), (1, "1", "6", "1.6"), (2, "0", "2", "1.6"), (2, "1", None, None), (3, "0", "1", "0.5")]
+    keys = [{"layer": 2, "feature": feature, "rule": "p1", "reported_on": half, "factor": factor} for feature, half, factor, _ in factors]
+    strengths = pl.DataFrame([key | {"multiple": multiple} for key, (*_, multiple) in zip(keys, factors, strict=True)])
+    success = (0.5, 8.0, 10.0, None, 3.0)
+    best = pl.DataFrame([key | {"net_gen_success_20": net, "fluency_rating": 1.0} for key, net in zip(keys, success, strict=True)])
+    ends = grid_ends(strengths, best)
+    assert ends.select("place", "n", "share", "net_gen_success_20").rows() == [
+        ("smallest", 1, 0.25, 0.5),
+        ("within", 1, 0.25, 3.0),
+        ("largest", 2, 0.5, 9.0),
+    ]
 
 
 def test_the_figure_has_a_curve_and_the_methods_of_each_model(root: Path) -> None:
