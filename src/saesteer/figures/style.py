@@ -28,6 +28,7 @@ BLACK = "#222222"
 PAGE = 6.8  # inches: the width of a printed page, and of a figure that is to be read there
 SMALLEST = 8.0
 """Points: no text is smaller where a figure is printed at its width."""
+_DIGIT = 5.1  # points: the width of a digit of SMALLEST
 _CHARACTER = 4.5  # points: the mean width of a character of SMALLEST, with some room
 _BAND_ALPHA = 0.2
 
@@ -189,8 +190,8 @@ def row_above(
     figure = axes.get_figure(root=True)
     assert figure is not None
     room = figure.get_figwidth() * 72 * 0.75 / columns / max(1, len(numbers))  # points for each number
-    width = max((len(str(number)) for number in numbers), default=0) * _CHARACTER * 1.1
-    turned = width > room
+    width = max((len(str(number)) for number in numbers), default=0) * _DIGIT
+    turned = width + 2 > room
     every = int(np.ceil(SMALLEST * 1.2 / room))
     place: dict[str, Any] = {"textcoords": "offset points", "va": "bottom", "color": colour, "fontsize": SMALLEST}
     look: dict[str, Any] = {"ha": "center", "rotation": 90 if turned else 0}

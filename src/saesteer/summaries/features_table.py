@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from saesteer.core.tables import CONCEPTS, EXPLANATIONS, FEATURES, INPUT_SCORE, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES, OUTPUT_SCORE, Table
+from saesteer.core.tables import CONCEPTS, EXPLANATIONS, FEATURES, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES, Table
 from saesteer.run import Run
-from saesteer.steps.step import steps_of
+from saesteer.steps.step import Step, steps_of
 from saesteer.summaries.summary import Summary, every_experiment
 
 
@@ -20,10 +20,17 @@ def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     examples = run.rows(MAX_ACTIVATING_EXAMPLES, layers, columns).join(concepts, on=CONCEPTS.keys, how="semi", maintain_order="left")
     if EXPLANATIONS.name in steps_of(run.experiment):
         examples = with_labels(examples, run.rows(EXPLANATIONS, layers, ["label"]))
-    scores = [_named_reason(table, run.rows(table, layers)) for table in (INPUT_SCORE, OUTPUT_SCORE)]
+    scores = [_named_reason(step.table, run.rows(step.table, layers)) for step in steps_of(run.experiment).values() if is_score(step)]
     address = run.workflow.addresses.neuronpedia.rstrip("/")
     pages = {layer: f"{address}/{source}" for layer, source in known_sources(run.experiment, list(layers)).items()}
     return {FEATURES.name: features_table(examples, concepts, lens, scores, run.decoder_norms(layers), pages)}
+
+
+def is_score(step: Step) -> bool:
+    """Whether a step computes a score of each feature, whose columns the table takes over; the pilot, which comes later, has none of them."""
+    if step.table in (MAX_ACTIVATING_EXAMPLES, CONCEPTS, LOGIT_LENS, EXPLANATIONS):
+        return False
+    return step.table.keys == FEATURES.keys and not FEATURES.columns.keys().isdisjoint({*step.table.columns} - {*FEATURES.keys})
 
 
 def _named_reason(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
