@@ -27,7 +27,7 @@ def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
 
 
 def is_score(step: Step) -> bool:
-    """Whether a step computes a score of each feature, whose columns the table takes over; the pilot, which comes later, has none of them."""
+    """Whether a step computes a score of each feature, whose columns the table takes over; the pilot, which comes later, has none."""
     if step.table in (MAX_ACTIVATING_EXAMPLES, CONCEPTS, LOGIT_LENS, EXPLANATIONS):
         return False
     return step.table.keys == FEATURES.keys and not FEATURES.columns.keys().isdisjoint({*step.table.columns} - {*FEATURES.keys})
