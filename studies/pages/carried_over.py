@@ -26,19 +26,19 @@ DIFFERENCES = {
 }
 """Finding -> the two methods whose held-out scores are compared, paired over concepts."""
 GAINS = {
-    "The filter's net gain": ("net", "ratio"),
-    "The same within layers": ("net", "within_layers"),
+    "The filter's net gain": "ratio",
+    "The filter's net gain within layers": "within_layers",
 }
-"""Finding -> where metrics have it, of the registered variant."""
+"""Finding -> its name among the net gains of the registered variant."""
 
 
 def _rows(root: Path) -> Iterator[Row]:
     """finding, model and what was measured."""
     for experiment, model in MODELS.items():
         shown = results_file(root, experiment).is_file()
-        numbers = metrics(root, experiment)["filter"][public.REGISTERED]["all"] if shown else None
-        for finding, (section, name) in GAINS.items():
-            yield {"finding": finding, "model": model, "measured": times(numbers[section][name]) if numbers else public.NOT_RUN}
+        numbers = metrics(root, experiment)["filter"][public.REGISTERED]["all"]["net"] if shown else None
+        for finding, name in GAINS.items():
+            yield {"finding": finding, "model": model, "measured": times(numbers[name]) if numbers else public.NOT_RUN}
         folder = methods.FOLDER if experiment == SHIPPED else public.methods_folder(experiment)
         compared = (root / folder / f"{methods.DIFFERENCES.name}.csv").is_file()
         pairs = methods.results(root, methods.DIFFERENCES, folder) if compared else pl.DataFrame()

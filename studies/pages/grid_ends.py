@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.analysis.best_factor import RULES
+from saesteer.core.files import write_text
 from saesteer.core.tables import BEST_FACTORS, CHOSEN_STRENGTHS, read_summary
 from studies.pages.public import MODELS, RESULTS
 from studies.pages.tables import Row, Shown
@@ -33,7 +34,7 @@ def update_grid_ends(root: Path) -> None:
         strengths, best = (root / "data" / experiment / table.path for table in (CHOSEN_STRENGTHS, BEST_FACTORS))
         if strengths.is_file() and best.is_file():
             rows = grid_ends(read_summary(CHOSEN_STRENGTHS, strengths), read_summary(BEST_FACTORS, best))
-            rows.write_csv(root / RESULTS / experiment / FILE, float_precision=4)
+            write_text(root / RESULTS / experiment / FILE, rows.write_csv(float_precision=4))
 
 
 def _rows(root: Path) -> Iterator[Row]:

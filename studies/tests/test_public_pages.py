@@ -111,7 +111,7 @@ def test_what_carries_over_has_a_column_a_model(root: Path) -> None:
     (root / "docs/methods/gemma-3-270m-methods/method_differences.csv").unlink()
     lines = CARRIED_OVER.markdown(root).splitlines()
     assert lines[0] == "| finding | the grammar's model | SmolLM2-135M | Gemma 3 270M |"
-    assert lines[3] == "| The same within layers | 1.21× [0.92, 1.59] | 1.21× [0.92, 1.59] | 1.21× [0.92, 1.59] |"
+    assert lines[3] == "| The filter's net gain within layers | 1.21× [0.92, 1.59] | 1.21× [0.92, 1.59] | 1.21× [0.92, 1.59] |"
     assert "| LoRA − a prompt | not run yet | −0.02 [−0.26, 0.20] | not run yet |" in lines
     assert "| The feature nearest to DiffMean − the labelled feature | not run yet | – | not run yet |" in lines
 
