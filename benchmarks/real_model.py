@@ -204,7 +204,7 @@ def steered_lines(bench: Bench, sizes: Sequence[int], repeats: int, ggufs: dict[
 
 def measured(bench: Bench, sizes: Sequence[int], repeats: int, ggufs: dict[str, Path]) -> list[str]:
     lines = [
-        f"## {bench.lm.name}",
+        f"## {bench.folder.name}",
         "",
         f"Layer {bench.layer}; the peak is {bench.peak / 1e9:.0f} GFLOP/s. New tokens of steered texts, a second:",
         "",
@@ -225,7 +225,7 @@ def measured(bench: Bench, sizes: Sequence[int], repeats: int, ggufs: dict[str, 
     for n in sizes:
         (ours,) = in_turns(lambda n=n: scores(bench, n), repeats=repeats)
         lines.append(row_of(bench, "output scores", n, "features", n, bench.flops(n, bench.lm.n_layers - bench.layer - 1, 2 * n), ours))
-    return [*lines, ""]
+    return lines
 
 
 def main() -> None:
