@@ -18,7 +18,7 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.tables import FEATURES, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES
 from saesteer.report.candidates import picked_features, steered_with
 from saesteer.report.question import Question, check_concept
-from saesteer.report.recommend import as_sweep, of_candidates
+from saesteer.report.recommend import as_sweep
 from saesteer.run import Run, open_run
 from saesteer.settings import RecommendationSettings
 from saesteer.steps.step import steps_of
@@ -44,15 +44,6 @@ def test_candidates_match_by_label_before_explanation_before_lens_and_then_by_th
     searched = candidates(features.with_columns(near=pl.col("feature") == 4), "sea", 9)
     assert searched.rows()[3:5] == [(3, 4, "search"), (3, 5, "examples")]
     assert candidates(features, "opera", 3).is_empty()
-
-
-@pytest.mark.parametrize(("of_experiment", "per_job", "n_jobs"), [(1, 6, 1), (2, 6, 1), (3, 3, 2), (4, 4, 2), (6, 6, 1)])
-def test_candidates_of_six_layers_are_one_job_or_two(of_experiment: int, per_job: int, n_jobs: int) -> None:
-    source = open_run("smollm2", WORKFLOW).sweep.model_copy(update={"layers_per_job": of_experiment})
-    picked = pl.DataFrame({"layer": [3], "feature": [7]})
-    values = of_candidates(Question("smollm2", "the sea", None, 2, Path("config/config.yaml"), None), source, picked)
-    assert values["layers_per_job"] == per_job
-    assert -(-len(source.layers) // per_job) == n_jobs
 
 
 def test_a_lens_token_may_be_the_beginning_of_the_word():

@@ -217,18 +217,12 @@ def of_candidates(question: Question, experiment: Sweep, picked: pl.DataFrame) -
         "extends": question.name,
         "description": f"Candidates of {question.name} for {question.concept!r}, written by saesteer recommend",
         "kind": "sweep",
-        "layers_per_job": _layers_per_job(experiment),
+        "layers_per_job": len(experiment.layers),  # there is little to compute, and each job costs a Python start
         "features_per_job": None,
         "features": {"kind": "explicit", "features": listed},
         "concepts": concepts,
         "explanations": None,
     } | ({"judge": {"kind": "none"}} if question.words else {})
-
-
-def _layers_per_job(experiment: Sweep) -> int:
-    """Two jobs a step where the experiment itself has two, as on a CPU; else one: there is little to compute, and each loads the model."""
-    n_layers = len(experiment.layers)
-    return experiment.layers_per_job if 2 * experiment.layers_per_job >= n_layers else n_layers
 
 
 def computed(source: Run, purpose: str, values: dict[str, Any], question: Question) -> Run:
