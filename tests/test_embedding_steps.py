@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from small_embedder import write_embedder
 from workflow_folder import Folder
 
+from saesteer.core.errors import SettingsError
 from saesteer.core.files import write_json
 from saesteer.core.tables import CONCEPTS, EXPLANATIONS, GENERATIONS, JUDGEMENTS, MAX_ACTIVATING_EXAMPLES, of_features
 from saesteer.core.yaml_1_2 import to_yaml
@@ -21,12 +22,13 @@ from saesteer.judge.nearest import vocabulary
 from saesteer.judge.rate_embedding import concept_of, concept_ratings
 from saesteer.judge.word_order import with_order_nats
 from saesteer.run import Run, open_run
-from saesteer.settings import Comparison, EmbeddingJudge, ExampleConcepts, ModelSource, Sweep, load_experiment
+from saesteer.settings import Comparison, EmbeddingJudge, ExampleConcepts, GivenConcept, ModelSource, Sweep, load_experiment
 from saesteer.settings.load import load_workflow, read_yaml
 from saesteer.sources.pins import pin
 from saesteer.steps.step import steps_of
 from saesteer.summaries import steering_table
 from saesteer.workflow import plan
+from saesteer.workflow.checks import check_contents
 from saesteer.workflow.completion import complete_manifest
 
 ROOT = Path(__file__).parents[1]
@@ -132,3 +134,24 @@ def test_a_comparison_names_its_concepts_also_where_its_features_stand_for_examp
     by_examples = by_name.model_copy(update={"concepts": ExampleConcepts(kind="examples")})
     same, step = steps_of(by_name)["judge"], steps_of(by_examples)["judge"]
     assert (step.inputs, step.settings, step.modules) == (same.inputs, same.settings, same.modules)
+
+
+def test_what_the_judge_could_not_rate_is_refused_before_texts_are_written() -> None:
+    sweep, comparison = (load_experiment(name, ROOT / "config/experiments") for name in ("smollm2", "smollm2-methods"))
+    assert isinstance(sweep, Sweep)
+    assert isinstance(comparison, Comparison)
+    of_sweep, of_comparison = sweep.sweep.model_copy, comparison.methods.model_copy
+    two_samples = {"n_prefixes": 2, "n_samples": 2}
+    for fits in (sweep, comparison, sweep.model_copy(update={"sweep": of_sweep(update=two_samples)})):
+        check_contents(fits)
+    refused = {
+        "sweep.n_prefixes: .* 3 prompts with n_samples 1 give 3": sweep.model_copy(update={"sweep": of_sweep(update={"n_prefixes": 3})}),
+        "methods.n_prompts: .* give 2": comparison.model_copy(update={"methods": of_comparison(update={"n_prompts": 2})}),
+        "the concept '42!' has no word": sweep.model_copy(update={"concepts": GivenConcept(kind="given", concept="42!")}),
+        "the concept '2' has no word": comparison.model_copy(
+            update={"methods": of_comparison(update={"concepts": comparison.methods.concepts.model_copy(update={"names": ("war", "2")})})}
+        ),
+    }
+    for why, experiment in refused.items():
+        with pytest.raises(SettingsError, match=why):
+            check_contents(experiment)

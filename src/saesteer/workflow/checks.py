@@ -19,9 +19,11 @@ from saesteer.settings import (
     GivenConcept,
     LabelledTexts,
     LocalExamples,
+    NamedConcepts,
     OracleJudge,
     Scores,
     SettingsError,
+    Steering,
     Sweep,
     TopicConcepts,
     TopicTexts,
@@ -115,6 +117,8 @@ def check_contents(experiment: Experiment) -> None:
         topic_names(topics)
     if not isinstance(experiment, Scores) and isinstance(experiment.judge, OracleJudge):
         _check_oracle(experiment.judge.oracle)
+    if not isinstance(experiment, Scores) and isinstance(experiment.judge, EmbeddingJudge):
+        _check_compared(experiment)
     if isinstance(experiment, Comparison):
         _check_contents_of_comparison(experiment)
 
@@ -137,6 +141,24 @@ def _check_oracle(folder: Path) -> None:
     names = (oracle_judge.SETTINGS, text_judge.SETTINGS)
     if folder.is_dir() and not any((folder / name).is_file() for name in names):
         raise SettingsError(f"judge.oracle: {folder} has neither {names[0]} nor {names[1]}: name the folder of a shipped world's judge")
+
+
+def _check_compared(experiment: Steering) -> None:
+    """Refuse fewer unsteered texts than a judge of kind embedding compares with, and concepts without a word, by which it knows them."""
+    from saesteer.analysis.acceptability import WORD
+    from saesteer.judge.rate_embedding import LEAST_UNSTEERED
+
+    key = "methods.n_prompts" if isinstance(experiment, Comparison) else "sweep.n_prefixes"
+    n_prompts, n_samples = prompt_source(experiment).n, experiment.sampling.n_samples
+    if (n_texts := n_prompts * n_samples) < LEAST_UNSTEERED:
+        raise SettingsError(
+            f"{key}: judge.kind embedding compares with {LEAST_UNSTEERED} or more unsteered texts of its prompts, and {n_prompts} prompts"
+            f" with n_samples {n_samples} give {n_texts}: raise one of them"
+        )
+    concepts = experiment.methods.concepts if isinstance(experiment, Comparison) else experiment.concepts
+    named = [concepts.concept] if isinstance(concepts, GivenConcept) else concepts.names if isinstance(concepts, NamedConcepts) else []
+    if nameless := [name for name in named if not WORD.search(name)]:
+        raise SettingsError(f"the concept {nameless[0]!r} has no word, and judge.kind embedding knows it by its words: name it by some")
 
 
 def _check_contents_of_comparison(experiment: Comparison) -> None:
