@@ -2,11 +2,13 @@
 
 import polars as pl
 import pytest
+import torch
 from engine_models import FAMILIES, shipped_model, tiny_model, without_bos
 from oracles import plain_hooks
 from polars.testing import assert_frame_equal
 from test_invariance import perplexity_step
 
+from saesteer.engine import head
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.perplexity import SCHEMA, continuation_nll
 
@@ -54,8 +56,22 @@ def test_no_texts() -> None:
 def test_logits_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     step, rows = perplexity_step("gemma2"), list(range(100))
     whole = step.run(rows, None)
-    monkeypatch.setattr("saesteer.engine.head.LOGITS_AT_A_TIME", (50 * tiny_model("gemma2").n_vocab, 0))
+    monkeypatch.setattr("saesteer.engine.head.PIECE", ((50, 1024), (50, 1024)))
     assert_frame_equal(step.run(rows, None), whole, check_exact=True)
+    monkeypatch.setattr("saesteer.engine.head.PIECE", ((512, 7), (512, 7)))
+    assert_frame_equal(step.run(rows, None), whole, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pieces_of_the_vocabulary_lose_nothing(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, generator = tiny_model(family), torch.Generator().manual_seed(0)
+    hidden, targets = torch.randn(300, lm.d_model, generator=generator), torch.arange(300) % lm.n_vocab
+    whole = head.token_nll(lm, hidden, targets, 300)
+    monkeypatch.setattr("saesteer.engine.head.PIECE", ((512, 7), (512, 7)))
+    pieces = head.piecewise_nll(lm, hidden, targets, 300)
+    torch.testing.assert_close(pieces, whole, rtol=1e-5, atol=1e-5)
+    for n_rows in (32, 61, 299):
+        assert torch.equal(head.piecewise_nll(lm, hidden, targets, n_rows), pieces)
 
 
 def test_too_long_a_text_is_refused() -> None:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
-from saesteer.engine.finite import check_logits
+from saesteer.engine.finite import check_finite, check_logits
 from saesteer.engine.models import MIN_ROWS, LanguageModel, pad_columns, pad_rows, shape_matters
 from saesteer.engine.precision import is_narrow, product
 
@@ -21,6 +21,9 @@ LOGITS_AT_A_TIME = (2**24, 2**28)
 
 MOST_ROWS = 8192
 """Most rows of them, whatever the vocabulary: where shapes matter, fewer are padded."""
+
+PIECE = ((512, 1024), (8192, 2**15))
+"""Most rows and tokens of the vocabulary whose logits are held at a time on a CPU, where they stay in its cache, and on a GPU."""
 
 
 def scaled(lm: LanguageModel, logits: Tensor) -> Tensor:
@@ -68,6 +71,11 @@ def rows_of_logits(lm: LanguageModel) -> int:
     return min(MOST_ROWS, max(MIN_ROWS, LOGITS_AT_A_TIME[lm.device.type == "cuda"] // lm.n_vocab))
 
 
+def rows_of_pieces(lm: LanguageModel) -> int:
+    """`rows_of_logits` for pieces of the vocabulary."""
+    return PIECE[lm.device.type == "cuda"][0]
+
+
 def token_nll(
     lm: LanguageModel, hidden: Float[Tensor, "token d_model"], targets: Int[Tensor, " token"], n_rows: int
 ) -> Float64[Tensor, " token"]:
@@ -76,6 +84,27 @@ def token_nll(
     for rows, tokens in zip(hidden.split(n_rows), targets.split(n_rows), strict=True):
         logits = soft_capped(lm, raw_logits(lm, pad_rows(rows, n_rows) if shape_matters(lm) else rows))[: len(rows)]
         losses.append((pad_columns(logits, -math.inf).logsumexp(dim=1) - logits.gather(1, tokens[:, None]).squeeze(1)).double())
+    return torch.cat(losses)
+
+
+def piecewise_nll(
+    lm: LanguageModel, hidden: Float[Tensor, "token d_model"], targets: Int[Tensor, " token"], n_rows: int
+) -> Float64[Tensor, " token"]:
+    """`token_nll` by pieces of the vocabulary: 1.6 times as fast for 262,144 tokens on a CPU, and other by rounding, which pilot factors of
+    before depend on."""
+    n_pieces = -(-lm.n_vocab // PIECE[lm.device.type == "cuda"][1])
+    n_tokens = -(-lm.n_vocab // n_pieces)
+    losses = []
+    for rows, tokens in zip(hidden.split(n_rows), targets.split(n_rows), strict=True):
+        normalisers, largest, of_targets = [], [], torch.empty(len(rows), device=lm.device)
+        for start, raw in logit_chunks(lm, pad_rows(rows, n_rows) if shape_matters(lm) else rows, n_tokens):
+            largest.append(raw.amax(dim=1))
+            logits = soft_capped(lm, raw[: len(rows)])
+            normalisers.append(pad_columns(logits, -math.inf).logsumexp(dim=1))
+            (here,) = ((tokens >= start) & (tokens < start + n_tokens)).nonzero(as_tuple=True)
+            of_targets[here] = logits[here, tokens[here] - start]
+        check_finite("logits are", torch.stack(largest, dim=1).amax(dim=1), lm.head.weight)
+        losses.append((torch.stack(normalisers, dim=1).logsumexp(dim=1) - of_targets).double())
     return torch.cat(losses)
 
 

@@ -15,11 +15,11 @@ from saesteer.core.tables import GENERATIONS, PERPLEXITY
 from saesteer.core.tokens import with_bos
 from saesteer.engine.cache import Prefixes
 from saesteer.engine.continuation import buffer_length
-from saesteer.engine.head import rows_of_logits, token_nll
+from saesteer.engine.head import piecewise_nll, rows_of_pieces
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
 from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, fewest_texts, hidden_states, plain_token_ids, shape_matters
 
-ALGORITHM_VERSION = 4
+ALGORITHM_VERSION = 5
 
 LENGTH_STEP = (4, 16)
 """What texts do not share is padded to the next multiple of so many tokens, on a CPU in float32 and where shapes matter: few shapes, and
@@ -96,7 +96,7 @@ def continuation_nll(lm: LanguageModel, rows: pl.DataFrame, batch: int | None = 
     nll, whole = np.zeros(len(different)), np.zeros(len(different))
     sequences = _tokenised(lm, different)
     check_length(lm, max((len(sequence.ids) for sequence in sequences), default=0))
-    halving, n_rows, prefixes = Halving("perplexity", lm.device), rows_of_logits(lm), Prefixes(lm)
+    halving, n_rows, prefixes = Halving("perplexity", lm.device), rows_of_pieces(lm), Prefixes(lm)
     for (cached, length), places in _groups(lm, sequences):
         together = batch or rows_that_fit(forward_bytes(lm, length, cached) + 8 * length * lm.d_model, lm.device, MOST_ROWS)
 
@@ -197,7 +197,7 @@ def _sums(
     targets = ids[row, before + 1].to(lm.device)
     row, before = row.to(lm.device), before.to(lm.device)
     per_position = torch.zeros(ids.shape, dtype=torch.double, device=lm.device)
-    per_position[row, before] = token_nll(lm, hidden[row, before], targets, n_rows)
+    per_position[row, before] = piecewise_nll(lm, hidden[row, before], targets, n_rows)
     of_scored = per_position.clone()
     of_scored[:, :-1].masked_fill_(~scored.to(lm.device), 0)
     return torch.stack([per_position.sum(dim=1), of_scored.sum(dim=1)])
@@ -209,7 +209,7 @@ def _sum_before(lm: LanguageModel, ids: tuple[int, ...], n_rows: int) -> float:
         return 0.0
     rows = torch.tensor([ids[:-1]] * fewest_texts(lm, len(ids) - 1), device=lm.device)
     hidden = hidden_states(lm, input_ids=rows, use_cache=False)[0]
-    return float(token_nll(lm, hidden, torch.tensor(ids[1:], device=lm.device), n_rows).sum())
+    return float(piecewise_nll(lm, hidden, torch.tensor(ids[1:], device=lm.device), n_rows).sum())
 
 
 def _means(sums: Float64[np.ndarray, " text"], counts: Sequence[int]) -> pl.Series:
