@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", type=Path, help="folders in Hugging Face's format")
     parser.add_argument("--gguf", nargs="*", type=Path, default=[], help="the models' GGUF files, one each; needs xllamacpp")
     parser.add_argument("--sizes", nargs="+", type=int, default=[16, 64, 256, 512])
-    parser.add_argument("--texts", default=ROOT / "data" / "world-books" / "texts.parquet", help="a table with a column text")
+    parser.add_argument("--texts", default=ROOT / "data" / "public" / "smollm2-135m" / "texts.parquet", help="a table with a column text")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)

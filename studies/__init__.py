@@ -1,7 +1,7 @@
-"""What this repository trains and measures with the package to say something about it: the shipped worlds, the open questions,
-and the pages' results.
+"""What this repository trains and measures with the package to say something about it: the shipped world, the public models, the open
+questions, and the pages' results.
 
-Nothing in the package imports from here. Commands run from the repository's root: `python -m studies.world`, `python -m studies.books`,
+Nothing in the package imports from here. Commands run from the repository's root: `python -m studies.world`, `python -m studies.public`,
 `python -m studies.pages`.
 """
 

@@ -36,14 +36,14 @@ HONEST_BEFORE = 2.0
 @cache
 def labelled(world: str) -> pl.DataFrame:
     """Sentences of a world by their concept, each with the opener that it goes on from."""
-    if world == "world-books":
-        return pl.read_parquet(ROOT / "data/world-books/concept_texts.parquet")
+    if world == "topic-judge":
+        return pl.read_parquet(ROOT / "data/topic-judge/concept_texts.parquet")
     lexicon = load_lexicon(ROOT / "data/world/lexicon.yaml", ROOT / "config/prefixes.txt")
     concepts, texts = topic_texts(lexicon, lexicon.names, lexicon.openers, 40, 0, SEED)
     return texts.join(concepts, on="concept_id").select("concept", opener="input", text="output")
 
 
-@pytest.mark.parametrize("world", ["world", "world-books"])
+@pytest.mark.parametrize("world", ["world", "topic-judge"])
 def test_every_kind_is_there_as_often_and_the_order_of_sentences_does_not_matter(world: str) -> None:
     texts = degenerate_texts(labelled(world))
     n_concepts = min(16, labelled(world)["concept"].n_unique())
@@ -150,7 +150,7 @@ def rated(texts: pl.DataFrame) -> pl.DataFrame:
     lm = load_language_model(folder / "reference_model", "float32", "cpu")
     losses = pl.concat(text_losses(lm, rows, prompts, "plain"))
     topics = json.loads((folder / "topics.json").read_text(encoding="utf-8"))
-    ratings = rate(rows, losses, load_judge(folder / "oracle", load_tokens(folder / "reference_model")), topics)
+    ratings = rate(rows, losses, load_judge(folder / "oracle", load_tokens(ROOT / "data/world/model")), topics)
     rated = rows.with_columns(ratings.select("concept_rating", "concept_log_odds", "fluency_rating", "judge_score"))
     return without_repeats(rated, ["kind", "concept"], dict.fromkeys(prompts, 0)) if "kind" in rated.columns else rated
 
@@ -186,11 +186,11 @@ def test_labelled_sentences_keep_their_score() -> None:
 
 
 def test_the_books_judge_needs_several_words_and_gives_log_odds() -> None:
-    folder = ROOT / "data/world-books"
-    judge = load_judge(folder / "judge", load_tokens(folder / "reference_model"))
+    folder = ROOT / "data/topic-judge"
+    judge = load_judge(folder / "judge", load_tokens(ROOT / "data/world/model"))
     topics = json.loads((folder / "topics.json").read_text(encoding="utf-8"))
-    texts = {HONEST: labelled("world-books").group_by("concept").head(10)}
-    texts |= {kind: degenerate_texts(labelled("world-books")).filter(kind=kind) for kind in ("appended", "the word")}
+    texts = {HONEST: labelled("topic-judge").group_by("concept").head(10)}
+    texts |= {kind: degenerate_texts(labelled("topic-judge")).filter(kind=kind) for kind in ("appended", "the word")}
     read = {kind: list(zip(judge.read(of["text"].to_list()), map(topics.index, of["concept"]), strict=True)) for kind, of in texts.items()}
     odds = {kind: np.median([judge.log_odds(*text) for text in of]) for kind, of in read.items()}
     assert odds[HONEST] > odds["the word"] > odds["appended"]
@@ -200,13 +200,10 @@ def test_the_books_judge_needs_several_words_and_gives_log_odds() -> None:
     assert scored()["concept_log_odds"].null_count() == scored().height
 
 
-@pytest.mark.parametrize(
-    ("world", "folder", "cuts"), [("world", "oracle", ["nats", "most_nats"]), ("world-books", "judge", ["fluency_nats"])]
-)
-def test_no_cut_of_the_loss_is_above_uniform_guessing(world: str, folder: str, cuts: list[str]) -> None:
-    settings = json.loads(next((ROOT / "data" / world / folder).glob("*.json")).read_text(encoding="utf-8"))
-    nats = np.hstack([settings.get("thresholds", settings)[name] for name in cuts])
-    vocabulary = json.loads((ROOT / "data" / world / "reference_model/config.json").read_text(encoding="utf-8"))["vocab_size"]
+def test_no_cut_of_the_loss_is_above_uniform_guessing() -> None:
+    settings = json.loads((ROOT / "data/world/oracle/oracle.json").read_text(encoding="utf-8"))
+    nats = np.hstack([settings.get("thresholds", settings)[name] for name in ("nats", "most_nats")])
+    vocabulary = json.loads((ROOT / "data/world/reference_model/config.json").read_text(encoding="utf-8"))["vocab_size"]
     assert 0 < nats[0] < nats[1] <= nats[-1] < math.log(vocabulary)
 
 

@@ -23,7 +23,7 @@ from studies.pages.blocks import BLOCKS, PAGES, TABLES, with_block, written
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-RESULTS = ["README.md", *(f"docs/{page}.md" for page in ("findings", "known-truth", "open-questions", "books", "methods"))]
+RESULTS = ["README.md", *(f"docs/{page}.md" for page in ("findings", "known-truth", "open-questions", "methods"))]
 """Pages whose words say what was measured."""
 INTERVAL = re.compile(r"(?P<mean>[−+]?\d*\.?\d+)(?: times|×)?\s+\[(?P<low>[−+]?\d*\.?\d+),\s+(?P<high>[−+]?\d*\.?\d+)\]")
 

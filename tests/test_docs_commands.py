@@ -68,7 +68,6 @@ COMMANDS = {
     r'snakemake( -s studies/Snakefile all)? --cores all --config "experiments=\[tiny-(all|seed-1)\]"': here(
         "dry", "test_scored.py::test_an_experiment_that_stops_at_the_scores"
     ),
-    r'snakemake --cores all --config "experiments=\[books\]"': here("dry", "test_books_workflow.py::test_every_figure_is_made"),
     r'snakemake --cores all --config "experiments=\[gemma-2-2b\]" -n': here("run"),
     r'snakemake --cores all --config "experiments=\[gemma-2-2b\]"': here("dry", REAL),
     r"snakemake methods --cores all( --config .*)?": here("dry", METHODS),

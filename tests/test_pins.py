@@ -88,7 +88,7 @@ def test_every_file_that_is_fetched_would_be_pinned(tmp_path: Path) -> None:
 
 
 def test_every_file_of_a_world_s_judge_is_pinned(opened: set[Path]) -> None:
-    folder = ROOT / "data/world-books/judge"
+    folder = ROOT / "data/topic-judge/judge"
     load_text_judge(folder)
     assert folder / "words.txt" in opened
     assert {path for path in opened if path.is_relative_to(folder)} <= set(pinned_files(folder))

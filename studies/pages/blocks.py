@@ -3,9 +3,6 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-import polars as pl
 
 from saesteer.report.headline import findings_markdown, headline_markdown
 from saesteer.report.reference.sae_docs import Release, releases, verdict
@@ -13,26 +10,15 @@ from saesteer.settings import SettingsError
 from studies.pages import effects, findings, public, questions
 from studies.pages.carried_over import CARRIED_OVER
 from studies.pages.demonstration import demonstration
-from studies.pages.example_agreement import SCHEMA
 from studies.pages.grid_ends import GRID_ENDS
 from studies.pages.methods import equal_cost_markdown, methods_markdown, published_order_markdown, scores_markdown
 from studies.pages.scores import HIGH
-from studies.pages.tables import Row, Rows, Shown
-
-
-def _csv(path: str, schema: dict[str, Any]) -> Callable[[Path], Rows]:
-    """Reads a table that lies in git."""
-    return lambda root: pl.read_csv(root / path, schema=schema).to_dicts()
-
+from studies.pages.tables import Row, Shown
 
 SCORES = Shown(lambda root: json.loads((root / "docs/scores/tiny-all.json").read_text(encoding="utf-8")), "layer", {
     "layer": "layer", "features": "n", "without input score": "n_without_input_score", "input score": "input_score .3f",
     "output score": "output_score .3f", "delta token confidence (nats)": "delta_token_confidence .3f",
     f"output score above {HIGH:g}": "share_output_high .1%", "both above": "share_both_high .1%",
-})  # fmt: skip
-MAX_ACTIVATING_EXAMPLES = Shown(_csv("docs/books/example_agreement.csv", SCHEMA), "layer", {
-    "layer": "layer", "features": "n", "input score": "rho_input_score ±", "max activation": "rho_max_activation ±",
-    "density": "rho_density ±",
 })  # fmt: skip
 
 
@@ -86,7 +72,6 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "docs/known-truth.md": {"p4": published_order_markdown},
     "docs/tables/public-models.md": {"headlines": public.headlines_markdown, "grid-ends": GRID_ENDS.markdown},
     "docs/tables/methods.md": {"methods": methods_markdown, "equal-cost": equal_cost_markdown},
-    "docs/tables/books.md": {"books-records": MAX_ACTIVATING_EXAMPLES.markdown},
     **{f"docs/tables/{page}.md": {block: BLOCKS[block] for block in blocks} for page, blocks in TABLES.items()},
 }
 """Page -> its generated blocks by name, each with what writes its text from the repository's root."""

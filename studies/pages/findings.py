@@ -13,14 +13,12 @@ MODELS = {
     "tiny-plain": "Gemma-2, ordinary initialisation",
     "tiny-llama": "Llama",
     "tiny-neox": "NeoX",
-    "books": "the books': Gemma-2, ordinary initialisation",
 }
 """Experiment -> model."""
 BUILT = {"tiny-plain": "gemma_plain", "tiny-llama": "llama", "tiny-neox": "neox"}
 """Experiment on a model that is not shipped -> its folder in build/world/."""
 _MEASURED = {
     "tiny": "data/world/metrics.json",
-    "books": "data/world-books/metrics.json",
     **{experiment: f"docs/models/{folder}.json" for experiment, folder in BUILT.items()},
 }
 """Experiment -> what was measured of its model."""

@@ -10,14 +10,12 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.core.files import write_atomically, write_json, write_text
-from saesteer.core.tables import FEATURES, FILTER_VARIANTS, METHOD_SCORES, SELECTION, Table, by_name, read_summary
+from saesteer.core.tables import FILTER_VARIANTS, METHOD_SCORES, SELECTION, Table, by_name, read_summary
 from saesteer.figures.definition import FigureDefinition, Options
 from saesteer.figures.save import save_drawing, save_figure
 from saesteer.figures.style import styled
 from saesteer.settings import IntervalSettings, SettingsError
-from studies import open_experiment
 from studies.pages import answer_figure, effects, findings, methods, public, questions, schematic
-from studies.pages.example_agreement import example_agreement
 from studies.pages.grid_ends import update_grid_ends
 from studies.pages.scores import scores_by_layer
 from studies.questions.registry import FIGURES as FIGURES_OF_THE_STUDY
@@ -78,7 +76,6 @@ def update_results(root: Path) -> None:
         write_snapshot(root, snapshot)
     if scored := list((root / "data/tiny-all/features").glob("layer_*.parquet")):
         write_json(root / "docs/scores/tiny-all.json", scores_by_layer(scored))
-    _update_example_agreement(root)
     update_grid_ends(root)
     answered = answer_figure.data(root)
     save_figure(answer_figure.draw(answered), answered, root / "docs/answer")
@@ -110,12 +107,3 @@ def _metrics(root: Path) -> dict[str, str]:
     headlines = {f"data/{name}/metrics.json": f"docs/results/{name}.json" for name in (*findings.MODELS, *public.MODELS)}
     models = {f"build/world/{folder}/metrics.json": f"docs/models/{folder}.json" for folder in findings.BUILT.values()}
     return headlines | models
-
-
-def _update_example_agreement(root: Path) -> None:
-    """How far the books' features agree by max-activating examples from the model's own texts and from the books."""
-    texts, books = (sorted(root.glob(f"data/{name}/features/layer_*.parquet")) for name in ("books-all", "books-paragraphs"))
-    if texts and books:
-        first, second = (pl.concat([read_summary(FEATURES, file) for file in files]) for files in (texts, books))
-        rows = example_agreement(first, second, open_experiment("books-all", root).intervals)
-        write_text(root / "docs/books/example_agreement.csv", rows.write_csv(float_precision=4))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from saesteer.core.files import write_atomically
 from saesteer.engine.models import LanguageModel, residuals_at
-from studies.books.paragraphs import read_paragraphs
+from studies.public.paragraphs import read_paragraphs
 
 CONTEXT = 128
 """Tokens of a row, its first (the model's beginning-of-sequence token) included."""

@@ -20,7 +20,7 @@ from saesteer.sources.corpus import topic_names
 from saesteer.world.judges import load_judge
 
 FOLDER, ANSWERS = Path("docs/judges"), Path("build/judges")
-BOOKS = Path("data/world-books")
+BOOKS = Path("data/topic-judge")
 TOPICS = {"the sea": "sea", "a garden": "gardening", "money": "economics", "the stars": "astronomy", "trains": "railways"}
 """Concept of docs/plan.md -> topic of the books, where they are called otherwise."""
 N_TEXTS = 300

@@ -16,7 +16,6 @@ from saesteer.core.tokens import load_tokens
 from saesteer.run import Run
 from saesteer.settings import BestFactorSettings, NoJudge, OutputScoreSettings, SettingsError, Workflow
 from studies import ROOT, open_experiment
-from studies.pages.example_agreement import example_agreement
 from studies.pages.questions import BLOCKS, EXPERIMENT
 from studies.pages.results import SNAPSHOTS, write_snapshot
 from studies.questions.choice_rules import by_judge
@@ -170,14 +169,6 @@ def test_an_experiment_of_the_studies_is_opened_by_their_configuration() -> None
     assert run_of("tiny-seed-1", ROOT / "studies/config.yaml").experiment.seed_of_world == 1
     with pytest.raises(SettingsError, match=r"there is no file config/experiments/tiny-seed-1\.yaml\. Did you mean"):
         run_of("tiny-seed-1", ROOT / "config/config.yaml")
-
-
-def test_examples_of_two_corpora_agree_as_far_as_their_scores(tables: Tables) -> None:
-    features = tables["features"]
-    other = features.with_columns(input_score=1 - pl.col("input_score"))
-    for line in example_agreement(features, other, SETTINGS).iter_rows(named=True):
-        assert (line["rho_input_score"], line["rho_density"]) == (pytest.approx(-1), pytest.approx(1))
-        assert line["n"] == features.filter(layer=line["layer"]).height
 
 
 def test_the_page_shows_what_is_kept(tables: Tables, tmp_path: Path) -> None:

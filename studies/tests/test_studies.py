@@ -11,13 +11,12 @@ from workflow_folder import ROOT
 from saesteer.settings import SettingsError
 from saesteer.steps.step import steps_of
 from studies import open_experiment
-from studies.books import __main__ as books
 from studies.pages import results
 from studies.public import __main__ as public
 from studies.questions.registry import SUMMARIES, code_of, modules_behind
 from studies.world import __main__ as world
 
-APPS = {"world": world.app, "books": books.app, "public": public.app}
+APPS = {"world": world.app, "public": public.app}
 CALLS = re.findall(r"-m studies\.(\w+) (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 

@@ -21,7 +21,7 @@ from saesteer.sharing.provenance import FOLDER, SHARED, Statement, is_result, wr
 from saesteer.sharing.snakemake_metadata import read_record
 from saesteer.sharing.soundness import faults, is_manifest
 
-SOURCES = ("Snakefile", "rules", "scripts", "src", "config", "envs", "data/world", "data/world-books", "data/public")
+SOURCES = ("Snakefile", "rules", "scripts", "src", "config", "envs", "data/world", "data/public")
 """What the workflow reads from git: published results belong to a commit of these."""
 
 log = logging.getLogger(__name__)
