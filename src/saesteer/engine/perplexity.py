@@ -25,8 +25,8 @@ LENGTH_STEP = (4, 16)
 """What texts do not share is padded to the next multiple of so many tokens, on a CPU in float32 and where shapes matter: few shapes, and
 none that depends on a row's neighbours."""
 
-AT_A_TIME = 8192
-"""Most rows of a frame."""
+AT_A_TIME = (1024, 8192)
+"""Most rows of a frame on a CPU and on a GPU: what is saved together, and what a kill can lose."""
 
 MOST_ROWS = (128, 256)
 """Largest batch on a CPU and on a GPU."""
@@ -75,7 +75,7 @@ def text_losses(lm: LanguageModel, texts: pl.DataFrame, prompts: Mapping[str, st
     empty = pl.lit("the continuation is empty")
     reason = pl.when(pl.col("text").is_null()).then("reason").when(pl.col("mean_nll").is_null()).then(empty)
     for _, of_layer in prefixed.group_by("layer", maintain_order=True):
-        for part in of_layer.iter_slices(AT_A_TIME):
+        for part in of_layer.iter_slices(AT_A_TIME[lm.device.type == "cuda"]):
             rows = part.with_row_index("row")
             losses = continuation_nll(lm, rows.filter(pl.col("text").is_not_null()))
             scored = rows.join(losses, on="row", how="left", maintain_order="left")
