@@ -3,8 +3,7 @@
     python benchmarks/cluster_scaling.py
 
 writes its section of benchmarks/RESULTS.md, and benchmarks/cluster/scaling.pdf, .png and .csv. A job a layer and step, as in the workflow:
-logit_lens -> output_score, sweep -> perplexity; all other steps run on the submitting host (benchmarks/feature_jobs.py: with several jobs a
-layer). Two ways, with the same jobs:
+logit_lens -> output_score, sweep -> perplexity; all other steps run on the submitting host. Two ways, with the same jobs:
 
 - a real SLURM on this machine (as root, where none is running) with 1, 2, 4 and 8 pretend GPUs and jobs that sleep, shortened by `--scale`;
 - a discrete-event simulation of the cluster with Snakemake before it: at most 64 jobs in the queue, and a job's end noticed only at the
@@ -65,47 +64,31 @@ class Experiment:
     name: str
     model: Shape
     scorer: Shape = GEMMA_2_9B
-    n_layers: int = 0
-    """Layers whose features are steered with; 0: all of the model's."""
-    n_features: int = N_FEATURES
-
-    @property
-    def layers(self) -> range:
-        return range(self.n_layers or self.model.n_layers)
 
 
 EXPERIMENTS = (Experiment("Gemma-2-2B", GEMMA_2_2B), Experiment("Gemma-2-9B", GEMMA_2_9B))
 
 
-def step_seconds(experiment: Experiment, tflops: float, n_features: int, start: float) -> dict[str, float]:
-    """The length of a job of so many features by step: its start, its model's bytes, its rows' operations."""
+def step_seconds(experiment: Experiment, tflops: float) -> dict[str, float]:
+    """The length of a layer's job by step: its start, its model's bytes, its rows' operations."""
     model, scorer = experiment.model, experiment.scorer
-    n_texts = n_features * N_FACTORS * N_PREFIXES
+    n_texts = N_FEATURES * N_FACTORS * N_PREFIXES
     scored = n_texts * (2.0 * scorer.n_layers * scorer.block_weights * (PREFIX_TOKENS + N_TOKENS) + scorer.head_flops * N_TOKENS)
     flops = {
-        "logit_lens": n_features * model.head_flops,
-        "output_score": n_features * model.feature_flops(model.n_layers // 2),
+        "logit_lens": N_FEATURES * model.head_flops,
+        "output_score": N_FEATURES * model.feature_flops(model.n_layers // 2),
         "sweep": n_texts * N_TOKENS * model.token_flops,
         "perplexity": scored,
     }
     size = dict.fromkeys(flops, 4 * model.n_parameters) | {"perplexity": 2 * scorer.n_parameters}
-    return {step: start + size[step] / READ_RATE + flops[step] / tflops / 1e12 for step in flops}
+    return {step: START + size[step] / READ_RATE + flops[step] / tflops / 1e12 for step in flops}
 
 
-def jobs_of(experiment: Experiment, tflops: float, features_per_job: int | None = None, start: float = START) -> list[Job]:
-    """In the order of submission: what waits for nothing comes first. Texts and their losses are shared out, scores are of whole layers."""
-    size = features_per_job or experiment.n_features
-    shares = [min(size, experiment.n_features - done) for done in range(0, experiment.n_features, size)]
-    of_share = [step_seconds(experiment, tflops, n, start) for n in shares]
-    whole = step_seconds(experiment, tflops, experiment.n_features, start)
-    first = [
-        (step, layer, seconds)
-        for layer in experiment.layers
-        for step, seconds in [("logit_lens", whole), *(("sweep", share) for share in of_share)]
-    ]
-    following = {"logit_lens": "output_score", "sweep": "perplexity"}
-    jobs = [Job(step, layer, seconds[step], None) for step, layer, seconds in first]
-    return jobs + [Job(following[step], layer, seconds[following[step]], place) for place, (step, layer, seconds) in enumerate(first)]
+def jobs_of(experiment: Experiment, tflops: float) -> list[Job]:
+    """In the order of submission: what waits for nothing comes first."""
+    seconds, following = step_seconds(experiment, tflops), {"logit_lens": "output_score", "sweep": "perplexity"}
+    first = [Job(step, layer, seconds[step], None) for layer in range(experiment.model.n_layers) for step in following]
+    return first + [Job(following[job.step], job.layer, seconds[following[job.step]], place) for place, job in enumerate(first)]
 
 
 def looks(until: float, ends: Sequence[float], now: float, wait: float) -> tuple[float, float]:
@@ -222,7 +205,7 @@ def length_lines(tflops: float) -> list[str]:
     ]
     rows, steps = [], ("logit_lens", "output_score", "sweep", "perplexity")
     for experiment in EXPERIMENTS:
-        seconds, jobs = step_seconds(experiment, tflops, experiment.n_features, START), jobs_of(experiment, tflops)
+        seconds, jobs = step_seconds(experiment, tflops), jobs_of(experiment, tflops)
         rows.append([experiment.name, *(f"{seconds[step]:.0f} s" for step in steps), len(jobs), f"{critical_path(jobs):.0f} s"])
     return [*lines, table(("", *steps, "jobs", "longest chain"), rows)]
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import polars as pl
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from tokenizers import decoders as token_decoders
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
-from saesteer.core.files import file_digest
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generations import feature_texts
 from saesteer.engine.models import LanguageModel, language_model
@@ -153,12 +149,6 @@ def sae_on_gpu(shape: Shape, layer: int, dtype: str) -> Sae:
     """The same on a GPU, in a number format."""
     sae = random_sae(shape, layer)
     return replace(sae, **{name: getattr(sae, name).to(getattr(torch, dtype)).to("cuda") for name in TENSORS})
-
-
-def write_sae(shape: Shape, layer: int, path: Path, device: str = "cpu") -> None:
-    """A random SAE in the plain files that `saesteer.engine.saes.load_sae` reads."""
-    save_file({name: tensor.cpu() for name, tensor in random_sae_tensors(shape, layer, device).items()}, path)
-    path.with_suffix(".json").write_text(json.dumps(asdict(sae_meta(shape, layer, file_digest(path)))), encoding="utf-8")
 
 
 def by_id(texts: Sequence[str]) -> dict[str, str]:

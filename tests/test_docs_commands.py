@@ -120,10 +120,6 @@ COMMANDS = {
     r"git (clone|pull|merge|checkout)": by("test_sharing_merge.py::test_the_branches_merge_without_conflict"),
     r"hf auth login": by("test_hub.py::test_a_gated_repository_says_how_to_get_in"),
     r"python docs/screenshots\.py .*": by("test_report_pages.py::test_pictures_for_the_documentation"),
-    r"python benchmarks/true_shapes\.py": by("test_benchmarks.py::test_true_shapes_shrunk_tell_the_time_and_memory_of_each_step"),
-    r"python benchmarks/gemma_2_2b\.py --random-weights": by(
-        "test_benchmarks.py::test_real_shapes_shrunk_on_a_cpu_say_that_no_gpu_was_measured"
-    ),
 }
 """Pattern of a command, without the path of its program, -> how it is run."""
 

@@ -1,6 +1,7 @@
 """What a sweep will take of a GPU, planned from config.json, against what it holds on a pretended one of Gemma-2-2B's widths."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +11,28 @@ import torch
 from pretended_gpu import WORK, pretended_gpu
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from gpu_counts import contents
-from gpu_works import PREFIXES
-from random_model import GEMMA_2_2B, random_gemma2, sae_on_gpu, swept
+from random_model import GEMMA_2_2B, by_id, random_gemma2, sae_on_gpu, swept
 
 from saesteer.engine.attention import attention_on_gpu
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import sweep_bytes
 from saesteer.engine.models import model_without_weights
 
+PREFIXES = by_id([" ".join(f"w{50 + number * 5 + place}" for place in range(5)) for number in range(32)])
+FULL_STOP, ANOTHER, ENDS = 4, 10, 0.055
+"""Two tokens, and the chance of the first: texts of at most 20 tokens then have 12 on average, as the shipped model's."""
 SHAPE = replace(GEMMA_2_2B, n_vocab=32_000, n_layers=3, n_features=512)
+
+
+def contents(draw: np.random.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What is copied from the pretended GPU: tokens; answers to whether anything is otherwise than usual, no; and ones."""
+
+    def made(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dtype == torch.long and tensor.ndim == 1:
+            return torch.from_numpy(np.where(draw.random(tensor.shape[0]) < ENDS, FULL_STOP, ANOTHER))
+        return torch.full(tensor.shape, tensor.dtype != torch.bool or tensor.ndim > 0, dtype=tensor.dtype)
+
+    return made
 
 
 @pytest.mark.exhaustive
