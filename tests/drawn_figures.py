@@ -9,11 +9,10 @@ import polars as pl
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from method_rows import LAYER, PROMPTS, method_settings, method_summaries, rows_of, synthetic_rows
-from question_tables import synthetic_tables
-from synthetic_tables import selection_settings
+from synthetic_tables import main_tables, selection_settings
 from workflow_folder import ROOT
 
-from saesteer.core.tables import EFFECTS, METHOD_DAMAGE, METHOD_EQUAL_COST, METHOD_SUMMARIES, SELECTION, by_name
+from saesteer.core.tables import METHOD_DAMAGE, METHOD_EQUAL_COST, METHOD_SUMMARIES, SELECTION, by_name
 from saesteer.figures import registry
 from saesteer.figures.definition import Options
 from saesteer.methods.compare.damage import method_damage
@@ -22,11 +21,8 @@ from saesteer.methods.compare.paper_values import our_protocol
 from saesteer.settings import load_experiment
 from saesteer.settings.methods import MethodSettings
 from saesteer.summaries.summary import summaries_of
-from studies.questions.effect_questions import approximator_sizes, effect_multiples
-from studies.questions.registry import FIGURES as STUDY_FIGURES
-from studies.questions.registry import QUESTION_TABLES
 
-FIGURES = registry.FIGURES | STUDY_FIGURES
+FIGURES = registry.FIGURES
 FEW_DRAWS = {"random_draws": 50, "permutations": 50, "bootstrap_draws": 50}
 """Enough for intervals to be drawn; other tests check their ends."""
 OPTIONS = Options("capped", selection_settings(**FEW_DRAWS))
@@ -79,29 +75,13 @@ def with_damage(tables: Tables, settings: MethodSettings) -> Tables:
 @cache
 def world() -> Tables:
     """The summary tables of an experiment and of a comparison of methods."""
-    return synthetic_tables(**FEW_DRAWS) | methods_of_one_layer() | effect_tables()
+    return main_tables(**FEW_DRAWS) | methods_of_one_layer()
 
 
 @cache
 def methods_of_one_layer() -> Tables:
     """The tables of a comparison of methods, from few draws."""
     return method_tables(bootstrap_draws=100)
-
-
-def effect_tables(n: int = 150) -> Tables:
-    """What SAE-TS's approximator says of effects that grow ever more slowly."""
-    rng = np.random.default_rng(0)
-    x, M = rng.normal(size=(n, 6)), rng.normal(size=(6, 9))
-
-    def rows(some: np.ndarray) -> pl.DataFrame:
-        columns = {"layer": [LAYER] * len(some), "vector": range(len(some)), "direction": some, "effect": np.tanh(some @ M)}
-        return pl.DataFrame(columns | {"loss_rise": np.linalg.norm(some, axis=1)}).cast(pl.Schema(EFFECTS.schema))
-
-    again = pl.concat([rows(multiple * x[:20]).with_columns(multiple=pl.lit(multiple)) for multiple in (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)])
-    return {
-        "approximator_sizes": approximator_sizes(rows(x), 20, OPTIONS.selection),
-        "effect_multiples": effect_multiples(rows(x), again, 20, OPTIONS.selection),
-    }
 
 
 @cache
@@ -122,7 +102,7 @@ def _of_a_sweep() -> dict[str, object]:
 
 
 METHOD_FIGURES = reading(METHOD_SUMMARIES | by_name(METHOD_DAMAGE, METHOD_EQUAL_COST))
-THIN = dict.fromkeys(reading(_of_a_sweep(), QUESTION_TABLES), ("micro", "one feature", "no scores"))
+THIN = dict.fromkeys(reading(_of_a_sweep()), ("micro", "one feature", "no scores"))
 THIN |= dict.fromkeys(METHOD_FIGURES, ("one method", "one concept", "no ratings"))
 
 
@@ -130,7 +110,7 @@ THIN |= dict.fromkeys(METHOD_FIGURES, ("one method", "one concept", "no ratings"
 def thin(case: str) -> Tables:
     """Tables of very small or very incomplete experiments and comparisons."""
     if case == "one feature":
-        return synthetic_tables(1, 1, ("0", "2"))
+        return main_tables(1, 1, ("0", "2"))
     if case == "one method":
         return method_tables(methods=("unsteered",))
     if case in ("one concept", "no ratings"):
@@ -139,7 +119,7 @@ def thin(case: str) -> Tables:
         texts = [(key, "a", "1", prompt, rating) for key in settings.methods for prompt in PROMPTS]
         tables = method_summaries(rows_of(texts), PROMPTS, settings, {LAYER: our_protocol(settings, "model", LAYER, "judge", 1)})
         return with_damage(tables, settings)
-    micro = synthetic_tables(n_layers=2, n_features=4, factors=("0", "2", "4"))
+    micro = main_tables(n_layers=2, n_features=4, factors=("0", "2", "4"))
     return micro if case == "micro" else _without_scores(micro)
 
 
@@ -156,7 +136,6 @@ def _without_scores(tables: Tables) -> Tables:
         "factor_bins": _blank(tables["factor_bins"], "perplexity", "perplexity_low", "perplexity_high"),
         "pmi": _blank(tables["pmi"], "mean", "low", "high").with_columns(n_kept=pl.lit(0, pl.UInt32)),
         "examples": _blank(tables["examples"], "input_score", "concept", "top_context", "factor", "steered"),
-        "choice_rules": _blank(tables["choice_rules"], "score", "score_low", "score_high").with_columns(n=pl.lit(0, pl.UInt32)),
     }
 
 

@@ -12,6 +12,17 @@ from saesteer.sources.model_size import bytes_of_weights
 pytestmark = pytest.mark.slow
 
 STEPS = tuple(step for step in GPU_STEPS if step != "activations")  # of experiments with max-activating examples from Neuronpedia
+OF_ANOTHER_SEED = """\
+extends: tiny
+description: The shipped experiment on another training seed
+model: {path: build/world/seed_1/model}
+saes: {path: "build/world/seed_1/saes/layer_{layer:02d}"}
+max_activating_examples: {kind: local, texts: build/world/seed_1/texts.parquet}
+concepts: {kind: topics, topics: build/world/seed_1/topics.json}
+perplexity: {model: {path: build/world/seed_1/reference_model}}
+judge: {kind: oracle, oracle: build/world/seed_1/oracle}
+seed_of_world: 1
+"""
 PROFILE = ("--profile", str(ROOT / "slurm"))
 
 
@@ -80,11 +91,12 @@ def test_a_model_larger_than_a_gpu_gets_several(tmp_path: Path) -> None:
 
 
 def test_a_real_run_is_refused_with_what_is_missing(tmp_path: Path) -> None:
-    """tiny-seed-1's world is made by `make world SEED=1`, and is not there."""
+    """Another seed's world is made by `make world SEED=1`, and is not there."""
     folder = Folder(tmp_path / "repo")
-    code, printed = folder.run(experiment="tiny-seed-1", experiments_dirs=f"[config/experiments,{ROOT}/studies/experiments]")
+    (folder.path / "config/experiments/seed-1.yaml").write_text(OF_ANOTHER_SEED)
+    code, printed = folder.run(experiment="seed-1")
     assert code != 0
-    assert "experiment tiny-seed-1 cannot run yet, files are missing (a dry run, -n, does without them):" in printed
+    assert "experiment seed-1 cannot run yet, files are missing (a dry run, -n, does without them):" in printed
     for key in ("model.path", "saes.path", "perplexity.model.path", "max_activating_examples.texts", "concepts.topics", "judge.oracle"):
         assert re.search(rf"^  {re.escape(key)}: .*build/world/seed_1", printed, re.MULTILINE), key
     assert not (folder.path / "logs").exists()

@@ -138,7 +138,7 @@ from saesteer.run import Run
 from saesteer.settings import Experiment
 from saesteer.steps.step import Step, every_feature, layers_of
 
-KEYS = LOGIT_LENS.columns_named("layer", "feature")
+KEYS = {name: LOGIT_LENS.columns[name] for name in ("layer", "feature")}
 TOKEN_LENGTH = Table("token_length", tuple(KEYS), {**KEYS, "token_length": Column(pl.UInt32, "letters")})
 
 

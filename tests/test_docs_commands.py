@@ -49,7 +49,6 @@ COMMANDS = {
     r"make docs": by("test_docs.py::test_the_site_builds_without_a_warning"),
     r"make (pythia-70m|gemma-2-2b)": here("dry", "test_real_inputs.py::test_one_command_checks_runs_and_sets_ours_beside_the_papers"),
     r"make world SEED=1": here("dry", "test_world_training.py::test_a_world_from_nothing_is_complete"),
-    r"make architecture NAME=neox": here("dry", "test_world_training.py::test_a_model_of_another_architecture_is_trained_with_its_saes"),
     r"make (push|pull)( EXPERIMENTS=.*)?": here("run"),
     r"git checkout v1 && make pull": here("run"),
     r"(make grammar|git checkout main) && make (push|pull)": by("test_docs_commands.py::test_a_command_runs"),  # each by itself
@@ -65,15 +64,12 @@ COMMANDS = {
     r"snakemake -n": here("run"),
     r"snakemake --cores all( --rerun-incomplete)?( --keep-going)?": here("run"),
     r'snakemake --cores all --config "experiments=\[micro\]"': here("run"),
-    r'snakemake( -s studies/Snakefile all)? --cores all --config "experiments=\[tiny-(all|seed-1)\]"': here(
+    r'snakemake --cores all --config "experiments=\[tiny-all\]"': here(
         "dry", "test_scored.py::test_an_experiment_that_stops_at_the_scores"
     ),
     r'snakemake --cores all --config "experiments=\[gemma-2-2b\]" -n': here("run"),
     r'snakemake --cores all --config "experiments=\[gemma-2-2b\]"': here("dry", REAL),
     r"snakemake methods --cores all( --config .*)?": here("dry", METHODS),
-    r"snakemake -s studies/Snakefile( --cores all)?": by(
-        "test_open_questions_workflow.py::test_every_question_is_answered_and_nothing_is_left_to_do"
-    ),
     r"saesteer report tiny": here("run", "test_report.py::test_a_feature_page_says_what_the_tables_say"),
     r"make report-assets": here("dry", "test_report.py::test_the_assets_are_what_their_sources_give"),
     r"snakemake --profile slurm -n": here("run"),

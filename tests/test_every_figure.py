@@ -28,7 +28,6 @@ from saesteer.figures.save import flat, save_figure
 from saesteer.figures.style import PAGE
 from saesteer.methods.compare.means import FAMILIES
 from saesteer.summaries.summary import summary_tables
-from studies.questions.registry import TABLES
 
 A4 = 11.69
 """The width in inches of a page on its side, which the overview fills."""
@@ -43,9 +42,7 @@ from saesteer.figures.definition import Options
 from saesteer.figures import registry
 from saesteer.settings import SelectionSettings
 
-from studies.questions.registry import FIGURES as STUDY_FIGURES
-
-FIGURES = registry.FIGURES | STUDY_FIGURES
+FIGURES = registry.FIGURES
 tables, folder, *names = map(Path, sys.argv[1:])
 read = {path.stem: pl.read_ipc(path) for path in tables.iterdir() if path.suffix == ".arrow"}
 options = Options("capped", SelectionSettings.model_validate_json((tables / "selection.json").read_text()))
@@ -89,7 +86,7 @@ def in_files(name: str, folder: Path) -> Path:
 
 
 def test_declarations_name_tables_and_say_how_to_read_the_figure() -> None:
-    assert {table for figure in FIGURES.values() for table in figure.tables} <= {*summary_tables(), *TABLES}
+    assert {table for figure in FIGURES.values() for table in figure.tables} <= {*summary_tables()}
     assert all(len(figure.caption) > 50 for figure in FIGURES.values())
     assert len({figure.position for figure in FIGURES.values()}) == len(FIGURES)
     assert next(iter(FIGURES)) == "overview"

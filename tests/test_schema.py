@@ -11,8 +11,8 @@ from jsonschema import Draft202012Validator
 from workflow_folder import ROOT
 
 SCHEMAS = {name: json.loads((ROOT / "config" / name).read_text()) for name in ("workflow.schema.json", "experiment.schema.json")}
-FILES = [ROOT / name for name in ("config/config.yaml", "config/paper.yaml", "studies/config.yaml")]
-FILES += sorted(path for folder in ("config", "studies") for path in (ROOT / folder / "experiments").glob("*.yaml"))
+FILES = [ROOT / name for name in ("config/config.yaml", "config/paper.yaml")]
+FILES += sorted((ROOT / "config/experiments").glob("*.yaml"))
 MICRO = {"extends": "tiny", "description": "one", "layers": [2]}
 
 

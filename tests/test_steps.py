@@ -16,7 +16,7 @@ from saesteer.workflow import outputs, plan
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "config/experiments"
-NAMES = ("micro", "micro-methods", "tiny-effects-layers", "tiny-brute", "piloted")
+NAMES = ("micro", "micro-methods", "tiny-methods", "tiny", "piloted")
 PILOTED = """\
 extends: micro
 description: With a pilot, and features that stand for their max-activating examples
@@ -95,7 +95,7 @@ def test_every_summary_table_is_of_one_summary() -> None:
 
 
 def test_a_summary_is_planned_where_it_exists() -> None:
-    run = run_of("tiny-effects-layers")
+    run = run_of("tiny-methods")
     planned = set(outputs.planned_outputs(run))
     assert {str(run.data / file) for summary in summaries_of(run.experiment).values() for file in summary.files(run.experiment)} <= planned
     assert {"concept_texts", "method_tables"} <= set(summaries_of(run.experiment))

@@ -163,10 +163,6 @@ class Run:
         """The same; None where it has not been made."""
         return self.summary(table) if self.summary_path(table).is_file() else None
 
-    def summary_by_group(self, table: Table) -> pl.DataFrame:
-        """A table that each group of layers has a file of its own of."""
-        return pl.concat([read_summary(table, self.data / f"{table.name}/{group}.parquet") for group in self.experiment.layer_groups])
-
     def features(self, layers: Sequence[int]) -> pl.DataFrame:
         """Features of some layers, from the files that there is one of for each layer."""
         paths = [self.data / f"features/layer_{layer:02d}.parquet" for layer in layers]

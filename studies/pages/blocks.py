@@ -7,7 +7,7 @@ from pathlib import Path
 from saesteer.report.headline import findings_markdown, headline_markdown
 from saesteer.report.reference.sae_docs import Release, releases, verdict
 from saesteer.settings import SettingsError
-from studies.pages import effects, findings, public, questions
+from studies.pages import findings, public
 from studies.pages.carried_over import CARRIED_OVER
 from studies.pages.demonstration import demonstration
 from studies.pages.grid_ends import GRID_ENDS
@@ -38,33 +38,12 @@ def _sae_classes(_root: Path) -> Iterator[Row]:
 SAES = Shown(_sae_classes, "place form verdict", {
     "hook point": "place", "form": "form", "releases": "releases", "SAEs": "n ,", "can be used": "verdict",
 })  # fmt: skip
-BLOCKS: dict[str, Callable[[Path], str]] = {
-    "growth": findings.GROWTH.markdown,
-    "open-effects": effects.shipped_markdown,
-    "effects-models": effects.ALL_MODELS.markdown,
-    "effects-layers": effects.LATER_LAYERS.markdown,
-    **{block: shown.markdown for block, shown in questions.BLOCKS.items()},
-}
-"""The tables of the open questions."""
-TABLES = {
-    "choice-rules": ("open-choices", "open-rankings"),
-    "filter": ("open-headline", "open-variants", "open-correlations"),
-    "thresholds": ("open-thresholds",),
-    "factor-grid": ("open-grid",),
-    "architectures": ("growth",),
-    "output-score": ("open-settings",),
-    "data-sizes": ("open-sizes",),
-    "effects": ("open-effects", "effects-models", "effects-layers"),
-    "recommend": ("open-verdicts", "open-recommendations"),
-}
-"""Page in docs/tables/ of an open question -> its blocks."""
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "README.md": {
         "demonstration": demonstration,
         "findings": lambda root: findings_markdown(findings.metrics(root, "tiny")).rstrip(),
     },
     "docs/tutorial.md": {"headline": lambda root: headline_markdown(findings.metrics(root, "tiny")).rstrip()},
-    "docs/recommend.md": {"open-verdicts": BLOCKS["open-verdicts"]},
     "docs/own-models.md": {"scores": SCORES.markdown},
     "docs/reference/saes.md": {"saes": SAES.markdown},
     "docs/methods.md": {"methods": scores_markdown},
@@ -72,7 +51,6 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "docs/known-truth.md": {"p4": published_order_markdown},
     "docs/tables/public-models.md": {"headlines": public.headlines_markdown, "grid-ends": GRID_ENDS.markdown},
     "docs/tables/methods.md": {"methods": methods_markdown, "equal-cost": equal_cost_markdown},
-    **{f"docs/tables/{page}.md": {block: BLOCKS[block] for block in blocks} for page, blocks in TABLES.items()},
 }
 """Page -> its generated blocks by name, each with what writes its text from the repository's root."""
 

@@ -7,11 +7,10 @@ import polars as pl
 
 from saesteer.core.tables import SELECTION
 from saesteer.figures.style import GREY, PAGE, Axes, Figure, band, legend_entry, new_figure, styled, threshold_axis
-from saesteer.figures.thresholds import FEW_NOTE
-from studies.pages.answer_figure import gains
+from saesteer.figures.thresholds import FEW_NOTE, SMALL, banded
+from studies.pages.dots import DotPanel, Mark, draw_dots, points
 from studies.pages.methods import METHODS_TABLE, results
 from studies.pages.public import MODELS, REGISTERED, RESULTS, methods_folder
-from studies.questions.figures.dots import DotPanel, Mark, draw_dots, points
 
 MARKS = {model: Mark(look) for look, model in enumerate(MODELS.values())}
 REPORTED = (2.0, 3.0)
@@ -28,6 +27,15 @@ def data(root: Path) -> pl.DataFrame:
         methods = results(root, METHODS_TABLE, methods_folder(experiment))
         parts += [of.with_columns(panel=pl.lit(name), model=pl.lit(model)) for name, of in ((_CURVE, curves), (_METHODS, methods))]
     return pl.concat(parts, how="diagonal_relaxed")
+
+
+def gains(selection: pl.DataFrame) -> pl.DataFrame:
+    """SELECTION rows of net success over all layers, by rule and threshold, with its mean and interval as multiples of the mean of all
+    features (times_mean, times_low, times_high)."""
+    curves = selection.filter(measure="net_gen_success_20", layers="all")
+    whole = pl.col("mean").filter(threshold=0.0).first().over("rule")
+    times = [(pl.col(name) / whole).alias(f"times_{name}") for name in ("mean", "low", "high")]
+    return banded(curves.with_columns(times).filter(pl.col("threshold") >= SMALL), "n_kept", "times_low", "times_high")
 
 
 @styled

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.core.markdown import number, table
-from studies.questions.figures.choice_rules import TITLES
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 Cell = str | Callable[[Rows], str]
 """What stands in a cell: "NAME", the value of its first row; "NAME FORMAT", that in a format of Python's; "NAME .N", rounded to N digits;
-"NAME ±", with its interval (NAME_low to NAME_high); "NAME title", what a rule is called; a dash where there is none. Or a function."""
+"NAME ±", with its interval (NAME_low to NAME_high); a dash where there is none. Or a function."""
 Column = Cell | tuple[Cell, Mapping[str, Any]]
 """A cell, of all rows of a line or of those with the given values."""
 
@@ -34,7 +33,7 @@ def text_of(cell: Cell, rows: Rows) -> str:
     if form == "±":
         low, high = (rows[0][f"{name}_{end}"] for end in ("low", "high"))
         return number(value) + (f" [{number(low)}, {number(high)}]" if low is not None else "")
-    return TITLES.get(value, str(value)) if form == "title" else format(value, form)
+    return format(value, form)
 
 
 def last(cell: Cell) -> Cell:

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sae_lens.saes.sae import SAE
 from torch import nn
 
 from saesteer.world.lexicon import load_lexicon
-from studies.world import architectures, build, card, corpus, measure, train_model, train_saes
+from studies.world import build, card, corpus, measure, train_model, train_saes
 from studies.world.oracle import OracleSizes
 from studies.world.tokenizer import BOS_ID, EOS_ID, PAD_ID, build_tokenizer
 from studies.world.train_model import ModelRecipe
@@ -181,24 +180,3 @@ def test_the_card_of_any_world_can_be_written(tiny_world: Path):
     untimed = {"seeds": [{**metrics["seeds"][0], "seconds": None}]}
     assert "not measured" in card.render_card(untimed, ["sea", "joy"])
     assert "== built" in card.comparison(metrics["seeds"][0], metrics)
-
-
-@pytest.mark.parametrize("name", list(architectures.ARCHITECTURES))
-def test_a_model_of_another_architecture_is_trained_with_its_saes(name: str, tmp_path: Path):
-    lexicon = load_lexicon(LEXICON_PATH, PREFIXES_PATH)
-    recipe = build.WorldRecipe(replace(TINY_MODEL, steps=40), TINY_SAE, sae_documents=40, held_out_documents=20)
-    metrics = architectures.build_architecture(build.Build(tmp_path / name, lexicon, TOKENIZER, 0, recipe), name)
-    assert metrics["entropy_bound"] < metrics["model_loss"] < math.log(len(TOKENIZER)) - 0.3
-    assert len(metrics["layers"]) == TINY_MODEL.n_layers
-    assert json.loads((tmp_path / name / "metrics.json").read_text()) == metrics
-    model = measure.load_model(tmp_path / name / "model")
-    other = corpus.training_rows(lexicon, TOKENIZER, 0, "other", 8)
-    tokens = torch.from_numpy(other.astype(np.int64))
-    with torch.no_grad():
-        hidden = model(input_ids=tokens, output_hidden_states=True).hidden_states
-    text = (tokens != PAD_ID) & (tokens != BOS_ID) & (tokens != EOS_ID)
-    torch.testing.assert_close(train_saes.residuals(model, other)[0], hidden[1][text])
-    cosine = torch.cosine_similarity(hidden[0], hidden[1], dim=-1)[text].mean()
-    assert measure.embedding_cosine(model, other) == pytest.approx(float(cosine), abs=1e-5)
-    assert -1 <= metrics["embedding_cosine"] <= 1
-    assert SAE.load_from_disk(tmp_path / name / "saes/layer_02").cfg.d_in == TINY_MODEL.d_model

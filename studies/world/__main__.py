@@ -1,19 +1,15 @@
-"""Train the shipped world, or models and SAEs beside it: `python -m studies.world COMMAND`, from the repository's root."""
+"""Train the shipped world: `python -m studies.world COMMAND`, from the repository's root."""
 
 import json
 import logging
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from saesteer.world.lexicon import load_lexicon
 from studies import ROOT
 from studies.world import build, card
-from studies.world.architectures import Architecture, build_architecture
-from studies.world.build import CARD, METRICS, THREADS, TOPICS, Build, WorldRecipe
-from studies.world.tokenizer import build_tokenizer
+from studies.world.build import CARD, METRICS, TOPICS, WorldRecipe
 
 SHIPPED, PREFIXES = ROOT / "data/world", ROOT / "config/prefixes.txt"
 
@@ -39,14 +35,6 @@ def adopt() -> None:
     metrics = build.adopt(ROOT / "build/world", SHIPPED)
     topics = json.loads((SHIPPED / TOPICS).read_text(encoding="utf-8"))
     (SHIPPED / CARD).write_text(card.render_card(metrics, topics), encoding="utf-8")
-
-
-@app.command()
-def architecture(name: Architecture, seed: Annotated[int, typer.Option()] = 0) -> None:
-    """Train a model of another architecture and its SAEs on the world's grammar into build/world/NAME."""
-    torch.set_num_threads(THREADS)
-    lexicon = load_lexicon(SHIPPED / "lexicon.yaml", PREFIXES)
-    build_architecture(Build(ROOT / f"build/world/{name}", lexicon, build_tokenizer(lexicon), seed, WorldRecipe()), name)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from saesteer.engine.structure import untried_structure
 from saesteer.world.streams import stream_seed
-from studies.world.corpus import is_content
 from studies.world.train_model import token_losses
 from studies.world.train_saes import residuals
 
@@ -53,14 +52,6 @@ def held_out_loss(model: PreTrainedModel, rows: UInt16[np.ndarray, "row context"
     with torch.no_grad():
         losses = [token_losses(model, part) for part in torch.from_numpy(rows.astype(np.int64)).split(BATCH)]
     return float(torch.cat(losses).double().mean())
-
-
-def embedding_cosine(model: PreTrainedModel, rows: UInt16[np.ndarray, "row context"]) -> float:
-    """Mean cosine, over text tokens, of the residual behind layer 0 with the token's embedding as layer 0 reads it."""
-    tokens = torch.from_numpy(rows.astype(np.int64))
-    with torch.no_grad():
-        before, behind = model(input_ids=tokens, output_hidden_states=True, use_cache=False).hidden_states[:2]
-    return float(torch.cosine_similarity(before, behind, dim=-1)[torch.from_numpy(is_content(rows))].double().mean())
 
 
 def sae_metrics(sae: Mapping[str, Tensor], x: Float[Tensor, "token d_in"]) -> dict[str, int | float]:

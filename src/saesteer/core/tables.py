@@ -63,10 +63,6 @@ class Table:
     def key_schema(self) -> dict[str, Any]:
         return {name: self.columns[name].dtype for name in self.keys}
 
-    def columns_named(self, *names: str) -> dict[str, Column]:
-        """Columns that another table takes over."""
-        return {name: self.columns[name] for name in names}
-
 
 def by_name(*tables: Table) -> dict[str, Table]:
     """Tables by their names."""

@@ -1,10 +1,10 @@
-"""Panels of dots with intervals, a row a name, and of curves with bands: what most figures of the open questions consist of.
+"""A panel of dots with intervals, a row a name.
 
 What is drawn is a table of points: `mark` (which of the things compared, by its name in the legend), `value`, the ends of its interval
-`low` and `high` (null without one), and `row` (a name down the left) or `x`.
+`low` and `high` (null without one), and `row` (a name down the left).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
@@ -14,16 +14,8 @@ from saesteer.figures.style import (
     BLUE,
     GREY,
     MAGENTA,
-    PAGE,
     Axes,
-    Figure,
-    band,
     empty_panel,
-    legend_above,
-    legend_entry,
-    log_axis,
-    new_figure,
-    zero_apart,
 )
 
 LOOKS = (
@@ -74,16 +66,6 @@ class DotPanel:
     """What stands in the panel where no row has a value."""
 
 
-def marks_of(names: Sequence[str]) -> dict[str, Mark]:
-    """The looks in their order."""
-    return {name: Mark(number) for number, name in enumerate(names)}
-
-
-def layer_marks(layers: pl.Series) -> dict[str, Mark]:
-    """A mark a layer."""
-    return marks_of([f"layer {layer}" for layer in layers.unique().sort()])
-
-
 def points(rows: pl.DataFrame, value: str, **columns: pl.Expr | str) -> pl.DataFrame:
     """The points of a column of values with its interval NAME_low to NAME_high, where there is one; `columns`: the others, a text being a
     constant."""
@@ -113,40 +95,3 @@ def draw_dots(axes: Axes, panel: DotPanel, marks: Marks) -> None:
     axes.set_title(panel.title)
     if panel.points["value"].count() == 0:
         empty_panel(axes, panel.empty)
-
-
-def draw_curves(axes: Axes, curves: pl.DataFrame, marks: Marks) -> None:
-    """A line with its band a mark, over a logarithmic axis."""
-    for name, mark in marks.items():
-        curve = curves.filter(mark=name)
-        curve = zero_apart(curve, "x")
-        band(axes, curve["x"].to_numpy(), curve, ("value", "low", "high"), mark.colour, name, mark.marker)
-    log_axis(axes, curves["x"])
-
-
-def dot_figure(panel: DotPanel, marks: Marks, height: float, note: str, y_label: str) -> Figure:
-    """A panel of dots on a page's width, `height` inches of it, with its legend."""
-    figure = new_figure(PAGE, 1.0 + height, note)
-    axes = figure.subplots()
-    draw_dots(axes, panel, marks)
-    axes.set_ylabel(y_label)
-    legend(figure, marks)
-    return figure
-
-
-def two_panels_a_layer(data: pl.DataFrame, note: str) -> tuple[Figure, list[tuple[Axes, Axes, pl.DataFrame]]]:
-    """A figure, and of each layer its left panel, its right one and its rows. Where there is no layer the panels are there, and say so."""
-    layers = data.partition_by("layer", maintain_order=True)
-    figure = new_figure(PAGE, 1.2 + 2.6 * max(1, len(layers)), note)
-    panels = figure.subplots(max(1, len(layers)), 2, squeeze=False)
-    for axes in panels[0] if not layers else ():
-        axes.set(title="agreement", xlabel="setting", ylabel="agreement")
-        empty_panel(axes, "nothing to compare")
-    return figure, [(left, right, rows) for (left, right), rows in zip(panels, layers, strict=False)]
-
-
-def legend(figure: Figure, marks: Marks) -> None:
-    """What each mark is, above the panels."""
-    handles = [legend_entry(name, mark.colour, marker=mark.marker) for name, mark in marks.items()]
-    if handles:
-        legend_above(figure, handles, list(marks), columns=5)

@@ -1,1 +1,0 @@
-"""Figures of the open questions: each module has a `FIGURE`."""

@@ -1,1 +1,0 @@
-"""Tables of the open questions: each module has a `SUMMARY`."""
