@@ -1,5 +1,6 @@
 """Code is edited, or added as CONTRIBUTING.md says: what is due is what depends on it. (A new method: test_methods_workflow.py.)"""
 
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,10 +40,16 @@ def code(checkout: Checkout) -> Iterator[Callable[[str, str, str], None]]:
         path.write_text(text)
 
 
-def test_comments_and_docstrings_change_nothing(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
-    for module in ("core/store.py", "engine/generate.py", "figures/style.py"):
-        code(module, '"""', '"""Reworded: ')
-        code(module, "\nimport ", "\n# A comment.\nimport ")
+def test_words_about_the_code_change_nothing(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
+    """Docstrings and comments of ten modules, what tables.csv says of a column, and a figure's caption."""
+    package = checkout.path / "src/saesteer"
+    modules = sorted(path.relative_to(package) for path in package.rglob("*.py") if '"""' in path.read_text())
+    for module in random.Random(0).sample(modules, 10):
+        code(str(module), '"""', '"""Reworded: ')
+        code(str(module), '"""\n', '"""\n# A comment.\n')
+    code("core/tables.csv", '"decoder layer, 0-based"', "the layer")
+    code("core/tables.csv", "the feature is never active", "no text activates the feature")
+    code("figures/pmi_by_threshold.py", 'caption="', 'caption="Reworded: ')
     assert due(checkout) == {}
 
 

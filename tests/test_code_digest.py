@@ -31,9 +31,10 @@ def score(x):
     from pack.room import late
     return late.double(x)
 """,
-    "pack/room/late.py": "from pack.room import tables\n\ndef double(x):\n    return 2 * x  # twice\n",
+    "pack/room/late.py": "from pack.room import shown, tables\n\ndef double(x):\n    return 2 * x  # twice\n",
     "pack/room/tables.py": "",
-    "pack/room/tables.csv": "table,column,type\n",
+    "pack/room/tables.csv": "table,column,role,type,meaning,null when\nscores,score,,Float64,a score,\n",
+    "pack/room/shown.py": "FIGURE = dict(caption='Scores.', panels=1)\n",
     "pack/unused.py": "X = 1\n",
 }
 
@@ -81,7 +82,11 @@ def digest(root: Path, *modules: str) -> str:
         ("pack/score.py", "double(x)", "double(x + 1)", True),
         ("pack/room/late.py", "2 * x", "3 * x", True),  # imported inside a function
         ("pack/room/__init__.py", "", "Y = 2\n", True),
-        ("pack/room/tables.csv", "type", "kind", True),  # the schemas of a module of tables
+        ("pack/room/tables.csv", "Float64", "Float32", True),  # the schemas of a module of tables
+        ("pack/room/tables.csv", "a score,", "a score,never scored", True),  # null is allowed now
+        ("pack/room/tables.csv", "a score", "a number", False),
+        ("pack/room/shown.py", "panels=1", "panels=2", True),
+        ("pack/room/shown.py", "Scores.", "Scores by layer.", False),
         ("pack/unused.py", "X = 1", "X = 2", False),
         ("pack/room/late.py", "# twice", "# two times", False),
         ("pack/score.py", "'''Score.'''", "'''The score, in [0, 1].'''", False),

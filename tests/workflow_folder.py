@@ -17,7 +17,7 @@ from saesteer.core.tables import METHOD_STEPS, SINGLE_FEATURE, STEPS, of_feature
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-SHIPPED = ("data/world", "data/topic-judge", "data/public", "docs")
+SHIPPED = ("data/world", "data/public", "docs")
 """What experiments of the default configuration read, beside config/."""
 WITHOUT_SHIPPED = shutil.ignore_patterns("world*", "public")
 """For copies of a folder in which these are links already."""

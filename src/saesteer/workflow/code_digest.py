@@ -3,10 +3,12 @@
 Rows are due again where the ALGORITHM_VERSION of a module that computes them is raised (`algorithm_versions`), tables and figures where
 the code that makes them is edited (`code_digest`: Snakemake notices an edited script, but no edited module). Imports inside functions
 count; imports for type checkers do not, nor does what decides which rows are computed rather than how (`PLUMBING`). The digests are over
-syntax trees without docstrings, so that a comment or a docstring changes nothing; a module of tables counts with its schemas, tables.csv.
+syntax trees without docstrings and captions, so that words about the code change nothing; a module of tables counts with its schemas,
+tables.csv, without what they say of columns.
 """
 
 import ast
+import csv
 import functools
 import hashlib
 import re
@@ -23,6 +25,8 @@ PACKAGE = Path(__file__).parents[1]
 _VERSION = re.compile(r"^ALGORITHM_VERSION = (\d+)\b", re.MULTILINE)
 PLUMBING = ("workflow", "steps", "run")
 """Rooms and a module of the package that say what a job reads and computes, not how."""
+CAPTION = "caption"
+"""Keyword whose value says what a figure shows, and draws nothing."""
 
 
 class CodeError(SaesteerError):
@@ -103,14 +107,20 @@ def _text(file: Path) -> str:
 
 @functools.cache
 def _digest(file: Path) -> str:
-    schemas = _text(file.with_suffix(".csv")) if file.name == "tables.py" else ""
+    schemas = _schemas(file.with_suffix(".csv")) if file.name == "tables.py" else ""
     return hashlib.sha256((repr(_plain(ast.parse(_text(file), filename=str(file)))) + schemas).encode()).hexdigest()
 
 
+def _schemas(file: Path) -> str:
+    """What a CSV of schemas says of each column's values: its role, its type, and whether it may be null."""
+    rows = csv.DictReader(_text(file).splitlines())
+    return repr([(row["table"], row["column"], row["role"], row["type"], bool(row["null when"])) for row in rows])
+
+
 def _plain(node: Any) -> Any:
-    """A syntax tree as nested tuples, without docstrings and empty fields: the latter differ between versions of Python."""
+    """A syntax tree as nested tuples, without docstrings, captions and empty fields: the latter differ between versions of Python."""
     if isinstance(node, ast.AST):
-        fields = [(name, getattr(node, name, None)) for name in node._fields]
+        fields = [(name, getattr(node, name, None)) for name in node._fields if not (isinstance(node, ast.keyword) and node.arg == CAPTION)]
         return type(node).__name__, *[(name, _plain(value)) for name, value in fields if value is not None and value != []]
     if isinstance(node, list):
         return tuple([_plain(item) for item in node if not _is_text(item)])
