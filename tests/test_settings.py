@@ -112,19 +112,9 @@ def test_what_a_kind_does_not_read_is_left_out_of_what_it_extends(tmp_path: Path
         ({"kind": "comparison", "pmi": {}, "sweep": {}}, "does not read pmi, sweep: remove them, or write kind: sweep"),
         ({"kind": "comparsion"}, "an experiment is of kind scores, sweep, comparison, not 'comparsion'. Did you mean 'comparison'?"),
         ({"preset": "p2"}, "preset p2 sets methods only, which kind sweep does not read: remove the preset, or write kind: comparison"),
-        ({"until": "figures"}, "the key until has become kind: in place of `until: figures` write `kind: sweep`"),
-        ({"until": "scores"}, "in place of `until: scores` write `kind: scores`"),
-        ({"methods": {"effects": {"multiples": [1]}}}, "methods.effects.multiples has become a constant of studies/questions: remove"),
-        ({"until": "methods", "methods": {}}, "in place of `until: methods` write `kind: comparison`"),
-        ({"until": "methods", "selection": {}}, "write `kind: comparison`, and remove selection, which an experiment of this kind"),
-        ({"records": {"kind": "local"}}, "the key records has become max_activating_examples: rename it"),
-        ({"saes": {"site": "resid_pre"}}, "the key saes.site has become saes.hook_point: rename it"),
-        ({"figures": {}}, "figures has become a constant of the code, the same for all experiments: remove it"),
-        ({"logit_lens": {"k": 20}}, "logit_lens has become a constant of the code"),
-        ({"best_factor": {"perplexity_cap": 4}}, "best_factor.perplexity_cap has become a constant of the code"),
     ],
 )
-def test_files_of_another_kind_or_version_are_refused_by_what_to_write(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
+def test_files_of_another_kind_are_refused_by_what_to_write(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError) as refused:
         load(tmp_path, {"extends": "base", "description": "x"} | keys, base=full_experiment())
     assert str(refused.value).startswith(f"{tmp_path}/own.yaml")
@@ -304,14 +294,6 @@ def test_canonical_factor_is_one_spelling_a_number(number) -> None:
     assert canonical_factor(text) == text == canonical_factor(f"{number}00" if "." in str(number) else number)
     assert float(text) == float(number)
     assert "E" not in text
-
-
-@pytest.mark.parametrize(
-    ("key", "remedy"), [("experiments_dir", "write experiments_dirs"), ("open_questions", "run `snakemake -s studies")]
-)
-def test_a_workflow_file_of_an_earlier_version_says_what_to_write(key: str, remedy: str) -> None:
-    with pytest.raises(SettingsError, match=f"the key {key} is one of earlier versions: .*{remedy}"):
-        load_workflow({"experiments": ["tiny"], key: ["tiny"]})
 
 
 def test_every_shipped_experiment_loads() -> None:

@@ -17,24 +17,6 @@ T = TypeVar("T", bound="Settings")
 KINDS: dict[str, type[Scores] | type[Sweep] | type[Comparison]] = {"scores": Scores, "sweep": Sweep, "comparison": Comparison}
 DEFAULT_KIND = "sweep"
 _SECTIONS = frozenset(name for kind in KINDS.values() for name in kind.model_fields)
-_OF_UNTIL = {"scores": "scores", "figures": "sweep", "methods": "comparison"}
-"""What the key `kind` says in place of each value of `until`, a key of earlier versions."""
-_CONSTANTS = (
-    "figures", "logit_lens", "concepts.min_share", "best_factor.perplexity_cap", "judge.batch_size", "methods.held_out_texts",
-    "methods.n_ordinary_texts", "methods.ordinary_tokens",
-)  # fmt: skip
-"""Keys of earlier versions whose values no experiment chose."""
-_RENAMED = {
-    "saes.site": "saes.hook_point", "records.n_records": "max_activating_examples.n_examples", "records": "max_activating_examples",
-    "input_score.min_records": "input_score.min_examples",
-}  # fmt: skip
-"""Keys of earlier versions that have another name."""
-_OF_THE_STUDY = ("selection.predictor", "methods.stretch_words", "methods.effects.multiples", "methods.effects.n_at_later_layers")
-"""Keys of earlier versions that only this repository's study of open questions read."""
-_OF_EARLIER_WORKFLOWS = {
-    "experiments_dir": "write experiments_dirs, a list of folders",
-    "open_questions": "name the experiments under `experiments`, and run `snakemake -s studies/Snakefile`",
-}
 _OF_THE_SHIPPED_MODEL = ("saes.path", "max_activating_examples.texts", "concepts.topics", "perplexity.model.path", "judge.oracle")
 """Keys of an experiment on the shipped world whose values were made for its model."""
 
@@ -44,8 +26,6 @@ PRESETS: dict[str, dict[str, Any]] = read_yaml(Path(__file__).with_name("presets
 
 def load_workflow(values: Mapping[str, Any], source: str = "the configuration") -> Workflow:
     """Validate a workflow configuration that was read already (Snakemake merges files and command line)."""
-    for key in _OF_EARLIER_WORKFLOWS.keys() & values.keys():
-        raise SettingsError(f"{source}: the key {key} is one of earlier versions: {_OF_EARLIER_WORKFLOWS[key]}")
     return _validated(Workflow, values, source)
 
 
@@ -95,7 +75,6 @@ def _merged(name: str, folders: Sequence[Path], seen: tuple[str, ...]) -> dict[s
     if name in seen:
         raise SettingsError(f"{path}: key 'extends' runs in a circle: {' -> '.join((*seen, name))}")
     written = read_yaml(path)
-    _refuse_earlier_keys(path, written)
     base, preset = written.get("extends"), PRESETS.get(str(written.get("preset")), {})
     inherited = _merged(str(base), folders, (*seen, name)) if base else {}
     kind = _kind_of({**inherited, **written}, str(path))
@@ -117,23 +96,6 @@ def _unread(values: Iterable[str], kind: str) -> list[str]:
 def _remedy(what: str, sections: Iterable[str]) -> str:
     readers = [kind for kind in KINDS if not _unread(sections, kind)]
     return f"remove {what}" + (f", or write kind: {' or '.join(readers)}" if readers else "")
-
-
-def _refuse_earlier_keys(path: Path, written: Mapping[str, Any]) -> None:
-    """Refuse a file of an earlier version, and say what to write instead."""
-    for earlier, key in _RENAMED.items():
-        if _at(written, earlier) is not None:
-            raise SettingsError(f"{path}: the key {earlier} has become {key}: rename it")
-    for keys, place in ((_CONSTANTS, "the code, the same for all experiments"), (_OF_THE_STUDY, "studies/questions")):
-        for key in keys:
-            section, _, name = key.rpartition(".")
-            if name in (_at(written, section) or {} if section else written):
-                raise SettingsError(f"{path}: {key} has become a constant of {place}: remove it")
-    if "until" in written:
-        kind = _OF_UNTIL.get(str(written["until"]), DEFAULT_KIND)
-        unread = _unread(written, kind)
-        removed = f", and remove {', '.join(unread)}, which an experiment of this kind does not read" if unread else ""
-        raise SettingsError(f"{path}: the key until has become kind: in place of `until: {written['until']}` write `kind: {kind}`{removed}")
 
 
 def _extended(path: Path, base: str, inherited: dict[str, Any], values: dict[str, Any], kind: str) -> dict[str, Any]:
