@@ -56,8 +56,8 @@ def test_importing_is_light_and_every_name_is_there() -> None:
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == len(saesteer.__all__)
     assert all(getattr(saesteer, name).__doc__ for name in saesteer.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'steered'"):
-        saesteer.steered  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'steering'"):
+        saesteer.steering  # noqa: B018
 
 
 def test_an_sae_from_a_folder_and_as_an_object_are_sae_lens_s(sae: saesteer.Sae, sae_lens_sae: Any, tmp_path: Path) -> None:

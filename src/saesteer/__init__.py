@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         recommend,
         recommend_less,
         steer,
+        steered,
         top_logit_lens_tokens,
     )
 
@@ -39,6 +40,7 @@ __all__ = [
     "recommend",
     "recommend_less",
     "steer",
+    "steered",
     "top_logit_lens_tokens",
 ]
 

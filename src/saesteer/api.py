@@ -6,7 +6,8 @@ Classes that are imported `as` themselves are public as well.
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from saesteer.core.tables import LOGIT_LENS, OUTPUT_SCORE
 from saesteer.core.tokens import TextTokens
 from saesteer.engine.activations import sparse_activations
 from saesteer.engine.continuation import Sampling as Sampling
+from saesteer.engine.feature_steering import features_steered, with_structure
 from saesteer.engine.generations import feature_texts
 from saesteer.engine.gguf_convert import converted_gguf
 from saesteer.engine.hook_points import to_residual, width_at
@@ -191,6 +193,30 @@ def steer(
         pl.col("prefix_id").replace_strict(named, return_dtype=pl.String).alias("prompt"),
         *("sample", "text", "token_ids", "n_tokens", "stopped"),
     )
+
+
+@contextmanager
+def steered(model: Any, sae: Sae, features: Mapping[int, str | int | float], *, positions: str = "last") -> Iterator[Any]:
+    """Steer a causal language model of transformers within a context, whatever code runs it there: `with steered(model, sae, {548: 1.6}) as
+    model: model.generate(...)`.
+
+    `model` is the model itself or what `load_model` gives; the context gives the model itself. `features` maps features to factors. Every
+    forward adds the sum of factor * a_max * decoder direction where the SAE writes, as `steer` does: a_max is the largest activation of any
+    feature at that position. `positions` "last" is each forward's last position (P1, section 3), for `generate` on prompts that are padded
+    on the left; "all" is every position, for losses of whole texts. For SAEs of several layers nest contexts; one on the same layer reads
+    what the outer one has changed. The model's weights, its mode and gradients stay as they are, and its hooks go when the context ends,
+    also by an exception. Hooks belong to the model: forwards in other threads are steered as well.
+    """
+    if positions not in ("last", "all"):
+        raise ValueError(f"positions is {positions!r}, but must be last or all")
+    if not features:
+        raise ValueError("nothing to steer with: give features and their factors, e.g. {548: 1.6}")
+    lm = with_structure(model)
+    _check_fit(lm, sae)
+    check_features(list(features), sae.meta.n_features, "the SAE")
+    factors = {feature: float(canonical_factor(factor)) for feature, factor in features.items()}
+    with features_steered(lm, sae, factors, everywhere=positions == "all"):
+        yield lm.model
 
 
 def recommend(
