@@ -20,7 +20,7 @@ from saesteer.cli import app
 from saesteer.core.markdown import table
 from saesteer.core.tables import EXAMPLE, METHOD_STEPS, STEPS, Table
 from saesteer.engine import hook_points
-from saesteer.report.reference.sae_docs import releases_markdown
+from saesteer.reference.sae_docs import releases_markdown
 from saesteer.settings.registry import METHODS
 from saesteer.summaries.summary import summary_tables
 from saesteer.workflow.families import REFUSED

@@ -97,7 +97,7 @@ def failed_jobs():
 
 def print_findings():
     """For onsuccess: what was found in the experiments that this run was about, and what to do next."""
-    from saesteer.report.headline import finished_words
+    from saesteer.site.headline import finished_words
 
     names = {getattr(job.wildcards, "experiment", None) for job in workflow.dag.jobs}
     for line in (line for name, run in RUNS.items() if name in names for line in finished_words(run)):

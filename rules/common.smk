@@ -49,7 +49,7 @@ DATA = f"{WORKFLOW.data_dir}/{{experiment}}"
 TABLES, PINS = f"{DATA}/tables", f"{DATA}/pins"
 FIGURES = f"{WORKFLOW.figures_dir}/{{experiment}}"
 DOWNLOADS = f"{WORKFLOW.data_dir}/downloads"
-REPORT_ASSETS = PACKAGE / "report/site/assets/assets.json"
+REPORT_ASSETS = PACKAGE / "site/assets/assets.json"
 
 
 wildcard_constraints:

@@ -1,6 +1,6 @@
 # What selecting features by output score does, the numbers of the headline, and P1's beside them.
 
-from saesteer.report.paper import PAPER_FIGURES
+from saesteer.site.paper import PAPER_FIGURES
 
 
 rule selection:

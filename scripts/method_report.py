@@ -2,7 +2,7 @@
 
 from saesteer.core.files import write_text
 from saesteer.core.tables import COMPARED_CONCEPTS, METHOD_EQUAL_COST, METHOD_SUMMARIES
-from saesteer.report.method_report import report_markdown
+from saesteer.site.method_report import report_markdown
 from saesteer.summaries.method_tables import protocols
 from saesteer.workflow.job import open_job
 

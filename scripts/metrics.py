@@ -3,7 +3,7 @@
 from saesteer.analysis.metrics import headline
 from saesteer.core.files import write_json, write_text
 from saesteer.core.tables import BEST_FACTORS, CHOSEN_STRENGTHS, FEATURES, FILTER_VARIANTS, OUTCOMES, SELECTION
-from saesteer.report.headline import headline_markdown
+from saesteer.site.headline import headline_markdown
 from saesteer.workflow.job import open_job
 
 job = open_job(snakemake)

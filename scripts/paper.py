@@ -2,7 +2,7 @@
 
 from saesteer.core.files import write_text
 from saesteer.core.tables import FEATURES, OUTCOMES, SELECTION
-from saesteer.report.paper import paper_markdown
+from saesteer.site.paper import paper_markdown
 from saesteer.workflow.job import open_job
 
 job = open_job(snakemake)

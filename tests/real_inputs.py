@@ -24,7 +24,7 @@ from workflow_folder import ROOT, Folder
 
 from saesteer.core.files import file_digest
 from saesteer.core.tables import MAX_ACTIVATING_EXAMPLES
-from saesteer.report.exports.neuronpedia import write_export
+from saesteer.exchange.neuronpedia import write_export
 from saesteer.settings import SaeSettings
 from saesteer.sources.neuronpedia.sources import Source
 from saesteer.sources.published import PUBLISHED

@@ -20,8 +20,8 @@ from neuronpedia_server import KEY, LAYER, QUICK, SOURCE, Neuronpedia, examples_
 
 from saesteer.core.errors import SaesteerError
 from saesteer.engine.sae_read import npz_shape
+from saesteer.exchange.neuronpedia import write_export
 from saesteer.judge.answers import JudgeError
-from saesteer.report.exports.neuronpedia import write_export
 from saesteer.settings import NeuronpediaExamples, SettingsError
 from saesteer.sources.download import fetch_published
 from saesteer.sources.imported import imported_texts

@@ -16,9 +16,9 @@ from saesteer.analysis.suppression import controls
 from saesteer.analysis.words_at_maxima import fired_on, words_at_maxima
 from saesteer.core.errors import SettingsError
 from saesteer.core.tables import FEATURES, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES
-from saesteer.report.candidates import picked_features, steered_with
-from saesteer.report.question import Question, check_concept
-from saesteer.report.recommend import as_sweep
+from saesteer.recommendations.answer import as_sweep
+from saesteer.recommendations.candidates import picked_features, steered_with
+from saesteer.recommendations.question import Question, check_concept
 from saesteer.run import Run, open_run
 from saesteer.settings import RecommendationSettings
 from saesteer.steps.step import steps_of

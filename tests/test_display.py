@@ -8,7 +8,7 @@ import pytest
 from report_folders import swept
 from workflow_folder import Folder
 
-from saesteer.report import headline
+from saesteer.site import headline
 
 SNAKEFILE = """
 from saesteer.workflow.display import show_progress_only

@@ -15,9 +15,9 @@ from workflow_folder import BIN, ROOT
 
 import saesteer
 from saesteer.core.tables import METHOD_STEPS, STEPS
-from saesteer.report.headline import findings_markdown, headline_markdown
 from saesteer.settings import SettingsError, Sweep, load_experiment
 from saesteer.settings.registry import METHODS
+from saesteer.site.headline import findings_markdown, headline_markdown
 from saesteer.summaries.summary import summary_tables
 from studies.pages.blocks import PAGES, with_block, written
 

@@ -41,7 +41,7 @@ from saesteer.judge.rate_embedding import (
     thirds_left_out,
 )
 from saesteer.judge.rate_outside import of_lens_tokens, ratings_outside
-from saesteer.report.candidates import know_words
+from saesteer.recommendations.candidates import know_words
 from saesteer.settings import EmbeddingJudge
 
 ROOT = Path(__file__).parents[1]

@@ -29,7 +29,7 @@ from saesteer.engine.interventions import Addition, ConditionalAddition, Interve
 from saesteer.engine.models import language_model, prompt_token_ids
 from saesteer.engine.sae_convert import convert_sae
 from saesteer.engine.steering import steered_model
-from saesteer.report.evaluation import Tasks, harness_model, results_of
+from saesteer.exchange.evaluation import Tasks, harness_model, results_of
 from saesteer.run import Run, open_run
 from saesteer.settings import load_workflow
 from saesteer.settings.inputs import ChatSettings

@@ -28,13 +28,13 @@ from saesteer.core.counter_rng import text_keys
 from saesteer.core.tables import ACTIVATIONS, CONCEPTS, EXPLANATIONS, FEATURES, MAX_ACTIVATING_EXAMPLES
 from saesteer.judge.naming import detection_question, name_question
 from saesteer.judge.parse import LONGEST_NAME, Rating, Unparsed, Words, parse
-from saesteer.report.candidates import picked_features
-from saesteer.report.labels import provenance
-from saesteer.report.question import Question
-from saesteer.report.site.feature_pages import _with_provenance
+from saesteer.recommendations.candidates import picked_features
+from saesteer.recommendations.question import Question
 from saesteer.run import Run, open_run
 from saesteer.settings import ExplanationSettings
 from saesteer.settings.load import load_workflow, read_yaml
+from saesteer.site.feature_pages import _with_provenance
+from saesteer.site.labels import provenance
 from saesteer.steps import explanations
 
 WORDS = [f"w{number}" for number in range(200)]

@@ -30,8 +30,8 @@ from saesteer.core.errors import SaesteerError
 from saesteer.core.tables import ACTIVATIONS, TableError, validate
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.frozen import median_a_max
-from saesteer.report.terminal import Request, texts_by_token
 from saesteer.run import Run
+from saesteer.serve.terminal import Request, texts_by_token
 
 BAD = "not finite in float32 on cpu"
 TEXTS = ["From ba be bi.", "ba di du ta tu.", "be bo by."]

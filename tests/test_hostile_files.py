@@ -18,7 +18,7 @@ from test_rating import saved
 
 from saesteer.core.errors import SettingsError
 from saesteer.figures.save import flat
-from saesteer.report.rating.answers import read_answers
+from saesteer.rating.answers import read_answers
 from saesteer.settings import Experiment, experiment_of, load_experiment
 from saesteer.sources.encoding import json_of
 from saesteer.sources.imported import imported_texts

@@ -20,10 +20,10 @@ from saesteer.cli import app
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import file_digest
 from saesteer.core.tables import METHOD_SUMMARIES, RATING_COLUMNS, read_summary
+from saesteer.exchange.comparison import to_axbench
+from saesteer.exchange.imported import Import, import_texts
 from saesteer.methods.compare.imported import imported_scores, with_scores
 from saesteer.methods.compare.protocol import ProtocolError
-from saesteer.report.exports.comparison import to_axbench
-from saesteer.report.imported import Import, import_texts
 from saesteer.run import open_run
 from saesteer.settings import ProtocolSettings, Workflow
 from saesteer.settings.registry import METHODS

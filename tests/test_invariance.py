@@ -379,7 +379,7 @@ def test_threads_that_wait_sleep_soon_in_what_a_command_imports() -> None:
     seen = """
 import os, sys
 sys.addaudithook(lambda event, args: event == "import" and args[0] == "torch" and print(os.environ.get("GOMP_SPINCOUNT")))
-import saesteer.report.recommend, saesteer.engine.process
+import saesteer.recommendations.answer, saesteer.engine.process
 """
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     done = subprocess.run([sys.executable, "-c", seen], env=environment, check=True, capture_output=True, text=True)

@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from saesteer.cli import app
-from saesteer.report.reference.sae_docs import releases, releases_markdown
+from saesteer.reference.sae_docs import releases, releases_markdown
 from saesteer.settings import SettingsError
 from saesteer.sources.sae_sources import directory_file, every_source, listed_source, refusal
 from studies import ROOT

@@ -8,7 +8,7 @@ from scipy import stats
 
 from saesteer.core.uncertainty import RATINGS, SHARES, mean_interval, of_differences
 from saesteer.methods.compare.differences import method_differences, p_all_pairs
-from saesteer.report.method_report import both_ways
+from saesteer.site.method_report import both_ways
 
 SETTINGS = method_settings()
 

@@ -21,7 +21,7 @@ from workflow_folder import ALL_STEPS, BIN, ROOT, Checkout, Folder, new_rows
 
 from saesteer.core.files import text_id
 from saesteer.core.tables import COMPARED_CONCEPTS, FIT_TEXT, METHOD_SUMMARIES, STEERING_PROMPTS, read_summary
-from saesteer.report.exports.neuronpedia import write_export
+from saesteer.exchange.neuronpedia import write_export
 from saesteer.run import Run
 from saesteer.settings import SaeSettings, SettingsError, Workflow, load_experiment
 from saesteer.settings.registry import method

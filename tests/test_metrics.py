@@ -10,8 +10,8 @@ from scipy.stats import spearmanr
 from synthetic_tables import main_tables, selection_settings
 
 from saesteer.analysis.metrics import _depth, _variants, findings, headline
-from saesteer.report.headline import headline_markdown, times
 from saesteer.settings import BestFactorSettings
+from saesteer.site.headline import headline_markdown, times
 
 SETTINGS = selection_settings()
 

@@ -35,7 +35,7 @@ from neuronpedia_server import (
 )
 from polars.testing import assert_frame_equal
 
-from saesteer.report.exports.neuronpedia import write_export
+from saesteer.exchange.neuronpedia import write_export
 from saesteer.settings import NeuronpediaExamples, SettingsError
 from saesteer.sources.http import Policy
 from saesteer.sources.neuronpedia.fetch import max_activating_examples

@@ -35,7 +35,7 @@ from tokenizers import Tokenizer, models
 from saesteer.analysis.max_activating_examples import max_activating_examples
 from saesteer.core.tables import ACTIVATIONS
 from saesteer.core.tokens import TextTokens
-from saesteer.report.exports.neuronpedia import write_export
+from saesteer.exchange.neuronpedia import write_export
 from saesteer.settings import ExplainedFeatures, NeuronpediaExamples, SaeSettings, Scores, SettingsError
 from saesteer.sources.features import features_of
 from saesteer.sources.http import as_finished, retry_after

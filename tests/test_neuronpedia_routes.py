@@ -13,7 +13,7 @@ from neuronpedia_server import LAYER, QUICK, SOURCE, Neuronpedia, an_example, ex
 from polars.testing import assert_frame_equal
 
 from saesteer.core.tables import MAX_ACTIVATING_EXAMPLES, validate
-from saesteer.report.exports.neuronpedia import write_export
+from saesteer.exchange.neuronpedia import write_export
 from saesteer.settings import NeuronpediaExamples
 from saesteer.sources.neuronpedia.fetch import max_activating_examples
 from saesteer.sources.neuronpedia.sources import Source

@@ -29,7 +29,7 @@ from saesteer.core.tables import (
     write_summary,
 )
 from saesteer.engine.interventions import Addition, packed
-from saesteer.report.upload import uploads_of
+from saesteer.exchange.upload import uploads_of
 from saesteer.run import Run
 from saesteer.settings import Experiment, SettingsError, load_experiment, load_workflow
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload

@@ -12,8 +12,8 @@ from workflow_folder import ROOT
 
 from saesteer.analysis.selection import selection
 from saesteer.core.uncertainty import Interval
-from saesteer.report.paper import PAPER_FIGURES, Measured, paper_markdown, same
 from saesteer.settings import Sweep, load_experiment
+from saesteer.site.paper import PAPER_FIGURES, Measured, paper_markdown, same
 
 EXPERIMENTS = ROOT / "config/experiments"
 

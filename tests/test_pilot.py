@@ -28,7 +28,7 @@ from saesteer.engine.damage import N_CONTEXT
 from saesteer.engine.loss_rise import loss_rises
 from saesteer.engine.models import prompt_token_ids
 from saesteer.engine.pilot import _layer, pilot_factors
-from saesteer.report.candidates import candidates_sweep, usual_factors
+from saesteer.recommendations.candidates import candidates_sweep, usual_factors
 from saesteer.settings import Experiment, SettingsError, experiment_of
 from saesteer.summaries import features_table
 from saesteer.workflow import plan

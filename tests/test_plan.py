@@ -192,7 +192,7 @@ STATISTICS = ("best_factor", "examples", "factor_bins", "metrics", "pmi", "selec
         ("import saesteer.world.oracle_judge, saesteer.world.concept_texts", {"torch"}),
         (f"import saesteer.sources.hub\n{A_SOURCE}", {"torch", "huggingface_hub"}),
         ("\n".join(f"import saesteer.analysis.{name}" for name in STATISTICS), {"torch"}),
-        ("import saesteer.report.headline, saesteer.report.method_report, saesteer.report.exports.comparison", {"torch"}),
+        ("import saesteer.site.headline, saesteer.site.method_report, saesteer.exchange.comparison", {"torch"}),
         ("import saesteer.core.uncertainty, saesteer.methods.compare.summaries, saesteer.figures.save", {"torch"}),
     ],
     ids=["planning", "the world's judge", "sources of SAEs", "statistics", "reports", "figures"],

@@ -14,9 +14,9 @@ from report_folders import HOSTILE, PromptedRun, compared, swept
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.tables import JUDGEMENTS
-from saesteer.report.rating import answers as rating_answers
-from saesteer.report.rating.answers import LARGEST_FILE, read_answers
-from saesteer.report.rating.sheet import drawn, rated_texts, sheet_html
+from saesteer.rating import answers as rating_answers
+from saesteer.rating.answers import LARGEST_FILE, read_answers
+from saesteer.rating.sheet import drawn, rated_texts, sheet_html
 from saesteer.run import Run
 
 

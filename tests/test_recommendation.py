@@ -24,11 +24,11 @@ from saesteer.analysis.recommendation import (
 )
 from saesteer.cli import app
 from saesteer.core.uncertainty import Interval
-from saesteer.report.by_words import rated_by_words
-from saesteer.report.question import Question
-from saesteer.report.recommend import Answer, as_sweep, gist, page_of, show
-from saesteer.report.scoring import choosing_and_scoring, ordinary_losses
-from saesteer.report.verdicts import sentences_of, shown
+from saesteer.recommendations.answer import Answer, as_sweep, gist, page_of, show
+from saesteer.recommendations.by_words import rated_by_words
+from saesteer.recommendations.question import Question
+from saesteer.recommendations.scoring import choosing_and_scoring, ordinary_losses
+from saesteer.recommendations.verdicts import sentences_of, shown
 from saesteer.run import Run
 from saesteer.settings import LocalExamples, SelectionSettings, SettingsError, load_experiment
 from saesteer.settings.load import load_workflow, read_yaml

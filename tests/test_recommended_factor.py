@@ -15,7 +15,7 @@ from test_recommendation import ratings, recommended
 from saesteer.analysis.recommended_factor import recommended_factors
 from saesteer.core.errors import SettingsError
 from saesteer.core.tables import JUDGEMENTS, STEERING
-from saesteer.report.fits import recommended_factor
+from saesteer.exchange.fits import recommended_factor
 from saesteer.settings import BestFactorSettings
 
 JUDGED, BY_SUCCESS = "judge score, on all prompts", "GenSuccess@20 under the perplexity cap, on all prompts"

@@ -20,18 +20,18 @@ from workflow_folder import ROOT
 
 from saesteer.core.machine import process_table
 from saesteer.core.tables import FEATURES, METHOD_SUMMARIES, STEERING
+from saesteer.exchange.fits import recommended_factor
 from saesteer.judge.answers import Answer, AnswerBook
 from saesteer.judge.endpoint import endpoint_fingerprint
-from saesteer.report.fits import recommended_factor
-from saesteer.report.site import folder as folder_module
-from saesteer.report.site import pieces
-from saesteer.report.site.answers import fluent_up_to
-from saesteer.report.site.example_words import ranked_words, word_counts, words_each
-from saesteer.report.site.feature_pages import N_NEIGHBOURS, neighbours
-from saesteer.report.site.folder import ReportError, write_report
-from saesteer.report.site.pieces import as_json, packed, write_list
+from saesteer.site import folder as folder_module
+from saesteer.site import pieces
+from saesteer.site.answers import fluent_up_to
+from saesteer.site.example_words import ranked_words, word_counts, words_each
+from saesteer.site.feature_pages import N_NEIGHBOURS, neighbours
+from saesteer.site.folder import ReportError, write_report
+from saesteer.site.pieces import as_json, packed, write_list
 
-ASSETS = ROOT / "src/saesteer/report/site/assets"
+ASSETS = ROOT / "src/saesteer/site/assets"
 
 
 def piece(folder: Path, name: str) -> Any:

@@ -17,9 +17,9 @@ from test_report_pages import browser, opened  # noqa: F401
 from test_report_pages import pytestmark as pytestmark
 
 from saesteer.core.tables import FEATURES, write_summary
-from saesteer.report.site import feature_table
-from saesteer.report.site.example_words import words_each
-from saesteer.report.site.folder import write_report
+from saesteer.site import feature_table
+from saesteer.site.example_words import words_each
+from saesteer.site.folder import write_report
 
 N_LARGE = (26, 16_384)
 """Layers, and features in each: Gemma 2 2B with the SAEs of width 16k."""

@@ -18,10 +18,10 @@ from workflow_folder import ROOT
 
 from saesteer.analysis.recommended_factor import recommended_factors
 from saesteer.core.tables import FEATURES, JUDGEMENTS, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES, OUTCOMES, STEERING
-from saesteer.report.rating.answers import read_answers
-from saesteer.report.rating.sheet import rated_texts, sheet_html
-from saesteer.report.site.folder import write_report
+from saesteer.rating.answers import read_answers
+from saesteer.rating.sheet import rated_texts, sheet_html
 from saesteer.run import Run
+from saesteer.site.folder import write_report
 
 sync_api = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")

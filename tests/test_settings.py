@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from saesteer.report.reference import config_docs
+from saesteer.reference import config_docs
 from saesteer.run import Run
 from saesteer.settings import (
     Comparison,

@@ -22,8 +22,8 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
 from saesteer.core.tables import STEERING
 from saesteer.engine.generations import feature_texts
-from saesteer.report.terminal import Request, heading, request_of, show, texts_by_token
 from saesteer.run import Run
+from saesteer.serve.terminal import Request, heading, request_of, show, texts_by_token
 from saesteer.steps.generations import sampling_of
 
 PROMPT = "I think that"

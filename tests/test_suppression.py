@@ -10,9 +10,9 @@ from test_recommendation import PROMPTS, SETTINGS, WORKFLOW
 from saesteer.analysis.recommendation import FEATURE, UNSTEERED, Recommendation, best_options, unsteered_texts
 from saesteer.analysis.suppression import ABLATED, CLAMPED, CONTROL, controls, edit_of, recommend_less, scored_by_absence
 from saesteer.core.errors import SettingsError
-from saesteer.report.evoking import beginnings, evoking_prompts
-from saesteer.report.recommend import as_sweep
-from saesteer.report.verdicts import sentences_of, where_of
+from saesteer.recommendations.answer import as_sweep
+from saesteer.recommendations.evoking import beginnings, evoking_prompts
+from saesteer.recommendations.verdicts import sentences_of, where_of
 
 
 def ratings(kind: str, name: str, factor: str, concept: list[float], fluency: float = 2.0) -> pl.DataFrame:

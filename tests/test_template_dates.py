@@ -13,10 +13,10 @@ from transformers.utils import chat_template_utils
 
 from saesteer.core.files import text_id
 from saesteer.engine.models import LanguageModel, language_model, prompt_token_ids
+from saesteer.exchange.evaluation import harness_tokenizer
 from saesteer.judge.answers import Ask
 from saesteer.judge.local_model import local_asker
 from saesteer.judge.rubric import Question
-from saesteer.report.evaluation import harness_tokenizer
 from saesteer.serve.model import Model
 from saesteer.serve.requests import Message
 from saesteer.settings import LocalModelJudge, load_experiment

@@ -41,10 +41,10 @@ from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import encode
 from saesteer.engine.steering import steered_model
 from saesteer.engine.vector_formats import FORMATS, check_format, neuronpedia_body
+from saesteer.exchange import measured as measuring
+from saesteer.exchange.measured import Form, Lens, measured
+from saesteer.exchange.vector import _licence
 from saesteer.methods.fit.vectors_file import read_vectors
-from saesteer.report.exports import measured as measuring
-from saesteer.report.exports.measured import Form, Lens, measured
-from saesteer.report.exports.vector import _licence
 from saesteer.run import Run
 
 NO_FACTOR = "a factor is a number from -10000 to 10000, not "

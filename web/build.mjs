@@ -8,7 +8,7 @@ import { build } from "esbuild";
 
 const root = dirname(fileURLToPath(import.meta.url));
 process.chdir(root);
-const assets = "../src/saesteer/report/site/assets";
+const assets = "../src/saesteer/site/assets";
 const digest = (path) => createHash("sha256").update(readFileSync(path)).digest("hex");
 
 const { metafile } = await build({

@@ -35,9 +35,9 @@ from saesteer.engine.saes import Sae as Sae
 from saesteer.engine.saes import SaeMeta as SaeMeta
 from saesteer.engine.saes import check_features
 from saesteer.engine.weights import available_device, number_type
-from saesteer.report.question import Question
-from saesteer.report.recommend import Answer as Answer
-from saesteer.report.recommend import answer as _answer
+from saesteer.recommendations.answer import Answer as Answer
+from saesteer.recommendations.answer import answer as _answer
+from saesteer.recommendations.question import Question
 from saesteer.settings.base import canonical_factor
 from saesteer.settings.inputs import GGUF
 from saesteer.settings.load import read_workflow

@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from saesteer.report.headline import findings_markdown, headline_markdown
-from saesteer.report.reference.sae_docs import Release, releases, verdict
+from saesteer.reference.sae_docs import Release, releases, verdict
 from saesteer.settings import SettingsError
+from saesteer.site.headline import findings_markdown, headline_markdown
 from studies.pages import findings, public
 from studies.pages.carried_over import CARRIED_OVER
 from studies.pages.demonstration import demonstration

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.core.markdown import number
-from saesteer.report.headline import times
+from saesteer.site.headline import times
 from studies.pages import methods, public
 from studies.pages.findings import metrics, results_file
 from studies.pages.results import SHIPPED

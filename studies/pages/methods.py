@@ -9,10 +9,10 @@ from saesteer.core.markdown import number
 from saesteer.core.tables import METHOD_DAMAGE, METHOD_DIFFERENCES, METHOD_EQUAL_COST, METHOD_SUMMARIES, Table
 from saesteer.methods.compare.differences import told_apart
 from saesteer.methods.compare.paper_values import P4, PAPER_VALUES
-from saesteer.report.method_report import detectable_text
-from saesteer.report.site.method_pages import SHOWN_LIMIT
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import method
+from saesteer.site.method_pages import SHOWN_LIMIT
+from saesteer.site.method_report import detectable_text
 from studies.pages.tables import Column, Row, Rows, beside, best_first, every, last, markdown, text_of
 
 

@@ -14,8 +14,8 @@ from saesteer.analysis.recommendation import Verdict
 from saesteer.core.markdown import table
 from saesteer.core.tables import METHOD_SCORES
 from saesteer.core.uncertainty import RATINGS, Estimate, Interval, mean_interval
-from saesteer.report.headline import depth_rho, headline_markdown, p_value, share, times
-from saesteer.report.site.method_pages import SHOWN_LIMIT
+from saesteer.site.headline import depth_rho, headline_markdown, p_value, share, times
+from saesteer.site.method_pages import SHOWN_LIMIT
 from studies.pages import methods
 from studies.pages.findings import metrics, results_file
 from studies.pages.tables import Row, Shown, beside, best_first

@@ -13,7 +13,7 @@ from saesteer.core.tables import GENERATIONS, JUDGEMENTS
 from saesteer.judge.agreement import agreement
 from saesteer.judge.batch import endpoint_asker
 from saesteer.judge.rate_llm import judge_texts
-from saesteer.report.rating.sheet import drawn, rated_texts
+from saesteer.rating.sheet import drawn, rated_texts
 from saesteer.run import Run
 from saesteer.settings import EndpointJudge
 from saesteer.sources.corpus import topic_names

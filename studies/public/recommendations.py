@@ -16,9 +16,9 @@ from saesteer.analysis.recommendation import FEATURE, scored
 from saesteer.api import steer
 from saesteer.core.files import write_atomically, write_text
 from saesteer.core.uncertainty import interval_columns
-from saesteer.report.question import Question
-from saesteer.report.recommend import answer, as_sweep
-from saesteer.report.scoring import N_PROMPTS, scored_texts
+from saesteer.recommendations.answer import answer, as_sweep
+from saesteer.recommendations.question import Question
+from saesteer.recommendations.scoring import N_PROMPTS, scored_texts
 from saesteer.run import Run
 from saesteer.settings import Workflow
 

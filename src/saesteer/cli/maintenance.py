@@ -36,7 +36,7 @@ def config_docs(
 ) -> None:
     """Write config/README.md, and the JSON schemas beside it, from the settings."""
     from saesteer.core.files import write_text
-    from saesteer.report.reference.config_docs import texts
+    from saesteer.reference.config_docs import texts
 
     for path, text in ((folder / name, text) for name, text in texts().items()):
         if not check:

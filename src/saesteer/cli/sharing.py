@@ -29,7 +29,7 @@ def export(
     configfile: Configfile = CONFIG,
 ) -> None:
     """Write an experiment's max-activating examples in the form of Neuronpedia's bulk exports."""
-    from saesteer.report.exports.neuronpedia import export_examples
+    from saesteer.exchange.neuronpedia import export_examples
 
     for layer, name in export_examples(run_of(experiment, configfile), folder, source).items():
         typer.echo(f"layer {layer}: {folder}/v1/{name}")
@@ -50,7 +50,7 @@ def upload(
     configfile: Configfile = CONFIG,
 ) -> None:
     """Send an experiment's results to Neuronpedia, with the key in NEURONPEDIA_API_KEY; what was sent once is not sent again."""
-    from saesteer.report.upload import uploads_of
+    from saesteer.exchange.upload import uploads_of
     from saesteer.sources.neuronpedia.upload import send_all, sent_before
 
     run = run_of(experiment, configfile)
@@ -74,7 +74,7 @@ def axbench(
     configfile: Configfile = CONFIG,
 ) -> None:
     """Write a comparison's texts and ratings in the form of AxBench's results."""
-    from saesteer.report.exports.comparison import export_axbench
+    from saesteer.exchange.comparison import export_axbench
 
     for path in export_axbench(run_of(experiment, configfile), folder):
         typer.echo(f"wrote {path}")
@@ -111,7 +111,7 @@ def import_(
     FOLDER gets the texts with their ratings, tables, figures, and import.json, which says what was read: digests, columns, judge, protocol.
     """
     from saesteer.core.markdown import printable
-    from saesteer.report.imported import Import, import_texts
+    from saesteer.exchange.imported import Import, import_texts
 
     protocol_run, judge_run = (name and run_of(name, configfile) for name in (protocol, judge))
     for line in import_texts(Import(source, layer, protocol_run or None, judge_run or None), folder):

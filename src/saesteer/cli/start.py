@@ -56,8 +56,8 @@ def recommend(
     from rich.console import Console
 
     from saesteer.core.files import write_text
-    from saesteer.report.question import Question
-    from saesteer.report.recommend import answer, page_of, show
+    from saesteer.recommendations.answer import answer, page_of, show
+    from saesteer.recommendations.question import Question
 
     if less and comparison:
         raise SaesteerError("prompting and DiffMean are tried towards more of a concept only: leave out --less or --comparison")
@@ -95,7 +95,7 @@ def steer(
     """Show what a model writes unsteered and steered with a feature, side by side, while it is written."""
     from rich.console import Console
 
-    from saesteer.report.terminal import heading, request_of, show, texts_by_token
+    from saesteer.serve.terminal import heading, request_of, show, texts_by_token
 
     run = run_of(experiment, configfile)
     request = request_of(run, feature, factor or [], prompt, samples, seed, max_tokens, edit)
@@ -110,7 +110,7 @@ def report(
     configfile: Configfile = CONFIG,
 ) -> None:
     """Write an experiment's report to walk through: a folder of pages that a browser opens from disk."""
-    from saesteer.report.site.folder import write_report
+    from saesteer.site.folder import write_report
 
     run = run_of(experiment, configfile)
     typer.echo(f"open {write_report(run, folder or run.figures / 'report')} in a browser")

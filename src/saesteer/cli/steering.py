@@ -21,7 +21,7 @@ command = commands("Steer")
 @command()
 def saes(pattern: Annotated[str, typer.Argument(help="Regular expression for release, model or repository; none: all.")] = "") -> None:
     """List the SAEs that sae-lens knows: release, model, hook point, width, number, Neuronpedia's name, whether they can be used here."""
-    from saesteer.report.reference.sae_docs import release_lines, releases
+    from saesteer.reference.sae_docs import release_lines, releases
 
     for line in release_lines(releases(pattern)):
         typer.echo(line)
@@ -50,7 +50,7 @@ def explain(
     configfile: Configfile = CONFIG,
 ) -> None:
     """Have the judge name features, and say how well each name tells held-out texts in which the feature is active from others."""
-    from saesteer.report.labels import explain, lines
+    from saesteer.site.labels import explain, lines
 
     run = run_of(experiment, configfile)
     for line in lines(explain(run, evidence, features or ()), run):
@@ -71,7 +71,7 @@ def export_vector(
     configfile: Configfile = CONFIG,
 ) -> None:
     """Write a feature's or a fit's vector for other programs, with its strength made constant; what that does is measured first."""
-    from saesteer.report.exports import vector
+    from saesteer.exchange import vector
 
     run = run_of(experiment, configfile)
     steerer, sae = vector.steerer_of(run, which, layer, factor, concept)
@@ -88,8 +88,8 @@ def vectors(
     configfile: Configfile = CONFIG,
 ) -> None:
     """Write the unit vectors that a method fitted, a tensor a concept; the method from_file reads such files."""
-    from saesteer.report.exports.comparison import export_vectors
-    from saesteer.report.fits import fitted_layer
+    from saesteer.exchange.comparison import export_vectors
+    from saesteer.exchange.fits import fitted_layer
 
     run = run_of(experiment, configfile)
     export_vectors(run, method, fitted_layer(run, layer), output)
@@ -113,8 +113,8 @@ def evaluate(
 ) -> None:
     """Run tasks of lm-evaluation-harness (extra `evaluation`) on the model as it is and under a method's fit for a concept."""
     from saesteer.core.files import write_json
-    from saesteer.report.evaluation import Tasks, evaluate, table_of
-    from saesteer.report.fits import fit_of, fitted_layer, method_and_concept
+    from saesteer.exchange.evaluation import Tasks, evaluate, table_of
+    from saesteer.exchange.fits import fit_of, fitted_layer, method_and_concept
 
     run = run_of(experiment, configfile)
     fit = fit_of(run, *method_and_concept(which), fitted_layer(run, layer), factor)
@@ -138,8 +138,8 @@ def rate(
 ) -> None:
     """Write a page on which anybody rates texts blindly, by keyboard; or, with --answers, compare raters with the judge."""
     from saesteer.core.files import write_text
-    from saesteer.report.rating.answers import compared
-    from saesteer.report.rating.sheet import sheet_html
+    from saesteer.rating.answers import compared
+    from saesteer.rating.sheet import sheet_html
 
     run = run_of(experiment, configfile)
     if not answers:

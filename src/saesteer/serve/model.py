@@ -24,7 +24,7 @@ from saesteer.engine.interventions import Intervention, PromptText
 from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel, check_length, prompt_token_ids, with_bos
 from saesteer.engine.saes import Sae, check_features
-from saesteer.report.fits import fit_of
+from saesteer.exchange.fits import fit_of
 from saesteer.run import Run
 from saesteer.serve.requests import FeatureStrength, FitStrength, Message, NextRequest, SteeringField
 from saesteer.serve.scheduler import Text

@@ -10,9 +10,9 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
 from saesteer.core.confined import confined
-from saesteer.report.site.folder import ASSETS
-from saesteer.report.site.pieces import read_piece
 from saesteer.serve.guard import refused
+from saesteer.site.folder import ASSETS
+from saesteer.site.pieces import read_piece
 
 
 def page_routes(report: Path) -> list[Route]:

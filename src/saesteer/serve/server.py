@@ -11,12 +11,12 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from saesteer.core.errors import SettingsError
-from saesteer.report.site.folder import write_report
 from saesteer.run import Run
 from saesteer.serve.application import application
 from saesteer.serve.guard import LOOPBACK
 from saesteer.serve.model import Model
 from saesteer.serve.scheduler import Scheduler
+from saesteer.site.folder import write_report
 
 SECONDS_TO_END = 3
 """How long requests may go on once the server is told to end."""

@@ -22,12 +22,12 @@ from saesteer.core.tables import (
     STEERING,
     of_features,
 )
-from saesteer.report.labels import with_labels
-from saesteer.report.site.answers import answers
-from saesteer.report.site.feature_table import N_LOGIT_LENS_TOKENS
-from saesteer.report.site.pieces import grouped, shortened, write_list
 from saesteer.run import Run
 from saesteer.settings import Sweep
+from saesteer.site.answers import answers
+from saesteer.site.feature_table import N_LOGIT_LENS_TOKENS
+from saesteer.site.labels import with_labels
+from saesteer.site.pieces import grouped, shortened, write_list
 
 N_EXAMPLES = 8
 """Max-activating examples shown of a feature, the first."""

@@ -24,13 +24,13 @@ from saesteer.core.store import mixed_versions
 from saesteer.core.tables import DAMAGE, FEATURES, FITS, METHOD_SUMMARIES, STEERING, STEPS, Table
 from saesteer.figures.registry import FIGURES
 from saesteer.judge.answers import models_behind
-from saesteer.report.headline import headline_rows
-from saesteer.report.site.feature_pages import N_EXAMPLES, N_PROMPTS, write_feature_pages
-from saesteer.report.site.feature_table import write_feature_table
-from saesteer.report.site.method_pages import write_method_pages
-from saesteer.report.site.pieces import as_json, shortened, write_piece
 from saesteer.run import Run
 from saesteer.settings import EndpointJudge, Scores, Sweep
+from saesteer.site.feature_pages import N_EXAMPLES, N_PROMPTS, write_feature_pages
+from saesteer.site.feature_table import write_feature_table
+from saesteer.site.headline import headline_rows
+from saesteer.site.method_pages import write_method_pages
+from saesteer.site.pieces import as_json, shortened, write_piece
 from saesteer.summaries.summary import summary_tables
 
 ASSETS = ("index.html", "report.js", "report.css", "LICENSES.txt")
@@ -53,7 +53,7 @@ def write_report(run: Run, folder: Path) -> Path:
     def write(partial: Path) -> None:
         write_piece(partial, "index", as_json(_index(run, features, partial) | {"files": _listed_files(run, folder)}))
         for name in ASSETS:
-            (partial / name).write_bytes(resources.files("saesteer.report.site").joinpath("assets", name).read_bytes())
+            (partial / name).write_bytes(resources.files("saesteer.site").joinpath("assets", name).read_bytes())
 
     write_folder(folder, write)
     return folder / "index.html"

@@ -17,10 +17,10 @@ from saesteer.core.tables import COMPARED_CONCEPTS, FEATURES, GENERATIONS, JUDGE
 from saesteer.core.uncertainty import random_stream
 from saesteer.judge.rubric import CRITERIA, Aspect
 from saesteer.methods.compare.protocol import UNSTEERED
-from saesteer.report.site.pieces import as_json
 from saesteer.run import Run
 from saesteer.settings import Comparison
 from saesteer.settings.registry import method
+from saesteer.site.pieces import as_json
 
 ASPECTS: tuple[Aspect, ...] = ("concept", "fluency")
 RATINGS = ("concept_rating", "fluency_rating")

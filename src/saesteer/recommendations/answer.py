@@ -38,13 +38,13 @@ from saesteer.core.files import text_id, write_text
 from saesteer.core.markdown import escaped, printable, table, words
 from saesteer.core.tables import FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, of_fits
 from saesteer.methods.compare.layers import at_every_layer
-from saesteer.report.by_words import limits, rated_by_words
-from saesteer.report.candidates import candidates_sweep, picked_and_control, picked_features, usual_factors
-from saesteer.report.derived import Snakemake, derived_name, derived_run
-from saesteer.report.evoking import evoking_prompts
-from saesteer.report.question import Question, check_concept, with_concept_and_another
-from saesteer.report.scoring import COLUMNS, choosing_and_scoring, ordinary_losses, scored_texts
-from saesteer.report.verdicts import sentences_of, shown, where_of
+from saesteer.recommendations.by_words import limits, rated_by_words
+from saesteer.recommendations.candidates import candidates_sweep, picked_and_control, picked_features, usual_factors
+from saesteer.recommendations.derived import Snakemake, derived_name, derived_run
+from saesteer.recommendations.evoking import evoking_prompts
+from saesteer.recommendations.question import Question, check_concept, with_concept_and_another
+from saesteer.recommendations.scoring import COLUMNS, choosing_and_scoring, ordinary_losses, scored_texts
+from saesteer.recommendations.verdicts import sentences_of, shown, where_of
 from saesteer.run import Run, open_run
 from saesteer.settings import (
     NoJudge,

@@ -12,7 +12,7 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.files import regular_file
 from saesteer.core.tables import JUDGEMENTS
 from saesteer.judge.agreement import agreement
-from saesteer.report.rating.sheet import ASPECTS, RATINGS, rated_texts
+from saesteer.rating.sheet import ASPECTS, RATINGS, rated_texts
 from saesteer.run import Run
 from saesteer.sources.encoding import json_of
 

@@ -18,7 +18,7 @@ from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts
 from saesteer.engine.generations import feature_edit
 from saesteer.engine.interventions import Nothing
 from saesteer.engine.models import MIN_ROWS
-from saesteer.report.exports.measured import Form, rated_texts
+from saesteer.exchange.measured import Form, rated_texts
 from saesteer.run import Run
 from saesteer.settings import LocalExamples
 from saesteer.settings.methods import N_ORDINARY_TEXTS, ORDINARY_TOKENS

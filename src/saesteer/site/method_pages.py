@@ -7,10 +7,10 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.report.method_report import both_ways, method_notes, protocol_text
-from saesteer.report.site.feature_pages import TEXT_COLUMNS, TEXT_KEYS, steered_texts
-from saesteer.report.site.pieces import as_json, as_rows, shortened, write_list, write_piece
 from saesteer.run import Run
+from saesteer.site.feature_pages import TEXT_COLUMNS, TEXT_KEYS, steered_texts
+from saesteer.site.method_report import both_ways, method_notes, protocol_text
+from saesteer.site.pieces import as_json, as_rows, shortened, write_list, write_piece
 from saesteer.summaries.summary import summary_tables
 
 _OF_METHOD = ("method_scores", "method_curves", "method_damage", "method_equal_cost")

@@ -16,7 +16,7 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
 from saesteer.core.markdown import counted, printable
 from saesteer.engine.generations import feature_texts_by_token
-from saesteer.report.fits import concept_of, not_a_feature, parse_feature, recommended_factor
+from saesteer.exchange.fits import concept_of, not_a_feature, parse_feature, recommended_factor
 from saesteer.run import Run
 from saesteer.settings import Edit
 from saesteer.settings.base import canonical_factor

@@ -25,7 +25,7 @@ from saesteer.engine.generations import placed
 from saesteer.engine.interventions import kind_of
 from saesteer.engine.models import LanguageModel, plain_token_ids
 from saesteer.engine.steering import check_every_position, steered_model
-from saesteer.report.fits import Fit
+from saesteer.exchange.fits import Fit
 from saesteer.run import Run
 
 PACKAGES = ("saesteer", "lm_eval", "torch", "transformers", "datasets")

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from saesteer.analysis.best_factor import TIE, both_halves
-from saesteer.report.site.pieces import shortened
+from saesteer.site.pieces import shortened
 
 LEAST_FLUENCY = 1.0
 """Texts count as fluent where their mean fluency rating, of 2, is at least this."""

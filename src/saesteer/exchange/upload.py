@@ -18,7 +18,7 @@ from saesteer.core.hook_points import MODULE_OUTPUTS
 from saesteer.core.tables import ACTIVATIONS, COMPARED_CONCEPTS, FEATURES, FITS, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES, METHOD_SUMMARIES
 from saesteer.engine.saes import read_meta
 from saesteer.engine.vector_formats import neuronpedia_body
-from saesteer.report.exports.neuronpedia import example_lines
+from saesteer.exchange.neuronpedia import example_lines
 from saesteer.run import Run
 from saesteer.settings import LocalExamples, SettingsError, Sweep
 from saesteer.settings.registry import key_of

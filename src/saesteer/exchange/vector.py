@@ -19,8 +19,8 @@ from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.engine.saes import Sae
 from saesteer.engine.vector_formats import FORMATS, check_format, check_suffix
-from saesteer.report.exports.measured import Form, Lens, measured
-from saesteer.report.fits import concept_of, fit_of, fitted_layer, not_a_feature, parse_feature, recommended_factor
+from saesteer.exchange.fits import concept_of, fit_of, fitted_layer, not_a_feature, parse_feature, recommended_factor
+from saesteer.exchange.measured import Form, Lens, measured
 from saesteer.run import Run
 from saesteer.settings import Experiment, canonical_factor
 from saesteer.sources.neuronpedia.sources import known_sources

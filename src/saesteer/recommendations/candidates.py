@@ -22,12 +22,12 @@ from saesteer.core.tables import FEATURES, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES, 
 from saesteer.engine.directions import decoder_cosines, difference_of_means
 from saesteer.engine.hook_points import sae_hook_point
 from saesteer.engine.saes import read_meta
-from saesteer.report.labels import with_labels
-from saesteer.report.question import Question
+from saesteer.recommendations.question import Question
 from saesteer.run import Run
 from saesteer.settings import EmbeddingJudge, ExplainedFeatures, LocalExamples, RecommendationSettings
 from saesteer.settings.base import three_digits
 from saesteer.settings.methods import ORDINARY_TOKENS
+from saesteer.site.labels import with_labels
 from saesteer.sources.corpus import read_texts
 from saesteer.steps.step import describes_every_feature
 from saesteer.workflow.model_files import model_files, present_folder

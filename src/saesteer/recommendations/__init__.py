@@ -1,0 +1,1 @@
+"""`saesteer recommend`: candidates, their texts, and which feature to steer with, how hard, and beside what."""
