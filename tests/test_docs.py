@@ -101,42 +101,6 @@ def test_a_page_without_its_markers_is_refused() -> None:
         with_block("docs/a.md", "# Title", "headline", "| a |")
 
 
-def test_the_readme_fits_a_screen_or_two() -> None:
-    assert len(README.splitlines()) <= 150
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(example.splitlines()) <= 8
-
-
-PAGES_OF_PROSE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
-MODEL_CARDS = (ROOT / "data").glob("*/README.md")
-
-
-def written_by_hand(page: Path) -> str:
-    """A page without generated blocks and code."""
-    return re.sub(r"<!-- (\S+) -->\n.*?<!-- /\1 -->|^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-
-
-def n_words(text: str) -> int:
-    return sum(bool(re.search(r"\w", word)) for word in text.split())
-
-
-def test_the_documentation_is_not_long() -> None:
-    assert sum(n_words(written_by_hand(page)) for page in [*PAGES_OF_PROSE, *MODEL_CARDS]) < 20_000
-    assert n_words(written_by_hand(ROOT / "docs/open-questions.md")) < 2_500
-
-
-def test_no_sentence_has_30_words() -> None:
-    """Apart from tables; a number's interval and a link's address are no words."""
-    long = []
-    for page in PAGES_OF_PROSE:
-        prose = re.sub(r"^\|.*$", "", written_by_hand(page), flags=re.MULTILINE)
-        prose = re.sub(r"\]\([^)]*\)|\[[−\d][^\]]*\]", "", prose)
-        for paragraph in re.split(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.) )|\n#", prose):
-            sentences = re.split(r"(?<=[.?!:;])\**\s+(?=[A-Zs*`\[(])", " ".join(paragraph.split()))
-            long += [(page.name, sentence) for sentence in sentences if n_words(sentence) >= 30]
-    assert long == []
-
-
 def test_every_link_leads_somewhere() -> None:
     """Links within the site are checked once more when it is built."""
     for page in FILES:
