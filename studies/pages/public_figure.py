@@ -9,23 +9,32 @@ from saesteer.core.tables import SELECTION
 from saesteer.figures.style import GREY, PAGE, Axes, Figure, band, legend_entry, new_figure, styled, threshold_axis
 from saesteer.figures.thresholds import FEW_NOTE, SMALL, banded
 from studies.pages.dots import DotPanel, Mark, draw_dots, points
+from studies.pages.findings import metrics
 from studies.pages.methods import METHODS_TABLE, results
 from studies.pages.public import MODELS, REGISTERED, RESULTS, methods_folder
 
 MARKS = {model: Mark(look) for look, model in enumerate(MODELS.values())}
+THRESHOLD = 0.1
+"""Output score of the kept features in the plan's third question."""
+_ENDS = {"mean": "value", "low": "low", "high": "high"}
 REPORTED = (2.0, 3.0)
 """P1's gain on Gemma-2 2B and 9B, not net of unsteered texts."""
-_CURVE, _METHODS = "threshold", "methods"
+_CURVE, _WITHIN, _METHODS = "threshold", "within layers", "methods"
 
 
 def data(root: Path) -> pl.DataFrame:
-    """Rows of both panels, by `panel` and `model`. The curves are multiples of the mean of all features."""
+    """Rows of both panels, by `panel` and `model`, of what was run. The curves are multiples of the mean of all features; `within layers`:
+    the same gain of features compared with those of their own layer, at the plan's threshold."""
     parts = []
     for experiment, model in MODELS.items():
-        selection = pl.read_csv(root / RESULTS / experiment / f"{SELECTION.name}.csv", infer_schema_length=None)
-        curves = gains(selection.filter(rule=REGISTERED))
-        methods = results(root, METHODS_TABLE, methods_folder(experiment))
-        parts += [of.with_columns(panel=pl.lit(name), model=pl.lit(model)) for name, of in ((_CURVE, curves), (_METHODS, methods))]
+        if (swept := root / RESULTS / experiment / f"{SELECTION.name}.csv").is_file():
+            curves = gains(pl.read_csv(swept, infer_schema_length=None).filter(rule=REGISTERED))
+            gain = metrics(root, experiment)["filter"][REGISTERED]["all"]["net"]["within_layers"]
+            within = pl.DataFrame([{"threshold": THRESHOLD} | {f"times_{end}": gain[of] for end, of in _ENDS.items()}])
+            parts += [of.with_columns(panel=pl.lit(name), model=pl.lit(model)) for name, of in ((_CURVE, curves), (_WITHIN, within))]
+        if (root / methods_folder(experiment) / f"{METHODS_TABLE.name}.csv").is_file():
+            methods = results(root, METHODS_TABLE, methods_folder(experiment))
+            parts.append(methods.with_columns(panel=pl.lit(_METHODS), model=pl.lit(model)))
     return pl.concat(parts, how="diagonal_relaxed")
 
 
@@ -40,26 +49,39 @@ def gains(selection: pl.DataFrame) -> pl.DataFrame:
 
 @styled
 def draw(rows: pl.DataFrame) -> Figure:
-    """The threshold curves, and the methods, best first by the mean of both models."""
+    """The threshold curves, and where methods were compared these, best first by the mean of both models."""
     curves, methods = rows.filter(panel=_CURVE), rows.filter(panel=_METHODS)
     sizes = ", ".join(f"{int(of['n_features'][0])} ({model})" for (model,), of in curves.group_by("model", maintain_order=True))
-    n_concepts = int(methods["n"].to_numpy().max())
-    note = f"n = {sizes} features (left; above it, how many are kept of both models), {n_concepts} concepts (right)."
+    note = f"n = {sizes} features; above the curves, how many are kept of all models."
+    if methods.height:
+        note += f" Right: {int(methods['n'].to_numpy().max())} concepts."
     figure = new_figure(PAGE, 3.8, f"{note} Bands and bars: 95% intervals; {FEW_NOTE}.")
-    left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
-    _draw_curves(left, curves)
-    order = methods.group_by("title").agg(pl.col("score").mean()).sort("score", "title", descending=[True, False])["title"].to_list()
-    shown = points(methods, "score", row=pl.col("title"), mark=pl.col("model"))
-    draw_dots(right, DotPanel(shown, order, "judge score (0–2)", left=0.0, title="Which way of steering?"), MARKS)
-    right.legend(loc="lower right", handles=[legend_entry(name, mark.colour, marker=mark.marker) for name, mark in MARKS.items()])
+    left, *others = figure.subplots(1, 2 if methods.height else 1, squeeze=False, width_ratios=(1.1, 1) if methods.height else None)[0]
+    _draw_curves(left, curves, rows.filter(panel=_WITHIN))
+    for right in others:
+        _draw_methods(right, methods)
     return figure
 
 
-def _draw_curves(axes: Axes, curves: pl.DataFrame) -> None:
-    """Net GenSuccess@20 of the kept features by threshold, a curve a model, and the range that P1 reports."""
-    for model, mark in MARKS.items():
-        curve = curves.filter(model=model).sort("threshold")
+def _draw_methods(axes: Axes, methods: pl.DataFrame) -> None:
+    """Each method's held-out score, a mark a model."""
+    order = methods.group_by("title").agg(pl.col("score").mean()).sort("score", "title", descending=[True, False])["title"].to_list()
+    shown = points(methods, "score", row=pl.col("title"), mark=pl.col("model"))
+    draw_dots(axes, DotPanel(shown, order, "judge score (0–2)", left=0.0, title="Which way of steering?"), MARKS)
+    axes.legend(loc="lower right", handles=[legend_entry(name, mark.colour, marker=mark.marker) for name, mark in MARKS.items()])
+
+
+def _draw_curves(axes: Axes, curves: pl.DataFrame, within: pl.DataFrame) -> None:
+    """Net GenSuccess@20 of the kept features by threshold, a curve a model, the gain within layers, and the range that P1 reports."""
+    for (model,), curve in curves.sort("threshold").group_by("model", maintain_order=True):
+        mark = MARKS[str(model)]
         band(axes, np.arange(curve.height), curve, ("times_mean", "times_low", "times_high"), mark.colour, model, mark.marker)
+    place = curves["threshold"].unique().sort().to_list().index(THRESHOLD)
+    for number, gain in enumerate(within.iter_rows(named=True)):
+        mark, x = MARKS[gain["model"]], place + 0.12 * (number + 1)
+        axes.vlines(x, gain["times_low"], gain["times_high"], color=mark.colour, linewidth=1.5)
+        name = f"{gain['model']}, within layers"
+        axes.plot([x], [gain["times_mean"]], mark.marker, color=mark.colour, markerfacecolor="white", label=name)
     axes.axhline(1.0, color=GREY, linewidth=0.8, linestyle=":")
     axes.axhspan(*REPORTED, color=GREY, alpha=0.15, linewidth=0, label="P1, Gemma-2, not net")
     n_kept = curves.sort("threshold").group_by("threshold", maintain_order=True).agg(pl.col("n_kept").sum())

@@ -11,9 +11,9 @@ import polars as pl
 
 from saesteer.core.files import write_atomically, write_json, write_text
 from saesteer.core.tables import FILTER_VARIANTS, METHOD_SCORES, SELECTION, Table, by_name, read_summary
-from saesteer.figures.save import save_drawing
+from saesteer.figures.save import save_drawing, save_figure
 from saesteer.settings import SettingsError
-from studies.pages import methods, public, schematic
+from studies.pages import methods, public, public_figure, schematic
 from studies.pages.findings import results_file
 from studies.pages.grid_ends import update_grid_ends
 from studies.pages.scores import scores_by_layer
@@ -61,6 +61,8 @@ def update_results(root: Path) -> None:
     if scored := list((root / "data/tiny-all/features").glob("layer_*.parquet")):
         write_json(root / "docs/scores/tiny-all.json", scores_by_layer(scored))
     update_grid_ends(root)
+    answered = public_figure.data(root)
+    save_figure(public_figure.draw(answered), answered, root / "docs/answer")
     save_drawing(schematic.draw(), root / "docs/schematic")
     for name, figure in FIGURES.items():
         if (drawn := root / f"figures/{figure}.png").is_file():

@@ -139,7 +139,14 @@ def test_the_figure_has_a_curve_and_the_methods_of_each_model(root: Path) -> Non
     assert registered.to_list() == [pytest.approx(1.58, abs=0.01)]  # the gain in metrics.json
     left, right = draw(rows).axes
     assert [line.get_label() for line in left.get_lines()[:2]] == list(MODELS.values())
+    within = rows.filter(panel="within layers").select("model", "times_mean").rows()
+    assert within == [(model, pytest.approx(1.21, abs=0.01)) for model in MODELS.values()]
     assert right.get_yticklabels()[0].get_text() == "Prompt, searched"
+    for experiment in MODELS:
+        shutil.rmtree(root / f"docs/methods/{experiment}-methods")
+    shutil.rmtree(root / "docs/results/smollm2")
+    (alone,) = draw(data(root)).axes
+    assert [line.get_label() for line in alone.get_lines()[:1]] == ["Gemma 3 270M"]
 
 
 def test_each_question_has_a_verdict_on_each_model(root: Path) -> None:
