@@ -130,7 +130,7 @@ class Run:
         return [self.data / step / f"{group}.json" for group, of_group in groups if layers is None or {*layers} & {*of_group}]
 
     def present_manifests(self, step: str, layers: Sequence[int] | None = None) -> list[Path]:
-        """Those of them that are there."""
+        """The manifests that are there."""
         return [path for path in self.manifests(step, layers) if path.is_file()]
 
     def rows(self, table: Table, layers: Sequence[int] | None = None, columns: Sequence[str] | None = None) -> pl.DataFrame:
@@ -141,7 +141,7 @@ class Run:
         return read_rows(table, present, layers, columns)
 
     def rows_if_any(self, table: Table, layers: Sequence[int] | None = None, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """The same; no rows where the step has not run, or the experiment has no such step."""
+        """`rows`; none where the step has not run, or the experiment has no such step."""
         return read_rows(table, self.present_manifests(table.name, layers), layers, columns)
 
     def has_rows(self, table: Table, layer: int) -> bool:
@@ -160,7 +160,7 @@ class Run:
         return read_summary(table, path)
 
     def summary_if_any(self, table: Table) -> pl.DataFrame | None:
-        """The same; None where it has not been made."""
+        """`summary`; None where it has not been made."""
         return self.summary(table) if self.summary_path(table).is_file() else None
 
     def features(self, layers: Sequence[int]) -> pl.DataFrame:
@@ -185,7 +185,7 @@ class Run:
         return unused_prefixes(self.prompts_path, prompt_source(self.experiment).n)
 
     def prompts_if_any(self) -> dict[str, str]:
-        """The same; none where nothing is generated, or while their file is not there."""
+        """`prompts`; none where nothing is generated, or while their file is not there."""
         if isinstance(self.experiment, Scores) or not self.prompts_path.is_file():
             return {}
         return self.prompts()
@@ -242,7 +242,7 @@ class Run:
         return converted_sae(manifest, fetched, layer)
 
     def sae_file_if_any(self, layer: int) -> Path | None:
-        """The same; None where it is not on this machine."""
+        """`sae_file`; None where it is not on this machine."""
         present = self.present_manifests("saes", [layer])
         if not present or (self.experiment.saes.from_hub and not (self.downloads / self.name / "saes" / present[0].name).is_file()):
             return None
@@ -259,7 +259,7 @@ class Run:
         return sae
 
     def sae_with(self, layer: int, feature: int) -> Sae:
-        """The same, if it has a feature."""
+        """`sae`, refused where it has no such feature."""
         sae = self.sae(layer)
         if feature >= sae.meta.n_features:
             raise SettingsError(f"feature {layer}/{feature} does not exist: the SAE has features 0 to {sae.meta.n_features - 1}")

@@ -88,7 +88,7 @@ def moved_on(places: Int[np.ndarray, " place"]) -> Int[np.ndarray, "shift place"
 
 
 def is_function_word(word: str) -> bool:
-    """Of English, in any case."""
+    """Whether an English word is a function word, in any case."""
     return re.split("['’]", word.lower())[0] in FUNCTION_WORDS
 
 

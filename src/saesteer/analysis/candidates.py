@@ -68,7 +68,7 @@ def concept_words(concept: str) -> set[str]:
 
 
 def _beginnings(word: str) -> list[str]:
-    """Those of a word that are at least half of it, and two letters: other words begin so too, but fewer."""
+    """Beginnings of a word that are at least half of it, and two letters: other words begin so too, but fewer."""
     return [word[:length] for length in range(max(2, (len(word) + 1) // 2), len(word))]
 
 

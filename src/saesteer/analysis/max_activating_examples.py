@@ -54,7 +54,8 @@ def max_activating_examples(
 
 
 def _histograms(active: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame:
-    """Of each feature the middles of the bins, and how many tokens are in each; the largest activation is in the last."""
+    """Each feature's activation histogram: the middles of its bins, and how many tokens are in each; the largest activation is in the
+    last."""
     largest = pl.col("max_activation").cast(pl.Float64)
     place = (pl.col("value").cast(pl.Float64) * N_BINS / largest).floor().clip(upper_bound=N_BINS - 1)
     placed = active.join(counts, on="feature").select("feature", "max_activation", place=place)

@@ -156,7 +156,7 @@ def _both_above_half(features: pl.DataFrame, confidence: float) -> Numbers:
 
 
 def _net(variants: pl.DataFrame, rule: str, layers: str, choice: BestFactorSettings, success: str) -> Numbers:
-    """Of the filter by a success, with factors chosen as the settings say but for the rule."""
+    """The filter's net gain in a success, with factors chosen as the settings say but for the rule."""
     settings = {"factor_choice": choice.factor_choice, "perplexity": choice.perplexity}
     row = variants.filter(success=success, rule=rule, layers=layers, **settings).row(0, named=True)
     gains = {
@@ -176,7 +176,7 @@ def _unsteered(outcomes: pl.DataFrame, settings: SelectionSettings) -> Numbers:
 
 
 def _variants(variants: pl.DataFrame) -> Numbers:
-    """Of the variants of the filter's gain in a success over all layers: how many show it, and how many exclude it."""
+    """How many variants of the filter's gain in a success over all layers show it, and how many exclude it."""
     shows = (pl.col("ratio") >= MIN_RATIO) & (pl.col("p_within_layers") < MAX_P)
     excludes = pl.col("ratio_high") < MIN_RATIO
     counted = variants.select("is_registered", "n_kept", shows=shows.fill_null(False), excludes=excludes.fill_null(False))
@@ -277,7 +277,7 @@ def _rules_difference(outcomes: pl.DataFrame, settings: SelectionSettings) -> Nu
 
 
 def _share(mask: pl.Series) -> float | None:
-    """Of a Boolean series without nulls; null when it is empty."""
+    """Share of trues in a Boolean series without nulls; null when it is empty."""
     return int(mask.sum()) / len(mask) if len(mask) else None
 
 

@@ -32,18 +32,18 @@ def recommended_factors(steering: pl.DataFrame, settings: BestFactorSettings) ->
 
 
 def factors_by_judge(means: pl.DataFrame) -> pl.DataFrame:
-    """The same of the features that have a judge score; means: layer, feature, factor, judge_score."""
+    """The recommended factor of the features that have a judge score; means: layer, feature, factor, judge_score."""
     chosen = pl.when(pl.col("judge_score") > 0).then("factor")
     return highest_judged(means, _FEATURE).select(*_FEATURE, factor=chosen, chosen_by=pl.lit("judge score, on all prompts"))
 
 
 def highest_judged(means: pl.DataFrame, of: Sequence[str]) -> pl.DataFrame:
-    """Of each group the row with the highest mean judge score at a positive factor, as `highest`."""
+    """Each group's row with the highest mean judge score at a positive factor, as `highest`."""
     return highest(means.filter(pl.col("factor").cast(pl.Float64) > 0), of)
 
 
 def highest(means: pl.DataFrame, of: Sequence[str]) -> pl.DataFrame:
-    """Of each group the row with the highest mean judge score; ties (but for rounding): the factor nearest to 0, an ablation,
+    """Each group's row with the highest mean judge score; ties (but for rounding): the factor nearest to 0, an ablation,
     which has none, before all factors, then the first row. Groups without a judge score have none."""
     number, score = pl.col("factor").str.extract(r"(\S+)$"), pl.col("judge_score")
     strength = number.cast(pl.Float64, strict=False).abs().fill_null(0.0)

@@ -75,7 +75,8 @@ def recommend_less(
     damage_limit: float,
     ordinary_loss: Estimate | None = None,
 ) -> Recommendation:
-    """As `recommend`, of a feature (FEATURE) alone; texts: scored by absence, with those of CONTROL at the same layer and factor."""
+    """The recommendation for less of a concept, as `recommend` but of a feature (FEATURE) alone; texts: scored by absence, with those of
+    CONTROL at the same layer and factor."""
     option = next((option for option in options.to_dicts() if option["kind"] == FEATURE), None)
     if option is None:
         return Recommendation(concept, None, None)

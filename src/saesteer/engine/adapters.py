@@ -42,7 +42,7 @@ def attention_output(lm: LanguageModel, layer: int) -> nn.Module:
 
 
 def input_width(projection: nn.Module) -> int:
-    """Of a linear map; GPT-2's Conv1D holds its weight transposed."""
+    """Input width of a linear map; GPT-2's Conv1D holds its weight transposed."""
     return int(projection.weight.shape[0 if isinstance(projection, Conv1D) else 1])
 
 

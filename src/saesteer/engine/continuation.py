@@ -74,7 +74,7 @@ class Steering(Protocol):
     """How some rows are steered."""
 
     def take(self, rows: Int[Tensor, " chosen"]) -> Steering:
-        """The same for some of the rows, in the given order."""
+        """The steering of some of the rows, in the given order."""
         ...
 
     def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
@@ -163,8 +163,8 @@ def continue_rows(lm: LanguageModel, slots: Slots, n_rows: int, sampling: Sampli
 def continued_steps(
     lm: LanguageModel, slots: Slots, n_rows: int, sampling: Sampling, ending: Bool[np.ndarray, " vocab"]
 ) -> Iterator[Continued]:
-    """The same token by token: what there is after each step, in arrays that the next step goes on to fill. The host waits for the device
-    once a step, for the tokens."""
+    """Continued rows token by token: what there is after each step, in arrays that the next step goes on to fill. The host waits for the
+    device once a step, for the tokens."""
     token_ids = np.zeros((n_rows, sampling.max_new_tokens), dtype=np.int64)
     lengths = np.zeros(n_rows, dtype=np.int64)
     stopped, failed = np.zeros((2, n_rows), dtype=bool)

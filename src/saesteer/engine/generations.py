@@ -163,7 +163,7 @@ def _prompts(lm: LanguageModel, rows: pl.DataFrame, prefixes: Mapping[str, str])
 
 
 def _no_edit(edit: str) -> Intervention:
-    """Of the kind of an edit, so that the two share a batch."""
+    """An edit that changes nothing, of a given edit's kind, so that the two share a batch."""
     none = torch.tensor([], dtype=torch.long)
     return ConditionalClamp(none, None) if edit == "clamp" else ActivationEdit(none, torch.zeros(0))
 

@@ -275,7 +275,7 @@ def hidden_after(
 def hidden_after_prompt(
     lm: LanguageModel, prompt: Prefill, place: Place, rows: Float[Tensor, "row width"], past: Float[Tensor, "1 d_model"] | None
 ) -> Float[Tensor, "row d_model"]:
-    """The same at a prompt's last position, one row each, `past` the same for all."""
+    """`hidden_after` at a prompt's last position, one row each, `past` the same for all."""
     padded = pad_rows(rows.to(lm.dtype))
     with _inside(place, padded[:, None]):
         return spliced_hidden(lm, prompt, place.depth, padded if past is None else past.expand(len(padded), -1))[: len(rows)]

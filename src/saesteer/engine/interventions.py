@@ -66,8 +66,8 @@ class ActivationEdit:
 
 @dataclass(frozen=True)
 class ConditionalClamp:
-    """The same at positions where the feature is active, and nothing at others: clamping to a negative value suppresses (arXiv 2410.19278,
-    section 3; 2503.11127). At factor 0 it is the edit itself, for an activation of 0 is one that is not active."""
+    """An activation edit at positions where the feature is active, and nothing at others: clamping to a negative value suppresses (arXiv
+    2410.19278, section 3; 2503.11127). At factor 0 it is the edit itself, for an activation of 0 is one that is not active."""
 
     features: Int[Tensor, " k"]
     values: Float[Tensor, " k"] | None  # activations at factor 1; None: a_max, the largest feature activation at each position (P1)

@@ -72,7 +72,7 @@ def rows_that_fit(row_bytes: int, device: torch.device, most: tuple[int, int], l
 
 
 def tiled_rows_that_fit(row_bytes: int, step: int, tile: int, device: torch.device, most: tuple[int, int]) -> int:
-    """The same where forwards are of `tile` rows: `tiled_rows_within` what is free."""
+    """Rows of a batch whose forwards have `tile` rows: `tiled_rows_within` what is free."""
     usual, free = most[device.type == "cuda"], free_bytes(device)
     return _logged(tiled_rows_within(free, row_bytes, step, tile, usual), usual, free, device)
 
@@ -91,8 +91,8 @@ def tiled_rows_within(free: int, row_bytes: int, step: int, tile: int, most: int
 
 
 def rows_within(free: int, row_bytes: int, most: int, least: int = MIN_ROWS, besides: int = 0) -> int:
-    """As many rows as `SHARE` of so many free bytes holds `besides` other bytes, at least `least`, at most `most`, rounded down to a power
-    of two so that shapes repeat."""
+    """Rows of a batch: of the free bytes, `besides` are needed for something else, and rows may take `SHARE` of the rest. At least `least`
+    and at most `most`, rounded down to a power of two so that shapes repeat."""
     fitting = min(most, max(0, int(SHARE * free) - besides) // max(1, row_bytes))
     return max(least, 2 ** (max(1, fitting).bit_length() - 1))
 

@@ -164,8 +164,8 @@ def _frame(
 def _statistics(
     lm: LanguageModel, hidden: Float[Tensor, "row d_model"], lens: Int[Tensor, "row k"]
 ) -> tuple[Int[Tensor, " row"], Float64[Tensor, " row"], Float64[Tensor, " row"]]:
-    """Of each row's next-token distribution: rank and probability of the likeliest top logit-lens token, and the log of the likeliest
-    token's probability. One pass over the vocabulary in chunks, in float32; sums over chunks in float64.
+    """Statistics of each row's next-token distribution: rank and probability of the likeliest top logit-lens token, and the log of the
+    likeliest token's probability. One pass over the vocabulary in chunks, in float32; sums over chunks in float64.
 
     The soft cap is monotone, so ranks are counted on raw logits; the top logit-lens token itself is left out of its count, because the
     chunk's arithmetic may differ from the gathered one in the last bit.

@@ -50,12 +50,12 @@ class _Layer:
 
     @property
     def unit_share(self) -> float:
-        """Of a unit vector, added once: the norm over that of what it is added to, mean over the tokens counted."""
+        """Norm of a unit vector over that of what it is added to, mean over the tokens counted."""
         a_max, value = (part[self.texts.predicting].double() for part in (self.texts.multiple, self.texts.value))
         return float((a_max / value.norm(dim=1)).mean())
 
     def norms(self, features: Sequence[int]) -> Float64[Tensor, " feature"]:
-        """Of their decoder rows."""
+        """Norms of the features' decoder rows."""
         return self.sae.W_dec[list(features)].double().norm(dim=1)
 
     def factors(

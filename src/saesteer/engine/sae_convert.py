@@ -132,7 +132,7 @@ def sae_from_object(sae: Any, dtype: str, device: str) -> Sae:
 
 
 def _in_memory(origin: Origin, converted: Plain, dtype: str, device: str) -> Sae:
-    """As `_write` and `load_sae` give it, without a file; its SHA-256 is that of the file that would be written."""
+    """The SAE as `_write` and `load_sae` give it, without a file; its SHA-256 is that of the file that would be written."""
     return placed(converted.tensors, _meta(origin, converted, hashlib.sha256(save(converted.tensors)).hexdigest()), dtype, device)
 
 
@@ -295,8 +295,8 @@ def plain(what: str, sae: Any, expected: Spec | None) -> Plain:
 
 
 def with_unit_rows(what: str, sae: Plain) -> Plain:
-    """The same SAE with decoder rows of unit norm: each is divided by its norm, and its feature's activations are multiplied by it. A row
-    of zeros stays."""
+    """An SAE with its decoder rows brought to unit norm: each is divided by its norm, and its feature's activations are multiplied by it. A
+    row of zeros stays."""
     if sae.k is not None:
         raise ValueError(
             f"{what}: a TopK SAE would keep other activations with decoder rows of unit norm; set saes.decoder_rows to as_trained"

@@ -246,7 +246,7 @@ def largest_activation_in_file(path: Path, residual: Float[Tensor, "row d_model"
 def _largest_activation(
     meta: SaeMeta, tensors: Mapping[str, Any], residual: Float[Tensor, "row d_model"], dtype: torch.dtype, block: int
 ) -> Float[Tensor, " row"]:
-    """Of an encoder whose tensors, or slices of a file, are read a block of features at a time."""
+    """`largest_activation` of an encoder whose tensors, or slices of a file, are read a block of features at a time."""
     rows = encoder_input(meta, residual, dtype)
     largest = torch.zeros(rows.shape[0], dtype=torch.promote_types(rows.dtype, torch.float32), device=rows.device)
     for start in range(0, meta.n_features, block):

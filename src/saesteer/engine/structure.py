@@ -163,7 +163,7 @@ def _projection(block: _Call, calls: Sequence[_Call]) -> nn.Module | None:
 
 
 def _check_head(model: Any, hidden: Tensor, of_head: _Call, logits: Tensor, structure: Structure) -> None:
-    """That the head is given what the decoder puts out, and that its outputs, scaled and capped, are the model's logits."""
+    """Refuse a head that is not given what the decoder puts out, or whose outputs, scaled and capped, are the model's logits."""
     if of_head.argument.shape != hidden.shape or not torch.equal(of_head.argument, hidden.to(of_head.argument.device)):
         raise ValueError(f"{_name(model)}: its head is not given what its decoder puts out, but something made of that")
     scale, cap = structure.logit_scale, structure.final_logit_softcapping

@@ -69,7 +69,7 @@ def _texts(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _heading(row: dict[str, Any]) -> str:
-    """Of a feature, beside its name."""
+    """What stands beside a feature's name."""
     parts = [f"concept: {row['concept']}"] if row["concept"] else []
     parts.append("no input score" if row["input_score"] is None else f"input score {row['input_score']:.2f}")
     parts.append(f"output score {row['output_score']:.3f}")

@@ -47,7 +47,7 @@ def draw(data: pl.DataFrame) -> Figure:
 
 
 def norms_note(data: pl.DataFrame) -> str:
-    """Of decoder rows that are not of unit norm, their norms: a steering factor means more or less with them."""
+    """A note on decoder rows that are not of unit norm: a steering factor means more or less with them."""
     norms: list[float] = [*data["decoder_norm_low"].drop_nulls(), *data["decoder_norm_high"].drop_nulls()]
     unit = all(abs(norm - 1) < _UNIT for norm in norms)
     return "" if unit else f" Decoder rows have norms of {min(norms):g} to {max(norms):g}."

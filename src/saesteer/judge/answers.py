@@ -183,7 +183,7 @@ def answering_models(folder: Path) -> list[str]:
 
 
 def models_behind(settings: Endpoint, answers_folder: Path) -> list[str]:
-    """Those that answered where a judge with these settings was asked."""
+    """The models that answered where a judge with these settings was asked."""
     same_judge = {"kind": "endpoint", **settings.model_dump(include={"model", "max_tokens", "temperature", "seed"})}
     files = [file for file in answers_folder.glob("*/fingerprint.json") if same_judge.items() <= json.loads(file.read_text()).items()]
     return sorted({model for file in files for model in answering_models(file.parent)})

@@ -106,7 +106,7 @@ class BatchAsker(OfEndpoint):
         exchange.close()
 
     def _affordable(self, asks: Sequence[Ask]) -> tuple[list[Ask], Spend]:
-        """As many as the limits allow even if each costs the most it can, and what they then cost."""
+        """As many questions as the limits allow even if each costs the most it can, and what they then cost."""
         chosen: list[Ask] = []
         worst = Spend()
         for ask in asks[: self.questions_at_once]:

@@ -32,7 +32,7 @@ USD_DIGITS = 9
 
 
 class _Line(BaseModel, strict=True):
-    """Of the ledger. No cost is below 0 or without end: it would lift the limit."""
+    """A line of the ledger. No cost is below 0 or infinite: it would lift the limit."""
 
     request: str
     section: str

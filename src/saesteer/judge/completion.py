@@ -35,7 +35,7 @@ class Parameters:
     temperature: Literal[0] | None
 
     def accepted(self, error: Mapping[str, Any]) -> "Parameters | None":
-        """Those that an error asks for in place of these; None where it is about something else."""
+        """The parameters that an error asks for in place of these; None where it is about something else."""
         message, param, code = (str(error.get(name)) for name in ("message", "param", "code"))
         is_unsupported = code.startswith("unsupported_") or re.search(r"support|deprecat", message, re.IGNORECASE)
         about_limit = "max_completion_tokens" in message or param == "max_tokens"

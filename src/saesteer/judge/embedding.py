@@ -63,7 +63,7 @@ class SentenceEmbedder:
 
     @torch.no_grad()
     def _pooled(self, ids: Sequence[Sequence[int]]) -> Float[np.ndarray, "text width"]:
-        """Of texts of one length."""
+        """Vectors of texts of one length."""
         rows = torch.tensor([*ids, *[ids[0]] * (-(-MIN_ROWS // len(ids[0])) - len(ids))])
         hidden = self.model(input_ids=rows, attention_mask=torch.ones_like(rows)).last_hidden_state[: len(ids)]  # [text, token, width]
         check_finite("vectors of texts are", hidden, next(self.model.parameters()))

@@ -65,8 +65,8 @@ def detection_question(name: str, text: str) -> Question:
 
 
 def estimate_labels(n_features: int, n_tokens: int, section: ExplanationSettings, settings: Endpoint) -> Estimate:
-    """Of naming so many features, with so many top logit-lens tokens, and scoring each name: before their examples are known, of as many
-    and as long ones as there can be."""
+    """The cost of naming so many features, with so many top logit-lens tokens, and scoring each name: before their examples are known, of
+    as many and as long ones as there can be."""
     excerpt = "x" * round((BEFORE + 1 + AFTER) * CHARACTERS_PER_TOKEN)
     shown = () if section.evidence == "lens" else (excerpt,) * section.n_shown
     tokens = () if section.evidence == "examples" else ("x" * 8,) * n_tokens
@@ -119,7 +119,7 @@ class LanguageModelNamer:
         return Label(reading.text, first.model if first else None)
 
     def is_active(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
-        """Of each name and text; None where no answer is readable."""
+        """Whether the feature is said to be active, for each name and text; None where no answer is readable."""
         questions = [detection_question(name, text) for name, text in pairs]
         answer_all(questions, self.asker, self.book)
         readings = [self.book.reading(question) for question in questions]

@@ -76,7 +76,7 @@ class NearestNamer:
         return Label(self.names_known[int(np.argmax(sum(parts)))], self.model)
 
     def is_active(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
-        """Of each name and text; None where the text has no word."""
+        """Whether the feature is said to be active, for each name and text; None where the text has no word."""
         most, answers = max(1, int(NEAREST * len(self.names_known))), list[bool | None]()
         for name, text in pairs:
             nearness = self._nearness([text])[0]

@@ -62,7 +62,7 @@ class Concept:
     embed: Embed
 
     def cosines(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
-        """Of texts and the concept."""
+        """Cosines of texts and the concept."""
         return (self.embed(texts).astype(np.float64) * self.direction).sum(-1) if texts else np.zeros(0)
 
     def without_telling_words(self, text: str, n: int = LEFT_OUT) -> str:
@@ -115,7 +115,7 @@ def concept_ratings(concept: Concept, texts: Sequence[str], unsteered: Sequence[
 
 
 def _least_cosines(concept: Concept, texts: Sequence[Sequence[str]]) -> Float[np.ndarray, " text"]:
-    """Of the versions of each text the smallest cosine with the concept."""
+    """The smallest cosine with the concept among the versions of each text."""
     cosines = iter(concept.cosines([version for versions in texts for version in versions]))
     return np.array([min(islice(cosines, len(versions))) for versions in texts])
 

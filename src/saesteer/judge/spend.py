@@ -86,7 +86,8 @@ def estimate(asks: Sequence[Ask], settings: Endpoint) -> Estimate:
 
 
 def estimate_texts(n_texts: int, text_characters: int, answers_instructions: bool, settings: Endpoint) -> Estimate:
-    """The same before there are texts: for so many of about so many characters. Equal texts, which are asked about once, count in full."""
+    """The cost of rating before there are texts: of so many texts of about so many characters. Equal texts, which are asked about once,
+    count in full."""
     sample = questions("x" * text_characters, "x" * 80, "x" * 200 if answers_instructions else None)
     return estimate([Ask(question, 0) for question in sample.values()], settings) * n_texts
 

@@ -60,8 +60,8 @@ def read_answers(path: Path, experiment: str, texts: pl.DataFrame) -> pl.DataFra
 
 
 def compared(run: Run, files: Sequence[Path]) -> dict[tuple[str, str], pl.DataFrame]:
-    """Of the judge and each rater, and of each two raters: `agreement` of each aspect over the texts that both were given; and, by the
-    first's ratings 0, 1 and 2, how many of these texts the second rated 0, 1 and 2."""
+    """How far the judge and each rater, and each two raters, agree: `agreement` of each aspect over the texts that both were given; and, by
+    the first's ratings 0, 1 and 2, how many of these texts the second rated 0, 1 and 2."""
     texts = rated_texts(run)
     raters = {"judge": _judgements(texts)} | {str(path): read_answers(path, run.name, texts) for path in files}
     tables = {}

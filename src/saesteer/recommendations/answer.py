@@ -236,7 +236,7 @@ def feature_texts(run: Run) -> pl.DataFrame:
 
 
 def method_texts(comparison: Run, question: Question, concepts: Mapping[str, list[str]], further: Mapping[str, str]) -> pl.DataFrame:
-    """The same of prompting and a supervised vector, at the strengths of the comparison, on its prompts and on further ones."""
+    """Texts of prompting and of a supervised vector, at the strengths of the comparison, on its prompts and on further ones."""
     prompts = comparison.prompts() | dict(further)
     file = _written(comparison, "recommend", question.concept, prompts)
     methods: dict[str, Any] = {"methods": ["unsteered", *RIVALS], "concepts": dict(concepts), "words": {}}
@@ -335,7 +335,7 @@ def gist(answered: Answer) -> list[str]:
 
 
 def _options(factor: str) -> str:
-    """Of `saesteer steer`, with a strength."""
+    """Options of `saesteer steer` with a strength."""
     edit, number = edit_of(factor)
     of_edit = "" if edit == "addition" else f" --edit {edit}"
     return of_edit if edit == "ablation" else f"{of_edit} --factor {number:g}"

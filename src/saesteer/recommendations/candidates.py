@@ -47,7 +47,7 @@ def picked_features(run: Run, question: Question) -> pl.DataFrame:
 
 
 def picked_and_control(run: Run, question: Question) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The same, and layer, feature of the control beside them (`controls`)."""
+    """The candidates, and layer and feature of the control beside them (`controls`)."""
     concept, n_per_layer, words = question.concept, question.n_per_layer or N_PER_LAYER, question.words
     described = _described(run, question)
     picked = candidates(described, concept, n_per_layer, words)

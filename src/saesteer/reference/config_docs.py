@@ -49,7 +49,7 @@ def texts() -> dict[str, str]:
 
 
 def _experiment_schema() -> dict[str, Any]:
-    """Of a file by itself that of its kind. A file that extends another may leave out anything, its kind too."""
+    """The schema of an experiment file: by itself that of its kind. A file that extends another may leave out anything, its kind too."""
     whole = TypeAdapter(Experiment).json_schema()["$defs"]
     of_kind: dict[str, Any] = {kind: {"$ref": f"#/$defs/{model.__name__}"} for kind, model in KINDS.items()}
     alone = of_kind[DEFAULT_KIND]

@@ -32,7 +32,7 @@ class ChatSettings(Settings):
 
     @property
     def options(self) -> dict[str, bool]:
-        """Of the template."""
+        """Variables that the template is given."""
         return {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
 
 

@@ -121,7 +121,7 @@ class FactorGrids(Settings):
 
 
 def most_effect_vectors(n_features: int) -> int:
-    """As many vectors as the decoder rows of an SAE make, one by one and in pairs (methods.fit.effects)."""
+    """How many vectors the decoder rows of an SAE make, one by one and in pairs (methods.fit.effects)."""
     return n_features * (1 + (n_features - 1) // 2)
 
 

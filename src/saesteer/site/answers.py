@@ -43,7 +43,7 @@ def fluent_up_to(rows: Mapping[str, Mapping[str, Any]]) -> list[Any] | None:
 
 
 def _best_texts(texts: pl.DataFrame, recommended: Mapping[int, Sequence[Any]]) -> dict[int, tuple[int, int]]:
-    """Of each feature the text at the recommended factor with the highest judge score, or the highest GenSuccess@20 where there is no judge
+    """Each feature's text at the recommended factor with the highest judge score, or the highest GenSuccess@20 where there is no judge
     score; of equal ones the first prompt's first. Texts without a score, and empty ones, come last."""
     factors = pl.DataFrame({"feature": list(recommended), "factor": [factor for factor, *_ in recommended.values()]})
     rows = texts.join(factors.cast({"feature": texts.schema["feature"], "factor": pl.String}), on=["feature", "factor"], how="semi")

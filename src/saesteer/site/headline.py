@@ -113,8 +113,8 @@ def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
 
 
 def _grid_ends(choices: _Numbers, title: str) -> str:
-    """Of one rule's choices: how many lie at the smallest or the largest factor, how many failed, and how strong the factors are where a
-    pilot measured it."""
+    """Where one rule's choices lie in the grid: how many lie at the smallest or the largest factor, how many failed, and how strong the
+    factors are where a pilot measured it."""
     made, share = choices["n"] - choices["n_failed"], choices.get("norm_share")
     strength = ""
     if share:

@@ -121,7 +121,7 @@ async def get(
 
 
 async def send(client: Client, url: str, read: Callable[[httpx2.Response], Awaitable[T]], headers: Mapping[str, str], body: bytes) -> T:
-    """The same for a change, which must not be made twice: repeated only while it is certain that it was not made."""
+    """Send a request that changes something, which must not be made twice: repeated only while it is certain that it was not made."""
 
     async def once() -> T:
         try:

@@ -43,7 +43,7 @@ def read_prefixes(path: Path, n: int) -> dict[str, str]:
 
 
 def unused_prefixes(path: Path, n: int) -> dict[str, str]:
-    """Those of a file that come after the first n, as `read_prefixes`."""
+    """The prefixes of a file after the first n, as `read_prefixes`."""
     return {text_id(line): line for line in _lines(path)[n:]}
 
 

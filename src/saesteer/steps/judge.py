@@ -134,8 +134,8 @@ def ratings(
 def _by_embedding(
     run: Run, judge: EmbeddingJudge, texts: pl.DataFrame, losses: pl.DataFrame, prompts: Mapping[str, str], unsteered: pl.DataFrame
 ) -> Iterator[pl.DataFrame]:
-    """The same. What the order of words is worth is measured of TEXTS_AT_ONCE texts or more, where it matters; a layer's target is rated
-    beside its own unsteered texts."""
+    """`ratings` by the embedding judge. What the order of words is worth is measured of TEXTS_AT_ONCE texts or more, where it matters; a
+    layer's target is rated beside its own unsteered texts."""
     from saesteer.judge.embedding import load_embedder
     from saesteer.judge.rate_embedding import order_matters, ranges_of, rate, texts_and_words
     from saesteer.judge.word_order import with_order_nats

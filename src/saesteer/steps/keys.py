@@ -76,7 +76,7 @@ def fits_at_factors(experiment: Comparison, concept: str = "concept_id") -> Keys
 
 
 def texts_of_fits(experiment: Comparison) -> Keys:
-    """The same with every prompt and sample."""
+    """Every method at every factor, with every concept, prompt and sample."""
     of_fits, compared = fits_at_factors(experiment, "target"), experiment.methods
     return lambda layer: [*of_fits(layer), _prompts(experiment, compared.n_prompts), configured(sample=range(compared.n_samples))]
 

@@ -33,7 +33,7 @@ class Axis:
     """The file that is fetched or computed first, and from which the values are read."""
 
     def some(self, positions: slice) -> "Axis":
-        """The same with some of its values."""
+        """The axis with some of its values."""
         return replace(self, values=lambda run: self.values(run)[positions], configured=self.configured[positions])
 
 

@@ -54,7 +54,7 @@ def check_files(name: str, experiment: Experiment) -> None:
 
 
 def check_present_files(name: str, experiment: Experiment) -> list[str]:
-    """The same for the files that are there; what is not there is returned, one line each, since a dry run can do without it.
+    """`check_files` for the files that are there; what is not there is returned, one line each, since a dry run can do without it.
 
     What comes from the hub is checked when it is fetched.
     """

@@ -5,8 +5,8 @@ import sys
 
 
 class Progress(logging.Filter):
-    """Of Snakemake's messages how many jobs are done, warnings and errors; its log in .snakemake/log has the rest. In a terminal the count
-    stays on one line."""
+    """What is shown of Snakemake's messages: how many jobs are done, warnings and errors; its log in .snakemake/log has the rest. In a
+    terminal the count stays on one line."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         is_terminal = sys.stderr.isatty()

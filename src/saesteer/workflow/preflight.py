@@ -185,7 +185,7 @@ def _tokens(subject: _Subject) -> str:
 
 
 def _saes(subject: _Subject) -> str:
-    """That every layer has an SAE in a form that can be read, at the layer and hook point asked for."""
+    """Check that every layer has an SAE in a form that can be read, at its layer and hook point."""
     from saesteer.engine.sae_convert import check_sae
 
     experiment, saes, cache = subject.experiment, subject.experiment.saes, subject.workflow.cache_dir

@@ -72,7 +72,7 @@ def write_project(folder: Path) -> None:
 
 
 def run_alone(name: str, configfile: Path) -> None:
-    """Of a new project's configuration: let it name this experiment, not the shipped ones, whose model would be copied here."""
+    """Let a new project's configuration name this experiment, not the shipped ones, whose model would be copied here."""
     text, n_named = re.subn(
         r"^experiments: .*$", f"experiments: [{quoted(name)}]", configfile.read_text(encoding="utf-8"), flags=re.MULTILINE
     )

@@ -97,7 +97,7 @@ def half_loop(given: Material, rng: random.Random) -> list[str]:
 
 
 def constant_list(given: Material, rng: random.Random) -> list[str]:
-    """The same list of four of the concept's words for every prompt."""
+    """One list of four of the concept's words for every prompt."""
     return _listed(given.topical[:4])
 
 

@@ -44,7 +44,7 @@ class WorldNamer:
         return sum(self.judge.concept(text, topic) or 0 for text in texts) / max(1, len(texts))
 
     def is_active(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
-        """Of each topic's name and text; None where there is nothing to rate."""
+        """Whether the feature is said to be active, for each topic's name and text; None where there is nothing to rate."""
         texts = self.judge.read([text for _, text in pairs])
         ratings = [self.judge.concept(text, self.topics.index(name)) for (name, _), text in zip(pairs, texts, strict=True)]
         return [None if rating is None else rating > 0 for rating in ratings]

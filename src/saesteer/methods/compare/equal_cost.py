@@ -61,14 +61,14 @@ def _by_concept(choices: pl.DataFrame, damage: pl.DataFrame) -> pl.DataFrame:
 
 
 def _means(group: pl.DataFrame, settings: MethodSettings) -> dict[str, Any]:
-    """Of one method and limit, over concepts."""
+    """Means of one method and limit over concepts."""
     sizes = {"n_concepts": group.height, "n": group["score"].count(), "share_unsteered": int(group["abstains"].sum()) / group.height}
     score = mean_over_concepts("score", group["score"], settings, scale=score_scale(settings))
     return sizes | score | mean_over_concepts("divergence", group["divergence"], settings)
 
 
 def order_correlations(table: pl.DataFrame, confidence: float) -> pl.DataFrame:
-    """Of rows of METHOD_EQUAL_COST: layer, limit and Spearman's rho, over methods, of the scores under the limit and without one."""
+    """From rows of METHOD_EQUAL_COST: layer, limit and Spearman's rho, over methods, of the scores under the limit and without one."""
     names = ("rank_correlation", "rank_correlation_low", "rank_correlation_high")
     rows = []
     for group in table.drop_nulls(["score", "unlimited_score"]).partition_by("layer", "limit"):

@@ -103,8 +103,8 @@ def _geometric_mean(logarithms: pl.Series) -> float | None:
 
 
 def _of_features(rows: Rows) -> pl.DataFrame:
-    """Of the SAE features used: median density and, of those labelled with the concept, median share of their max-activating examples on
-    it."""
+    """Facts of the SAE features used: median density and, of those labelled with the concept, median share of their max-activating examples
+    on it."""
     columns = ["layer", "feature", "density", "concept", "concept_share"]
     used = rows.fits.select(*FIT, feature="features").explode("feature").join(rows.features.select(columns), on=columns[:2], how="left")
     used = used.join(rows.concepts.select("concept_id", wanted="concept"), on="concept_id", how="left")

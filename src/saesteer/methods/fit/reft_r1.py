@@ -56,8 +56,8 @@ def losses(problem: Problem, read: Sequence[ReadText], w: Float[Tensor, " d_mode
 
 
 def pooled(along: Float[Tensor, "text seq"], counted: Bool[Tensor, "text seq"]) -> tuple[Float[Tensor, " text"], Float[Tensor, " text"]]:
-    """Of each text's projections h . w: the mean of its k largest activations ReLU(h . w), and the mean over its positions of the others.
-    Other positions than `counted` do not count."""
+    """What is read of each text's projections h . w: the mean of its k largest activations ReLU(h . w), and the mean over its positions of
+    the others. Other positions than `counted` do not count."""
     activations = along.relu() * counted
     n_counted = counted.sum(dim=1).clamp(min=1)
     top = activations.topk(min(K, activations.shape[1]), dim=1).values.sum(dim=1)

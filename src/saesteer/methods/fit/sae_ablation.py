@@ -62,7 +62,7 @@ def _rises(problem: Problem, texts: tuple[Text, ...], features: list[int]) -> Fl
 
 
 def fit(problem: Problem) -> Addition:
-    """Of the `N_CANDIDATES` best detectors, the feature of largest measured rise, positive texts less negative ones."""
+    """The feature of largest measured rise, positive texts less negative ones, among the `N_CANDIDATES` best detectors."""
     rows = ranked(with_auroc(problem), "auroc").head(N_CANDIDATES)
     features = rows["feature"].to_list()
     rise = measured_rise(problem, problem.positive, features) - measured_rise(problem, problem.negative, features)

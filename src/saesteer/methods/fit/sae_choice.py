@@ -64,7 +64,7 @@ def component_scaled(problem: Problem) -> ScaledComponent:
 
 
 def component_raised(problem: Problem) -> ProjectionFloor:
-    """The same component, raised to factor * max_act where it is below (Neuronpedia's projection cap, of the opposite direction)."""
+    """The feature's component, raised to factor * max_act where it is below (Neuronpedia's projection cap, of the opposite direction)."""
     feature = labelled(problem)
     return ProjectionFloor(*written(problem, feature), (feature,))
 
@@ -130,7 +130,7 @@ def by_both_scores(problem: Problem) -> Addition:
 
 
 def by_delta_confidence(problem: Problem) -> Addition:
-    """Of the features that detect the concept's training texts, the one of largest delta token confidence. P5 (arXiv 2510.03659) ranks
+    """The feature of largest delta token confidence among those that detect the concept's training texts. P5 (arXiv 2510.03659) ranks
     labelled features (`by_label_and_delta_confidence`)."""
     rows = detectors(problem).filter(pl.col("delta_token_confidence").is_not_null())
     return addition(problem, best(rows, "delta_token_confidence", "none of the concept's features has a delta token confidence"))

@@ -54,7 +54,7 @@ def promotions(problem: Problem, features: list[int], lens: list[list[int]]) -> 
 
 
 def fit(problem: Problem) -> Addition:
-    """Of the concept's features, the one that promotes its top logit-lens tokens most."""
+    """The one of the concept's features that promotes its top logit-lens tokens most."""
     rows = ranked(detectors(problem), "auroc").head(MOST_FEATURES)
     slopes = promotions(problem, rows["feature"].to_list(), rows["top_logit_lens_token_ids"].to_list())
     rows = rows.with_columns(pl.Series("slope", slopes.numpy())).filter(pl.col("slope") > 0)

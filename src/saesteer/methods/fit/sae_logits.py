@@ -58,7 +58,7 @@ def promising(problem: Problem) -> pl.DataFrame:
 
 
 def naming(problem: Problem, rows: pl.DataFrame) -> pl.DataFrame:
-    """Those of some features that promote a word of the concept among their `N_LOGIT_LENS_TOKENS` tokens, most words first, with
+    """The features that promote a word of the concept among their `N_LOGIT_LENS_TOKENS` tokens, most words first, with
     `largest_logit`."""
     words = {word.casefold() for word in problem.words}
     if not words:

@@ -31,7 +31,7 @@ def mutual_information(
 
 
 def fit(problem: Problem) -> Addition:
-    """Of the features that fire in a larger share of positive than of negative texts, the one that says most about the label."""
+    """The feature that says most about the label among those that fire in a larger share of positive than of negative texts."""
     positive, negative = (activations > 0 for activations in problem.largest_activations)
     fired_positive, fired_negative = positive.sum(dim=0), negative.sum(dim=0)
     information = mutual_information(fired_positive, fired_negative, len(positive), len(negative))

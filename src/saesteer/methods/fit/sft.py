@@ -36,7 +36,7 @@ def untrained(problem: Problem, _generator: torch.Generator) -> Trainee[Text]:
 
 
 def trainable_copy(lm: LanguageModel) -> LanguageModel:
-    """The same model in float32, apart from it in memory, with gradients: small updates would be rounded away in narrower formats."""
+    """A copy of the model in float32, with gradients: small updates would be rounded away in narrower formats."""
     check_changeable(lm)
     tuned = language_model(copy.deepcopy(lm.model).float(), lm.tokenizer, lm.bos, lm.prompt_format, lm.chat)
     tuned.model.requires_grad_(True)

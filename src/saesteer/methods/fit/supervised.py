@@ -81,7 +81,7 @@ def supervised(problem: Problem) -> ActivationEdit:
 
 
 def random_control(problem: Problem) -> ActivationEdit:
-    """As many features as supervised selection takes and the same edit, but drawn among all with max-activating examples; where that
+    """The control of supervised selection: as many features and the same edit, but drawn among all with max-activating examples; where that
     abstains, so does its control."""
     n = len(selected(problem))
     features = candidates(problem).filter(pl.col("n_examples") > 0)["feature"].to_list()

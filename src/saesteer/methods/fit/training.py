@@ -190,7 +190,7 @@ def _mean_loss(trainee: Trainee[Item], items: Sequence[Item], batch: int) -> flo
 
 
 def _held_out_loss(trainee: Trainee[Item], items: Sequence[Item], batch: int) -> float:
-    """The same, infinite where training diverged."""
+    """The loss on held-out texts, infinite where training diverged."""
     try:
         loss = _mean_loss(trainee, items, batch)
     except NotFiniteError:
