@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 
 class Busy(SaesteerError, RuntimeError):
-    """There are as many texts as there may be."""
+    """Too many texts wait already."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Progress:
-    """What there is of a text."""
+    """A text as far as it is written."""
 
     text: str
     n_tokens: int = 0
@@ -82,7 +82,7 @@ class Job:
     is_cancelled: bool = False
 
     def cancel(self) -> None:
-        """Write nothing more; its rows end with the next token."""
+        """Stop the job: its rows end with the next token."""
         self.is_cancelled = True
 
 
@@ -100,7 +100,7 @@ class Scheduler:
         self._thread.start()
 
     def submit(self, texts: Sequence[Text], write: Write) -> Job:
-        """Have texts written; Busy where there are too many."""
+        """Queue a client's texts; Busy where too many wait."""
         job = Job(texts, write)
         with self._condition:
             self._check_room(len(texts))
@@ -109,7 +109,7 @@ class Scheduler:
         return job
 
     def run(self, work: Callable[[], Result]) -> Future[Result]:
-        """Something else that needs the model, between two tokens; Busy where there are too many texts."""
+        """Queue another call that needs the model, between two tokens; Busy where too many texts wait."""
         future: Future[Result] = Future()
         with self._condition:
             self._check_room(1)
@@ -197,7 +197,7 @@ class _Batch:
         return len(self._rows)
 
     def advance(self) -> bool:
-        """One token more of each row; whether there is anything left to do."""
+        """Write one more token of each row; whether rows are left."""
         self._rows = {row: of for row, of in self._rows.items() if not of[0].is_cancelled}
         try:
             growing = next(self._steps, None) if self._rows else None
@@ -218,7 +218,7 @@ class _Batch:
         return bool(self._rows)
 
     def _end(self, finish: str) -> bool:
-        """Every row that goes on ends here."""
+        """End every row."""
         for row, (job, number) in self._rows.items():
             job.write(number, Progress(self._texts[row], self._n_tokens, finish))
         return False

@@ -154,8 +154,9 @@ def every_source() -> Iterator[tuple[str, SaeSource]]:
 
 
 def local_source(folder: Path) -> SaeSource:
-    """The SAE in a folder on this machine, in the form that its files' names tell. `release` is the folder that stands for a repository:
-    the one above; of Gemma Scope, whose folders' names say model, layer and hook point, the one called as on the hub."""
+    """The SAE in a folder on this machine, in the form that its files' names tell. `release` is the folder that corresponds to a
+    repository: the parent folder, or for Gemma Scope, whose folder names give model, layer and hook point, the one with the repository's
+    name."""
     _check_folder(folder)
     scope = next((path for path in folder.parents if "gemma-scope" in path.name), None)
     repository = scope or folder.parent
