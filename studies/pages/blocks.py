@@ -41,14 +41,17 @@ SAES = Shown(_sae_classes, "place form verdict", {
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "README.md": {
         "demonstration": demonstration,
-        "findings": lambda root: findings_markdown(findings.metrics(root, "tiny")).rstrip(),
+        "answers": public.answers_markdown,
     },
     "docs/tutorial.md": {"headline": lambda root: headline_markdown(findings.metrics(root, "tiny")).rstrip()},
     "docs/own-models.md": {"scores": SCORES.markdown},
     "docs/reference/saes.md": {"saes": SAES.markdown},
     "docs/methods.md": {"methods": scores_markdown},
     "docs/findings.md": {"answers": public.answers_markdown, "carried-over": CARRIED_OVER.markdown},
-    "docs/known-truth.md": {"p4": published_order_markdown},
+    "docs/known-truth.md": {
+        "findings": lambda root: findings_markdown(findings.metrics(root, "tiny")).rstrip(),
+        "p4": published_order_markdown,
+    },
     "docs/tables/public-models.md": {"headlines": public.headlines_markdown, "grid-ends": GRID_ENDS.markdown},
     "docs/tables/methods.md": {"methods": methods_markdown, "equal-cost": equal_cost_markdown},
 }
