@@ -70,7 +70,7 @@ def kept_intervals(paths: Iterable[Path]) -> Iterator[tuple[float, ...]]:
         for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
             for low in (name for name in row if name.endswith("low") and row[name]):
                 own = low.removesuffix("low").removesuffix("_")
-                mean = own if own in row else "mean"
+                mean = next(name for name in (own, f"{own}_mean", "mean") if name in row)
                 numbers = [float(row[name]) for name in (mean, low, low.removesuffix("low") + "high") if name in row]
                 for digits in (1, 2, 3):
                     yield tuple(float(f"{number:.{digits}f}") for number in numbers)
