@@ -177,7 +177,7 @@ def test_means_of_few_features_have_no_band() -> None:
 
 def test_every_factor_axis_has_one_scale() -> None:
     """Logarithmic above the smallest positive factor, so that equal ratios are equal distances; below 0 its mirror image."""
-    for name, panel in (("by_factor", 0), ("by_factor", 1), ("overview", 4), ("effects", 1)):
+    for name, panel in (("by_factor", 0), ("by_factor", 1), ("overview", 4)):
         axes = drawn(name, world())[1].axes[panel]
         places = axes.transScale.transform([(factor, 1) for factor in (2, 4, 8)])[:, 0]
         np.testing.assert_allclose(np.diff(places)[0], np.diff(places)[1])

@@ -184,7 +184,7 @@ def test_losses_do_not_depend_on_order_or_frames(monkeypatch: pytest.MonkeyPatch
     rows = steered(tuple(random.Random(0).choices(words, k=20)))
     prompts = dict.fromkeys(PROMPTS, "From ba be")
     whole = pl.concat(text_losses(lm, rows, prompts, "plain")).sort(GENERATIONS.keys)
-    monkeypatch.setattr("saesteer.engine.perplexity.AT_A_TIME", 3)
+    monkeypatch.setattr("saesteer.engine.perplexity.AT_A_TIME", (3, 3))
     frames = list(text_losses(lm, rows.sample(fraction=1, shuffle=True, seed=2), prompts, "plain"))
     assert len(frames) == 2 * 14
     assert_frame_equal(pl.concat(frames).sort(GENERATIONS.keys), whole, check_exact=True)
