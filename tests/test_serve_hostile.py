@@ -203,7 +203,7 @@ def test_texts_that_wait_and_that_are_written_are_at_most_512(served: Served) ->
 
 def test_streams_at_once_are_refused_before_they_begin(served: Served) -> None:
     body = {"prompt": [PROMPT] * 8, "n": 16, "max_tokens": 1, "stream": True}
-    with held(served), ThreadPoolExecutor(8) as clients:
+    with ThreadPoolExecutor(8) as clients, held(served):  # let go before the clients are waited for
         asked = [clients.submit(served.post, "/v1/completions", body) for _ in range(8)]
         assert eventually(lambda: sum(one.done() for one in asked) == 4)
     answers = [one.result() for one in asked]
