@@ -31,6 +31,10 @@ onerror:
     logger.error(failed_jobs())
 
 
+localrules:
+    all,
+
+
 rule all:
     """Every figure, table and manifest of every experiment (workflow.outputs says why not the figures only)."""
     input:
@@ -40,15 +44,17 @@ rule all:
 include: "rules/fetch.smk"
 include: "rules/inputs.smk"
 include: "rules/max_activating_examples.smk"
+include: "rules/concepts.smk"
 include: "rules/scores.smk"
+include: "rules/features.smk"
 include: "rules/texts.smk"
+include: "rules/measures.smk"
 include: "rules/judge.smk"
+include: "rules/explanations.smk"
 include: "rules/summaries.smk"
 include: "rules/selection.smk"
+include: "rules/headline.smk"
 include: "rules/figures.smk"
 include: "rules/methods.smk"
 include: "rules/fits.smk"
 include: "rules/damage.smk"
-
-
-place_jobs(environment="../envs/saesteer.yaml")

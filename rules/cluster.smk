@@ -69,22 +69,6 @@ def n_missing(step, name, group, state):
     return plan.n_missing(run, step, layers)
 
 
-def place_jobs(environment):
-    """Each job's log and benchmark, named after its rule and wildcards, the one environment, and where it runs."""
-    own = [definition for definition in workflow.rules if definition in workflow.modifier.rules]  # and no importing workflow's
-    for definition in own:
-        if not definition.script or definition.benchmark:
-            continue
-        folders = ["logs", "{experiment}"] if "experiment" in definition.wildcard_names else ["logs"]
-        file = Path(*folders, definition.name, *(f"{{{name}}}" for name in sorted(definition.wildcard_names - {"experiment"})))
-        definition.log_modifier = definition.benchmark_modifier = definition.output_modifier
-        definition.set_log(f"{file}.log")
-        definition.benchmark = f"{file}.tsv"
-        definition.conda_env = environment
-    # What asks for no GPU is light, or needs the internet: it runs where Snakemake runs. The rest goes to the cluster, where there is one.
-    workflow.localrules(*(definition.name for definition in own if "gpu" not in definition.resources))
-
-
 def failed_jobs():
     """For onerror: which jobs failed and which logs say why; in a long run their messages are far above."""
     lines = ["Failed jobs, and the logs that say why (SLURM's says so when a job was killed):"]

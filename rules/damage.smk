@@ -1,6 +1,10 @@
 # Whether steering breaks the model, by what it does to ordinary text; and the methods' scores at equal damage.
 
 
+localrules:
+    method_damage,
+
+
 rule damage:
     """What each fit does to ordinary text, at every factor."""
     input:
@@ -13,6 +17,12 @@ rule damage:
         texts=ordinary_texts,
     output:
         manifest=f"{DATA}/damage/{{layers}}.json",
+    log:
+        "logs/{experiment}/damage/{layers}.log",
+    benchmark:
+        "logs/{experiment}/damage/{layers}.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("damage"),
     params:
@@ -31,6 +41,12 @@ rule pilot:
         texts=ordinary_texts,
     output:
         manifest=f"{DATA}/pilot/{{layers}}.json",
+    log:
+        "logs/{experiment}/pilot/{layers}.log",
+    benchmark:
+        "logs/{experiment}/pilot/{layers}.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("pilot"),
     params:
@@ -54,6 +70,12 @@ rule method_damage:
         method_damage=f"{TABLES}/method_damage.parquet",
         method_equal_cost_scores=f"{TABLES}/method_equal_cost_scores.parquet",
         method_equal_cost=f"{TABLES}/method_equal_cost.parquet",
+    log:
+        "logs/{experiment}/method_damage.log",
+    benchmark:
+        "logs/{experiment}/method_damage.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     params:
         **summary("method_damage"),
         settings=setting("methods"),

@@ -1,6 +1,11 @@
 # Figures: each a view of one table (the overview: of several), saved with the data that it draws.
 
 
+localrules:
+    figure,
+    report,
+
+
 rule figure:
     """PDF and PNG of a figure, and the CSV that they draw; the same bytes whenever they are made again."""
     input:
@@ -9,6 +14,12 @@ rule figure:
         pdf=f"{FIGURES}/{{figure}}.pdf",
         png=f"{FIGURES}/{{figure}}.png",
         csv=f"{FIGURES}/{{figure}}.csv",
+    log:
+        "logs/{experiment}/figure/{figure}.log",
+    benchmark:
+        "logs/{experiment}/figure/{figure}.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     params:
         code=lambda wildcards: code_digest(f"figures.{wildcards.figure}", "figures.save", scripts=(SCRIPTS / "figure.py",)),
         settings=setting("selection", "best_factor"),
@@ -22,6 +33,12 @@ rule report:
         lambda wildcards: planned_outputs(RUNS[wildcards.experiment]),
     output:
         folder=directory(f"{FIGURES}/report"),
+    log:
+        "logs/{experiment}/report.log",
+    benchmark:
+        "logs/{experiment}/report.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     params:
         code=code("report.py"),
         assets=file_digest(REPORT_ASSETS),

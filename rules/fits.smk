@@ -10,6 +10,12 @@ rule effects:
         sae_files=fetched_saes,
     output:
         manifest=f"{DATA}/effects/{{layers}}.json",
+    log:
+        "logs/{experiment}/effects/{layers}.log",
+    benchmark:
+        "logs/{experiment}/effects/{layers}.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("effects"),
     params:
@@ -38,6 +44,12 @@ rule fits:
         ordinary_texts=texts_of_fits_pilot,
     output:
         manifest=f"{DATA}/fits/{{layers}}.json",
+    log:
+        "logs/{experiment}/fits/{layers}.log",
+    benchmark:
+        "logs/{experiment}/fits/{layers}.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("fits"),
     params:

@@ -2,6 +2,11 @@
 # judge of a shipped world, by sentence embeddings, by a language model behind an address, or by one on the GPU.
 
 
+localrules:
+    judge,
+    judge_endpoint,
+
+
 rule judge:
     """By the judge of a shipped world, which knows its topics."""
     input:
@@ -15,8 +20,14 @@ rule judge:
         prompts=prompts,
     output:
         manifest=f"{DATA}/judge/{{layers}}.json",
+    log:
+        "logs/{experiment}/judge/{layers}.log",
+    benchmark:
+        "logs/{experiment}/judge/{layers}.tsv"
     wildcard_constraints:
         experiment=only(lambda experiment: judge_kind(experiment) == "oracle"),
+    conda:
+        "../envs/saesteer.yaml"
     params:
         **rows_of("judge"),
     script:
@@ -39,8 +50,14 @@ rule judge_embedding:
         prompts=prompts,
     output:
         manifest=f"{DATA}/judge/{{layers}}.json",
+    log:
+        "logs/{experiment}/judge_embedding/{layers}.log",
+    benchmark:
+        "logs/{experiment}/judge_embedding/{layers}.tsv"
     wildcard_constraints:
         experiment=only(lambda experiment: judge_kind(experiment) == "embedding"),
+    conda:
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("judge"),
     params:
@@ -57,8 +74,14 @@ rule judge_endpoint:
         prompts=prompts,
     output:
         manifest=f"{DATA}/judge/{{layers}}.json",
+    log:
+        "logs/{experiment}/judge_endpoint/{layers}.log",
+    benchmark:
+        "logs/{experiment}/judge_endpoint/{layers}.tsv"
     wildcard_constraints:
         experiment=only(lambda experiment: judge_kind(experiment) == "endpoint"),
+    conda:
+        "../envs/saesteer.yaml"
     params:
         **rows_of("judge"),
     script:
@@ -75,41 +98,17 @@ rule judge_model:
         prompts=prompts,
     output:
         manifest=f"{DATA}/judge/{{layers}}.json",
+    log:
+        "logs/{experiment}/judge_model/{layers}.log",
+    benchmark:
+        "logs/{experiment}/judge_model/{layers}.tsv"
     wildcard_constraints:
         experiment=only(lambda experiment: judge_kind(experiment) == "model"),
+    conda:
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("judge"),
     params:
         **rows_of("judge"),
     script:
         "../scripts/step.py"
-
-
-rule explanations:
-    """What the judge calls each feature, and how well that tells held-out texts."""
-    input:
-        further_inputs_of_explanations,
-        examples=f"{DATA}/max_activating_examples/{{layers}}.json",
-        logit_lens=f"{DATA}/logit_lens/{{layers}}.json",
-        model_files=fetched("model"),
-    output:
-        manifest=f"{DATA}/explanations/{{layers}}.json",
-    wildcard_constraints:
-        experiment=only(lambda experiment: judge_kind(experiment) not in ("embedding", "model")),
-    params:
-        **rows_of("explanations"),
-    script:
-        "../scripts/step.py"
-
-
-use rule explanations as explanations_model with:
-    input:
-        further_inputs_of_explanations,
-        examples=f"{DATA}/max_activating_examples/{{layers}}.json",
-        logit_lens=f"{DATA}/logit_lens/{{layers}}.json",
-        model_files=fetched("model"),
-        judge_model_files=fetched("judge_model"),
-    wildcard_constraints:
-        experiment=only(lambda experiment: judge_kind(experiment) in ("embedding", "model")),
-    resources:
-        **gpu_job("explanations"),

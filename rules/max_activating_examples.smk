@@ -1,4 +1,9 @@
-# Max-activating examples: the texts in which each feature is most active, and the concept that they share.
+# Max-activating examples: the texts in which each feature is most active.
+
+
+localrules:
+    max_activating_examples,
+    neuronpedia_examples,
 
 
 rule activations:
@@ -11,6 +16,12 @@ rule activations:
         texts=file_of("texts"),
     output:
         manifest=f"{DATA}/activations/{{layers}}.json",
+    log:
+        "logs/{experiment}/activations/{layers}.log",
+    benchmark:
+        "logs/{experiment}/activations/{layers}.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("activations"),
     params:
@@ -29,8 +40,14 @@ rule max_activating_examples:
         model_files=fetched("model"),
     output:
         manifest=f"{DATA}/max_activating_examples/{{layers}}.json",
+    log:
+        "logs/{experiment}/max_activating_examples/{layers}.log",
+    benchmark:
+        "logs/{experiment}/max_activating_examples/{layers}.tsv"
     wildcard_constraints:
         experiment=only(lambda experiment: isinstance(experiment.max_activating_examples, LocalExamples)),
+    conda:
+        "../envs/saesteer.yaml"
     params:
         **rows_of("max_activating_examples"),
     script:
@@ -41,61 +58,17 @@ rule neuronpedia_examples:
     """The same from Neuronpedia, with explanations."""
     output:
         manifest=f"{DATA}/max_activating_examples/{{layers}}.json",
+    log:
+        "logs/{experiment}/neuronpedia_examples/{layers}.log",
+    benchmark:
+        "logs/{experiment}/neuronpedia_examples/{layers}.tsv"
     wildcard_constraints:
         experiment=only(lambda experiment: not isinstance(experiment.max_activating_examples, LocalExamples)),
+    conda:
+        "../envs/saesteer.yaml"
     threads: 8  # of the submitting host, so that few run at once: each has several requests under way
     params:
         **rows_of("max_activating_examples"),
         sections=setting("max_activating_examples", "saes"),
-    script:
-        "../scripts/step.py"
-
-
-rule concepts:
-    """The topic with the highest lift in each feature's max-activating examples."""
-    input:
-        examples=f"{DATA}/max_activating_examples/{{layers}}.json",
-        texts_pin=f"{PINS}/texts.json",
-        texts=file_of("texts"),
-        topics_pin=f"{PINS}/topics.json",
-        topics=file_of("topics"),
-    output:
-        manifest=f"{DATA}/concepts/{{layers}}.json",
-    wildcard_constraints:
-        experiment=only(lambda experiment: experiment.concepts.kind == "topics"),
-    params:
-        **rows_of("concepts"),
-    script:
-        "../scripts/step.py"
-
-
-rule concepts_without_topics:
-    """What Neuronpedia says that each feature means, one concept for all features, or none."""
-    input:
-        examples=f"{DATA}/max_activating_examples/{{layers}}.json",
-    output:
-        manifest=f"{DATA}/concepts/{{layers}}.json",
-    wildcard_constraints:
-        experiment=only(lambda experiment: experiment.concepts.kind not in ("topics", "nearest")),
-    params:
-        **rows_of("concepts"),
-    script:
-        "../scripts/step.py"
-
-
-rule concepts_nearest:
-    """The name nearest to each feature's max-activating examples."""
-    input:
-        examples=f"{DATA}/max_activating_examples/{{layers}}.json",
-        model_files=fetched("model"),
-        judge_model_files=fetched("judge_model"),
-    output:
-        manifest=f"{DATA}/concepts/{{layers}}.json",
-    wildcard_constraints:
-        experiment=only(lambda experiment: experiment.concepts.kind == "nearest"),
-    resources:
-        **gpu_job("concepts"),
-    params:
-        **rows_of("concepts"),
     script:
         "../scripts/step.py"

@@ -7,6 +7,14 @@ from saesteer.methods.compare.paper_values import PROTOCOLS, VALUES
 from saesteer.settings.registry import TABLE as METHODS_TABLE
 
 
+localrules:
+    methods,
+    concept_texts,
+    steering_prompts,
+    method_tables,
+    method_report,
+
+
 rule methods:
     """The target `snakemake methods`: what config/config.yaml names under `methods`."""
     input:
@@ -20,6 +28,12 @@ rule concept_texts:
     output:
         compared_concepts=f"{TABLES}/compared_concepts.parquet",
         concept_texts=f"{TABLES}/concept_texts.parquet",
+    log:
+        "logs/{experiment}/concept_texts.log",
+    benchmark:
+        "logs/{experiment}/concept_texts.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     params:
         **summary("concept_texts"),
         settings=setting("methods", "saes", "layers", "max_activating_examples"),
@@ -33,8 +47,14 @@ rule steering_prompts:
         compared_concepts=f"{TABLES}/compared_concepts.parquet",
     output:
         steering_prompts=f"{DATA}/steering_prompts/prompts.parquet",
+    log:
+        "logs/{experiment}/steering_prompts.log",
+    benchmark:
+        "logs/{experiment}/steering_prompts.tsv"
     wildcard_constraints:
         experiment=only(summaries()["steering_prompts"].exists),
+    conda:
+        "../envs/saesteer.yaml"
     params:
         **summary("steering_prompts"),
         writer=lambda wildcards: plan.in_words(prompts_fingerprint(EXPERIMENTS[wildcards.experiment].methods.prompt_writer)),
@@ -55,6 +75,12 @@ rule method_tables:
         judge=manifests("judge"),
     output:
         **{name: f"{TABLES}/{name}.parquet" for name in METHOD_SUMMARIES},
+    log:
+        "logs/{experiment}/method_tables.log",
+    benchmark:
+        "logs/{experiment}/method_tables.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     params:
         **summary("method_tables"),
         settings=setting("methods", "best_factor", "judge", "model"),
@@ -71,6 +97,12 @@ rule method_report:
         equal_cost=equal_cost_table,
     output:
         report=f"{FIGURES}/methods.md",
+    log:
+        "logs/{experiment}/method_report.log",
+    benchmark:
+        "logs/{experiment}/method_report.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     params:
         code=code("method_report.py"),
         settings=setting("methods", "judge", "model"),

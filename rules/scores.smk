@@ -1,4 +1,8 @@
-# P1's two scores of a feature, the top logit-lens tokens that both rest on, and the table of all features.
+# P1's two scores of a feature and the top logit-lens tokens that both rest on.
+
+
+localrules:
+    input_score,
 
 
 rule logit_lens:
@@ -10,6 +14,12 @@ rule logit_lens:
         sae_files=fetched_saes,
     output:
         manifest=f"{DATA}/logit_lens/{{layers}}.json",
+    log:
+        "logs/{experiment}/logit_lens/{layers}.log",
+    benchmark:
+        "logs/{experiment}/logit_lens/{layers}.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("logit_lens"),
     params:
@@ -27,6 +37,12 @@ rule input_score:
         logit_lens=f"{DATA}/logit_lens/{{layers}}.json",
     output:
         manifest=f"{DATA}/input_score/{{layers}}.json",
+    log:
+        "logs/{experiment}/input_score/{layers}.log",
+    benchmark:
+        "logs/{experiment}/input_score/{layers}.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     params:
         **rows_of("input_score"),
     script:
@@ -43,50 +59,15 @@ rule output_score:
         logit_lens=f"{DATA}/logit_lens/{{layers}}.json",
     output:
         manifest=f"{DATA}/output_score/{{layers}}.json",
+    log:
+        "logs/{experiment}/output_score/{layers}.log",
+    benchmark:
+        "logs/{experiment}/output_score/{layers}.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("output_score"),
     params:
         **rows_of("output_score"),
     script:
         "../scripts/step.py"
-
-
-rule features_table:
-    """One row a feature: max-activating examples, concept, top logit-lens tokens, scores."""
-    input:
-        examples=manifests("max_activating_examples"),
-        concepts=manifests("concepts"),
-        logit_lens=manifests("logit_lens"),
-        input_score=manifests("input_score"),
-        output_score=manifests("output_score"),
-        explanations=manifests("explanations"),
-        saes=manifests("saes"),
-    output:
-        features=f"{TABLES}/features.parquet",
-    params:
-        **summary("features_table"),
-        pages=setting("max_activating_examples", "saes"),
-        neuronpedia=WORKFLOW.addresses.neuronpedia,
-    script:
-        "../scripts/summary.py"
-
-
-rule layer_features:
-    """The same of one layer, of an experiment that scores every feature: a file that can be shared by itself."""
-    input:
-        examples=manifest_of_layer("max_activating_examples"),
-        concepts=manifest_of_layer("concepts"),
-        logit_lens=manifest_of_layer("logit_lens"),
-        input_score=manifest_of_layer("input_score"),
-        output_score=manifest_of_layer("output_score"),
-        saes=manifest_of_layer("saes"),
-    output:
-        features=f"{DATA}/features/layer_{{layer}}.parquet",
-    wildcard_constraints:
-        layer=r"\d+",
-    params:
-        **summary("layer_features"),
-        pages=setting("max_activating_examples", "saes"),
-        neuronpedia=WORKFLOW.addresses.neuronpedia,
-    script:
-        "../scripts/summary.py"

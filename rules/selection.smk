@@ -1,6 +1,11 @@
-# What selecting features by output score does, the numbers of the headline, and P1's beside them.
+# What selecting features by output score does, in tables.
 
-from saesteer.site.paper import PAPER_FIGURES
+
+localrules:
+    selection,
+    filter_variants,
+    pmi,
+    examples,
 
 
 rule selection:
@@ -9,6 +14,12 @@ rule selection:
         outcomes=f"{TABLES}/outcomes.parquet",
     output:
         selection=f"{TABLES}/selection.parquet",
+    log:
+        "logs/{experiment}/selection.log",
+    benchmark:
+        "logs/{experiment}/selection.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     params:
         **summary("selection"),
         settings=setting("selection"),
@@ -24,24 +35,15 @@ rule filter_variants:
         generations=manifests("generations"),
     output:
         filter_variants=f"{TABLES}/filter_variants.parquet",
+    log:
+        "logs/{experiment}/filter_variants.log",
+    benchmark:
+        "logs/{experiment}/filter_variants.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     params:
         **summary("filter_variants"),
         settings=setting("selection", "best_factor"),
-    script:
-        "../scripts/summary.py"
-
-
-rule factor_bins:
-    """GenSuccess and perplexity against factor, by output-score bin."""
-    input:
-        steering=f"{TABLES}/steering.parquet",
-        features=f"{TABLES}/features.parquet",
-        pilot=manifests("pilot"),
-    output:
-        factor_bins=f"{TABLES}/factor_bins.parquet",
-    params:
-        **summary("factor_bins"),
-        settings=setting("selection"),
     script:
         "../scripts/summary.py"
 
@@ -57,6 +59,12 @@ rule pmi:
     output:
         feature_pmi=f"{TABLES}/feature_pmi.parquet",
         pmi=f"{TABLES}/pmi.parquet",
+    log:
+        "logs/{experiment}/pmi.log",
+    benchmark:
+        "logs/{experiment}/pmi.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     params:
         **summary("pmi"),
         settings=setting("selection", "best_factor", "pmi"),
@@ -74,43 +82,14 @@ rule examples:
         prompts=prompts,
     output:
         examples=f"{TABLES}/examples.parquet",
+    log:
+        "logs/{experiment}/examples.log",
+    benchmark:
+        "logs/{experiment}/examples.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     params:
         **summary("examples"),
         settings=setting("sweep", "best_factor", "selection"),
     script:
         "../scripts/summary.py"
-
-
-rule metrics:
-    """The headline numbers, for DVC and for the README."""
-    input:
-        features=f"{TABLES}/features.parquet",
-        best_factors=f"{TABLES}/best_factors.parquet",
-        outcomes=f"{TABLES}/outcomes.parquet",
-        selection=f"{TABLES}/selection.parquet",
-        filter_variants=f"{TABLES}/filter_variants.parquet",
-        chosen_strengths=table_of_strengths,
-    output:
-        metrics=f"{DATA}/metrics.json",
-        headline=f"{FIGURES}/headline.md",
-    params:
-        code=code("metrics.py"),
-        settings=setting("selection", "best_factor"),
-    script:
-        "../scripts/metrics.py"
-
-
-rule paper:
-    """P1's figures beside the experiment's: `snakemake figures/EXPERIMENT/paper.md`, part of no other target."""
-    input:
-        features=f"{TABLES}/features.parquet",
-        outcomes=f"{TABLES}/outcomes.parquet",
-        selection=f"{TABLES}/selection.parquet",
-    output:
-        page=f"{FIGURES}/paper.md",
-    params:
-        code=code("paper.py"),
-        settings=setting("selection", "best_factor", "model"),
-        data=file_digest(PAPER_FIGURES),
-    script:
-        "../scripts/paper.py"

@@ -1,4 +1,11 @@
-# From rows to tables: means over texts, best factors and held-out outcomes.
+# From rows to tables: means over texts, best factors, held-out outcomes, and means by bins of the output score.
+
+
+localrules:
+    steering_table,
+    chosen_strengths,
+    outcomes,
+    factor_bins,
 
 
 rule steering_table:
@@ -16,6 +23,12 @@ rule steering_table:
         prompts=prompts,
     output:
         steering=f"{TABLES}/steering.parquet",
+    log:
+        "logs/{experiment}/steering_table.log",
+    benchmark:
+        "logs/{experiment}/steering_table.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     params:
         **summary("steering_table"),
         settings=setting("sweep"),
@@ -30,6 +43,12 @@ rule chosen_strengths:
         pilot=manifests("pilot"),
     output:
         chosen_strengths=f"{TABLES}/chosen_strengths.parquet",
+    log:
+        "logs/{experiment}/chosen_strengths.log",
+    benchmark:
+        "logs/{experiment}/chosen_strengths.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     params:
         **summary("chosen_strengths"),
     script:
@@ -44,8 +63,35 @@ rule outcomes:
     output:
         best_factors=f"{TABLES}/best_factors.parquet",
         outcomes=f"{TABLES}/outcomes.parquet",
+    log:
+        "logs/{experiment}/outcomes.log",
+    benchmark:
+        "logs/{experiment}/outcomes.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     params:
         **summary("outcomes"),
         settings=setting("best_factor"),
+    script:
+        "../scripts/summary.py"
+
+
+rule factor_bins:
+    """GenSuccess and perplexity against factor, by output-score bin."""
+    input:
+        steering=f"{TABLES}/steering.parquet",
+        features=f"{TABLES}/features.parquet",
+        pilot=manifests("pilot"),
+    output:
+        factor_bins=f"{TABLES}/factor_bins.parquet",
+    log:
+        "logs/{experiment}/factor_bins.log",
+    benchmark:
+        "logs/{experiment}/factor_bins.tsv"
+    conda:
+        "../envs/saesteer.yaml"
+    params:
+        **summary("factor_bins"),
+        settings=setting("selection"),
     script:
         "../scripts/summary.py"

@@ -76,12 +76,34 @@ def test_a_step_comes_after_the_steps_that_it_reads(path: Path) -> None:
         seen.add(name)
 
 
-def test_the_rule_of_a_summary_watches_its_own_module() -> None:
+def rules_and_local() -> tuple[dict[str, str], set[str]]:
+    """Rule -> its text, and the rules that run where Snakemake runs."""
     text = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "rules").glob("*.smk")))
-    rules = {rule.partition(":")[0]: rule for rule in re.split(r"^rule ", text, flags=re.MULTILINE)[1:]}
+    local = re.findall(r"^localrules:\n((?:    \w+,\n)+)", text, re.MULTILINE)
+    rules = re.split(
+        r"^(?:use )?rule (?:\w+ as )?(?=\w+(?: with)?:)",
+        re.sub(r"^localrules:\n(?:    .*\n)+", "", text, flags=re.MULTILINE),
+        flags=re.MULTILINE,
+    )
+    return {re.split(r"\W", rule)[0]: rule for rule in rules[1:]}, set(re.findall(r"\w+", "".join(local)))
+
+
+def test_the_rule_of_a_summary_watches_its_own_module() -> None:
+    rules, _ = rules_and_local()
     assert set(summaries()) <= set(rules)
     for name in summaries():
         assert f'**summary("{name}")' in rules[name]
+
+
+def test_a_rules_log_has_its_name_and_what_asks_for_no_gpu_is_local() -> None:
+    rules, local = rules_and_local()
+    assert len(rules) > 45
+    for name, rule in rules.items():
+        if "script:" in rule:
+            assert f'log:\n        "logs/{{experiment}}/{name}' in rule or f'log:\n        "logs/{name}/' in rule, name
+            assert re.sub(r"\.log", ".tsv", rule.split("log:\n")[1].split("\n")[0].rstrip(",")) in rule.split("benchmark:\n")[1], name
+            assert '"../envs/saesteer.yaml"' in rule, name
+        assert (name in local) is not ("gpu_job(" in rule or "gpu=" in rule), name
 
 
 @pytest.mark.slow

@@ -1,0 +1,79 @@
+# What is measured on generated texts: top logit-lens tokens in them, and how likely a second model finds them.
+
+
+localrules:
+    gen_success,
+    method_gen_success,
+
+
+rule gen_success:
+    """How many of a text's tokens are top logit-lens tokens of the feature that steers it."""
+    input:
+        model=f"{PINS}/model.json",
+        model_files=fetched("model"),
+        generations=f"{DATA}/generations/{{layers}}.json",
+        logit_lens=job_manifests("logit_lens"),
+        prompts=prompts,
+    output:
+        manifest=f"{DATA}/gen_success/{{layers}}.json",
+    log:
+        "logs/{experiment}/gen_success/{layers}.log",
+    benchmark:
+        "logs/{experiment}/gen_success/{layers}.tsv"
+    wildcard_constraints:
+        experiment=only(lambda experiment: isinstance(experiment, Sweep)),
+    conda:
+        "../envs/saesteer.yaml"
+    params:
+        **rows_of("gen_success"),
+    script:
+        "../scripts/step.py"
+
+
+rule method_gen_success:
+    """The same of the texts of methods that steer with one feature."""
+    input:
+        model=f"{PINS}/model.json",
+        model_files=fetched("model"),
+        generations=f"{DATA}/generations/{{layers}}.json",
+        logit_lens=f"{DATA}/logit_lens/{{layers}}.json",
+        fits=f"{DATA}/fits/{{layers}}.json",
+        prompts=prompts,
+    output:
+        manifest=f"{DATA}/gen_success/{{layers}}.json",
+    log:
+        "logs/{experiment}/method_gen_success/{layers}.log",
+    benchmark:
+        "logs/{experiment}/method_gen_success/{layers}.tsv"
+    wildcard_constraints:
+        experiment=only(lambda experiment: isinstance(experiment, Comparison)),
+    conda:
+        "../envs/saesteer.yaml"
+    params:
+        **rows_of("gen_success"),
+    script:
+        "../scripts/step.py"
+
+
+rule perplexity:
+    """The loss of each text, given its prompt, under a second model."""
+    input:
+        perplexity_model=f"{PINS}/perplexity_model.json",
+        perplexity_model_files=fetched("perplexity_model"),
+        generations=f"{DATA}/generations/{{layers}}.json",
+        prompts=prompts,
+    output:
+        manifest=f"{DATA}/perplexity/{{layers}}.json",
+    log:
+        "logs/{experiment}/perplexity/{layers}.log",
+    benchmark:
+        "logs/{experiment}/perplexity/{layers}.tsv"
+    priority: 1
+    conda:
+        "../envs/saesteer.yaml"
+    resources:
+        **gpu_job("perplexity"),
+    params:
+        **rows_of("perplexity"),
+    script:
+        "../scripts/step.py"
