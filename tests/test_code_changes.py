@@ -167,6 +167,10 @@ rule token_length:
         manifest=f"{DATA}/token_length/{{layers}}.json",
     params:
         **rows_of("token_length"),
+    log:
+        "logs/{experiment}/token_length/{layers}.log",
+    benchmark:
+        "logs/{experiment}/token_length/{layers}.tsv"
     script:
         "../scripts/step.py"
 """
