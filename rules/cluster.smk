@@ -9,6 +9,8 @@ from saesteer.workflow.display import show_progress_only
 from saesteer.workflow.interrupt import SHELL_PREFIX, stop_jobs_at_ctrl_c
 from saesteer.workflow.locks import cancel_left_jobs, explain_lock, put_before_slurm, record_run
 
+IDLE = {"gpu": 0, "mem_mb": 1500, "runtime": 10, "gpu_model": None}
+"""What a job asks for that has no key to compute."""
 DEFAULTS = workflow.resource_settings.default_resources or {}  # the profile's
 if workflow.is_main_process:
     explain_lock(Path(), logger)
@@ -25,19 +27,15 @@ if workflow.is_main_process and DEFAULTS:  # there are some whenever jobs are su
 
 def gpu_job(step):
     """For resources: a GPU and what the profile says; little, and no GPU, for a job that has no key to compute."""
-    idle = {"gpu": lambda *_: 0, "mem_mb": lambda *_: 1500, "runtime": lambda *_: 10}
-    idle |= {"slurm_partition": lambda *job: profile_value("cpu_partition", *job), "gpu_model": lambda *_: None}
+    names = [name for name in (*IDLE, "slurm_partition") if name == "gpu" or name in DEFAULTS]
+    return {name: functools.partial(resource_of, step, name) for name in names}
 
-    def asks_for(name):
-        def of_job(wildcards, input, attempt, threads, rulename, async_run):
-            job = (wildcards, {"input": input, "attempt": attempt, "threads": threads, "rulename": rulename, "async_run": async_run})
-            if has_keys_to_compute(step, wildcards, attempt):
-                return n_gpus_of(step, *job) if name == "gpu" else profile_value(name, *job)
-            return idle[name](*job)
 
-        return of_job
-
-    return {name: asks_for(name) for name in idle if name == "gpu" or name in DEFAULTS}
+def resource_of(step, name, wildcards, input, attempt, threads, rulename, async_run):
+    job = (wildcards, {"input": input, "attempt": attempt, "threads": threads, "rulename": rulename, "async_run": async_run})
+    if has_keys_to_compute(step, wildcards, attempt):
+        return n_gpus_of(step, *job) if name == "gpu" else profile_value(name, *job)
+    return profile_value("cpu_partition", *job) if name == "slurm_partition" else IDLE[name]
 
 
 def n_gpus_of(step, wildcards, job):

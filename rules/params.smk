@@ -18,21 +18,21 @@ def summary(name):
 
 def setting(*sections):
     """For params: the values of sections of the experiment file that a job reads, in words."""
+    return functools.partial(values_of_sections, sections)
 
-    def of_job(wildcards):
-        experiment = EXPERIMENTS[wildcards.experiment].model_dump(mode="json")
-        return plan.in_words({section: experiment[section] for section in sections if section in experiment})
 
-    return of_job
+def values_of_sections(sections, wildcards):
+    experiment = EXPERIMENTS[wildcards.experiment].model_dump(mode="json")
+    return plan.in_words({section: experiment[section] for section in sections if section in experiment})
 
 
 def rows_of(step):
     """For params: the keys, settings and versions that a job of a step computes rows for, in words."""
+    return {name: functools.partial(what_rows_depend_on, step, name) for name in ("rows", "settings", "versions")}
 
-    def of(name):
-        return lambda wildcards: wants_of(step, wildcards.experiment, wildcards.layers)[name]
 
-    return {name: of(name) for name in ("rows", "settings", "versions")}
+def what_rows_depend_on(step, name, wildcards):
+    return wants_of(step, wildcards.experiment, wildcards.layers)[name]
 
 
 @functools.cache
