@@ -198,8 +198,9 @@ def rows_of(texts: list[str], **more: Any) -> pl.DataFrame:
 
 def test_too_few_unsteered_texts_are_refused() -> None:
     with pytest.raises(SettingsError, match="3 have words and a loss: 4 at least"):
-        ranges_of(rows_of([*PLAIN[:3], "", "..."]))
+        ranges_of(rows_of([*PLAIN[:3], "", "...", "1984.", "_"]))
     assert ranges_of(rows_of(PLAIN)).nats == pytest.approx((1.02, 1.38))
+    assert ranges_of(rows_of([*PLAIN, "42 "])) == ranges_of(rows_of(PLAIN))
 
 
 def test_fluency_asks_for_all_three_ranges_of_unsteered_texts() -> None:

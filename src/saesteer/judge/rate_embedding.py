@@ -129,7 +129,7 @@ def _bounds(cosines: Float[np.ndarray, " text"], shares: Sequence[float]) -> Flo
 
 def ranges_of(unsteered: pl.DataFrame) -> Acceptable:
     """The ranges of unsteered texts (text, mean_nll and order_nats); refused where there are too few."""
-    texts = unsteered.filter(pl.col("text").str.contains(r"\w") & pl.col("mean_nll").is_finite())
+    texts = _with_words(unsteered).filter(pl.col("mean_nll").is_finite())
     if texts.height < LEAST_UNSTEERED:
         raise SettingsError(
             f"a judge of kind embedding compares with unsteered texts, and of those of the same prompts {texts.height} have words and a"
@@ -141,6 +141,11 @@ def ranges_of(unsteered: pl.DataFrame) -> Acceptable:
     least = float(np.quantile(orders, OUTSIDE)) if len(orders) else -math.inf
     low, high = float(nats[0]), float(nats[1])
     return Acceptable((low, high), high + MOST_TIMES, (float(shares[0]), float(shares[1])), least, DISTINCT_BIGRAMS)
+
+
+def _with_words(texts: pl.DataFrame) -> pl.DataFrame:
+    """The texts that have a word: a number alone is none."""
+    return texts.filter(pl.Series([WORD.search(text or "") is not None for text in texts["text"]], dtype=pl.Boolean))
 
 
 def fluency_rating(ranges: Acceptable, text: str, mean_nll: float | None, order_nats: float | None) -> int | None:
@@ -162,7 +167,7 @@ def rate(
     """The JUDGEMENTS rows of GENERATIONS rows with a column `concept` (null where there is none), mean_nll and order_nats, in their order;
     `unsteered` has text, mean_nll and order_nats of the same prompts. `described` has what else describes a concept, by its name. What
     cannot be rated is null: where there is no text, no concept, or no word. With `rates_blank` a blank text is rated 0 (P4)."""
-    ranges, plain = ranges_of(unsteered), unsteered.filter(pl.col("text").str.contains(r"\w"))["text"].to_list()
+    ranges, plain = ranges_of(unsteered), _with_words(unsteered)["text"].to_list()
     said = texts["text"].fill_null("").to_list()
     concepts: list[int | None] = [None] * len(said)
     for name in texts["concept"].drop_nulls().unique(maintain_order=True):
