@@ -1,25 +1,17 @@
-"""The README's demonstration: texts of the shipped model, unsteered and steered, as the Python snippet beside it gives them."""
+"""The README's demonstration, by docs/plan.md: SmolLM2's texts, unsteered and steered by what `recommend` says of a concept."""
 
 from pathlib import Path
 
-import saesteer
-from saesteer.core.markdown import escaped, table
-from saesteer.sources.prefixes import read_prefixes
+import polars as pl
 
-LAYER, FEATURE, FACTOR = 6, 548, 1.6
-"""The feature of topic medicine with the highest judge score on the shipped experiment, and a factor a little above the
-recommended one, 1.2."""
-N_PROMPTS = 3
+from saesteer.core.markdown import escaped, table
+from studies.public.recommendations import DEMONSTRATION, FOLDER
 
 
 def demonstration(root: Path) -> str:
-    """A Markdown table of the experiment's first prompts, a column unsteered and one steered."""
-    prompts = list(read_prefixes(root / "config/prefixes.txt", N_PROMPTS).values())
-    lm = saesteer.load_model(root / "data/world/model")
-    sae = saesteer.load_sae(root / f"data/world/saes/layer_{LAYER:02d}")
-    texts = saesteer.steer(lm, sae, features=[FEATURE], factors=[0, FACTOR], prompts=prompts)
-    rows = [
-        [prompt, *(escaped(texts.filter(prompt=prompt, factor=factor)["text"].item().strip()) for factor in (0.0, FACTOR))]
-        for prompt in prompts
-    ]
-    return table(["prompt", "unsteered", f"feature {LAYER}/{FEATURE}, factor {FACTOR:g}"], rows)
+    """A Markdown table of the plan's prompts, a column unsteered and one steered, from results in git."""
+    rows = pl.read_csv(root / FOLDER / "demonstration.csv", schema=DEMONSTRATION)
+    first = rows.row(0, named=True)
+    steered = f"feature {first['layer']}/{first['feature']}, factor {first['factor']}"
+    texts = rows.select("prompt", "unsteered", "steered").iter_rows()
+    return table(["prompt", "unsteered", steered], [[prompt, *(escaped(text.strip()) for text in both)] for prompt, *both in texts])

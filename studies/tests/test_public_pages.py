@@ -11,6 +11,7 @@ from scipy import stats
 from saesteer.core.uncertainty import Interval, mean_interval
 from studies import ROOT
 from studies.pages.carried_over import CARRIED_OVER, differences
+from studies.pages.demonstration import demonstration
 from studies.pages.grid_ends import grid_ends
 from studies.pages.methods import TABLES
 from studies.pages.public import (
@@ -26,7 +27,7 @@ from studies.pages.public import (
     ratio_of_means,
 )
 from studies.pages.public_figure import data, draw
-from studies.public.recommendations import N_BRUTE_FORCE, SCHEMA
+from studies.public.recommendations import DEMONSTRATION, N_BRUTE_FORCE, SCHEMA
 
 
 def scores(n: int, times: float, seed: int) -> np.ndarray:
@@ -147,6 +148,16 @@ def test_the_figure_has_a_curve_and_the_methods_of_each_model(root: Path) -> Non
     shutil.rmtree(root / "docs/results/smollm2")
     (alone,) = draw(data(root)).axes
     assert [line.get_label() for line in alone.get_lines()[:1]] == ["Gemma 3 270M"]
+
+
+def test_the_demonstration_shows_what_is_kept_and_escapes_what_a_model_wrote(root: Path) -> None:
+    row = {"layer": 28, "feature": 7, "factor": "1.5", "prompt": "People say that", "unsteered": " a | b", "steered": " <b>the sea</b>."}
+    pl.DataFrame([row], schema=DEMONSTRATION).write_csv(root / "docs/recommend/demonstration.csv")
+    heading, _, line = demonstration(root).splitlines()
+    assert heading == "| prompt | unsteered | feature 28/7, factor 1.5 |"
+    assert line.count("|") == 5
+    assert "<b>" not in line
+    assert "the sea" in line
 
 
 def test_each_question_has_a_verdict_on_each_model(root: Path) -> None:
