@@ -102,6 +102,8 @@ def _gain(net: _Numbers, variants: _Numbers) -> str:
 
 
 def _ratio_cell(pairs: Float[np.ndarray, "concept 2"]) -> str:
+    if not len(pairs):
+        return NOT_RUN
     ratio = ratio_of_means(pairs)
     return _cell(near(pairs), f"{times({'value': ratio.value, **_ends(ratio.interval)})}, {len(pairs)} concepts")
 
