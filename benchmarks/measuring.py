@@ -27,26 +27,17 @@ class Used:
     result: Any
 
 
-def used(work: Callable[[], Any], device: str = "cpu") -> Used:
-    """Run once; on a GPU wait until it has really finished."""
-    wait_for(device)
+def used(work: Callable[[], Any]) -> Used:
+    """Run once."""
     wall, process = time.perf_counter(), time.process_time()
     result = work()
-    wait_for(device)
     return Used(time.process_time() - process, time.perf_counter() - wall, result)
 
 
-def wait_for(device: str) -> None:
-    """A GPU's work is only queued when a call returns."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-
-
-def peak_flops(device: str = "cpu", dtype: str = "float32", size: int = 2048, repeats: int = 5) -> float:
-    """Operations a second of one large matrix product, best of several: by process time on the CPU, by wall time on a GPU."""
-    left, right = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
-    times = [used(lambda: left @ right, device) for _ in range(repeats)]
-    return 2 * size**3 / min(took.process if device == "cpu" else took.wall for took in times)
+def peak_flops(size: int = 2048, repeats: int = 5) -> float:
+    """Operations a second of one large float32 matrix product, best of several, by process time."""
+    left, right = (torch.randn(size, size) for _ in range(2))
+    return 2 * size**3 / min(used(lambda: left @ right).process for _ in range(repeats))
 
 
 def load_note() -> str:

@@ -22,7 +22,6 @@ from saesteer.core.tables import LOGIT_LENS, OUTPUT_SCORE
 from saesteer.core.tokens import TextTokens
 from saesteer.engine.activations import sparse_activations
 from saesteer.engine.continuation import Sampling as Sampling
-from saesteer.engine.feature_steering import features_steered, with_structure
 from saesteer.engine.generations import feature_texts
 from saesteer.engine.gguf_convert import converted_gguf
 from saesteer.engine.hook_points import to_residual, width_at
@@ -34,6 +33,8 @@ from saesteer.engine.sae_convert import published_sae, sae_from_folder, sae_from
 from saesteer.engine.saes import Sae as Sae
 from saesteer.engine.saes import SaeMeta as SaeMeta
 from saesteer.engine.saes import check_features
+from saesteer.engine.steering import features_steered
+from saesteer.engine.structure import structure_of
 from saesteer.engine.weights import available_device, number_type
 from saesteer.recommendations.answer import Answer as Answer
 from saesteer.recommendations.answer import answer as _answer
@@ -211,7 +212,7 @@ def steered(model: Any, sae: Sae, features: Mapping[int, str | int | float], *, 
         raise ValueError(f"positions is {positions!r}, but must be last or all")
     if not features:
         raise ValueError("nothing to steer with: give features and their factors, e.g. {548: 1.6}")
-    lm = with_structure(model)
+    lm = model if isinstance(model, LanguageModel) else LanguageModel(model, None, structure_of(model))
     _check_fit(lm, sae)
     check_features(list(features), sae.meta.n_features, "the SAE")
     factors = {feature: float(canonical_factor(factor)) for feature, factor in features.items()}

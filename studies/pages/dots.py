@@ -11,42 +11,21 @@ import polars as pl
 
 from saesteer.figures.style import (
     BLACK,
-    BLUE,
-    GREY,
     MAGENTA,
     Axes,
     empty_panel,
 )
 
-LOOKS = (
-    ("o", BLACK),
-    ("D", MAGENTA),
-    ("^", BLUE),
-    ("s", GREY),
-    ("v", "#009E73"),
-    ("P", "#D55E00"),
-    ("X", "#7B4FA3"),
-    ("*", "#A6761D"),
-    ("<", "#56B4E9"),
-    (">", "#8C2D04"),
-)
-"""Marker and colour of the first, second, ... of what is compared."""
+LOOKS = (("o", BLACK), ("D", MAGENTA))
+"""Marker and colour of the first and the second of what is compared."""
 
 
 @dataclass(frozen=True)
 class Mark:
     """How one of the things compared is drawn."""
 
-    look: int
-    """Its place in LOOKS."""
-
-    @property
-    def marker(self) -> str:
-        return LOOKS[self.look % len(LOOKS)][0]
-
-    @property
-    def colour(self) -> str:
-        return LOOKS[self.look % len(LOOKS)][1]
+    marker: str
+    colour: str
 
 
 Marks = Mapping[str, Mark]

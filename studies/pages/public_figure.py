@@ -8,14 +8,12 @@ import polars as pl
 from saesteer.core.tables import SELECTION
 from saesteer.figures.style import GREY, PAGE, Axes, Figure, band, legend_entry, new_figure, styled, threshold_axis
 from saesteer.figures.thresholds import FEW_NOTE, SMALL, banded
-from studies.pages.dots import DotPanel, Mark, draw_dots, points
+from studies.pages.dots import LOOKS, DotPanel, Mark, draw_dots, points
 from studies.pages.findings import metrics
 from studies.pages.methods import METHODS_TABLE, results
 from studies.pages.public import MODELS, REGISTERED, RESULTS, methods_folder
 
-MARKS = {model: Mark(look) for look, model in enumerate(MODELS.values())}
-THRESHOLD = 0.1
-"""Output score of the kept features in the plan's third question."""
+MARKS = {model: Mark(*look) for model, look in zip(MODELS.values(), LOOKS, strict=True)}
 _ENDS = {"mean": "value", "low": "low", "high": "high"}
 REPORTED = (2.0, 3.0)
 """P1's gain on Gemma-2 2B and 9B, not net of unsteered texts."""
@@ -24,13 +22,14 @@ _CURVE, _WITHIN, _METHODS = "threshold", "within layers", "methods"
 
 def data(root: Path) -> pl.DataFrame:
     """Rows of both panels, by `panel` and `model`, of what was run. The curves are multiples of the mean of all features; `within layers`:
-    the same gain of features compared with those of their own layer, at the plan's threshold."""
+    the same gain of features compared with those of their own layer, at the experiment's threshold."""
     parts = []
     for experiment, model in MODELS.items():
         if (swept := root / RESULTS / experiment / f"{SELECTION.name}.csv").is_file():
             curves = gains(pl.read_csv(swept, infer_schema_length=None).filter(rule=REGISTERED))
-            gain = metrics(root, experiment)["filter"][REGISTERED]["all"]["net"]["within_layers"]
-            within = pl.DataFrame([{"threshold": THRESHOLD} | {f"times_{end}": gain[of] for end, of in _ENDS.items()}])
+            numbers = metrics(root, experiment)
+            gain = numbers["filter"][REGISTERED]["all"]["net"]["within_layers"]
+            within = pl.DataFrame([{"threshold": numbers["threshold"]} | {f"times_{end}": gain[of] for end, of in _ENDS.items()}])
             parts += [of.with_columns(panel=pl.lit(name), model=pl.lit(model)) for name, of in ((_CURVE, curves), (_WITHIN, within))]
         if (root / methods_folder(experiment) / f"{METHODS_TABLE.name}.csv").is_file():
             methods = results(root, METHODS_TABLE, methods_folder(experiment))
@@ -76,9 +75,9 @@ def _draw_curves(axes: Axes, curves: pl.DataFrame, within: pl.DataFrame) -> None
     for (model,), curve in curves.sort("threshold").group_by("model", maintain_order=True):
         mark = MARKS[str(model)]
         band(axes, np.arange(curve.height), curve, ("times_mean", "times_low", "times_high"), mark.colour, model, mark.marker)
-    place = curves["threshold"].unique().sort().to_list().index(THRESHOLD)
+    thresholds = curves["threshold"].unique().sort().to_list()
     for number, gain in enumerate(within.iter_rows(named=True)):
-        mark, x = MARKS[gain["model"]], place + 0.12 * (number + 1)
+        mark, x = MARKS[gain["model"]], thresholds.index(gain["threshold"]) + 0.12 * (number + 1)
         axes.vlines(x, gain["times_low"], gain["times_high"], color=mark.colour, linewidth=1.5)
         name = f"{gain['model']}, within layers"
         axes.plot([x], [gain["times_mean"]], mark.marker, color=mark.colour, markerfacecolor="white", label=name)

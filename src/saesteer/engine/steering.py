@@ -122,12 +122,15 @@ class _Additions:
         first = 0 if self.everywhere else max(0, prompt_length - 1 - start)  # place of the first position that is steered
         tokens_before = start + first - (prompt_length - 1)
 
-        def change(value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
-            if not first:
-                return self._added(value, read, tokens_before)
-            return torch.cat([value[:, :first], self._added(value[:, first:], read[:, first:], tokens_before)], dim=1)
+        return steered(lm, self.hook_point, lambda value, read: self.added_from(first, value, read, tokens_before))
 
-        return steered(lm, self.hook_point, change)
+    def added_from(
+        self, first: int, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"], tokens_before: int = 0
+    ) -> Float[Tensor, "row seq width"]:
+        """The value with the addition from a position on."""
+        if not first:
+            return self._added(value, read, tokens_before)
+        return torch.cat([value[:, :first], self._added(value[:, first:], read[:, first:], tokens_before)], dim=1)
 
     def _added(
         self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"], tokens_before: int
@@ -321,3 +324,13 @@ def steered_model(lm: LanguageModel, sae: Sae, layer: int, intervention: Interve
     check_every_position(intervention)
     which, factors = torch.zeros(1, dtype=torch.long, device=lm.device), torch.full((1,), factor, device=lm.device)
     return steering_of(lm, [intervention], which, factors, sae, sae_hook_point(lm, layer, sae.meta)).installed(lm, 0, 1)
+
+
+def features_steered(lm: LanguageModel, sae: Sae, factors: Mapping[int, float], everywhere: bool) -> AbstractContextManager[None]:
+    """Within the context, every forward adds the sum over features of factor * a_max * decoder direction (P1, arXiv 2505.20063, section 3)
+    at its last position or at every one, whatever code runs it."""
+    weights = torch.tensor(list(factors.values()), device=sae.W_dec.device)
+    vector = (weights[:, None] * sae.W_dec[list(factors)]).sum(dim=0, keepdim=True).to(lm.device)
+    hook_point = sae_hook_point(lm, sae.meta.layer, sae.meta)
+    additions = _Additions(sae, hook_point, vector, torch.ones(1, device=lm.device), None, everywhere, None)
+    return steered(lm, hook_point, lambda value, read: additions.added_from(0 if everywhere else value.shape[1] - 1, value, read))
