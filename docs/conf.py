@@ -18,10 +18,12 @@ from typer.cli import get_docs_for_click
 
 from saesteer.cli import app
 from saesteer.core.markdown import table
-from saesteer.core.tables import EXAMPLE, METHOD_STEPS, STEPS, Table
+from saesteer.core.tables import Table
+from saesteer.core.texts import EXAMPLE
 from saesteer.engine import hook_points
 from saesteer.reference.sae_docs import releases_markdown
 from saesteer.settings.registry import METHODS
+from saesteer.steps.step import step_tables
 from saesteer.summaries.summary import summary_tables
 from saesteer.workflow.families import REFUSED
 
@@ -48,7 +50,7 @@ def commands() -> str:
 
 def tables_markdown() -> str:
     """Every table on disk: those of steps, then summaries."""
-    steps, summaries = ("\n".join(map(_section, several.values())) for several in (STEPS | METHOD_STEPS, summary_tables()))
+    steps, summaries = ("\n".join(map(_section, several.values())) for several in (step_tables(), summary_tables()))
     fields = ", ".join(f"`{name}` ({_type(dtype)})" for name, dtype in EXAMPLE.to_schema().items())
     return f"## Tables of steps\n\n{steps}\nAn example has {fields}.\n\n## Summaries\n\n{summaries}"
 

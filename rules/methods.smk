@@ -1,9 +1,9 @@
 # The comparison of steering methods: its concepts and training texts, the tables and the report.
 
 from saesteer.core.files import file_digest
-from saesteer.core.tables import METHOD_SUMMARIES
 from saesteer.judge.prompt_writing import prompts_fingerprint
 from saesteer.methods.compare.paper_values import PROTOCOLS, VALUES
+from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.settings.registry import TABLE as METHODS_TABLE
 
 

@@ -5,15 +5,18 @@ import functools
 from saesteer.workflow.code_digest import code_digest
 
 
-def code(script, *modules):
-    """For params: digest of a rule's script and of the package's modules that it uses, since Snakemake notices the script only. A function,
-    so that it is computed for the rules that are needed."""
-    return lambda wildcards: code_digest(*modules, scripts=(SCRIPTS / script,))
+def code(script, *functions):
+    """For params: digest of a rule's script, of functions that it calls by name, and of the package's modules that these use, since Snakemake
+    notices the script only. A function, so that it is computed for the rules that are needed."""
+    return lambda wildcards: code_digest(functions=functions, scripts=(SCRIPTS / script,))
 
 
 def summary(name):
-    """For params: which tables of saesteer.summaries are made (a rule that is used as a module's may have another name), and their code."""
-    return {"summary": name, "code": code("summary.py", f"summaries.{name}")}
+    """For params: which tables of saesteer.summaries are made (a rule that is used as a module's may have another name), their columns and
+    their code."""
+    of_name = summaries()[name]
+    columns = plan.in_words({table.name: table.in_words for table in of_name.tables})
+    return {"summary": name, "columns": columns, "code": code("summary.py", of_name.function)}
 
 
 def setting(*sections):

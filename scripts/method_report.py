@@ -1,9 +1,10 @@
 """The report of a comparison of steering methods: its scores, at any cost and at equal cost, beside the papers' figures."""
 
 from saesteer.core.files import write_text
-from saesteer.core.tables import COMPARED_CONCEPTS, METHOD_EQUAL_COST, METHOD_SUMMARIES
+from saesteer.methods.compare.tables import METHOD_EQUAL_COST, METHOD_SUMMARIES
 from saesteer.site.method_report import report_markdown
-from saesteer.summaries.method_tables import protocols
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS
+from saesteer.summaries.comparisons import protocols
 from saesteer.workflow.job import open_job
 
 job = open_job(snakemake)

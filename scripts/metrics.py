@@ -1,9 +1,10 @@
 """The headline numbers, for DVC and for the README's table."""
 
 from saesteer.analysis.metrics import headline
+from saesteer.analysis.tables import BEST_FACTORS, CHOSEN_STRENGTHS, FILTER_VARIANTS, OUTCOMES, SELECTION
 from saesteer.core.files import write_json, write_text
-from saesteer.core.tables import BEST_FACTORS, CHOSEN_STRENGTHS, FEATURES, FILTER_VARIANTS, OUTCOMES, SELECTION
 from saesteer.site.headline import headline_markdown
+from saesteer.steps.features import FEATURES
 from saesteer.workflow.job import open_job
 
 job = open_job(snakemake)

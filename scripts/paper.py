@@ -1,8 +1,9 @@
 """P1's figures beside an experiment's."""
 
+from saesteer.analysis.tables import OUTCOMES, SELECTION
 from saesteer.core.files import write_text
-from saesteer.core.tables import FEATURES, OUTCOMES, SELECTION
 from saesteer.site.paper import paper_markdown
+from saesteer.steps.features import FEATURES
 from saesteer.workflow.job import open_job
 
 job = open_job(snakemake)

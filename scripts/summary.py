@@ -1,4 +1,4 @@
-"""Tables made from tables, by a module of saesteer.summaries."""
+"""Tables made from tables, by a function of saesteer.summaries."""
 
 from saesteer.summaries.summary import summaries
 from saesteer.workflow.job import open_job, write_summaries

@@ -17,12 +17,12 @@ from jaxtyping import Float
 
 from saesteer.analysis.repeats import without_repeats
 from saesteer.core.files import text_id
-from saesteer.core.tables import GENERATIONS
 from saesteer.engine.models import load_language_model
 from saesteer.engine.perplexity import text_losses
 from saesteer.judge.embedding import load_embedder
 from saesteer.judge.rate_embedding import concept_of, concept_ratings, rate
 from saesteer.judge.word_order import with_order_nats
+from saesteer.steps.generations import GENERATIONS
 
 COSINES, LOSSES = (Path(__file__).with_name(f"english_{name}.parquet") for name in ("cosines", "losses"))
 

@@ -13,13 +13,16 @@ from judge_server import Judge, agreeable
 
 from saesteer.analysis.concepts import with_concept
 from saesteer.core.files import text_id
-from saesteer.core.tables import GENERATIONS, JUDGEMENTS, as_generations, validate
+from saesteer.core.tables import validate
+from saesteer.core.texts import as_generations
 from saesteer.judge.answers import ANSWERS, Asker
 from saesteer.judge.batch import BatchAsker, endpoint_asker
 from saesteer.judge.endpoint import EndpointAsker
 from saesteer.judge.rate_llm import judge_texts
 from saesteer.judge.rubric import Question
 from saesteer.settings import EndpointJudge
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.judge import JUDGEMENTS
 
 QUICK = 3  # retries
 KEY = "sk-test-0123456789abcdef"

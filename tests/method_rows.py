@@ -8,14 +8,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from saesteer.core import tables
-from saesteer.core.tables import GENERATIONS, JUDGEMENTS, PERPLEXITY, of_fits
+from saesteer.core.texts import of_fits
 from saesteer.methods.compare import protocol, summaries
 from saesteer.methods.compare.paper_values import Protocol
 from saesteer.methods.compare.protocol import Rows
+from saesteer.methods.compare.tables import METHOD_SCORES
 from saesteer.settings import BestFactorSettings
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import METHODS, method
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS
+from saesteer.steps.fits import FITS
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.judge import JUDGEMENTS
+from saesteer.steps.perplexity import PERPLEXITY
 
 LAYER = 5
 BEST_FACTOR = BestFactorSettings()
@@ -84,8 +89,8 @@ def rows_of(
         pl.DataFrame(steered, schema=TEXTS),
         pl.DataFrame(perplexity, schema=of_fits(pl.DataFrame(schema=PERPLEXITY.schema)).schema),
         pl.DataFrame(judgements, schema=of_fits(pl.DataFrame(schema=JUDGEMENTS.schema)).schema),
-        pl.DataFrame(list(made.values()), schema=tables.FITS.schema),
-        pl.DataFrame(concepts, schema=tables.COMPARED_CONCEPTS.schema),
+        pl.DataFrame(list(made.values()), schema=FITS.schema),
+        pl.DataFrame(concepts, schema=COMPARED_CONCEPTS.schema),
     )
 
 
@@ -96,7 +101,7 @@ def score_rows(values: Mapping[str, Sequence[float | None]]) -> pl.DataFrame:
         for key, scores in values.items()
         for number, score in enumerate(scores)
     ]
-    return pl.DataFrame([dict.fromkeys(tables.METHOD_SCORES.columns) | row for row in rows], schema=tables.METHOD_SCORES.schema)
+    return pl.DataFrame([dict.fromkeys(METHOD_SCORES.columns) | row for row in rows], schema=METHOD_SCORES.schema)
 
 
 def shuffled(rows: Rows, seed: int) -> Rows:

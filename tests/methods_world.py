@@ -15,7 +15,7 @@ import torch
 from engine_models import WORLD, shipped_model, shipped_sae
 
 from saesteer.analysis.concepts import NO_TOPIC
-from saesteer.core.tables import FEATURES, validate
+from saesteer.core.tables import validate
 from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import residual_at
 from saesteer.engine.output_score import output_scores
@@ -24,6 +24,7 @@ from saesteer.methods.fit.fits import labelled_feature
 from saesteer.methods.fit.problem import Approximator, Problem, Text, Tokens, output_mask, padded_ids
 from saesteer.methods.fit.training import ReadText, read_texts, trained_epochs
 from saesteer.settings.recipes import Training, recipes_of
+from saesteer.steps.features import FEATURES
 from saesteer.world.grammar import join_words, single_sentence
 from saesteer.world.lexicon import OUTPUT_SCORE_PROMPT, Lexicon, load_lexicon
 

@@ -20,10 +20,10 @@ from xml.sax.saxutils import escape
 import polars as pl
 from loopback import Handler, serving_with
 
-from saesteer.core.tables import MAX_ACTIVATING_EXAMPLES
 from saesteer.settings import Addresses
 from saesteer.sources.http import Policy
 from saesteer.sources.neuronpedia.sources import Source
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 
 SOURCE = Source("tiny-model", "3-tiny-res-1k")
 LAYER = 3

@@ -23,12 +23,12 @@ from neuronpedia_server import Neuronpedia, an_example, serving
 from workflow_folder import ROOT, Folder
 
 from saesteer.core.files import file_digest
-from saesteer.core.tables import MAX_ACTIVATING_EXAMPLES
 from saesteer.exchange.neuronpedia import write_export
 from saesteer.settings import SaeSettings
 from saesteer.sources.neuronpedia.sources import Source
 from saesteer.sources.published import PUBLISHED
 from saesteer.sources.sae_sources import sae_source
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 
 D_MODEL, N_FEATURES, LAYERS = 32, 48, (1, 2)
 FEATURES = {1: [0, 7, 31], 2: [4, 5, 40]}

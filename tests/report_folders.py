@@ -12,13 +12,23 @@ from safetensors.numpy import save_file
 from synthetic_tables import PREFIXES, main_tables, synthetic_examples, synthetic_features, synthetic_generations
 from workflow_folder import ROOT
 
-from saesteer.core import tables
 from saesteer.core.files import text_id, write_json
 from saesteer.core.store import Wanted, complete
-from saesteer.core.tables import Table, as_generations, write_summary
+from saesteer.core.tables import Table, write_summary
+from saesteer.core.texts import as_generations
 from saesteer.methods.compare.paper_values import our_protocol
+from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.run import Run
 from saesteer.settings import Workflow, load_experiment, load_workflow
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS
+from saesteer.steps.activations import ACTIVATIONS
+from saesteer.steps.features import FEATURES
+from saesteer.steps.gen_success import GEN_SUCCESS
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.judge import JUDGEMENTS
+from saesteer.steps.logit_lens import LOGIT_LENS
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
+from saesteer.steps.perplexity import PERPLEXITY
 from saesteer.summaries.summary import summary_tables
 
 HOSTILE = (
@@ -76,12 +86,12 @@ def swept(folder: Path, n_layers: int = 2, n_features: int = 4) -> Run:
         rows = _spoilt_features(table) if name == "features" else table
         write_summary(summary_tables()[name], rows, data / f"tables/{name}.parquet")
     features = synthetic_features(n_layers, n_features)
-    write_step(data, tables.MAX_ACTIVATING_EXAMPLES, _spoilt_examples(synthetic_examples(features)))
-    write_step(data, tables.ACTIVATIONS, _activations(features))
+    write_step(data, MAX_ACTIVATING_EXAMPLES, _spoilt_examples(synthetic_examples(features)))
+    write_step(data, ACTIVATIONS, _activations(features))
     lens = features.select("layer", "feature", token_ids="top_logit_lens_token_ids", tokens="top_logit_lens_tokens")
-    write_step(data, tables.LOGIT_LENS, _with_ends(lens))
-    texts = as_generations(synthetic_generations(features, FACTORS)).select(list(tables.GENERATIONS.columns))
-    write_step(data, tables.GENERATIONS, texts.with_columns(spoilt(texts["text"])))
+    write_step(data, LOGIT_LENS, _with_ends(lens))
+    texts = as_generations(synthetic_generations(features, FACTORS)).select(list(GENERATIONS.columns))
+    write_step(data, GENERATIONS, texts.with_columns(spoilt(texts["text"])))
     _write_measures(data, texts)
     for layer in range(n_layers):
         rows = np.random.default_rng(layer).normal(size=(1024, 8)).astype(np.float32)
@@ -106,12 +116,12 @@ def compared(folder: Path) -> Run:
     names = dict(concepts.select("concept_id", "concept").rows())
     summaries["method_scores"] = summaries["method_scores"].with_columns(concept=pl.col("concept_id").replace_strict(names))
     for name, table in summaries.items():
-        write_summary(tables.METHOD_SUMMARIES[name], table, data / f"tables/{name}.parquet")
-    write_summary(tables.COMPARED_CONCEPTS, concepts, data / "tables/compared_concepts.parquet")
+        write_summary(METHOD_SUMMARIES[name], table, data / f"tables/{name}.parquet")
+    write_summary(COMPARED_CONCEPTS, concepts, data / "tables/compared_concepts.parquet")
     features = _spoilt_features(synthetic_features(1, 4)).with_columns(layer=pl.lit(LAYER, pl.UInt16))
-    write_summary(tables.FEATURES, features, data / "tables/features.parquet")
+    write_summary(FEATURES, features, data / "tables/features.parquet")
     texts = rows.texts.with_columns(spoilt(rows.texts["text"]))
-    for step, of_step in ((tables.GENERATIONS, texts), (tables.PERPLEXITY, rows.perplexity), (tables.JUDGEMENTS, rows.judgements)):
+    for step, of_step in ((GENERATIONS, texts), (PERPLEXITY, rows.perplexity), (JUDGEMENTS, rows.judgements)):
         write_step(data, step, as_generations(of_step).select(list(step.columns)))
     experiment = load_experiment("tiny-methods", ROOT / "config/experiments")
     experiment = experiment.model_copy(update={"layers": (LAYER,), "methods": settings})
@@ -135,7 +145,7 @@ def _spoilt_examples(examples: pl.DataFrame) -> pl.DataFrame:
         for i, of_feature in enumerate(examples["examples"].to_list())
     ]
     return examples.with_columns(
-        examples=pl.Series(rows, dtype=tables.MAX_ACTIVATING_EXAMPLES.schema["examples"]),
+        examples=pl.Series(rows, dtype=MAX_ACTIVATING_EXAMPLES.schema["examples"]),
         reason=pl.when(pl.col("examples").list.len() == 0).then(pl.lit("never active")),
     )
 
@@ -145,7 +155,7 @@ def _with_ends(lens: pl.DataFrame) -> pl.DataFrame:
     falling = pl.col("token_ids").list.eval(20.5 - pl.int_range(pl.len())).cast(pl.List(pl.Float32))
     suppressed = {f"suppressed_{name}": pl.col(name).list.reverse() for name in ("token_ids", "tokens")}
     rows = lens.with_columns(logits=falling, suppressed_logits=falling.list.eval(-pl.element()), **suppressed)
-    return rows.select(list(tables.LOGIT_LENS.columns))
+    return rows.select(list(LOGIT_LENS.columns))
 
 
 def _activations(features: pl.DataFrame) -> pl.DataFrame:
@@ -155,16 +165,16 @@ def _activations(features: pl.DataFrame) -> pl.DataFrame:
         numbers = of_layer["feature"].to_list()
         positions, values = [3, 4] * len(numbers), [0.25, 1.0] * len(numbers)
         rows.append((of_layer["layer"][0], "0" * 16, 10, 9, positions, [number for number in numbers for _ in (3, 4)], values))
-    return pl.DataFrame(rows, schema=tables.ACTIVATIONS.schema, orient="row")
+    return pl.DataFrame(rows, schema=ACTIVATIONS.schema, orient="row")
 
 
 def _write_measures(data: Path, texts: pl.DataFrame) -> None:
-    keys, n = texts.select(tables.GENERATIONS.keys), texts.height
+    keys, n = texts.select(GENERATIONS.keys), texts.height
     ratings = {"concept_rating": np.arange(n) % 3, "fluency_rating": np.full(n, 2), "judge_score": (np.arange(n) % 3).astype(float)}
     judged = keys.with_columns(
         **{name: pl.Series(values) for name, values in ratings.items()}, instruction_rating=None, concept_log_odds=None
     )
     lost = keys.with_columns(mean_nll=pl.Series(np.linspace(1, 5, n)), n_scored=pl.lit(12), whole_text_nll=pl.lit(2.0))
     success = keys.with_columns(**{f"gen_success_{k}": pl.lit(k // 5) for k in (1, 5, 20)})
-    for table, rows in ((tables.JUDGEMENTS, judged), (tables.PERPLEXITY, lost), (tables.GEN_SUCCESS, success)):
+    for table, rows in ((JUDGEMENTS, judged), (PERPLEXITY, lost), (GEN_SUCCESS, success)):
         write_step(data, table, rows.with_columns(reason=None).select(list(table.columns)).cast(table.schema))

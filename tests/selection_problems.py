@@ -9,10 +9,11 @@ from engine_models import shipped_model
 from methods_world import toy_tokens
 from oracles import inner_hook_points
 
-from saesteer.core.tables import FEATURES, validate
+from saesteer.core.tables import validate
 from saesteer.engine.saes import Sae, SaeMeta
 from saesteer.methods.fit.problem import Problem, Text
 from saesteer.settings.recipes import Training, recipes_of
+from saesteer.steps.features import FEATURES
 
 Codes = Sequence[Sequence[Sequence[float]]]
 """Per text, per token, a code of every feature."""

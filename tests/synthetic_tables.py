@@ -11,9 +11,14 @@ from saesteer.analysis.factor_bins import factor_bins
 from saesteer.analysis.filter_variants import filter_variants, lens_frequencies
 from saesteer.analysis.pmi import feature_pmi, pmi_by_threshold
 from saesteer.analysis.selection import selection
-from saesteer.core import tables
+from saesteer.analysis.tables import STEERING
 from saesteer.core.files import text_id
+from saesteer.core.texts import of_features
 from saesteer.settings import BestFactorSettings, SelectionSettings
+from saesteer.steps.features import FEATURES
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.logit_lens import LOGIT_LENS
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 
 TOPICS = ("sea", "weather", "chess", "cooking", "music")
 PREFIXES = ("From what I have seen,", "Most people say", "It is known that", "Last year")
@@ -62,7 +67,7 @@ def synthetic_features(n_layers: int = 8, n_features: int = 30, seed: int = 0) -
                     "a_max": float(rng.gamma(4, 5)),
                 }
             )
-    return pl.DataFrame(rows, schema=tables.FEATURES.schema)
+    return pl.DataFrame(rows, schema=FEATURES.schema)
 
 
 def synthetic_steering(features: pl.DataFrame, factors: tuple[str, ...] = FACTORS, n: int = 10, seed: int = 0) -> pl.DataFrame:
@@ -102,7 +107,7 @@ def synthetic_steering(features: pl.DataFrame, factors: tuple[str, ...] = FACTOR
                         "n_outside": n if rated else 0,
                     }
                 )
-    return pl.DataFrame(rows, schema=tables.STEERING.schema)
+    return pl.DataFrame(rows, schema=STEERING.schema)
 
 
 def synthetic_texts(n: int = 200, seed: int = 0) -> pl.DataFrame:
@@ -122,13 +127,13 @@ def synthetic_generations(features: pl.DataFrame, factors: tuple[str, ...], seed
                 ids = rng.integers(0, len(WORDS), 12).tolist()
                 text = "".join(WORDS[i] for i in ids).replace("▁", " ")
                 rows.append((layer, "feature", str(feature), factor, text_id(prefix), 0, ids, text, len(ids), False, None, None))
-    return tables.of_features(pl.DataFrame(rows, schema=tables.GENERATIONS.schema, orient="row"))
+    return of_features(pl.DataFrame(rows, schema=GENERATIONS.schema, orient="row"))
 
 
 def lens_rows(layer: int, token_ids: dict[int, list[int]]) -> pl.DataFrame:
     """What the counts of top logit-lens tokens read of a LOGIT_LENS table."""
     rows = [{"layer": layer, "feature": feature, "token_ids": ids} for feature, ids in token_ids.items()]
-    return pl.DataFrame(rows, schema_overrides=tables.LOGIT_LENS.schema)
+    return pl.DataFrame(rows, schema_overrides=LOGIT_LENS.schema)
 
 
 def synthetic_examples(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
@@ -150,7 +155,7 @@ def synthetic_examples(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
         known = {name: feature[name] for name in ("layer", "feature", "density", "max_activation", "n_examples", "explanations")}
         histogram = {"histogram_activations": [0.1, 0.3, 0.5, 0.7, 0.9], "histogram_counts": [1200, 85, 0, 3, 1]} if alive else {}
         rows.append(known | histogram | {"examples": [example] if alive else [], "source": "local"})
-    return pl.DataFrame(rows, schema=tables.MAX_ACTIVATING_EXAMPLES.schema)
+    return pl.DataFrame(rows, schema=MAX_ACTIVATING_EXAMPLES.schema)
 
 
 def main_tables(

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 from test_code_digest import as_package, clear
 from typer.testing import CliRunner
 
 from saesteer.cli import app
+from saesteer.core.tables import FEATURE_KEYS, OF_FEATURE, Column, Table
 from saesteer.settings.registry import METHODS
 from saesteer.workflow import algorithms
 from saesteer.workflow.algorithms import check_lock, write_lock
@@ -37,6 +39,10 @@ def set_methods(monkeypatch: pytest.MonkeyPatch, versions: dict[str, int]) -> No
     monkeypatch.setattr(algorithms, "METHODS", rows)
 
 
+def set_column(monkeypatch: pytest.MonkeyPatch, score: Column) -> None:
+    monkeypatch.setattr(algorithms, "step_tables", lambda: {"score": Table("score", FEATURE_KEYS, {**OF_FEATURE, "score": score})})
+
+
 @pytest.fixture
 def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
     """Replaces text in a module of a small package, whose code is locked."""
@@ -49,6 +55,7 @@ def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
     monkeypatch.setattr(algorithms, "LOCK", package / "algorithms.lock")
     algorithms.LOCK.write_text("{}")
     set_methods(monkeypatch, VERSIONS)
+    set_column(monkeypatch, Column(pl.Float64, "a score"))
     clear()
     write_lock()
 
@@ -82,14 +89,24 @@ def locked(module: str, change: str, *keep: str) -> None:
 def test_what_is_locked(edit: Edit) -> None:
     """A line a module, so that branches which change different ones merge."""
     lines = algorithms.LOCK.read_text().splitlines()
-    assert [line.split(":")[0] for line in lines] == ["{", '"helper"', '"means"', '"score"', "}"]
+    assert [line.split(":")[0] for line in lines] == ["{", '"helper"', '"means"', '"score"', '"table score"', "}"]
     values = json.loads(algorithms.LOCK.read_text())
     assert {name: versions for name, (versions, _) in values.items()} == {
         "helper": {},
         "means": VERSIONS,
         "score": {"ALGORITHM_VERSION": 3},
+        "table score": {},
     }
     assert write_lock() == {}
+
+
+def test_another_column_is_locked_and_another_meaning_is_not(edit: Edit, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_column(monkeypatch, Column(pl.Float64, "the score, in [0, 1]"))
+    check_lock()
+    for column in (Column(pl.Float32, "a score"), Column(pl.Float32, "a score", "nothing is scored")):
+        set_column(monkeypatch, column)
+        refused("table score", "was edited")
+        locked("table score", "was edited", "table score")
 
 
 def test_an_edited_module_needs_a_higher_version(edit: Edit) -> None:

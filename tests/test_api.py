@@ -21,10 +21,11 @@ import saesteer
 from saesteer import api
 from saesteer.core.errors import SettingsError
 from saesteer.core.store import read_rows
-from saesteer.core.tables import GENERATIONS, of_features
+from saesteer.core.texts import of_features
 from saesteer.engine.sae_convert import convert_sae
 from saesteer.engine.saes import encode
 from saesteer.sources.prefixes import read_prefixes
+from saesteer.steps.generations import GENERATIONS
 
 LAYER, FEATURES = 6, [27, 182, 818]
 SAE_FOLDER = WORLD / f"saes/layer_{LAYER:02d}"

@@ -11,7 +11,8 @@ from oracles.statistics import capped_factor, p1_factor
 from synthetic_tables import synthetic_features, synthetic_steering
 
 from saesteer.analysis.best_factor import Curve, best_factors, both_halves, choose_capped, choose_p1, first_largest, outcomes
-from saesteer.core import tables
+from saesteer.analysis.tables import BEST_FACTORS, OUTCOMES, STEERING
+from saesteer.core.tables import validate
 from saesteer.settings import BestFactorSettings
 
 FACTORS, SIGNED = ("0", "0.4", "2", "6", "20"), ("-6", "-2", "0", "2", "6")
@@ -80,7 +81,7 @@ def steering_rows(values: dict[tuple[str, int], dict[str, float | None]]) -> pl.
         "judge_score": 1.0,
     }
     rows = [known | {"factor": factor, "half": half} | row for (factor, half), row in values.items()]
-    return pl.DataFrame(rows, schema=tables.STEERING.schema)
+    return pl.DataFrame(rows, schema=STEERING.schema)
 
 
 def test_each_half_reports_at_the_factor_chosen_on_the_other() -> None:
@@ -184,7 +185,7 @@ def test_a_feature_depends_on_its_own_rows_only(choice: str) -> None:
     settings_ = BestFactorSettings(factor_choice=choice)
     together = best_factors(steering.sample(fraction=1.0, shuffle=True, seed=1), settings_)
     alone = pl.concat([best_factors(part, settings_) for part in steering.partition_by("layer", "feature")])
-    keys = list(tables.BEST_FACTORS.keys)
+    keys = list(BEST_FACTORS.keys)
     assert together.sort(keys).equals(alone.sort(keys))
-    tables.validate(tables.BEST_FACTORS, together, "test")
-    tables.validate(tables.OUTCOMES, outcomes(together, features), "test")
+    validate(BEST_FACTORS, together, "test")
+    validate(OUTCOMES, outcomes(together, features), "test")

@@ -15,14 +15,16 @@ from saesteer.analysis.candidates import candidates, similarities
 from saesteer.analysis.suppression import controls
 from saesteer.analysis.words_at_maxima import fired_on, words_at_maxima
 from saesteer.core.errors import SettingsError
-from saesteer.core.tables import FEATURES, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES
 from saesteer.recommendations.answer import as_sweep
 from saesteer.recommendations.candidates import picked_features, steered_with
 from saesteer.recommendations.question import Question, check_concept
 from saesteer.run import Run, open_run
 from saesteer.settings import RecommendationSettings
+from saesteer.steps.features import FEATURES
+from saesteer.steps.logit_lens import LOGIT_LENS
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 from saesteer.steps.step import steps_of
-from saesteer.summaries import features_table
+from saesteer.summaries.features import described_features
 from saesteer.workflow.completion import complete_manifest
 
 
@@ -149,7 +151,7 @@ def test_candidates_are_of_every_feature_where_their_examples_are(finished: Fold
         for manifest, layers in zip(run.manifests(name), run.groups(name).values(), strict=True):
             complete_manifest(run, manifest, layers, partial(steps_of(experiment)[name].compute, run))
     assert run.rows(MAX_ACTIVATING_EXAMPLES).height == run.rows(LOGIT_LENS).height == 2 * 1024
-    assert_frame_equal(features_table.compute(run, run.layers)[FEATURES.name], chosen, check_row_order=False)
+    assert_frame_equal(described_features(run, run.layers)[FEATURES.name], chosen, check_row_order=False)
     question = Question("micro", "storm", 4, 1, Path("config.yaml"), None)
     few, picked = (picked_features(of, question) for of in (before, run))
     assert few.join(chosen, on=FEATURES.keys, how="anti").is_empty()

@@ -41,15 +41,23 @@ def code(checkout: Checkout) -> Iterator[Callable[[str, str, str], None]]:
 
 
 def test_words_about_the_code_change_nothing(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
-    """Docstrings and comments of ten modules, what tables.csv says of a column, and a figure's caption."""
+    """Docstrings and comments of ten modules, what columns of a step and of a summary mean, and a figure's caption."""
     package = checkout.path / "src/saesteer"
     modules = sorted(path.relative_to(package) for path in package.rglob("*.py") if '"""' in path.read_text())
     for module in random.Random(0).sample(modules, 10):
         code(str(module), '"""', '"""Reworded: ')
         code(str(module), '"""\n', '"""\n# A comment.\n')
-    code("core/tables.csv", '"decoder layer, 0-based"', "the layer")
-    code("core/tables.csv", "the feature is never active", "no text activates the feature")
+    code("core/tables.py", "decoder layer, 0-based", "the layer")
+    code("steps/max_activating_examples.py", '"the feature is never active"', '"no text activates the feature"')
+    code("analysis/tables.py", '"mean fluency rating"', '"the texts\' mean fluency rating"')
     code("figures/pmi_by_threshold.py", 'caption="', 'caption="Reworded: ')
+    assert due(checkout) == {}
+
+
+def test_what_settings_may_say_makes_nothing_due(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
+    """Values that tables and figures depend on are in params; another default here is a value that no experiment file has."""
+    code("settings/steps.py", "class SelectionSettings", "OTHER = 1\n\n\nclass SelectionSettings")
+    code("settings/load.py", "def load_workflow", "OTHER = 1\n\n\ndef load_workflow")
     assert due(checkout) == {}
 
 
@@ -140,13 +148,13 @@ from collections.abc import Iterator
 import polars as pl
 
 from saesteer.analysis.token_length import token_length
-from saesteer.core.tables import LOGIT_LENS, Column, Table
+from saesteer.steps.logit_lens import LOGIT_LENS
+from saesteer.core.tables import FEATURE_KEYS, OF_FEATURE, Column, Table
 from saesteer.run import Run
 from saesteer.settings import Experiment
 from saesteer.steps.step import Step, every_feature, layers_of
 
-KEYS = {name: LOGIT_LENS.columns[name] for name in ("layer", "feature")}
-TOKEN_LENGTH = Table("token_length", tuple(KEYS), {**KEYS, "token_length": Column(pl.UInt32, "letters")})
+TOKEN_LENGTH = Table("token_length", FEATURE_KEYS, {**OF_FEATURE, "token_length": Column(pl.UInt32, "letters")})
 
 
 def step(experiment: Experiment) -> Step | None:
@@ -203,9 +211,10 @@ def test_a_new_step_is_three_files(checkout: Checkout, new_step: Path) -> None:
 
 
 @pytest.mark.exhaustive
-def test_a_new_score_in_the_features_table_is_four_files(checkout: Checkout, new_step: Path, code: Callable[[str, str, str], None]) -> None:
-    """The table of features has its column, and the rule of that table, which is in the same file, reads its rows."""
-    code("core/tables.csv", "features,decoder_norm,", "features,token_length,,UInt32,letters,\nfeatures,decoder_norm,")
+def test_a_new_score_is_three_files(checkout: Checkout, new_step: Path) -> None:
+    """The table of features takes over its column, and the rule of that table, which is in the same file as the score's, reads its rows."""
+    step = checkout.path / "src/saesteer/steps/token_length.py"
+    step.write_text(f"{step.read_text()}\n\nSCORE = TOKEN_LENGTH\n")
     reads = '        output_score=manifests("output_score"),\n'
     new_step.write_text(new_step.read_text().replace(reads, f'{reads}        token_length=manifests("token_length"),\n', 1))
     assert {"token_length", "features_table"} <= set(due(checkout))

@@ -32,10 +32,28 @@ def score(x):
     return late.double(x)
 """,
     "pack/room/late.py": "from pack.room import shown, tables\n\ndef double(x):\n    return 2 * x  # twice\n",
-    "pack/room/tables.py": "",
-    "pack/room/tables.csv": "table,column,role,type,meaning,null when\nscores,score,,Float64,a score,\n",
+    "pack/room/tables.py": "SCORES = dict(score=Column(Float64, 'a score', 'never scored'), n=Column(UInt32, 'texts'))\n",
     "pack/room/shown.py": "FIGURE = dict(caption='Scores.', panels=1)\n",
     "pack/unused.py": "X = 1\n",
+    "pack/summaries/__init__.py": "",
+    "pack/summaries/made.py": """from pack.summaries.rounded import rounded
+
+SIZE = 3
+
+
+def mean(rows):
+    from pack.room.late import double
+    return rounded(double(rows) / _size())
+
+
+def _size():
+    return SIZE
+
+
+def total(rows):
+    return sum(rows)
+""",
+    "pack/summaries/rounded.py": "def rounded(x):\n    return round(x)\n\n\ndef unused(x):\n    return x\n",
 }
 
 
@@ -57,7 +75,7 @@ def as_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, functools.cache(getattr(module, name).__wrapped__))
 
 
-CACHED = ("code_digest", "algorithm_versions", "_graph", "_imports", "_text", "_digest")
+CACHED = ("code_digest", "algorithm_versions", "_graph", "_text", "_digest")
 
 
 def clear() -> None:
@@ -82,9 +100,10 @@ def digest(root: Path, *modules: str) -> str:
         ("pack/score.py", "double(x)", "double(x + 1)", True),
         ("pack/room/late.py", "2 * x", "3 * x", True),  # imported inside a function
         ("pack/room/__init__.py", "", "Y = 2\n", True),
-        ("pack/room/tables.csv", "Float64", "Float32", True),  # the schemas of a module of tables
-        ("pack/room/tables.csv", "a score,", "a score,never scored", True),  # null is allowed now
-        ("pack/room/tables.csv", "a score", "a number", False),
+        ("pack/room/tables.py", "Float64", "Float32", True),  # what a column holds
+        ("pack/room/tables.py", ", 'never scored'", "", True),  # null is not allowed now
+        ("pack/room/tables.py", "a score", "a number", False),
+        ("pack/room/tables.py", "never scored", "not scored", False),
         ("pack/room/shown.py", "panels=1", "panels=2", True),
         ("pack/room/shown.py", "Scores.", "Scores by layer.", False),
         ("pack/unused.py", "X = 1", "X = 2", False),
@@ -112,6 +131,30 @@ def test_digest_does_not_depend_on_where_the_project_lies(root: Path, monkeypatc
 
 def test_named_modules_count(root: Path) -> None:
     assert digest(root, "unused") != digest(root)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "changes"),
+    [
+        ("summaries/made.py", "sum(rows)", "max(rows)", {"total"}),
+        ("summaries/made.py", "double(rows) /", "double(rows) //", {"mean"}),
+        ("summaries/made.py", "SIZE = 3", "SIZE = 4", {"mean"}),  # what a function that it calls names
+        ("room/late.py", "2 * x", "3 * x", {"mean"}),  # imported inside the function
+        ("summaries/rounded.py", "round(x)", "round(x, 1)", {"mean"}),  # a function of the room's that it imports
+        ("summaries/rounded.py", "return x\n", "return -x\n", set()),
+    ],
+)
+def test_of_a_room_in_parts_a_function_counts_by_itself(root: Path, file: str, old: str, new: str, changes: set[str]) -> None:
+    def digests() -> dict[str, str]:
+        clear()
+        return {name: module.code_digest(functions=(f"summaries.made:{name}",)) for name in ("mean", "total")}
+
+    before = digests()
+    path = root / "pack" / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    after = digests()
+    assert {name for name in before if after[name] != before[name]} == changes
 
 
 def test_algorithm_versions_are_read_without_importing(root: Path) -> None:

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from saesteer.cli import app
 from saesteer.core.store import MEASURED_ON, Upstream, Wanted, complete
-from saesteer.core.tables import JUDGEMENTS
 from saesteer.judge.agreement import pairwise_agreement
 from saesteer.settings import SettingsError
+from saesteer.steps.judge import JUDGEMENTS
 
 pytestmark = pytest.mark.slow
 

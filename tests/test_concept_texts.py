@@ -14,7 +14,6 @@ from polars.testing import assert_frame_equal
 from test_prompts import chat_model
 
 from saesteer.core.files import text_id
-from saesteer.core.tables import CONCEPT_TEXTS
 from saesteer.core.tokens import load_tokens
 from saesteer.engine.hook_points import hook_point_of
 from saesteer.engine.models import prompt_token_ids
@@ -23,6 +22,7 @@ from saesteer.methods.fit.problem import Text, tokens
 from saesteer.methods.fit.tokenised import MOST_TOKENS, n_prefix_tokens, training_texts
 from saesteer.methods.fit.training import text_loss
 from saesteer.settings import SettingsError
+from saesteer.sources.concept_tables import CONCEPT_TEXTS
 from saesteer.world.concept_texts import topic_texts
 from saesteer.world.lexicon import CLAUSE_LISTS, Lexicon, Topic, load_lexicon
 from saesteer.world.oracle_judge import load_oracle

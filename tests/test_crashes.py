@@ -12,8 +12,8 @@ from test_store import rows_of, wanted
 
 from saesteer.core.files import file_digest, write_atomically, write_json, write_text
 from saesteer.core.store import complete, missing_keys, read_rows
-from saesteer.core.tables import OUTPUT_SCORE
 from saesteer.judge.answers import Answer, AnswerBook
+from saesteer.steps.output_score import OUTPUT_SCORE
 
 JUDGE = {"model": "judge"}
 ROWS = rows_of(wanted(range(9)).keys(OUTPUT_SCORE))

@@ -16,14 +16,16 @@ from small_adapters import a_lora, a_loreft, peft_model
 from torch import Tensor
 
 from saesteer.core.errors import NotFiniteError
-from saesteer.core.tables import DAMAGE, METHOD_CHOICES, METHODS_TABLE, validate
+from saesteer.core.tables import validate
 from saesteer.core.tokens import load_tokens
 from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts, text_damage
 from saesteer.engine.interventions import ActivationEdit, Addition, Intervention, Nothing, PromptText, kind_of, packed
 from saesteer.engine.saes import encode
 from saesteer.methods.compare.damage import method_damage
+from saesteer.methods.compare.tables import METHOD_CHOICES, METHODS_TABLE
 from saesteer.settings import load_experiment
 from saesteer.settings.methods import MethodSettings
+from saesteer.steps.damage import DAMAGE
 from saesteer.steps.step import steps_of
 from saesteer.world.judges import load_judge
 from saesteer.world.oracle_judge import concept_rating, load_oracle

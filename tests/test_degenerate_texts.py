@@ -14,11 +14,11 @@ from polars.testing import assert_frame_equal
 from saesteer.analysis.recommendation import recommend
 from saesteer.analysis.repeats import without_repeats
 from saesteer.core.files import text_id
-from saesteer.core.tables import GENERATIONS
 from saesteer.core.tokens import load_tokens
 from saesteer.engine.models import load_language_model
 from saesteer.engine.perplexity import text_losses
 from saesteer.settings import SelectionSettings
+from saesteer.steps.generations import GENERATIONS
 from saesteer.world.concept_texts import topic_texts
 from saesteer.world.degenerate import DESIGN, HELD_OUT, KINDS, LEAST_HONEST, MOST_GOOD, MOST_SCORE, MOST_SCORE_OF, Make, degenerate_texts
 from saesteer.world.judges import load_judge

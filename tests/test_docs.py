@@ -14,10 +14,10 @@ import pytest
 from workflow_folder import BIN, ROOT
 
 import saesteer
-from saesteer.core.tables import METHOD_STEPS, STEPS
 from saesteer.settings import SettingsError, Sweep, load_experiment
 from saesteer.settings.registry import METHODS
 from saesteer.site.headline import findings_markdown, headline_markdown
+from saesteer.steps.step import step_tables
 from saesteer.summaries.summary import summary_tables
 from studies.pages.blocks import PAGES, with_block, written
 
@@ -131,7 +131,7 @@ def _file(module: str) -> Path | None:
 
 def test_every_table_column_and_method_is_described() -> None:
     text = program_of_docs("conf").tables_markdown()
-    for table in (STEPS | METHOD_STEPS | summary_tables()).values():
+    for table in (step_tables() | summary_tables()).values():
         section = text.split(f"### `{table.name}`\n")[1].split("###")[0]
         shown = re.findall(r"^\| `(\w+)`( \(key\))? \| (.+?) \| (.+?) \| (.*?) \|$", section, re.MULTILINE)
         assert [row[0] for row in shown] == list(table.columns)

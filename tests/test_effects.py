@@ -11,7 +11,7 @@ from oracles import inner_hook_points, plain_hooks, splitmix
 from test_inner_hook_points import model_of
 
 from saesteer.core.counter_rng import text_keys
-from saesteer.core.tables import EFFECTS, validate
+from saesteer.core.tables import validate
 from saesteer.engine.hook_points import hook_point_of, width_at
 from saesteer.engine.loss_rise import loss_rises, unsteered
 from saesteer.engine.models import prompt_token_ids
@@ -23,6 +23,7 @@ from saesteer.methods.fit.effects import (
     scaled_to_loss_rise,
 )
 from saesteer.settings.methods import EffectSettings, most_effect_vectors
+from saesteer.steps.effects import EFFECTS
 
 SEED = 3
 

@@ -23,7 +23,6 @@ from saesteer.analysis.acceptability import function_word_share, is_function_wor
 from saesteer.analysis.label_evidence import Evidence, Label
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import file_digest
-from saesteer.core.tables import GENERATIONS
 from saesteer.core.tokens import load_tokens
 from saesteer.engine.models import load_language_model
 from saesteer.engine.perplexity import continuation_nll
@@ -43,6 +42,7 @@ from saesteer.judge.rate_embedding import (
 from saesteer.judge.rate_outside import of_lens_tokens, ratings_outside
 from saesteer.recommendations.candidates import know_words
 from saesteer.settings import EmbeddingJudge
+from saesteer.steps.generations import GENERATIONS
 
 ROOT = Path(__file__).parents[1]
 TEXTS = english.sentences()["text"].to_list()

@@ -14,7 +14,7 @@ from workflow_folder import Folder
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import write_json
-from saesteer.core.tables import CONCEPTS, EXPLANATIONS, GENERATIONS, JUDGEMENTS, MAX_ACTIVATING_EXAMPLES, of_features
+from saesteer.core.texts import of_features
 from saesteer.core.yaml_1_2 import to_yaml
 from saesteer.engine.models import LanguageModel
 from saesteer.judge.embedding import load_embedder
@@ -25,8 +25,13 @@ from saesteer.run import Run, open_run
 from saesteer.settings import Comparison, EmbeddingJudge, ExampleConcepts, GivenConcept, ModelSource, Sweep, load_experiment
 from saesteer.settings.load import load_workflow, read_yaml
 from saesteer.sources.pins import pin
+from saesteer.steps.concepts import CONCEPTS
+from saesteer.steps.explanations import EXPLANATIONS
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.judge import JUDGEMENTS
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 from saesteer.steps.step import steps_of
-from saesteer.summaries import steering_table
+from saesteer.summaries import sweeps
 from saesteer.workflow import plan
 from saesteer.workflow.checks import check_contents
 from saesteer.workflow.completion import complete_manifest
@@ -99,7 +104,7 @@ def test_a_feature_that_stands_for_its_examples_is_rated_by_their_vectors(
         assert rows["concept_rating"].to_list() == expected
         by_word += expected != concept_ratings(concept_of(name, (), vectors), said, unsteered)
     assert by_word
-    steering = steering_table.compute(run, run.layers)["steering"].drop_nulls("concept_outside")
+    steering = sweeps.steering_means(run, run.layers)["steering"].drop_nulls("concept_outside")
     assert set(steering.select(keys).iter_rows()) <= set(named.select(keys).iter_rows())
     assert steering.height >= 20
 

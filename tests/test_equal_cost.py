@@ -12,12 +12,14 @@ from oracles.method_protocol import Text, concept_result
 from scipy import stats
 from test_method_protocol import DIFFMEAN, FOUR, GOOD, METHODS, SETTINGS, UNSTEERED, comparisons, texts_of
 
-from saesteer.core.tables import DAMAGE, METHOD_EQUAL_COST, METHOD_EQUAL_COST_SCORES, METHODS_TABLE, validate
+from saesteer.core.tables import validate
 from saesteer.core.uncertainty import RATINGS, mean_interval
 from saesteer.methods.compare.equal_cost import LIMITS, choices_within, equal_cost, equal_cost_scores
 from saesteer.methods.compare.paper_values import our_protocol
 from saesteer.methods.compare.protocol import FIT, ProtocolError
+from saesteer.methods.compare.tables import METHOD_EQUAL_COST, METHOD_EQUAL_COST_SCORES, METHODS_TABLE
 from saesteer.settings.methods import MethodSettings
+from saesteer.steps.damage import DAMAGE
 
 Costs = dict[tuple[str, str, str], float | None]
 """(method, concept, factor) -> divergence."""

@@ -24,16 +24,19 @@ from saesteer.cli import app
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id, write_json
 from saesteer.core.store import Wanted, complete
-from saesteer.core.tables import COMPARED_CONCEPTS, FITS, METHOD_CHOICES, write_summary
+from saesteer.core.tables import write_summary
 from saesteer.engine.interventions import Addition, ConditionalAddition, Intervention, PromptText, kind_of, packed
 from saesteer.engine.models import language_model, prompt_token_ids
 from saesteer.engine.sae_convert import convert_sae
 from saesteer.engine.steering import steered_model
 from saesteer.exchange.evaluation import Tasks, harness_model, results_of
+from saesteer.methods.compare.tables import METHOD_CHOICES
 from saesteer.run import Run, open_run
 from saesteer.settings import load_workflow
 from saesteer.settings.inputs import ChatSettings
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS
 from saesteer.sources.pins import converted_sae, pin, sae_entry
+from saesteer.steps.fits import FITS
 
 ROOT = Path(__file__).parents[1]
 LAYER = 3

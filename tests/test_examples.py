@@ -15,10 +15,12 @@ from synthetic_tables import (
 )
 
 from saesteer.analysis.examples import example_features, examples
-from saesteer.core import tables
+from saesteer.analysis.tables import EXAMPLES
 from saesteer.core.files import text_id
+from saesteer.core.tables import validate
 from saesteer.figures import examples as figure
 from saesteer.figures.definition import Options
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 
 FACTORS = ("0", "2", "4")
 
@@ -51,7 +53,7 @@ def test_texts_are_the_first_prefix_at_the_held_out_factor() -> None:
     outcomes = outcomes.with_columns(factors=pl.Series([["4", "2"]] * 6 + [[None, "2"]] * 2 + [["2", "4"]] * 8))
     generations = synthetic_generations(features, FACTORS)
     arguments = (synthetic_examples(features), generations, PREFIXES, "capped", 8, 1)
-    rows = tables.validate(tables.EXAMPLES, examples(outcomes, features, *arguments), "test")
+    rows = validate(EXAMPLES, examples(outcomes, features, *arguments), "test")
     assert rows["factor"].to_list() == ["4"] * 6 + [None] * 2
     for row in rows.iter_rows(named=True):
         texts = generations.filter(layer=row["layer"], feature=row["feature"], prefix_id=text_id(PREFIXES[0]), sample=0)
@@ -91,7 +93,7 @@ def test_the_largest_activations_token_is_marked(context: list[str], index: int,
     outcomes = main_tables(1, 2, FACTORS)["outcomes"]
     example = {"text_id": "0" * 16, "token": "▁ship", "token_id": 1, "max_value": 1.0}
     other, top = {"rank": 1, "token_index": 0, "context": ["▁No"]}, {"rank": 0, "token_index": index, "context": context}
-    shown = pl.Series([[example | other, example | top], []], dtype=tables.MAX_ACTIVATING_EXAMPLES.columns["examples"].dtype)
+    shown = pl.Series([[example | other, example | top], []], dtype=MAX_ACTIVATING_EXAMPLES.columns["examples"].dtype)
     local = synthetic_examples(features).with_columns(examples=shown)
     arguments = (local, synthetic_generations(features, FACTORS), PREFIXES, "capped", 2, 0)
     rows = examples(outcomes, features, *arguments)

@@ -17,22 +17,19 @@ from saesteer.analysis.gen_success import gen_success, with_feature
 from saesteer.analysis.input_score import input_scores
 from saesteer.analysis.max_activating_examples import max_activating_examples
 from saesteer.analysis.summaries import steering_table
+from saesteer.analysis.tables import STEERING
 from saesteer.analysis.words_at_maxima import example_concepts
-from saesteer.core.tables import (
-    ACTIVATIONS,
-    CONCEPTS,
-    FEATURE_TEXT,
-    FITS,
-    GEN_SUCCESS,
-    GENERATIONS,
-    INPUT_SCORE,
-    JUDGEMENTS,
-    MAX_ACTIVATING_EXAMPLES,
-    STEERING,
-    of_features,
-    validate,
-)
+from saesteer.core.tables import validate
+from saesteer.core.texts import FEATURE_TEXT, of_features
 from saesteer.core.tokens import TextTokens
+from saesteer.steps.activations import ACTIVATIONS
+from saesteer.steps.concepts import CONCEPTS
+from saesteer.steps.fits import FITS
+from saesteer.steps.gen_success import GEN_SUCCESS
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.input_score import INPUT_SCORE
+from saesteer.steps.judge import JUDGEMENTS
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 from saesteer.world.judges import WorldJudge, oracle_as_judge
 from saesteer.world.oracle_judge import Oracle, Thresholds
 from saesteer.world.rating import rate, ratings_outside

@@ -25,7 +25,6 @@ from saesteer.analysis.label_evidence import AFTER, BEFORE, Corpus, Evidence, ba
 from saesteer.analysis.summaries import with_labels
 from saesteer.cli import app
 from saesteer.core.counter_rng import text_keys
-from saesteer.core.tables import ACTIVATIONS, CONCEPTS, EXPLANATIONS, FEATURES, MAX_ACTIVATING_EXAMPLES
 from saesteer.judge.naming import detection_question, name_question
 from saesteer.judge.parse import LONGEST_NAME, Rating, Unparsed, Words, parse
 from saesteer.recommendations.candidates import picked_features
@@ -36,6 +35,11 @@ from saesteer.settings.load import load_workflow, read_yaml
 from saesteer.site.feature_pages import _with_provenance
 from saesteer.site.labels import provenance
 from saesteer.steps import explanations
+from saesteer.steps.activations import ACTIVATIONS
+from saesteer.steps.concepts import CONCEPTS
+from saesteer.steps.explanations import EXPLANATIONS
+from saesteer.steps.features import FEATURES
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 
 WORDS = [f"w{number}" for number in range(200)]
 

@@ -7,13 +7,14 @@ import pytest
 from synthetic_tables import selection_settings, synthetic_features, synthetic_steering
 
 from saesteer.analysis.factor_bins import factor_bins
-from saesteer.core import tables
+from saesteer.analysis.tables import FACTOR_BINS
+from saesteer.core.tables import validate
 
 EDGES = (0.0, 0.1, 0.5, 1.0)
 
 
 def bins(steering: pl.DataFrame, features: pl.DataFrame, edges: tuple[float, ...] = EDGES) -> pl.DataFrame:
-    return tables.validate(tables.FACTOR_BINS, factor_bins(steering, features, edges, selection_settings()), "test")
+    return validate(FACTOR_BINS, factor_bins(steering, features, edges, selection_settings()), "test")
 
 
 def small(scores: list[float]) -> tuple[pl.DataFrame, pl.DataFrame]:

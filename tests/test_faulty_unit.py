@@ -27,11 +27,12 @@ from torch import Tensor, nn
 
 from saesteer import api
 from saesteer.core.errors import SaesteerError
-from saesteer.core.tables import ACTIVATIONS, TableError, validate
+from saesteer.core.tables import TableError, validate
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.frozen import median_a_max
 from saesteer.run import Run
 from saesteer.serve.terminal import Request, texts_by_token
+from saesteer.steps.activations import ACTIVATIONS
 
 BAD = "not finite in float32 on cpu"
 TEXTS = ["From ba be bi.", "ba di du ta tu.", "be bo by."]

@@ -9,10 +9,11 @@ from test_measured_on import Machine, experiment
 from workflow_folder import ALL_STEPS, MAIN_STEPS, Folder, new_rows
 
 from saesteer.core.store import StoreError, read_manifest, read_rows
-from saesteer.core.tables import GENERATIONS, STEPS
 from saesteer.run import SHARED_STEPS, Run
 from saesteer.settings import Experiment, load_experiment
 from saesteer.settings.load import load_workflow, read_yaml
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.step import step_tables
 from saesteer.workflow import plan
 
 UNEQUAL = {2: (3, 141, 592, 653), 6: (27,)}
@@ -91,7 +92,7 @@ def test_ratings_of_a_share_are_refused_beside_other_concepts(tmp_path: Path) ->
     values["layers"]["2"]["parts"] = []
     manifest.write_text(json.dumps(values))
     with pytest.raises(StoreError, match="was measured on other rows"):
-        read_rows(STEPS["judge"], [here.folder / f"judge/{JOBS[0]}.json"])
+        read_rows(step_tables()["judge"], [here.folder / f"judge/{JOBS[0]}.json"])
 
 
 def test_a_share_of_the_features_is_all_that_a_jobs_parameters_name(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_the_workflow_takes_over_rows_of_whole_layers(finished: Folder, spread: 
     code, printed = spread.run(*judged(spread))
     assert code == 0, printed
     assert spread.parts() == before
-    assert all(opened(spread).rows(STEPS[step]).equals(opened(finished).rows(STEPS[step])) for step in SHARED_STEPS)
+    assert all(opened(spread).rows(step_tables()[step]).equals(opened(finished).rows(step_tables()[step])) for step in SHARED_STEPS)
     features = {2: [3, 100, 141, 592, 653], 6: [27, 182, 818, 284]}
     spread.edit("micro", features={"kind": "explicit", "features": features})
     code, printed = spread.run(*judged(spread))
@@ -159,7 +160,7 @@ def test_rows_computed_by_shares_are_those_of_whole_layers_to_the_bit(finished: 
     assert {path.name for path in (folder.path / "data/micro/generations").glob("*.json")} == {f"{job}.json" for job in JOBS}
     assert opened(folder).rows(GENERATIONS).height == 8 * 3 * 4
     for step in MAIN_STEPS:
-        assert opened(folder).rows(STEPS[step]).equals(opened(finished).rows(STEPS[step])), step
+        assert opened(folder).rows(step_tables()[step]).equals(opened(finished).rows(step_tables()[step])), step
     for name in ("features", "steering", "outcomes"):
         table = f"data/micro/tables/{name}.parquet"
         assert (folder.path / table).read_bytes() == (finished.path / table).read_bytes()

@@ -10,7 +10,8 @@ from synthetic_tables import main_tables, selection_settings
 
 from saesteer.analysis.best_factor import best_factors, outcomes
 from saesteer.analysis.filter_variants import FREQUENCY_BINS, SUCCESSES, filter_variants, lens_frequencies
-from saesteer.core import tables
+from saesteer.analysis.tables import FILTER_VARIANTS, STEERING
+from saesteer.core.tables import validate
 from saesteer.figures.filter_variants import furthest
 from saesteer.settings import BestFactorSettings
 
@@ -32,7 +33,7 @@ def frequencies_of(features: pl.DataFrame) -> pl.DataFrame:
 def variants(world: dict[str, pl.DataFrame]) -> pl.DataFrame:
     features = world["features"]
     rows = filter_variants(world["steering"], features, frequencies_of(features), CHOICE, SETTINGS)
-    return tables.validate(tables.FILTER_VARIANTS, rows, "test")
+    return validate(FILTER_VARIANTS, rows, "test")
 
 
 def test_every_variant_is_there_and_one_is_registered(variants: pl.DataFrame) -> None:
@@ -85,7 +86,7 @@ def test_a_gain_that_common_lens_tokens_make_is_none_net_of_unsteered_texts() ->
         success = (2.0 if is_common else 1.0) + (factor == "1")
         row = {"layer": layer, "feature": feature, "factor": factor, "half": half, "n": 10, "n_perplexity": 10, "n_judged": 0}
         rows.append(row | dict.fromkeys(("gen_success_1", "gen_success_5", "gen_success_20"), success) | {"log_perplexity": 1.0})
-    steering = pl.DataFrame(rows, schema=tables.STEERING.schema)
+    steering = pl.DataFrame(rows, schema=STEERING.schema)
     features = features.with_columns(output_score=pl.when("is_common").then(0.9).otherwise(0.1)).drop("is_common")
     frequencies = features.select("layer", "feature", frequency=pl.int_range(pl.len()).over("layer").cast(pl.Float64))
     of_all = filter_variants(steering, features, frequencies, CHOICE, SETTINGS).filter(
@@ -117,7 +118,7 @@ def test_the_order_of_features_changes_nothing(world: dict[str, pl.DataFrame], v
     again = filter_variants(
         world["steering"].sample(fraction=1.0, shuffle=True, seed=4), shuffled, frequencies_of(world["features"]), CHOICE, SETTINGS
     )
-    assert again.sort(tables.FILTER_VARIANTS.keys).equals(variants.sort(tables.FILTER_VARIANTS.keys))
+    assert again.sort(FILTER_VARIANTS.keys).equals(variants.sort(FILTER_VARIANTS.keys))
 
 
 def test_the_axis_ends_where_gains_can_be_read() -> None:

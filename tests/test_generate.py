@@ -12,13 +12,14 @@ from polars.testing import assert_frame_equal
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from saesteer.core.counter_rng import text_keys
-from saesteer.core.tables import FEATURE_TEXT, GENERATIONS
+from saesteer.core.texts import FEATURE_TEXT
 from saesteer.engine import continuation, generate, steering
 from saesteer.engine.continuation import Sampling, continuation_texts, ending_tokens
 from saesteer.engine.generations import feature_texts
 from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.engine.saes import Sae
 from saesteer.engine.sampling import NOTHING, largest_ids, sample_tokens
+from saesteer.steps.generations import GENERATIONS
 
 KEYS = ["feature", "factor", "prefix_id", "sample"]
 SHIPPED = {f"{number:016x}": text for number, text in enumerate(["From my experience,", "I believe that", "The", "Then the man said:"])}

@@ -19,11 +19,13 @@ from workflow_folder import ROOT
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import file_digest
-from saesteer.core.tables import METHOD_SUMMARIES, RATING_COLUMNS, read_summary
+from saesteer.core.tables import read_summary
+from saesteer.core.texts import RATING_COLUMNS
 from saesteer.exchange.comparison import to_axbench
 from saesteer.exchange.imported import Import, import_texts
 from saesteer.methods.compare.imported import imported_scores, with_scores
 from saesteer.methods.compare.protocol import ProtocolError
+from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.run import open_run
 from saesteer.settings import ProtocolSettings, Workflow
 from saesteer.settings.registry import METHODS

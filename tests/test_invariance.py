@@ -27,7 +27,6 @@ from test_judge_local import settings as judge_settings
 from test_steered_texts import LAYER, _interventions, _prompts, _rows
 from torch import Tensor
 
-from saesteer.core.tables import DAMAGE, FITS
 from saesteer.engine import continuation, head, loss_rise, models, output_score, pilot
 from saesteer.engine.activations import sparse_activations
 from saesteer.engine.adapters import low_rank_subspace_installed, low_rank_weights_installed
@@ -43,6 +42,8 @@ from saesteer.engine.perplexity import continuation_nll
 from saesteer.judge import local_model
 from saesteer.judge.local_model import local_asker
 from saesteer.methods.fit import effects
+from saesteer.steps.damage import DAMAGE
+from saesteer.steps.fits import FITS
 
 FIT_COLUMNS = {name: FITS.schema[name] for name in ("layer", "method", "concept_id", "kind", "tensors", "values")}
 

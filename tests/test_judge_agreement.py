@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.stats import t
 from sklearn.metrics import cohen_kappa_score
 
-from saesteer.core.tables import JUDGEMENTS
 from saesteer.judge.agreement import SCHEMA, agreement, jackknife_interval, weighted_kappa
+from saesteer.steps.judge import JUDGEMENTS
 
 
 def judgements(concept: list[int | None], fluency: list[int | None], n_features: int = 4) -> pl.DataFrame:

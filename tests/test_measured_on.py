@@ -15,18 +15,15 @@ import pytest
 from saesteer.core.files import text_id
 from saesteer.core.row_digest import row_digests
 from saesteer.core.store import MEASURED_ON, StoreError, Wanted, complete, read_manifest, read_rows
-from saesteer.core.tables import (
-    EFFECTS,
-    FITS,
-    GENERATIONS,
-    MAX_ACTIVATING_EXAMPLES,
-    PERPLEXITY,
-    STEERING_PROMPTS,
-    Table,
-    write_summary,
-)
+from saesteer.core.tables import Table, write_summary
 from saesteer.run import Run
 from saesteer.settings import EmbeddingJudge, EndpointJudge, Experiment, SettingsError, Workflow, load_experiment
+from saesteer.sources.concept_tables import STEERING_PROMPTS
+from saesteer.steps.effects import EFFECTS
+from saesteer.steps.fits import FITS
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
+from saesteer.steps.perplexity import PERPLEXITY
 from saesteer.steps.step import steps_of
 from saesteer.workflow import outputs, plan
 

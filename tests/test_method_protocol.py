@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from method_rows import LAYER, Ratings, method_settings, rows_of, scored, shuffled, synthetic_rows
 from oracles.method_protocol import Text, concept_result
 
-from saesteer.core.tables import METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES, validate
+from saesteer.core.tables import validate
 from saesteer.methods.compare.protocol import ProtocolError, prompt_halves, row_of
+from saesteer.methods.compare.tables import METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES
 from saesteer.settings import registry
 from saesteer.settings.registry import Method
 

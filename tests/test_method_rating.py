@@ -18,9 +18,12 @@ from polars.testing import assert_frame_equal
 
 from saesteer.analysis.concepts import with_concept
 from saesteer.core.files import text_id
-from saesteer.core.tables import GENERATIONS, JUDGEMENTS, PERPLEXITY, validate
+from saesteer.core.tables import validate
 from saesteer.core.tokens import load_tokens
 from saesteer.engine.perplexity import text_losses
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.judge import JUDGEMENTS
+from saesteer.steps.perplexity import PERPLEXITY
 from saesteer.world.judges import WorldJudge, load_judge
 from saesteer.world.oracle_judge import concept_rating, fluency_rating, load_oracle
 from saesteer.world.rating import rate

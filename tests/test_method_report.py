@@ -8,17 +8,19 @@ import polars as pl
 import pytest
 from method_rows import LAYER, PROMPTS, method_settings, method_summaries, rows_of, score_rows, shuffled, synthetic_rows
 
-from saesteer.core.tables import FEATURES, METHOD_EQUAL_COST, METHOD_SUMMARIES, validate
+from saesteer.core.tables import validate
 from saesteer.core.uncertainty import RATINGS, mean_interval, of_differences
 from saesteer.exchange.comparison import to_axbench
 from saesteer.methods.compare.differences import method_differences
 from saesteer.methods.compare.means import ELSEWHERE, FAMILIES, family_of
 from saesteer.methods.compare.paper_values import P4, PAPER_VALUES, Protocol, compared, our_protocol
 from saesteer.methods.compare.protocol import ProtocolError
+from saesteer.methods.compare.tables import METHOD_EQUAL_COST, METHOD_SUMMARIES
 from saesteer.settings.methods import MethodSettings, PublishedConcepts
 from saesteer.settings.registry import METHODS, method
 from saesteer.site.method_report import method_notes, report_markdown
 from saesteer.sources.imported import AXBENCH_METHODS
+from saesteer.steps.features import FEATURES
 
 SETTINGS = method_settings()
 PROTOCOLS = {LAYER: our_protocol(SETTINGS, "data/world/model", LAYER, "oracle", 6)}

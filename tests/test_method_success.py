@@ -15,9 +15,11 @@ from synthetic_tables import lens_rows
 
 from saesteer.analysis.best_factor import Curve, choose_p1
 from saesteer.analysis.gen_success import gen_success, with_feature
-from saesteer.core.tables import METHOD_HALVES, as_generations, validate
+from saesteer.core.tables import validate
+from saesteer.core.texts import as_generations
 from saesteer.core.tokens import load_tokens
 from saesteer.methods.compare.protocol import Rows
+from saesteer.methods.compare.tables import METHOD_HALVES
 from saesteer.settings.methods import MethodSettings
 
 TWO = ("p0", "p1")

@@ -20,11 +20,14 @@ from real_inputs import D_MODEL, KEY, N_FEATURES, RealFolder, World, layer_examp
 from workflow_folder import ALL_STEPS, BIN, ROOT, Checkout, Folder, new_rows
 
 from saesteer.core.files import text_id
-from saesteer.core.tables import COMPARED_CONCEPTS, FIT_TEXT, METHOD_SUMMARIES, STEERING_PROMPTS, read_summary
+from saesteer.core.tables import read_summary
+from saesteer.core.texts import FIT_TEXT
 from saesteer.exchange.neuronpedia import write_export
+from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.run import Run
 from saesteer.settings import SaeSettings, SettingsError, Workflow, load_experiment
 from saesteer.settings.registry import method
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS, STEERING_PROMPTS
 from saesteer.sources.concept_texts import with_labels
 from saesteer.sources.neuronpedia.sources import Source, known_sources
 from saesteer.sources.published import PUBLISHED

@@ -14,8 +14,9 @@ from job_inputs import summaries_from_their_inputs
 from workflow_folder import ALL_STEPS, ROOT, Checkout, Folder, new_rows
 
 from saesteer.core.files import file_digest, text_id
-from saesteer.core.tables import METHOD_EQUAL_COST, METHOD_SUMMARIES, read_summary
+from saesteer.core.tables import read_summary
 from saesteer.figures.registry import FIGURES
+from saesteer.methods.compare.tables import METHOD_EQUAL_COST, METHOD_SUMMARIES
 from saesteer.settings import load_experiment
 from saesteer.workflow.outputs import figures
 

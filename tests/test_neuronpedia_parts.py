@@ -33,7 +33,6 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer, models
 
 from saesteer.analysis.max_activating_examples import max_activating_examples
-from saesteer.core.tables import ACTIVATIONS
 from saesteer.core.tokens import TextTokens
 from saesteer.exchange.neuronpedia import write_export
 from saesteer.settings import ExplainedFeatures, NeuronpediaExamples, SaeSettings, Scores, SettingsError
@@ -43,6 +42,7 @@ from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
 from saesteer.sources.neuronpedia.sources import Source, known_sources, sources_of
 from saesteer.sources.resolve_features import explanations, matching_features, nearest_features, resolve_features
 from saesteer.sources.sae_sources import directory_file
+from saesteer.steps.activations import ACTIVATIONS
 
 
 @pytest.fixture

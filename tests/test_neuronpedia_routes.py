@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from neuronpedia_server import LAYER, QUICK, SOURCE, Neuronpedia, an_example, examples_of, keys, read_batch, serving, table, write_batch
 from polars.testing import assert_frame_equal
 
-from saesteer.core.tables import MAX_ACTIVATING_EXAMPLES, validate
+from saesteer.core.tables import validate
 from saesteer.exchange.neuronpedia import write_export
 from saesteer.settings import NeuronpediaExamples
 from saesteer.sources.neuronpedia.fetch import max_activating_examples
 from saesteer.sources.neuronpedia.sources import Source
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 
 N = 2300  # three batches
 ROUTES = ("bulk", "api", "auto")

@@ -18,22 +18,20 @@ from typer.testing import CliRunner
 
 from saesteer.cli import app
 from saesteer.core.files import text_id
-from saesteer.core.tables import (
-    ACTIVATIONS,
-    COMPARED_CONCEPTS,
-    FEATURES,
-    FITS,
-    LOGIT_LENS,
-    MAX_ACTIVATING_EXAMPLES,
-    METHOD_SUMMARIES,
-    write_summary,
-)
+from saesteer.core.tables import write_summary
 from saesteer.engine.interventions import Addition, packed
 from saesteer.exchange.upload import uploads_of
+from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.run import Run
 from saesteer.settings import Experiment, SettingsError, load_experiment, load_workflow
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
 from saesteer.sources.neuronpedia.upload import Upload, send_all
+from saesteer.steps.activations import ACTIVATIONS
+from saesteer.steps.features import FEATURES
+from saesteer.steps.fits import FITS
+from saesteer.steps.logit_lens import LOGIT_LENS
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 
 ROOT = Path(__file__).parents[1]
 LIST, BATCH, VECTOR = "/api/list/new-with-features", "/api/feature/upload-batch", "/api/vector/new"

@@ -18,19 +18,10 @@ from test_generate import swept
 from saesteer.analysis.best_factor import best_factors
 from saesteer.analysis.gen_success import gen_success
 from saesteer.analysis.summaries import steering_table
+from saesteer.analysis.tables import BEST_FACTORS, STEERING
 from saesteer.core.errors import NotFiniteError
-from saesteer.core.tables import (
-    BEST_FACTORS,
-    GEN_SUCCESS,
-    GENERATIONS,
-    JUDGEMENTS,
-    NO_FIT,
-    PERPLEXITY,
-    STEERING,
-    as_generations,
-    of_features,
-    validate,
-)
+from saesteer.core.tables import validate
+from saesteer.core.texts import NO_FIT, as_generations, of_features
 from saesteer.core.tokens import TextTokens
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generations import feature_texts
@@ -42,6 +33,10 @@ from saesteer.serve.requests import CompletionRequest
 from saesteer.settings import BestFactorSettings, Settings, SettingsError, canonical_factor
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.steps import SamplingSettings
+from saesteer.steps.gen_success import GEN_SUCCESS
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.judge import JUDGEMENTS
+from saesteer.steps.perplexity import PERPLEXITY
 
 FAMILY, OVERFLOWS = "gemma2", "1" + "0" * 39
 """A factor that is infinite in float32."""

@@ -8,7 +8,10 @@ from tokenizers import Tokenizer, normalizers
 from workflow_folder import Folder
 
 from saesteer.core.store import read_rows
-from saesteer.core.tables import GEN_SUCCESS, GENERATIONS, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES
+from saesteer.steps.gen_success import GEN_SUCCESS
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.logit_lens import LOGIT_LENS
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 
 pytestmark = pytest.mark.exhaustive
 LAYERS = (1, 3)

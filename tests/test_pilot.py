@@ -23,14 +23,17 @@ from workflow_folder import ROOT, Folder, new_rows
 
 from saesteer.analysis.pilot_grid import by_multiple, grid
 from saesteer.core.store import StoreError
-from saesteer.core.tables import GENERATIONS, PILOT, SINGLE_FEATURE, validate
+from saesteer.core.tables import validate
+from saesteer.core.texts import SINGLE_FEATURE
 from saesteer.engine.damage import N_CONTEXT
 from saesteer.engine.loss_rise import loss_rises
 from saesteer.engine.models import prompt_token_ids
 from saesteer.engine.pilot import _layer, pilot_factors
 from saesteer.recommendations.candidates import candidates_sweep, usual_factors
 from saesteer.settings import Experiment, SettingsError, experiment_of
-from saesteer.summaries import features_table
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.pilot import PILOT
+from saesteer.summaries.features import described_features
 from saesteer.workflow import plan
 
 FACTORS = ("0", "0.25", "0.5", "1")
@@ -82,7 +85,7 @@ def test_the_loss_has_risen_by_the_target_where_the_range_was_halved_by_hand(
     lm, sae = model_and_sae(family, layer, hook_point)
     sae = replace(sae, W_dec=sae.W_dec * torch.linspace(1, 3, sae.meta.n_features)[:, None])
     texts, features = texts_for(family, lm), [7, 40]
-    made = validate(PILOT, pl.concat(pilot_factors(lm, sae, features, texts, target)), "pilot")
+    made = validate(PILOT, PILOT.of(pl.concat(pilot_factors(lm, sae, features, texts, target))), "pilot")
     unsteered, _ = slow_rise(lm, sae, 0, 0.0, texts)
     of_layer = _layer(lm, sae, texts, target)
     rises = loss_rises(lm, of_layer.hook_point, 0.5 * sae.W_dec[features], of_layer.texts)
@@ -193,10 +196,10 @@ def test_each_features_factors_are_wanted_by_one_job_and_a_feature_more_adds_its
 def test_the_table_of_features_does_not_wait_for_the_pilot(tmp_path: Path) -> None:
     here = Machine(tmp_path / "micro", with_pilot({2: (3, 141)}), "ours")
     here.run()
-    made = features_table.compute(here.opened, here.opened.layers)
+    made = described_features(here.opened, here.opened.layers)
     shutil.rmtree(here.folder / "pilot")
     assert made["features"].height == 2
-    assert features_table.compute(here.opened, here.opened.layers)["features"].equals(made["features"])
+    assert described_features(here.opened, here.opened.layers)["features"].equals(made["features"])
 
 
 def test_texts_at_other_pilot_factors_are_refused(tmp_path: Path) -> None:

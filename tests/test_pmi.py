@@ -9,7 +9,8 @@ from oracles.statistics import pmi as slow_pmi
 from synthetic_tables import FACTORS, main_tables, selection_settings, synthetic_features, synthetic_generations, synthetic_texts
 
 from saesteer.analysis.pmi import N_TOP, feature_pmi, holding_matrix, mean_pmi, pmi_by_threshold, top_tokens
-from saesteer.core import tables
+from saesteer.analysis.tables import FEATURE_PMI, PMI
+from saesteer.core.tables import validate
 
 TOKENS = st.integers(0, 6)
 
@@ -49,7 +50,7 @@ def test_only_texts_at_chosen_factors_count() -> None:
         assert (row["n_pairs"], row["n_absent"]) == (len(values), absent)
         assert row["pmi"] == (pytest.approx(float(np.mean(values))) if values else None)
     assert table["pmi"].null_count() == 1
-    tables.validate(tables.FEATURE_PMI, table, "test")
+    validate(FEATURE_PMI, table, "test")
 
 
 def test_order_changes_nothing() -> None:
@@ -61,7 +62,7 @@ def test_order_changes_nothing() -> None:
 
 def test_by_threshold_is_the_mean_of_kept_features() -> None:
     pmi = main_tables(4, 32)["feature_pmi"].with_row_index().with_columns(pmi=pl.when(pl.col("index") != 127).then("pmi")).drop("index")
-    table = tables.validate(tables.PMI, pmi_by_threshold(pmi, selection_settings(late_layers_from=2)), "test")
+    table = validate(PMI, pmi_by_threshold(pmi, selection_settings(late_layers_from=2)), "test")
     kept = pmi.filter((pl.col("layer") >= 2) & (pl.col("output_score") >= 0.01))
     row = table.filter(layers="late", threshold=0.01).row(0, named=True)
     assert row["mean"] == pytest.approx(kept["pmi"].mean())

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, GPT2Config, GPTNeoXConfig, LlamaConfig, 
 
 from saesteer.analysis.gen_success import gen_success
 from saesteer.analysis.input_score import input_scores
-from saesteer.core.tables import GENERATIONS, MAX_ACTIVATING_EXAMPLES, as_generations
+from saesteer.core.texts import as_generations
 from saesteer.core.tokens import TextTokens, load_tokens
 from saesteer.engine.continuation import Sampling, continuation_texts, final_ids
 from saesteer.engine.generations import feature_texts
@@ -28,6 +28,8 @@ from saesteer.engine.output_score import output_scores
 from saesteer.engine.perplexity import continuation_nll, scored_prefix
 from saesteer.settings import SettingsError, load_experiment
 from saesteer.settings.inputs import ChatSettings, ModelSettings
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 from saesteer.steps.step import steps_of
 
 TURNS = (

@@ -13,11 +13,11 @@ import pytest
 from report_folders import HOSTILE, PromptedRun, compared, swept
 
 from saesteer.core.errors import SettingsError
-from saesteer.core.tables import JUDGEMENTS
 from saesteer.rating import answers as rating_answers
 from saesteer.rating.answers import LARGEST_FILE, read_answers
 from saesteer.rating.sheet import drawn, rated_texts, sheet_html
 from saesteer.run import Run
+from saesteer.steps.judge import JUDGEMENTS
 
 
 @pytest.fixture(scope="module", params=[partial(swept, n_features=12), compared], ids=["sweep", "comparison"])

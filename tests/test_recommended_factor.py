@@ -13,10 +13,11 @@ from test_best_factor import steering_rows
 from test_recommendation import ratings, recommended
 
 from saesteer.analysis.recommended_factor import recommended_factors
+from saesteer.analysis.tables import STEERING
 from saesteer.core.errors import SettingsError
-from saesteer.core.tables import JUDGEMENTS, STEERING
 from saesteer.exchange.fits import recommended_factor
 from saesteer.settings import BestFactorSettings
+from saesteer.steps.judge import JUDGEMENTS
 
 JUDGED, BY_SUCCESS = "judge score, on all prompts", "GenSuccess@20 under the perplexity cap, on all prompts"
 

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saesteer.analysis.repeats import without_repeats
-from saesteer.core.tables import GENERATIONS, JUDGEMENTS, Table
+from saesteer.core.tables import Table
 from saesteer.run import Run
 from saesteer.settings import Comparison, Sweep
 from saesteer.settings.methods import MethodSettings
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.judge import JUDGEMENTS
 from saesteer.summaries.counted_ratings import counted_ratings
 
 PROMPTS = ["a", "b", "c", "d", "e", "f"]

@@ -18,11 +18,12 @@ from report_folders import HOSTILE, METHODS, compared, copy_of, swept
 from safetensors.numpy import load_file
 from workflow_folder import ROOT
 
+from saesteer.analysis.tables import STEERING
 from saesteer.core.machine import process_table
-from saesteer.core.tables import FEATURES, METHOD_SUMMARIES, STEERING
 from saesteer.exchange.fits import recommended_factor
 from saesteer.judge.answers import Answer, AnswerBook
 from saesteer.judge.endpoint import endpoint_fingerprint
+from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.site import folder as folder_module
 from saesteer.site import pieces
 from saesteer.site.answers import fluent_up_to
@@ -30,6 +31,7 @@ from saesteer.site.example_words import ranked_words, word_counts, words_each
 from saesteer.site.feature_pages import N_NEIGHBOURS, neighbours
 from saesteer.site.folder import ReportError, write_report
 from saesteer.site.pieces import as_json, packed, write_list
+from saesteer.steps.features import FEATURES
 
 ASSETS = ROOT / "src/saesteer/site/assets"
 

@@ -16,10 +16,11 @@ from report_folders import swept
 from test_report_pages import browser, opened  # noqa: F401
 from test_report_pages import pytestmark as pytestmark
 
-from saesteer.core.tables import FEATURES, write_summary
+from saesteer.core.tables import write_summary
 from saesteer.site import feature_table
 from saesteer.site.example_words import words_each
 from saesteer.site.folder import write_report
+from saesteer.steps.features import FEATURES
 
 N_LARGE = (26, 16_384)
 """Layers, and features in each: Gemma 2 2B with the SAEs of width 16k."""

@@ -17,11 +17,15 @@ from report_folders import compared, swept
 from workflow_folder import ROOT
 
 from saesteer.analysis.recommended_factor import recommended_factors
-from saesteer.core.tables import FEATURES, JUDGEMENTS, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES, OUTCOMES, STEERING
+from saesteer.analysis.tables import OUTCOMES, STEERING
 from saesteer.rating.answers import read_answers
 from saesteer.rating.sheet import rated_texts, sheet_html
 from saesteer.run import Run
 from saesteer.site.folder import write_report
+from saesteer.steps.features import FEATURES
+from saesteer.steps.judge import JUDGEMENTS
+from saesteer.steps.logit_lens import LOGIT_LENS
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 
 sync_api = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")

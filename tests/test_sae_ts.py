@@ -12,13 +12,13 @@ from oracles import plain_hooks
 from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge, RidgeCV
 
-from saesteer.core.tables import EFFECTS
 from saesteer.engine.interventions import Addition
 from saesteer.methods.fit import fgaa, sae_choice, sae_ts
 from saesteer.methods.fit.approximator import PENALTIES, fitted, ridge
 from saesteer.methods.fit.fits import fit_of
 from saesteer.methods.fit.problem import Abstains, Approximator
 from saesteer.settings.registry import method
+from saesteer.steps.effects import EFFECTS
 
 D, F = 6, 10
 NAMES = ("sae_ts", "sae_ts_pinv", "sae_ts_rotation", "sae_ts_bias", "fgaa")

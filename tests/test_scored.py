@@ -6,7 +6,8 @@ import pytest
 import yaml
 from workflow_folder import Folder
 
-from saesteer.core.tables import FEATURES, read_summary
+from saesteer.core.tables import read_summary
+from saesteer.steps.features import FEATURES
 
 
 @pytest.mark.slow

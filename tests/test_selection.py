@@ -9,7 +9,8 @@ from oracles.statistics import exact_p_within_layers, removal_means
 from synthetic_tables import main_tables, selection_settings
 
 from saesteer.analysis.selection import p_within_layers, random_removal, selection
-from saesteer.core import tables
+from saesteer.analysis.tables import SELECTION
+from saesteer.core.tables import validate
 from saesteer.core.uncertainty import random_stream
 
 
@@ -28,7 +29,7 @@ def point(frame: pl.DataFrame, measure: str, layers: str, threshold: float) -> d
 def test_rows_are_plain_means_and_counts(outcomes: pl.DataFrame) -> None:
     """Layer 3 scores exactly the threshold: it is kept."""
     outcomes = outcomes.with_columns(output_score=pl.when(pl.col("layer") == 3).then(0.1).otherwise("output_score"))
-    frame = tables.validate(tables.SELECTION, selection(outcomes, SETTINGS), "test")
+    frame = validate(SELECTION, selection(outcomes, SETTINGS), "test")
     rows = [row for row in outcomes.iter_rows(named=True) if row["rule"] == "capped" and row["layer"] >= 2]
     judged = [row for row in rows if row["judge_score"] is not None]
     kept = [row["judge_score"] for row in judged if row["output_score"] >= 0.1]
@@ -55,13 +56,13 @@ def test_nothing_kept_and_nothing_late_is_null(outcomes: pl.DataFrame) -> None:
     for row in (point(frame, "gen_success_20", "all", 0.9), point(frame, "gen_success_20", "late", 0.0)):
         assert row["n_kept"] == 0
         assert [row[name] for name in ("mean", "low", "high", "random_mean", "random_low", "random_high", "p_within_layers")] == [None] * 7
-    tables.validate(tables.SELECTION, frame, "test")
+    validate(SELECTION, frame, "test")
 
 
 def test_adding_a_threshold_changes_no_other_row(outcomes: pl.DataFrame) -> None:
     few, more = (selection(outcomes, selection_settings(thresholds=grid)) for grid in ((0.1, 0.5), (0.05, 0.1, 0.2, 0.5, 0.6)))
     kept = more.filter(pl.col("threshold").is_in(few["threshold"].unique().to_list()))
-    assert kept.sort(tables.SELECTION.keys).equals(few.sort(tables.SELECTION.keys))
+    assert kept.sort(SELECTION.keys).equals(few.sort(SELECTION.keys))
 
 
 def test_permuting_features_changes_nothing(outcomes: pl.DataFrame) -> None:

@@ -16,11 +16,15 @@ from served import Served, serving
 from test_report_pages import DESK, PHONE, barriers, browser, comparison, sweep, sync_api  # noqa: F401
 from test_report_pages import pytestmark as pytestmark
 
-from saesteer.core.tables import COMPARED_CONCEPTS, FEATURES, FITS, METHOD_SUMMARIES, OUTCOMES
+from saesteer.analysis.tables import OUTCOMES
 from saesteer.engine.interventions import Addition, packed
+from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.run import Run
 from saesteer.serve.requests import SteeringField
 from saesteer.serve.scheduler import Progress, Text
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS
+from saesteer.steps.features import FEATURES
+from saesteer.steps.fits import FITS
 
 PROMPT = "People often say that"
 

@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 from saesteer import api
 from saesteer.analysis.recommended_factor import recommended_factors
+from saesteer.analysis.tables import STEERING
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
-from saesteer.core.tables import STEERING
 from saesteer.engine.generations import feature_texts
 from saesteer.run import Run
 from saesteer.serve.terminal import Request, heading, request_of, show, texts_by_token

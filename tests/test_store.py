@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from saesteer.core import store
 from saesteer.core.machine import process_table
 from saesteer.core.store import StoreError, Wanted, complete, missing_keys, read_manifest, read_rows, sound_parts, unnamed_parts
-from saesteer.core.tables import OUTPUT_SCORE, TableError
+from saesteer.core.tables import TableError
+from saesteer.steps.output_score import OUTPUT_SCORE
 
 LAYER = 5
 

@@ -13,10 +13,11 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
 from saesteer.core.files import text_id
-from saesteer.core.tables import FITS, validate
+from saesteer.core.tables import validate
 from saesteer.engine.interventions import ActivationEdit, Addition, Intervention, kind_of, packed
 from saesteer.methods.fit.vectors_file import read_vectors, write_vectors
 from saesteer.settings import SettingsError
+from saesteer.steps.fits import FITS
 
 D_MODEL = 4
 

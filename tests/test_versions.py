@@ -9,7 +9,8 @@ import pytest
 from saesteer.settings import EmbeddingJudge, ExampleConcepts, LocalModelJudge, NearestConcepts, load_experiment
 from saesteer.settings.registry import METHODS
 from saesteer.steps.step import Step, steps_of
-from saesteer.workflow.code_digest import PLUMBING, imported_by, version_of
+from saesteer.summaries.summary import summaries
+from saesteer.workflow.code_digest import PLUMBING, VALUES, imported_by, used_by, version_of
 from saesteer.workflow.plan import versions
 
 ROOT = Path(__file__).parents[1]
@@ -98,7 +99,10 @@ def test_what_computes_a_steps_rows_is_among_its_modules(name: str) -> None:
 
 def test_plumbing_is_no_part_of_what_a_table_or_figure_is_computed_with() -> None:
     """What plans a job, opens an experiment or computes rows makes no table anew."""
-    selection, figure = imported_by("summaries.selection"), imported_by(scripts=(ROOT / "scripts/figure.py",))
+    of_summary = {name: used_by(functions=(summary.function,)) for name, summary in summaries().items()}
+    selection, figure = of_summary["selection"], used_by(scripts=(ROOT / "scripts/figure.py",))
     assert "analysis.selection" in selection
     assert not {name for name in {*selection, *figure} if name.split(".")[0] in PLUMBING}
-    assert "judge.prompt_writing" in imported_by("summaries.steering_prompts") - selection
+    assert "judge.prompt_writing" in of_summary["steering_prompts"] - selection
+    assert {"analysis.repeats", "analysis.halves"} <= of_summary["steering_table"] & of_summary["method_tables"]  # by counted_ratings
+    assert not {name for names in of_summary.values() for name in names if name.startswith("summaries.") or name in VALUES}

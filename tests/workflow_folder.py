@@ -13,7 +13,8 @@ import yaml
 from warm_python import server
 
 from saesteer.core.store import read_rows
-from saesteer.core.tables import METHOD_STEPS, SINGLE_FEATURE, STEPS, of_features, of_fits
+from saesteer.core.texts import SINGLE_FEATURE, of_features, of_fits
+from saesteer.steps.step import step_tables
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -24,8 +25,8 @@ WITHOUT_SHIPPED = shutil.ignore_patterns("world*", "public")
 OF_ONE_TEST = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")
 """Variables that a process of pytest sets as it goes on; importing parts of torch sets the second."""
 GPU_STEPS = ("activations", "logit_lens", "output_score", "generations", "perplexity")
-ALL_STEPS = STEPS | METHOD_STEPS
-MAIN_STEPS = {name: table for name, table in STEPS.items() if name not in ("explanations", "pilot")}
+ALL_STEPS = step_tables()
+MAIN_STEPS = {name: table for name, table in ALL_STEPS.items() if name not in ("explanations", "pilot", "effects", "fits", "damage")}
 """The steps of the main job, which names no features and has no pilot."""
 PER_FEATURE = {"max_activating_examples", "concepts", "logit_lens", "input_score", "output_score"}
 PER_GENERATION = {"generations", "gen_success", "perplexity", "judge"}

@@ -18,7 +18,6 @@ from saesteer.analysis.input_score import input_scores as _input_scores
 from saesteer.analysis.max_activating_examples import max_activating_examples as _max_activating_examples
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
-from saesteer.core.tables import LOGIT_LENS, OUTPUT_SCORE
 from saesteer.core.tokens import TextTokens
 from saesteer.engine.activations import sparse_activations
 from saesteer.engine.continuation import Sampling as Sampling
@@ -44,7 +43,9 @@ from saesteer.settings.inputs import GGUF
 from saesteer.settings.load import read_workflow
 from saesteer.sources.corpus import tokenised
 from saesteer.sources.hub import fetch_model, hugging_face_folder
+from saesteer.steps.logit_lens import LOGIT_LENS
 from saesteer.steps.logit_lens import lens_columns as _lens_columns
+from saesteer.steps.output_score import OUTPUT_SCORE
 
 
 def load_model(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +20,20 @@ import polars as pl
 from saesteer.core.errors import SettingsError
 from saesteer.core.names import check_known
 from saesteer.core.store import SHARE, read_manifest, read_rows
-from saesteer.core.tables import FEATURES, Table, read_summary
+from saesteer.core.tables import Table, read_summary
 from saesteer.core.tokens import TextTokens, load_tokens
-from saesteer.settings import Comparison, Experiment, OracleJudge, Scores, Steering, Sweep, Workflow, load_experiment
+from saesteer.settings import (
+    Comparison,
+    EndpointJudge,
+    Experiment,
+    LocalModelJudge,
+    OracleJudge,
+    Scores,
+    Steering,
+    Sweep,
+    Workflow,
+    load_experiment,
+)
 from saesteer.settings.base import DOWNLOADS
 from saesteer.sources.corpus import topic_names
 from saesteer.sources.features import features_of
@@ -32,6 +44,7 @@ from saesteer.sources.published import cached_path
 if TYPE_CHECKING:
     from saesteer.engine.models import LanguageModel
     from saesteer.engine.saes import Sae
+    from saesteer.judge.answers import Asker
     from saesteer.world.judges import WorldJudge
 
 SHARED_STEPS = ("generations", "gen_success", "perplexity", "judge")
@@ -163,13 +176,6 @@ class Run:
         """`summary`; None where it has not been made."""
         return self.summary(table) if self.summary_path(table).is_file() else None
 
-    def features(self, layers: Sequence[int]) -> pl.DataFrame:
-        """Features of some layers, from the files that there is one of for each layer."""
-        paths = [self.data / f"features/layer_{layer:02d}.parquet" for layer in layers]
-        if absent := [path for path in paths if not path.is_file()]:
-            raise SettingsError(f"{absent[0]} is missing: run the workflow of experiment {self.name} first")
-        return pl.concat([read_summary(FEATURES, path) for path in paths])
-
     @property
     def prompts_path(self) -> Path:
         """The file of its prompts: the experiment file's, or where a published one is or will be."""
@@ -269,6 +275,21 @@ class Run:
         """Layer -> norm of each decoder row of its SAE; one number where all are equal, None where it is not known."""
         saes = [read_manifest(path)["layers"] for path in self.manifests("saes", layers)]
         return {int(layer): entry.get("decoder_norm") for of_group in saes for layer, entry in of_group.items() if int(layer) in layers}
+
+    def language_judge(self) -> Asker:
+        """The experiment's judge, which is a language model, ready to be asked."""
+        from saesteer.judge.batch import endpoint_asker
+
+        judge = self.steering.judge
+        if isinstance(judge, EndpointJudge):
+            return endpoint_asker(judge, os.environ, self.data)
+        from saesteer.engine.models import load_language_model
+        from saesteer.engine.weights import available_device
+        from saesteer.judge.local_model import local_asker
+
+        assert isinstance(judge, LocalModelJudge)
+        lm = load_language_model(self.model_folder("judge_model"), judge.model.dtype, available_device())
+        return local_asker(lm, judge, self.pin("judge_model")["digest"])
 
     def world_judge(self) -> WorldJudge:
         """The judge of a shipped world, which the experiment names."""

@@ -6,8 +6,9 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.analysis.best_factor import RULES
+from saesteer.analysis.tables import BEST_FACTORS, CHOSEN_STRENGTHS
 from saesteer.core.files import write_text
-from saesteer.core.tables import BEST_FACTORS, CHOSEN_STRENGTHS, read_summary
+from saesteer.core.tables import read_summary
 from studies.pages.public import MODELS, RESULTS
 from studies.pages.tables import Row, Shown
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.core.markdown import number
-from saesteer.core.tables import METHOD_DAMAGE, METHOD_DIFFERENCES, METHOD_EQUAL_COST, METHOD_SUMMARIES, Table
+from saesteer.core.tables import Table
 from saesteer.methods.compare.differences import told_apart
 from saesteer.methods.compare.paper_values import P4, PAPER_VALUES
+from saesteer.methods.compare.tables import METHOD_DAMAGE, METHOD_DIFFERENCES, METHOD_EQUAL_COST, METHOD_SUMMARIES
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import method
 from saesteer.site.method_pages import SHOWN_LIMIT

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from saesteer.analysis.metrics import DOES_NOT_HOLD, HOLDS, OPEN
 from saesteer.analysis.recommendation import Verdict
 from saesteer.core.markdown import table
-from saesteer.core.tables import METHOD_SCORES
 from saesteer.core.uncertainty import RATINGS, Estimate, Interval, mean_interval
+from saesteer.methods.compare.tables import METHOD_SCORES
 from saesteer.site.headline import depth_rho, headline_markdown, p_value, share, times
 from saesteer.site.method_pages import SHOWN_LIMIT
 from studies.pages import methods

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from saesteer.core.tables import SELECTION
+from saesteer.analysis.tables import SELECTION
 from saesteer.figures.style import GREY, PAGE, Axes, Figure, band, legend_entry, new_figure, styled, threshold_axis
 from saesteer.figures.thresholds import FEW_NOTE, SMALL, banded
 from studies.pages.dots import LOOKS, DotPanel, Mark, draw_dots, points

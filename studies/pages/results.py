@@ -9,9 +9,11 @@ from pathlib import Path
 
 import polars as pl
 
+from saesteer.analysis.tables import FILTER_VARIANTS, SELECTION
 from saesteer.core.files import write_atomically, write_json, write_text
-from saesteer.core.tables import FILTER_VARIANTS, METHOD_SCORES, SELECTION, Table, by_name, read_summary
+from saesteer.core.tables import Table, by_name, read_summary
 from saesteer.figures.save import save_drawing, save_figure
+from saesteer.methods.compare.tables import METHOD_SCORES
 from saesteer.settings import SettingsError
 from studies.pages import methods, public, public_figure, schematic
 from studies.pages.findings import results_file

@@ -6,7 +6,8 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.core.tables import FEATURES, read_summary
+from saesteer.core.tables import read_summary
+from saesteer.steps.features import FEATURES
 
 HIGH = 0.5
 """A score above this is high, on P1's scale from 0 to 1."""

@@ -9,7 +9,6 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.core.files import write_atomically, write_text
-from saesteer.core.tables import GENERATIONS, JUDGEMENTS
 from saesteer.judge.agreement import agreement
 from saesteer.judge.batch import endpoint_asker
 from saesteer.judge.rate_llm import judge_texts
@@ -17,6 +16,8 @@ from saesteer.rating.sheet import drawn, rated_texts
 from saesteer.run import Run
 from saesteer.settings import EndpointJudge
 from saesteer.sources.corpus import topic_names
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.judge import JUDGEMENTS
 from saesteer.world.judges import load_judge
 
 FOLDER, ANSWERS = Path("docs/judges"), Path("build/judges")

@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from saesteer.core.files import write_json
-from saesteer.core.tables import FEATURES, write_summary
+from saesteer.core.tables import write_summary
+from saesteer.steps.features import FEATURES
 from studies.pages.blocks import SCORES
 from studies.pages.scores import scores_by_layer
 

@@ -12,7 +12,7 @@ from slurm_node import TOKENS, ClusterRun, Node, environment_of, wait_for
 from workflow_folder import GPU_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Checkout
 
 from saesteer.core.store import read_rows
-from saesteer.core.tables import STEPS
+from saesteer.steps.step import step_tables
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
@@ -89,7 +89,7 @@ def test_every_step_has_its_rows(seen: Seen) -> None:
     n_features, n_generations = 8 * 30, 8 * 30 * 15 * 20
     expected = dict.fromkeys(PER_FEATURE, n_features) | dict.fromkeys(PER_GENERATION, n_generations)
     manifests = {step: sorted((seen.scratch / "tiny" / step).glob("layers_*.json")) for step in expected}
-    assert {step: read_rows(STEPS[step], paths).height for step, paths in manifests.items()} == expected
+    assert {step: read_rows(step_tables()[step], paths).height for step, paths in manifests.items()} == expected
 
 
 def test_findings_and_the_numbers_that_the_readme_shows(seen: Seen) -> None:

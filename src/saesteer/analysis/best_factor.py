@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float
 
-from saesteer.core.tables import BEST_FACTORS, OUTCOMES
+from saesteer.analysis.tables import BEST_FACTORS, OUTCOMES
 from saesteer.settings import BestFactorSettings
 
 RULES = {"p1": "P1's rule", "capped": "capped perplexity"}

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from saesteer.analysis.tables import EXAMPLES
 from saesteer.core.files import text_id
-from saesteer.core.tables import EXAMPLES
 
 N_FEATURES = 8
 """Examples of an experiment."""

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.analysis.best_factor import both_halves
-from saesteer.core.tables import FACTOR_BINS
+from saesteer.analysis.tables import FACTOR_BINS
 from saesteer.core.uncertainty import SUCCESS, mean_columns
 from saesteer.settings import SelectionSettings
 

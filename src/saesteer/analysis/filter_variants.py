@@ -14,7 +14,7 @@ import polars as pl
 
 from saesteer.analysis.best_factor import PERPLEXITIES, RULES, best_factors, outcomes
 from saesteer.analysis.selection import LAYER_SETS, p_within_layers
-from saesteer.core.tables import FILTER_VARIANTS
+from saesteer.analysis.tables import FILTER_VARIANTS
 from saesteer.core.uncertainty import interval_columns, random_stream, ratio_interval
 from saesteer.settings import BestFactorSettings, SelectionSettings
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.core.tables import GEN_SUCCESS, GENERATIONS, SINGLE_FEATURE
+from saesteer.core.texts import SINGLE_FEATURE, TEXT_KEYS
 from saesteer.core.tokens import TextTokens
 
 ALGORITHM_VERSION = 3
@@ -34,7 +34,7 @@ def gen_success(generations: pl.DataFrame, lens: pl.DataFrame, tokens: TextToken
     texts = generations["text"].fill_null("").to_list()
     ids: Any = tokens.retokenise(texts) if convention == "retokenised" else generations["token_ids"]
     rows = generations.select(
-        *GENERATIONS.keys,
+        *TEXT_KEYS,
         "feature",
         "text",
         pl.col("reason").alias("no_text"),
@@ -48,4 +48,4 @@ def gen_success(generations: pl.DataFrame, lens: pl.DataFrame, tokens: TextToken
     counted = rows.join(counts, on="row", how="left", maintain_order="left").with_columns(reason=reason.otherwise(None))
     # No hit is a count of 0, not a missing value.
     zero = (pl.when(pl.col("reason").is_null()).then(pl.col(f"gen_success_{k}").fill_null(0)).alias(f"gen_success_{k}") for k in KS)
-    return counted.with_columns(zero).select(list(GEN_SUCCESS.columns))
+    return counted.with_columns(zero).select(*TEXT_KEYS, *(f"gen_success_{k}" for k in KS), "reason")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from saesteer.core.tables import EXAMPLE, MAX_ACTIVATING_EXAMPLES
+from saesteer.core.texts import EXAMPLE
 from saesteer.core.tokens import TextTokens
 
 ALGORITHM_VERSION = 4
@@ -46,8 +46,8 @@ def max_activating_examples(
         histogram_activations="histogram_activations",
         histogram_counts="histogram_counts",
         n_examples=pl.col("examples").list.len().fill_null(0),
-        examples=pl.col("examples").fill_null(pl.lit([], MAX_ACTIVATING_EXAMPLES.columns["examples"].dtype)),
-        explanations=pl.lit([], MAX_ACTIVATING_EXAMPLES.columns["explanations"].dtype),
+        examples=pl.col("examples").fill_null(pl.lit([], pl.List(EXAMPLE))),
+        explanations=pl.lit([], pl.List(pl.String)),
         source=pl.lit("local"),
         reason=pl.when(pl.col("examples").is_null()).then(pl.lit("never active on the texts")),
     )

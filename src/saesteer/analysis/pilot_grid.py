@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import polars as pl
 
-from saesteer.core.tables import BEST_FACTORS, CHOSEN_STRENGTHS
+from saesteer.analysis.tables import BEST_FACTORS, CHOSEN_STRENGTHS
 from saesteer.settings.base import three_digits
 
 _FEATURE = ["layer", "feature"]

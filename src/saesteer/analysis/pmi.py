@@ -15,7 +15,7 @@ from jaxtyping import Int
 from scipy.sparse import csc_array
 
 from saesteer.analysis.selection import LAYER_SETS, grid
-from saesteer.core.tables import FEATURE_PMI, PMI
+from saesteer.analysis.tables import FEATURE_PMI, PMI
 from saesteer.core.uncertainty import mean_columns
 from saesteer.settings import SelectionSettings
 

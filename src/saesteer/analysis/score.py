@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from saesteer.core.tables import JUDGEMENTS
+from saesteer.core.texts import RATING_COLUMNS, TEXT_KEYS
 
 ALGORITHM_VERSION = 1
 
@@ -34,4 +34,5 @@ def judgements(rated: pl.DataFrame, rates_blank: bool) -> pl.DataFrame:
         .when(pl.col("fluency_rating").is_null())
         .then(pl.lit("no loss to rate"))
     )
-    return rated.with_columns(judge_score=harmonic_mean(names), reason=reason).select(list(JUDGEMENTS.columns))
+    measured = (*RATING_COLUMNS, "concept_log_odds", "judge_score", "reason")
+    return rated.with_columns(judge_score=harmonic_mean(names), reason=reason).select(*TEXT_KEYS, *measured)

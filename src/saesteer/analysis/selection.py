@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from saesteer.core.tables import SELECTION
+from saesteer.analysis.tables import SELECTION
 from saesteer.core.uncertainty import SCALES, interval_columns, mean_columns, quantile_interval, random_stream
 from saesteer.settings import SelectionSettings
 

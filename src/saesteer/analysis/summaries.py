@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from saesteer.core.tables import FEATURES, STEERING
+from saesteer.analysis.tables import STEERING
+from saesteer.core.tables import FEATURE_KEYS
 
 
 def features_table(
@@ -15,14 +16,13 @@ def features_table(
     norms: Mapping[int, float | Sequence[float] | None],
     pages: Mapping[int, str],
 ) -> pl.DataFrame:
-    """The FEATURES table: step tables joined by (layer, feature), of scores the columns that it has. `norms` are those of each layer's
-    decoder rows, one number where all are equal; `pages` are the addresses below which Neuronpedia has the layers' features, where it has
-    them."""
-    keys = list(FEATURES.keys)
+    """The columns of the table of features, and others: step tables joined by (layer, feature). `norms` are those of each layer's decoder
+    rows, one number where all are equal; `pages` are the addresses below which Neuronpedia has the layers' features, where it has them."""
+    keys = list(FEATURE_KEYS)
     joined = examples.join(concepts.drop("reason"), on=keys, how="left")
     joined = joined.join(lens.select(*keys, top_logit_lens_tokens="tokens", top_logit_lens_token_ids="token_ids"), on=keys, how="left")
     for score in scores:
-        joined = joined.join(score.select([name for name in score.columns if name in FEATURES.columns]), on=keys, how="left")
+        joined = joined.join(score, on=keys, how="left")
     of_layers = ((norms[layer], feature) for layer, feature in joined.select(keys).iter_rows())
     of_rows = [norm[feature] if isinstance(norm, Sequence) else norm for norm, feature in of_layers]
     below = pl.col("layer").replace_strict(dict(pages), return_dtype=pl.String, default=None)
@@ -30,7 +30,7 @@ def features_table(
         explanation=pl.col("explanations").list.first(),
         decoder_norm=pl.Series(of_rows, dtype=pl.Float64),
         page=pl.concat_str(below, "feature", separator="/"),
-    ).select(list(FEATURES.columns))
+    )
 
 
 def with_labels(examples: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:

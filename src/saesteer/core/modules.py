@@ -15,8 +15,11 @@ def module_file(folder: Path, module: str) -> Path:
     return package if package.is_file() else path.with_suffix(".py")
 
 
+def modules_of(package: ModuleType) -> dict[str, ModuleType]:
+    """The modules of a package, imported, by name."""
+    return {module.name: importlib.import_module(f"{package.__name__}.{module.name}") for module in pkgutil.iter_modules(package.__path__)}
+
+
 def declared(package: ModuleType, name: str) -> dict[str, Any]:
     """Module -> its attribute `name`, of the modules of a package that have one."""
-    modules = (module.name for module in pkgutil.iter_modules(package.__path__))
-    imported = {module: importlib.import_module(f"{package.__name__}.{module}") for module in modules}
-    return {module: getattr(code, name) for module, code in imported.items() if hasattr(code, name)}
+    return {module: getattr(code, name) for module, code in modules_of(package).items() if hasattr(code, name)}

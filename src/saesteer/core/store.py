@@ -185,7 +185,7 @@ def _write_parts(
 def _write_part(
     folder: Path, table: Table, by_layer: Mapping[int, Wanted], frames: Sequence[pl.DataFrame], made_with: Mapping[str, str]
 ) -> None:
-    rows = validate(table, pl.concat(frames), f"new rows of {folder}").sort(table.keys)
+    rows = validate(table, pl.concat(map(table.of, frames)), f"new rows of {folder}").sort(table.keys)
     want = by_layer[rows["layer"][0]]
     target = _layer_folder(folder, want)
     path = target.parent / _FINGERPRINT

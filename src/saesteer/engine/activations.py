@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.core.errors import NotFiniteError
-from saesteer.core.tables import ACTIVATIONS
 from saesteer.engine.finite import fault
 from saesteer.engine.hook_points import readings, sae_hook_point
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
@@ -28,7 +27,17 @@ MOST_ROWS = (32, 256)
 ACTIVATIONS_AT_A_TIME = 2**26
 """Most feature activations (tokens times features) at a time."""
 
-SCHEMA = pl.Schema(ACTIVATIONS.schema)
+SCHEMA = pl.Schema(
+    {
+        "layer": pl.UInt16(),
+        "text_id": pl.String(),
+        "n_tokens": pl.UInt16(),
+        "n_ordinary": pl.UInt16(),
+        "token_index": pl.List(pl.UInt16),
+        "feature": pl.List(pl.UInt32),
+        "value": pl.List(pl.Float32),
+    }
+)
 
 
 @torch.no_grad()

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from saesteer.core.tables import DAMAGE
 from saesteer.engine.conditional import switched
 from saesteer.engine.finite import rows_named
 from saesteer.engine.generations import placed
@@ -93,9 +92,8 @@ def text_damage(
             reads = map(reader_under(lm, sae, layer, intervention, texts), of_fit["factor"].cast(pl.Float64))
             with rows_named(f"layer {layer}, {fit['method']}, concept {fit['concept_id']}"):
                 measured = [_means(*compared(lm, steered, unsteered)) for steered in reads]
-        columns = pl.DataFrame(measured, schema=["loss", "divergence", "n_tokens"], orient="row")
-        damage = of_fit.select(DAMAGE.keys).hstack(columns).with_columns(unsteered_loss=loss)
-        yield damage.select(list(DAMAGE.columns)).cast(pl.Schema(DAMAGE.schema))
+        columns = pl.DataFrame(measured, schema={"loss": pl.Float64, "divergence": pl.Float64, "n_tokens": pl.UInt32}, orient="row")
+        yield of_fit.select(*_FIT, "factor").hstack(columns).with_columns(unsteered_loss=loss)
 
 
 def _means(nll: Float64[Tensor, " token"], divergence: Float64[Tensor, " token"]) -> tuple[float, float, int]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import polars as pl
 import torch
 
 from saesteer.core.counter_rng import hex_keys, streams, text_keys
 from saesteer.core.errors import NotFiniteError
-from saesteer.core.tables import FEATURE_TEXT, FIT_TEXT, NO_FIT, TEXT_COLUMNS
+from saesteer.core.texts import FEATURE_TEXT, FIT_TEXT, NO_FIT
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.finite import fault
 from saesteer.engine.generate import steered_texts, steered_texts_by_token
@@ -30,6 +31,13 @@ MOST_INTERVENTIONS = 512
 """Fits whose tensors are in the host's memory at a time; on a GPU are those of a batch."""
 
 _FIT = ["layer", "method", "concept_id"]
+_TEXT: Mapping[str, Any] = {
+    "token_ids": pl.List(pl.UInt32),
+    "text": pl.String,
+    "n_tokens": pl.UInt16,
+    "stopped": pl.Boolean,
+    "seconds": pl.Float64,
+}
 _ROW = ["row", "intervention", "prompt", "factor", "stream"]
 """What `steered_texts` reads of a row."""
 
@@ -120,9 +128,9 @@ def fit_texts(
     joined = rows.join(fits.select(*_FIT, "kind", "tensors", "values"), on=_FIT, how="left", maintain_order="left")
     abstained = joined.filter(pl.col("kind").is_null())
     if not abstained.is_empty():
-        none = {"token_ids": None, "text": None, "n_tokens": 0, "stopped": False, "seconds": 0.0, "reason": NO_FIT}
-        columns = (pl.lit(none[name]).cast(column.dtype).alias(name) for name, column in TEXT_COLUMNS.items())
-        yield abstained.select(*FIT_TEXT, *columns)
+        none = {"token_ids": None, "text": None, "n_tokens": 0, "stopped": False, "seconds": 0.0}
+        columns = (pl.lit(none[name]).cast(dtype).alias(name) for name, dtype in _TEXT.items())
+        yield abstained.select(*FIT_TEXT, *columns, reason=pl.lit(NO_FIT))
     fitted = joined.filter(pl.col("kind").is_not_null())
     for names in fitted.select(_FIT).unique(maintain_order=True).iter_slices(MOST_INTERVENTIONS):
         chunk = fitted.join(names, on=_FIT, how="semi", maintain_order="left")
@@ -149,7 +157,7 @@ def fit_texts(
 
 def _with_keys(rows: pl.DataFrame, texts: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     """Texts with the keys of their rows."""
-    columns = (pl.col(name).cast(column.dtype) for name, column in TEXT_COLUMNS.items() if name != "reason")
+    columns = (pl.col(name).cast(dtype) for name, dtype in _TEXT.items())
     return rows.select("row", *keys).join(texts, on="row").select(*keys, *columns, reason=pl.lit(None, pl.String))
 
 

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from saesteer.core.tables import OUTPUT_SCORE
 from saesteer.engine.amplify import amplify
 from saesteer.engine.finite import check_finite, rows_named
 from saesteer.engine.head import logit_chunks, raw_logits, soft_capped
@@ -33,7 +32,16 @@ READ_ROWS = 4096
 GATHERED_AT_A_TIME = 2**22
 """Most numbers of head rows gathered at a time, for the top logit-lens tokens' own logits."""
 
-SCHEMA = pl.Schema({name: dtype for name, dtype in OUTPUT_SCORE.schema.items() if name != "layer"})
+SCHEMA = pl.Schema(
+    {
+        "feature": pl.UInt32,
+        "output_score": pl.Float64,
+        "min_rank": pl.UInt32,
+        "max_prob": pl.Float64,
+        "delta_token_confidence": pl.Float64,
+        "a_max": pl.Float64,
+    }
+)
 
 
 @dataclass(frozen=True)

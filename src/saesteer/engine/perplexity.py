@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from saesteer.core.tables import GENERATIONS, PERPLEXITY
+from saesteer.core.texts import TEXT_KEYS
 from saesteer.core.tokens import with_bos
 from saesteer.engine.cache import Prefixes
 from saesteer.engine.continuation import buffer_length
@@ -31,7 +31,7 @@ AT_A_TIME = (1024, 8192)
 MOST_ROWS = (128, 256)
 """Largest batch on a CPU and on a GPU."""
 
-SCHEMA = pl.Schema({"row": pl.UInt32(), **{name: PERPLEXITY.schema[name] for name in ("mean_nll", "n_scored", "whole_text_nll")}})
+SCHEMA = pl.Schema({"row": pl.UInt32, "mean_nll": pl.Float64, "n_scored": pl.UInt16, "whole_text_nll": pl.Float64})
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def text_losses(lm: LanguageModel, texts: pl.DataFrame, prompts: Mapping[str, st
             rows = part.with_row_index("row")
             losses = continuation_nll(lm, rows.filter(pl.col("text").is_not_null()))
             scored = rows.join(losses, on="row", how="left", maintain_order="left")
-            yield scored.select(*GENERATIONS.keys, "mean_nll", pl.col("n_scored").fill_null(0), "whole_text_nll", reason=reason)
+            yield scored.select(*TEXT_KEYS, "mean_nll", pl.col("n_scored").fill_null(0), "whole_text_nll", reason=reason)
 
 
 @torch.no_grad()

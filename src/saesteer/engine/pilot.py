@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from saesteer.core.tables import PILOT
 from saesteer.engine.damage import N_CONTEXT
 from saesteer.engine.finite import rows_named
 from saesteer.engine.hook_points import HookPoint, sae_hook_point
@@ -91,7 +90,7 @@ def pilot_factors(
         shares = [float(factor) * norm * unit_share for factor, norm in zip(rounded, of_layer.norms(some).tolist(), strict=True)]
         beyond = [_BEYOND[number] for number in side.tolist()]
         columns = {"layer": [layer] * len(some), "feature": some, "factor": rounded, "norm_share": shares, "beyond": beyond}
-        yield pl.DataFrame(columns, schema=PILOT.schema)
+        yield pl.DataFrame(columns, schema_overrides={"beyond": pl.String})
 
 
 def _layer(lm: LanguageModel, sae: Sae, texts: Sequence[Sequence[int]], target: float) -> _Layer:

@@ -23,14 +23,19 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.core.files import text_id, write_atomically
-from saesteer.core.tables import COMPARED_CONCEPTS, FIT_TEXT, FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, RATING_COLUMNS, of_fits
+from saesteer.core.texts import FIT_TEXT, RATING_COLUMNS, of_fits
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.methods.compare.protocol import ProtocolError, Rows, row_of
 from saesteer.run import Run
 from saesteer.settings import NamedConcepts
 from saesteer.settings.registry import key_of
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS
 from saesteer.sources.imported import AXBENCH_COLUMNS, AXBENCH_METHODS
 from saesteer.sources.published import cached_path, labelled_concepts
+from saesteer.steps.fits import FITS
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.judge import JUDGEMENTS
+from saesteer.steps.perplexity import PERPLEXITY
 
 ROW = ["concept_id", "input_concept", "sae_id", "dataset_name", "input_id", "factor", "original_prompt"]
 

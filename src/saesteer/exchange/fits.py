@@ -6,14 +6,19 @@ from dataclasses import dataclass
 import polars as pl
 
 from saesteer.analysis.recommended_factor import factors_by_judge, recommended_factors
+from saesteer.analysis.tables import STEERING
 from saesteer.core.errors import SettingsError
 from saesteer.core.names import check_known
-from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPTS, FITS, METHOD_CHOICES, SINGLE_FEATURE, STEERING, of_features
+from saesteer.core.texts import SINGLE_FEATURE, of_features
 from saesteer.engine.interventions import Intervention, unpacked
 from saesteer.methods.compare.layers import at_every_layer
+from saesteer.methods.compare.tables import METHOD_CHOICES
 from saesteer.run import Run
 from saesteer.settings import Sweep, canonical_factor
 from saesteer.settings.registry import key_of
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS
+from saesteer.steps.concepts import CONCEPTS
+from saesteer.steps.fits import FITS
 from saesteer.summaries.counted_ratings import counted_ratings
 
 

@@ -13,15 +13,18 @@ import polars as pl
 import saesteer
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id, write_atomically, write_json
-from saesteer.core.tables import GENERATIONS, METHOD_CURVES, METHOD_SUMMARIES, RATING_COLUMNS, write_summary
+from saesteer.core.tables import write_summary
+from saesteer.core.texts import RATING_COLUMNS
 from saesteer.figures.definition import Options
 from saesteer.figures.registry import FIGURES
 from saesteer.figures.save import save_figure
 from saesteer.figures.style import visible
 from saesteer.methods.compare.imported import imported_summaries, with_scores
+from saesteer.methods.compare.tables import METHOD_CURVES, METHOD_SUMMARIES
 from saesteer.run import Run
 from saesteer.settings import EmbeddingJudge, IntervalSettings, OracleJudge, ProtocolSettings
 from saesteer.sources.imported import AXBENCH, ImportedTexts, imported_texts
+from saesteer.steps.generations import GENERATIONS
 
 UNREADABLE_IS_0 = "AxBench's program writes 0 for an answer of its judge that it cannot read: such a rating counts as 0 here too"
 _FIGURES = ("methods", "method_curves", "method_differences")

@@ -16,7 +16,6 @@ import polars as pl
 from saesteer.analysis.gen_success import gen_success
 from saesteer.analysis.repeats import without_repeats
 from saesteer.core.counter_rng import streams, text_keys
-from saesteer.core.tables import GENERATIONS, LOGIT_LENS
 from saesteer.core.uncertainty import SCALES, mean_interval, student_interval
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.interventions import Intervention, Nothing
@@ -25,8 +24,9 @@ from saesteer.engine.perplexity import text_losses
 from saesteer.engine.saes import Sae
 from saesteer.run import Run
 from saesteer.settings import Experiment, NoJudge
-from saesteer.steps.generations import sampling_of
+from saesteer.steps.generations import GENERATIONS, sampling_of
 from saesteer.steps.judge import ratings
+from saesteer.steps.logit_lens import LOGIT_LENS
 
 UNSTEERED = "unsteered"
 SCORES = ("judge_score", "concept_rating", "fluency_rating", "gen_success_20")

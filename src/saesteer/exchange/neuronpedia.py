@@ -9,9 +9,10 @@ from typing import Any
 import polars as pl
 
 from saesteer.core.files import write_atomically, write_text
-from saesteer.core.tables import ACTIVATIONS, MAX_ACTIVATING_EXAMPLES
 from saesteer.run import Run
 from saesteer.sources.neuronpedia.sources import Source, named_sources
+from saesteer.steps.activations import ACTIVATIONS
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 
 _SIZE = 1024
 _UNKNOWN = (

@@ -15,16 +15,22 @@ from typing import Any
 import polars as pl
 
 from saesteer.core.hook_points import MODULE_OUTPUTS
-from saesteer.core.tables import ACTIVATIONS, COMPARED_CONCEPTS, FEATURES, FITS, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES, METHOD_SUMMARIES
 from saesteer.engine.saes import read_meta
 from saesteer.engine.vector_formats import neuronpedia_body
 from saesteer.exchange.neuronpedia import example_lines
+from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.run import Run
 from saesteer.settings import LocalExamples, SettingsError, Sweep
 from saesteer.settings.registry import key_of
 from saesteer.settings.steps import HEADLINE_THRESHOLD
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS
 from saesteer.sources.neuronpedia.sources import named_sources
 from saesteer.sources.neuronpedia.upload import Upload
+from saesteer.steps.activations import ACTIVATIONS
+from saesteer.steps.features import FEATURES, features_of_layers
+from saesteer.steps.fits import FITS
+from saesteer.steps.logit_lens import LOGIT_LENS
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 
 _MOST_FEATURES = 128  # a batch
 _MOST_TOKENS = 1024  # an example
@@ -145,7 +151,7 @@ def _method_vectors(run: Run, method: str, model: str) -> Iterator[Upload]:
 
 def _features(run: Run) -> pl.DataFrame:
     table = run.summary_if_any(FEATURES)
-    return run.features(run.layers) if table is None else table
+    return features_of_layers(run, run.layers) if table is None else table
 
 
 def _scores(row: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from saesteer.core.markdown import counted
 from saesteer.core.store import MEASURED_ON, sound_parts
-from saesteer.core.tables import GENERATIONS, JUDGEMENTS
+from saesteer.core.texts import TEXT_KEYS
 from saesteer.core.uncertainty import Interval, interval_columns, student_t
 from saesteer.settings import SettingsError
 
@@ -52,7 +52,7 @@ def pairwise_agreement(judge_folder: Path) -> dict[tuple[str, str], pl.DataFrame
             " file (another model, or another seed to ask the same one again) and run once more; earlier ratings are kept"
         )
     pairs = itertools.combinations(rated, 2)
-    return {(first, second): agreement(rated[first], rated[second], on=(*JUDGEMENTS.keys, _TEXT)) for first, second in pairs}
+    return {(first, second): agreement(rated[first], rated[second], on=(*TEXT_KEYS, _TEXT)) for first, second in pairs}
 
 
 def stored_ratings(judge_folder: Path) -> dict[str, pl.DataFrame]:
@@ -65,15 +65,13 @@ def stored_ratings(judge_folder: Path) -> dict[str, pl.DataFrame]:
             log.warning("%s: its ratings do not say which texts they are about, so they are left out", path.parent)
             continue
         name = ", ".join(f"{key} {str(value)[:16]}" for key, value in fingerprint["settings"].items() if value is not None)
-        text = pl.col(MEASURED_ON).str.extract(rf"{GENERATIONS.name}:(\w+)").alias(_TEXT)
+        text = pl.col(MEASURED_ON).str.extract(r"generations:(\w+)").alias(_TEXT)
         rows = [pl.read_parquet(part).with_columns(text).drop(MEASURED_ON) for part in parts]
         rated.setdefault(name, []).extend(rows)
-    return {
-        name: pl.concat(rows).unique([*JUDGEMENTS.keys, _TEXT], keep="first", maintain_order=True) for name, rows in rated.items() if rows
-    }
+    return {name: pl.concat(rows).unique([*TEXT_KEYS, _TEXT], keep="first", maintain_order=True) for name, rows in rated.items() if rows}
 
 
-def agreement(a: pl.DataFrame, b: pl.DataFrame, on: Sequence[str] = JUDGEMENTS.keys) -> pl.DataFrame:
+def agreement(a: pl.DataFrame, b: pl.DataFrame, on: Sequence[str] = TEXT_KEYS) -> pl.DataFrame:
     """One row an aspect (see SCHEMA) of two JUDGEMENTS tables, over the texts that are in both, by the columns `on`."""
     pairs = a.join(b, on=on, suffix="_b")
     return pl.DataFrame([_aspect_row(pairs, aspect) for aspect in ("concept", "instruction", "fluency")], schema=SCHEMA)

@@ -8,12 +8,13 @@ from typing import Any
 import polars as pl
 
 from saesteer.core.files import value_digest
-from saesteer.core.tables import STEERING_PROMPTS, validate
+from saesteer.core.tables import validate
 from saesteer.judge.answers import AnswerBook, answer_all, unanswered
 from saesteer.judge.endpoint import OfEndpoint
 from saesteer.judge.parse import Unparsed, Words
 from saesteer.judge.rubric import ATTEMPTS, Question, labelled_question
 from saesteer.settings import Endpoint
+from saesteer.sources.concept_tables import STEERING_PROMPTS
 
 INSISTENCE = (
     "The theme is to come up in every answer, once and in passing.",

@@ -12,7 +12,7 @@ import polars as pl
 from tqdm import tqdm
 
 from saesteer.analysis.score import harmonic_mean
-from saesteer.core.tables import GENERATIONS, JUDGEMENTS
+from saesteer.core.texts import TEXT_KEYS
 from saesteer.judge.answers import AnswerBook, Asker, JudgeError, answer_all, unanswered
 from saesteer.judge.parse import Rating, Reading
 from saesteer.judge.rubric import Aspect, Question, questions
@@ -40,7 +40,7 @@ def judge_texts(
     `answers_folder` holds is asked again.
     """
     unwritten = texts.filter(pl.col("text").is_null())
-    yield from _by_layer(unwritten.select(*GENERATIONS.keys, "reason"))
+    yield from unwritten.select(*TEXT_KEYS, "reason").partition_by("layer", maintain_order=True)
     texts = texts.filter(pl.col("text").is_not_null())
     rows = [_questions(row, instructions, rates_blank) for row in texts.select("text", "concept", "prefix_id").iter_rows(named=True)]
     aspects: list[Aspect] = ["concept", "fluency"] if instructions is None else ["concept", "instruction", "fluency"]
@@ -56,9 +56,9 @@ def judge_texts(
             readings = [{aspect: book.reading(question) for aspect, question in row.items()} for row in chunk]
             columns = [pl.Series(f"{name}_rating", [_value(row.get(name)) for row in readings], dtype=pl.UInt8) for name in aspects]
             columns.append(pl.Series("reason", [_reason(row) for row in readings], dtype=pl.String))
-            rated = texts[start : start + size].select(GENERATIONS.keys).with_columns(columns)
+            rated = texts[start : start + size].select(TEXT_KEYS).with_columns(columns)
             score = harmonic_mean([f"{name}_rating" for name in aspects])
-            yield from _by_layer(rated.with_columns(judge_score=score))
+            yield from rated.with_columns(judge_score=score).partition_by("layer", maintain_order=True)
             bar.update(len(chunk))
 
 
@@ -83,9 +83,3 @@ def _reason(readings: Mapping[Aspect, Reading | None]) -> str | None:
     if "concept" not in readings:
         return NO_CONCEPT
     return None if all(isinstance(reading, Rating) for reading in readings.values()) else UNREADABLE
-
-
-def _by_layer(rows: pl.DataFrame) -> list[pl.DataFrame]:
-    """Rows with all of JUDGEMENTS' columns, null where they lack one, a frame a layer."""
-    whole = pl.concat([pl.DataFrame(schema=JUDGEMENTS.schema), rows], how="diagonal")
-    return whole.partition_by("layer", maintain_order=True)

@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import regular_file
-from saesteer.core.tables import JUDGEMENTS
 from saesteer.judge.agreement import agreement
 from saesteer.rating.sheet import ASPECTS, RATINGS, rated_texts
 from saesteer.run import Run
 from saesteer.sources.encoding import json_of
+from saesteer.steps.judge import JUDGEMENTS
 
 LARGEST_FILE = 2**20
 """Bytes; the answers to a thousand texts have a twentieth of it."""

@@ -13,7 +13,6 @@ import polars as pl
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import value_digest
-from saesteer.core.tables import COMPARED_CONCEPTS, FEATURES, GENERATIONS, JUDGEMENTS
 from saesteer.core.uncertainty import random_stream
 from saesteer.judge.rubric import CRITERIA, Aspect
 from saesteer.methods.compare.protocol import UNSTEERED
@@ -21,6 +20,10 @@ from saesteer.run import Run
 from saesteer.settings import Comparison
 from saesteer.settings.registry import method
 from saesteer.site.pieces import as_json
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS
+from saesteer.steps.features import FEATURES
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.judge import JUDGEMENTS
 
 ASPECTS: tuple[Aspect, ...] = ("concept", "fluency")
 RATINGS = ("concept_rating", "fluency_rating")

@@ -36,7 +36,7 @@ from saesteer.analysis.suppression import ABLATED, CLAMPED, CONTROL, edit_of, re
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id, write_text
 from saesteer.core.markdown import escaped, printable, table, words
-from saesteer.core.tables import FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, of_fits
+from saesteer.core.texts import of_fits
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.recommendations.by_words import limits, rated_by_words
 from saesteer.recommendations.candidates import candidates_sweep, picked_and_control, picked_features, usual_factors
@@ -55,6 +55,10 @@ from saesteer.settings import (
     load_experiment,
 )
 from saesteer.settings.registry import key_of
+from saesteer.steps.fits import FITS
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.judge import JUDGEMENTS
+from saesteer.steps.perplexity import PERPLEXITY
 
 RIVALS = ("prompting", "diffmean")
 N_TEXTS = 5

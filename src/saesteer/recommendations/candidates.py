@@ -18,7 +18,6 @@ from saesteer.analysis.words_at_maxima import fired_on, words_at_maxima
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import file_digest, value_digest, write_atomically
 from saesteer.core.names import did_you_mean
-from saesteer.core.tables import FEATURES, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES, PILOT
 from saesteer.engine.directions import decoder_cosines, difference_of_means
 from saesteer.engine.hook_points import sae_hook_point
 from saesteer.engine.saes import read_meta
@@ -29,6 +28,10 @@ from saesteer.settings.base import three_digits
 from saesteer.settings.methods import ORDINARY_TOKENS
 from saesteer.site.labels import with_labels
 from saesteer.sources.corpus import read_texts
+from saesteer.steps.features import FEATURES
+from saesteer.steps.logit_lens import LOGIT_LENS
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
+from saesteer.steps.pilot import PILOT
 from saesteer.steps.step import describes_every_feature
 from saesteer.workflow.model_files import model_files, present_folder
 

@@ -24,11 +24,12 @@ from rich.console import Console
 from saesteer.core.errors import SaesteerError
 from saesteer.core.files import text_id, write_atomically, write_json, write_text
 from saesteer.core.store import read_manifest
-from saesteer.core.tables import JUDGEMENTS, PERPLEXITY
 from saesteer.core.yaml_1_2 import to_yaml
 from saesteer.run import Run, open_run
 from saesteer.settings import Comparison
 from saesteer.sources.pins import SAE_FILES, model_settings, pinned_files, pinned_path
+from saesteer.steps.judge import JUDGEMENTS
+from saesteer.steps.perplexity import PERPLEXITY
 from saesteer.steps.step import Step, steps_of
 from saesteer.workflow.code_digest import algorithm_versions
 from saesteer.workflow.completion import complete_manifest

@@ -13,7 +13,6 @@ import polars as pl
 
 from saesteer.analysis.recommendation import FEATURE, UNSTEERED, Estimate, estimated
 from saesteer.analysis.suppression import edit_of
-from saesteer.core.tables import JUDGEMENTS
 from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts
 from saesteer.engine.generations import feature_edit
 from saesteer.engine.interventions import Nothing
@@ -23,6 +22,7 @@ from saesteer.run import Run
 from saesteer.settings import LocalExamples
 from saesteer.settings.methods import N_ORDINARY_TEXTS, ORDINARY_TOKENS
 from saesteer.sources.corpus import read_texts
+from saesteer.steps.judge import JUDGEMENTS
 
 N_PROMPTS = 20
 """Prompts that score, at most."""

@@ -6,7 +6,6 @@ nearest valid key named. config/README.md and the schemas beside it are generate
 """
 
 from saesteer.core.errors import SettingsError
-from saesteer.core.yaml_1_2 import read_yaml
 from saesteer.settings.base import Settings, canonical_factor, experiment_name
 from saesteer.settings.experiment import Addresses, Comparison, Experiment, Scores, Steering, Sweep, Workflow
 from saesteer.settings.inputs import (

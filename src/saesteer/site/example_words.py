@@ -2,8 +2,8 @@
 
 import polars as pl
 
-from saesteer.core.tables import MAX_ACTIVATING_EXAMPLES
 from saesteer.run import Run
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 
 AROUND = 8
 """Tokens on each side of an example's maximum in which words count."""

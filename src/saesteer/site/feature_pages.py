@@ -9,25 +9,21 @@ import numpy as np
 import polars as pl
 from safetensors import safe_open
 
-from saesteer.core.tables import (
-    ACTIVATIONS,
-    GEN_SUCCESS,
-    GENERATIONS,
-    JUDGEMENTS,
-    LOGIT_LENS,
-    MAX_ACTIVATING_EXAMPLES,
-    OUTCOMES,
-    PERPLEXITY,
-    SINGLE_FEATURE,
-    STEERING,
-    of_features,
-)
+from saesteer.analysis.tables import OUTCOMES, STEERING
+from saesteer.core.texts import SINGLE_FEATURE, of_features
 from saesteer.run import Run
 from saesteer.settings import Sweep
 from saesteer.site.answers import answers
 from saesteer.site.feature_table import N_LOGIT_LENS_TOKENS
 from saesteer.site.labels import with_labels
 from saesteer.site.pieces import grouped, shortened, write_list
+from saesteer.steps.activations import ACTIVATIONS
+from saesteer.steps.gen_success import GEN_SUCCESS
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.judge import JUDGEMENTS
+from saesteer.steps.logit_lens import LOGIT_LENS
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
+from saesteer.steps.perplexity import PERPLEXITY
 
 N_EXAMPLES = 8
 """Max-activating examples shown of a feature, the first."""

@@ -5,11 +5,12 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.core.tables import FEATURES, OUTCOMES, STEERING
+from saesteer.analysis.tables import OUTCOMES, STEERING
 from saesteer.run import Run
 from saesteer.settings import Sweep
 from saesteer.site.example_words import example_words, words_each
 from saesteer.site.pieces import as_json, packed, write_piece
+from saesteer.steps.features import FEATURES
 
 CHUNK = 1 << 16
 """Rows of a column in one piece."""

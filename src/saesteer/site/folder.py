@@ -18,12 +18,14 @@ from typing import Any
 import polars as pl
 
 from saesteer.analysis.recommended_factor import recommended_factors
+from saesteer.analysis.tables import STEERING
 from saesteer.core.errors import SaesteerError
 from saesteer.core.files import file_digest, write_folder
 from saesteer.core.store import mixed_versions
-from saesteer.core.tables import DAMAGE, FEATURES, FITS, METHOD_SUMMARIES, STEERING, STEPS, Table
+from saesteer.core.tables import Table
 from saesteer.figures.registry import FIGURES
 from saesteer.judge.answers import models_behind
+from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.run import Run
 from saesteer.settings import EndpointJudge, Scores, Sweep
 from saesteer.site.feature_pages import N_EXAMPLES, N_PROMPTS, write_feature_pages
@@ -31,11 +33,13 @@ from saesteer.site.feature_table import write_feature_table
 from saesteer.site.headline import headline_rows
 from saesteer.site.method_pages import write_method_pages
 from saesteer.site.pieces import as_json, shortened, write_piece
+from saesteer.steps.features import FEATURES
+from saesteer.steps.step import step_tables
 from saesteer.summaries.summary import summary_tables
 
 ASSETS = ("index.html", "report.js", "report.css", "LICENSES.txt")
 _INDEX = "data/index.js"
-_STEPS_SHOWN = STEPS | {FITS.name: FITS, DAMAGE.name: DAMAGE}
+_STEPS_SHOWN = {name: table for name, table in step_tables().items() if name != "effects"}
 
 
 class ReportError(SaesteerError, RuntimeError):

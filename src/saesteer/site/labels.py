@@ -17,13 +17,15 @@ from saesteer.analysis.label_evidence import detection_interval
 from saesteer.core.errors import SettingsError
 from saesteer.core.markdown import printable
 from saesteer.core.store import complete, read_rows
-from saesteer.core.tables import EXPLANATIONS, FEATURES, write_summary
+from saesteer.core.tables import write_summary
 from saesteer.run import Run
 from saesteer.settings import ExplanationSettings, ExplicitFeatures, NoJudge
 from saesteer.sources.features import features_of
 from saesteer.steps import explanations
+from saesteer.steps.explanations import EXPLANATIONS
+from saesteer.steps.features import FEATURES
 from saesteer.steps.step import steps_of
-from saesteer.summaries.features_table import SUMMARY
+from saesteer.summaries.features import described_features
 from saesteer.workflow.completion import complete_manifest
 from saesteer.workflow.plan import wanted_keys
 
@@ -65,7 +67,7 @@ def explain(run: Run, evidence: str | None, chosen: Sequence[str]) -> Explained:
                 wants = wanted_keys(of_run, STEP, of_group)
                 complete(manifest.parent, EXPLANATIONS, wants, compute, manifest, run.workflow.part_seconds)
     if in_use and run.summary_path(FEATURES).is_file():
-        write_summary(FEATURES, dict(SUMMARY.compute(run, run.layers))[FEATURES.name], run.summary_path(FEATURES))
+        write_summary(FEATURES, described_features(run, run.layers)[FEATURES.name], run.summary_path(FEATURES))
     return Explained(read_rows(EXPLANATIONS, manifests), in_use, section.evidence)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from saesteer.core.markdown import number, table
-from saesteer.core.tables import RATING_COLUMNS
+from saesteer.core.texts import RATING_COLUMNS
 from saesteer.methods.compare.differences import told_apart
 from saesteer.methods.compare.paper_values import FACTS, PAPER_VALUES, Protocol
 from saesteer.methods.compare.protocol import UNSTEERED, row_of

@@ -16,8 +16,9 @@ import polars as pl
 from saesteer.core.counter_rng import text_keys
 from saesteer.core.files import text_id
 from saesteer.core.names import check_known
-from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPT_TEXTS, Table, validate
+from saesteer.core.tables import Table, validate
 from saesteer.settings import LabelledTexts, SettingsError
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS, CONCEPT_TEXTS
 from saesteer.sources.encoding import refuse_missing, table_of
 from saesteer.sources.published import labelled_concepts, labelled_texts
 

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import file_digest
-from saesteer.core.tables import RATING_COLUMNS, SINGLE_FEATURE
+from saesteer.core.texts import RATING_COLUMNS, SINGLE_FEATURE
 from saesteer.settings import canonical_factor
 from saesteer.settings.registry import METHODS
 from saesteer.sources.encoding import json_of, refuse_missing, table_of, text_of

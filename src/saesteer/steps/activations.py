@@ -4,11 +4,25 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from saesteer.core.tables import ACTIVATIONS
+from saesteer.core.tables import LAYER, Column, Table
 from saesteer.run import Run
 from saesteer.settings import Experiment, LocalExamples
 from saesteer.steps import keys
 from saesteer.steps.step import Step
+
+ACTIVATIONS = Table(
+    "activations",
+    ("layer", "text_id"),
+    {
+        "layer": LAYER,
+        "text_id": Column(pl.String, "first 16 hex digits of the SHA-256 of the text"),
+        "n_tokens": Column(pl.UInt16, "tokens of the text, BOS included"),
+        "n_ordinary": Column(pl.UInt16, "of them, those that count: neither BOS nor another special token"),
+        "token_index": Column(pl.List(pl.UInt16), "position of each non-zero activation at a token that counts"),
+        "feature": Column(pl.List(pl.UInt32), "feature of each non-zero activation"),
+        "value": Column(pl.List(pl.Float32), "feature activation, > 0"),
+    },
+)
 
 
 def step(experiment: Experiment) -> Step | None:

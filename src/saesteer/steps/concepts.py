@@ -5,15 +5,30 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from saesteer.core.tables import CONCEPTS, MAX_ACTIVATING_EXAMPLES
+from saesteer.core.tables import FEATURE_KEYS, OF_FEATURE, Column, Table
 from saesteer.run import Run
 from saesteer.settings import EmbeddingJudge, ExampleConcepts, Experiment, GivenConcept, NearestConcepts, NoConcepts, Scores, TopicConcepts
 from saesteer.steps.explanations import names_by_vectors, nearest_namer
-from saesteer.steps.judge import N_DESCRIBED_BY
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 from saesteer.steps.step import Step, by_layer, every_feature, layers_of
+
+CONCEPTS = Table(
+    "concepts",
+    FEATURE_KEYS,
+    {
+        **OF_FEATURE,
+        "concept": Column(pl.String, "the source's explanation, or the topic of highest lift", "no topic is clear; see reason"),
+        "concept_share": Column(pl.Float64, "share of the max-activating examples' maxima on that topic", "no example is on a topic"),
+        "lift": Column(pl.Float64, "that share over the topic's of all labelled tokens", "no example is on a topic"),
+        "reason": Column(pl.String, "why concept is null", "concept is not null"),
+    },
+)
+
 
 FEATURES_AT_ONCE = 128
 """Features that are named together."""
+N_DESCRIBED_BY = 10
+"""Max-activating examples whose vectors a feature's concept is made of, where it stands for these."""
 MIN_SHARE = 0.4
 """A feature has a concept when at least this share of its max-activating examples have their maximum on one topic."""
 

@@ -4,13 +4,35 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from saesteer.core.tables import DAMAGE, FITS
+from saesteer.core.tables import LAYER, Column, Table
+from saesteer.core.texts import OF_TEXT
 from saesteer.run import Run
-from saesteer.settings import Comparison, Experiment, LocalExamples, Steering
+from saesteer.settings import Comparison, Experiment
 from saesteer.settings.methods import N_ORDINARY_TEXTS, ORDINARY_TOKENS
-from saesteer.sources.corpus import read_texts
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS
 from saesteer.steps import keys
+from saesteer.steps.fits import FITS
+from saesteer.steps.ordinary_texts import ordinary, ordinary_texts_pin
 from saesteer.steps.step import Step, by_layer, model_values
+
+DAMAGE = Table(
+    "damage",
+    ("layer", "method", "concept_id", "factor"),
+    {
+        "layer": LAYER,
+        "method": OF_TEXT["method"],
+        **COMPARED_CONCEPTS.some("concept_id"),
+        "factor": OF_TEXT["factor"],
+        "loss": Column(pl.Float64, "mean over tokens of ordinary texts, steered, of -log p, in nats", "the method abstains"),
+        "unsteered_loss": Column(pl.Float64, "the same, unsteered"),
+        "divergence": Column(
+            pl.Float64,
+            ("mean over the tokens of the Kullback-Leibler divergence of the next-token distribution from the unsteered one, in nats"),
+            "the method abstains",
+        ),
+        "n_tokens": Column(pl.UInt32, "tokens counted; 0 where the method abstains"),
+    },
+)
 
 
 def step(experiment: Experiment) -> Step | None:
@@ -20,22 +42,6 @@ def step(experiment: Experiment) -> Step | None:
     settings |= model_values(experiment)
     inputs, modules = ("model", "saes", "fits", texts), ("engine.damage", "sources.corpus")
     return Step(DAMAGE, keys.fits_at_factors(experiment), settings, inputs, modules, compute, runs_model=True, unit="fit")
-
-
-def ordinary_texts_pin(experiment: Steering) -> str | None:
-    """The pin of the ordinary texts; None: there are none."""
-    if isinstance(experiment, Comparison) and experiment.methods.ordinary_texts:
-        return "ordinary_texts"
-    return "texts" if isinstance(experiment.max_activating_examples, LocalExamples) else None
-
-
-def ordinary(run: Run, n_texts: int, n_tokens: int = ORDINARY_TOKENS) -> list[list[int]]:
-    """The first tokens of so many ordinary texts."""
-    from saesteer.engine.damage import ordinary_texts
-
-    file, model = run.file(str(ordinary_texts_pin(run.steering))), run.experiment.model
-    corpus = read_texts(file, run.model_folder(), model.bos, n_tokens)
-    return ordinary_texts(corpus["token_ids"].to_list(), n_texts, n_tokens)
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:

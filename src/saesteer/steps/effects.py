@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from saesteer.core.files import value_digest
-from saesteer.core.tables import EFFECTS
+from saesteer.core.tables import LAYER, Column, Table
 from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment
 from saesteer.settings.registry import method
@@ -17,6 +17,19 @@ from saesteer.steps.step import Step, by_layer, model_values, sampling_values
 if TYPE_CHECKING:
     from saesteer.engine.models import LanguageModel
     from saesteer.methods.fit.effects import EffectRun
+
+
+EFFECTS = Table(
+    "effects",
+    ("layer", "vector"),
+    {
+        "layer": LAYER,
+        "vector": Column(pl.UInt32, "number of the vector added"),
+        "direction": Column(pl.List(pl.Float32), "the vector, scaled as it was added at every position"),
+        "effect": Column(pl.List(pl.Float32), "mean activation of each feature on texts written with it, less that on unsteered texts"),
+        "loss_rise": Column(pl.Float64, "by how much it raises the mean loss (nats per token) of unsteered texts"),
+    },
+)
 
 
 def step(experiment: Experiment) -> Step | None:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from saesteer.core.files import value_digest
-from saesteer.core.tables import ACTIVATIONS, EXPLANATIONS, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES
+from saesteer.core.tables import FEATURE_KEYS, OF_FEATURE, Column, Table
 from saesteer.run import Run
 from saesteer.settings import EmbeddingJudge, EndpointJudge, Experiment, LocalExamples, LocalModelJudge, NoJudge, OracleJudge, Scores
-from saesteer.steps.judge import language_model
+from saesteer.steps.activations import ACTIVATIONS
+from saesteer.steps.logit_lens import LOGIT_LENS
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 from saesteer.steps.step import Step, by_layer, every_feature, values_of
 
 if TYPE_CHECKING:
@@ -20,6 +22,31 @@ if TYPE_CHECKING:
     from saesteer.judge.naming import LanguageModelNamer
     from saesteer.judge.nearest import NearestNamer
     from saesteer.world.naming import WorldNamer
+
+
+EXPLANATIONS = Table(
+    "explanations",
+    FEATURE_KEYS,
+    {
+        **OF_FEATURE,
+        "label": Column(pl.String, "what the judge calls the feature", "see reason"),
+        "model": Column(
+            pl.String, "the model as the judge names itself; oracle: a shipped world's judge", "label is null, or the judge does not say"
+        ),
+        "evidence": Column(pl.String, "what it was named from: examples, lens or both"),
+        "n_shown": Column(pl.UInt16, "max-activating examples that were shown"),
+        "detection": Column(
+            pl.Float64,
+            ("balanced accuracy, in [0, 1], by which the label tells held-out texts in which the feature is active from others"),
+            "see reason",
+        ),
+        "n_active": Column(pl.UInt16, "held-out max-activating examples with a readable answer"),
+        "n_active_detected": Column(pl.UInt16, "... of which the judge says that the feature is active"),
+        "n_inactive": Column(pl.UInt16, "texts without activation with a readable answer"),
+        "n_inactive_detected": Column(pl.UInt16, "... of which the judge says that the feature is active"),
+        "reason": Column(pl.String, "why label is null, or else detection", "neither is null"),
+    },
+)
 
 
 def step(experiment: Experiment) -> Step | None:
@@ -125,7 +152,7 @@ def _namer(run: Run) -> "Iterator[LanguageModelNamer | NearestNamer | WorldNamer
     from saesteer.judge.answers import AnswerBook
     from saesteer.judge.naming import LanguageModelNamer, naming_fingerprint
 
-    asker, folder = language_model(run), run.data / EXPLANATIONS.name / "answers"
+    asker, folder = run.language_judge(), run.data / EXPLANATIONS.name / "answers"
     with AnswerBook(folder, naming_fingerprint(asker), run.workflow.part_seconds) as book:
         yield LanguageModelNamer(asker, book)
 

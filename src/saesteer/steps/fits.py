@@ -7,18 +7,47 @@ from typing import Any
 import polars as pl
 
 from saesteer.core.files import value_digest
-from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPT_TEXTS, EFFECTS, FITS, STEERING_PROMPTS
+from saesteer.core.tables import LAYER, Column, Table
+from saesteer.core.texts import OF_TEXT
 from saesteer.judge.prompt_writing import prompts_fingerprint
 from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment, LabelledTexts, NamedConcepts, PublishedConcepts, TopicTexts
 from saesteer.settings.methods import HELD_OUT_TEXTS, ORDINARY_TOKENS
 from saesteer.settings.recipes import Training, recipes_of
 from saesteer.settings.registry import METHODS
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS, CONCEPT_TEXTS, STEERING_PROMPTS
 from saesteer.sources.prefixes import effect_prompts, training_openers
 from saesteer.sources.published import published_file
 from saesteer.steps import effects, keys
-from saesteer.steps.damage import ordinary, ordinary_texts_pin
+from saesteer.steps.effects import EFFECTS
+from saesteer.steps.ordinary_texts import ordinary, ordinary_texts_pin
 from saesteer.steps.step import Step, by_layer, model_values, values_of
+
+FITS = Table(
+    "fits",
+    ("layer", "method", "concept_id"),
+    {
+        "layer": LAYER,
+        "method": OF_TEXT["method"],
+        **COMPARED_CONCEPTS.some("concept_id"),
+        "kind": Column(pl.String, "kind of intervention (saesteer.engine.interventions)", "the method abstains; see reason"),
+        "tensors": Column(pl.Binary, "the intervention's tensors, as safetensors", "the method abstains; see reason"),
+        "values": Column(pl.String, "its other values, as JSON", "the method abstains; see reason"),
+        "features": Column(pl.List(pl.UInt32), "SAE features that it uses; empty where it uses none"),
+        "residual_change": Column(
+            pl.Float64, "norm of the change of the residual at the layer at factor 1, mean over neutral prompts' tokens", "it abstains"
+        ),
+        "residual_norm": Column(pl.Float64, "norm of the unsteered residual there, mean", "it abstains"),
+        "n_texts": Column(pl.UInt32, "labelled texts that chose its features, made its vector or stand in its prompts"),
+        "learning_rate": Column(pl.Float64, "at which it was trained", "it is not trained by gradient descent, or abstains"),
+        "n_epochs": Column(pl.UInt32, "for how long", "it is not trained by gradient descent, or abstains"),
+        "loss_before": Column(pl.Float64, "loss (nats per token) on held-out texts, untrained", "no texts were held out"),
+        "loss_after": Column(pl.Float64, "the same, trained on the others so long at that rate", "no texts were held out"),
+        "r2": Column(pl.Float64, "held-out R2 of the approximator of effects that it rests on", "it rests on none"),
+        "fit_seconds": Column(pl.Float64, "wall time of the fit", is_wall_time=True),
+        "reason": Column(pl.String, "why kind is null", "kind is not null"),
+    },
+)
 
 
 def step(experiment: Experiment) -> Step | None:
@@ -81,6 +110,7 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.methods.fit.problem import Problem
     from saesteer.methods.fit.tokenised import n_prefix_tokens, training_texts
     from saesteer.methods.fit.vectors_file import read_vectors
+    from saesteer.steps.features import features_of_layers
 
     experiment, settings, lm = run.comparison, run.comparison.methods, run.model()
     neutral = [plain_token_ids(lm, text) for text in effect_prompts(settings) if text]
@@ -90,7 +120,7 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     n_prefix = n_prefix_tokens(lm) if settings.training_tokens == "all" else None
     has_effects = effects.step(experiment) is not None
     concepts = {concept_id: (concept, label) for concept_id, concept, label in run.summary(COMPARED_CONCEPTS).iter_rows()}
-    labelled_texts, features = run.summary(CONCEPT_TEXTS), run.features(run.layers)
+    labelled_texts, features = run.summary(CONCEPT_TEXTS), features_of_layers(run, run.layers)
     texts = {concept_id: training_texts(labelled_texts.filter(concept_id=concept_id), lm) for concept_id in missing["concept_id"].unique()}
     pilot_texts = tuple(ordinary(run, settings.pilot.n_texts)) if settings.pilot else ()
     for layer, of_layer in by_layer(missing):

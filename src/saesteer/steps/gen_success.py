@@ -4,12 +4,35 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from saesteer.core.tables import FITS, GEN_SUCCESS, LOGIT_LENS
+from saesteer.core.tables import Column, Table
+from saesteer.core.texts import OF_TEXT, TEXT_KEYS
 from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment, Scores
 from saesteer.steps import keys
+from saesteer.steps.fits import FITS
 from saesteer.steps.generations import texts_of
+from saesteer.steps.logit_lens import LOGIT_LENS
 from saesteer.steps.step import Step, layers_of, values_of
+
+GEN_SUCCESS = Table(
+    "gen_success",
+    TEXT_KEYS,
+    {
+        **OF_TEXT,
+        "gen_success_1": Column(
+            pl.UInt16,
+            "tokens of the continuation that are the feature's first top logit-lens token",
+            "the intervention is not one feature, or there is no text; see reason",
+        ),
+        "gen_success_5": Column(
+            pl.UInt16, "... that are among the first 5", "the intervention is not one feature, or there is no text; see reason"
+        ),
+        "gen_success_20": Column(
+            pl.UInt16, "... that are among the first 20", "the intervention is not one feature, or there is no text; see reason"
+        ),
+        "reason": Column(pl.String, "why gen_success_20 is null", "gen_success_20 is not null"),
+    },
+)
 
 
 def step(experiment: Experiment) -> Step | None:

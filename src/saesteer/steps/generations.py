@@ -5,14 +5,37 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from saesteer.core.tables import FITS, GENERATIONS, PILOT, as_generations, of_features, of_fits
+from saesteer.core.tables import Column, Table
+from saesteer.core.texts import OF_TEXT, TEXT_KEYS, as_generations, of_features, of_fits
 from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment, Scores, Sweep
 from saesteer.steps import keys
+from saesteer.steps.fits import FITS
+from saesteer.steps.pilot import PILOT
 from saesteer.steps.step import Step, by_layer, layers_of, model_values, sampling_values
 
 if TYPE_CHECKING:
     from saesteer.engine.continuation import Sampling
+
+GENERATIONS = Table(
+    "generations",
+    TEXT_KEYS,
+    {
+        **OF_TEXT,
+        "token_ids": Column(pl.List(pl.UInt32), "generated tokens, the one that ended the text included", "see reason"),
+        "text": Column(pl.String, "the continuation or response", "the method abstains; see reason"),
+        "n_tokens": Column(pl.UInt16, "number of generated tokens; 0 where there is no text"),
+        "stopped": Column(pl.Boolean, "ended by the stop text or EOS, not by length"),
+        "seconds": Column(
+            pl.Float64,
+            "its share of its batch's wall time",
+            "single features: their rows are the same whenever they are made",
+            is_wall_time=True,
+        ),
+        "reason": Column(pl.String, "why text is null", "text is not null"),
+    },
+)
+
 
 SAMPLING = {"max_new_tokens", "temperature", "top_k", "top_p", "stop", "seed"}
 

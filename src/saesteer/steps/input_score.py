@@ -4,10 +4,25 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from saesteer.core.tables import INPUT_SCORE, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES
+from saesteer.core.tables import FEATURE_KEYS, OF_FEATURE, Column, Table
 from saesteer.run import Run
 from saesteer.settings import Experiment
+from saesteer.steps.logit_lens import LOGIT_LENS
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 from saesteer.steps.step import Step, every_feature, layers_of, values_of
+
+INPUT_SCORE = Table(
+    "input_score",
+    FEATURE_KEYS,
+    {
+        **OF_FEATURE,
+        "input_score": Column(pl.Float64, "P1's S_in, in [0, 1]", "too few max-activating examples; see reason"),
+        "n_examples": Column(pl.UInt32, "max-activating examples it is the mean of"),
+        "reason": Column(pl.String, "why input_score is null", "input_score is not null"),
+    },
+)
+
+SCORE = INPUT_SCORE  # its columns are in the table of features
 
 
 def step(experiment: Experiment) -> Step | None:

@@ -5,13 +5,13 @@ The judge is that of a shipped world, a sentence-embedding model, a language mod
 model on the GPU.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPTS, GENERATIONS, JUDGEMENTS, MAX_ACTIVATING_EXAMPLES, PERPLEXITY, Table
+from saesteer.core.tables import Column, Table
+from saesteer.core.texts import OF_TEXT, TEXT_KEYS
 from saesteer.judge.rubric import rubric_digest
 from saesteer.run import Run
 from saesteer.settings import (
@@ -26,18 +26,41 @@ from saesteer.settings import (
     Scores,
     Sweep,
 )
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS
 from saesteer.steps import keys
-from saesteer.steps.generations import texts_of
+from saesteer.steps.concepts import CONCEPTS, N_DESCRIBED_BY
+from saesteer.steps.generations import GENERATIONS, texts_of
 from saesteer.steps.keys import is_unsteered, layer_of_unsteered
+from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
+from saesteer.steps.perplexity import PERPLEXITY
 from saesteer.steps.step import Step, layers_of, values_of
 
 if TYPE_CHECKING:
-    from saesteer.judge.answers import Asker
+    pass
+
+JUDGEMENTS = Table(
+    "judge",
+    TEXT_KEYS,
+    {
+        **OF_TEXT,
+        "concept_rating": Column(pl.UInt8, "0, 1 or 2: how much the text is about the feature's concept", "see reason"),
+        "concept_log_odds": Column(
+            pl.Float64,
+            "log P / (1 - P) in nats of the concept given the text without the words that speak most for it",
+            "another judge than the books' rates, or there is no text, concept or content",
+        ),
+        "instruction_rating": Column(
+            pl.UInt8, "0, 1 or 2: how well the text answers the instruction", "there is no instruction, or see reason"
+        ),
+        "fluency_rating": Column(pl.UInt8, "0, 1 or 2: how well-formed the text is", "see reason"),
+        "judge_score": Column(pl.Float64, "harmonic mean of those that apply, 0 if any is 0", "one that applies is null"),
+        "reason": Column(pl.String, "why judge_score is null", "judge_score is not null"),
+    },
+)
+
 
 TEXTS_AT_ONCE = 512
 """Texts whose losses are measured and whose vectors are made together, for a judge that embeds."""
-N_DESCRIBED_BY = 10
-"""Max-activating examples whose vectors a feature's concept is made of, where it stands for these."""
 
 
 def step(experiment: Experiment) -> Step | None:
@@ -128,7 +151,7 @@ def ratings(
 
     instructions = prompts if experiment.model.prompt_format == "chat" else None
     folder, seconds = run.data / "judge/answers", run.workflow.part_seconds
-    yield from judge_texts(texts, instructions, language_model(run), folder, seconds, experiment.rates_blank_texts)
+    yield from judge_texts(texts, instructions, run.language_judge(), folder, seconds, experiment.rates_blank_texts)
 
 
 def _by_embedding(
@@ -187,19 +210,3 @@ def excerpts_of_examples(run: Run, layer: int) -> dict[str, dict[str, list[str]]
         str(feature): {concept: excerpts(examples[:N_DESCRIBED_BY], text_of)}
         for feature, concept, examples in known.select("feature", "concept", "examples").iter_rows()
     }
-
-
-def language_model(run: Run) -> "Asker":
-    """The experiment's judge, which is a language model, ready to be asked."""
-    from saesteer.judge.batch import endpoint_asker
-
-    judge = run.steering.judge
-    if isinstance(judge, EndpointJudge):
-        return endpoint_asker(judge, os.environ, run.data)
-    from saesteer.engine.models import load_language_model
-    from saesteer.engine.weights import available_device
-    from saesteer.judge.local_model import local_asker
-
-    assert isinstance(judge, LocalModelJudge)
-    lm = load_language_model(run.model_folder("judge_model"), judge.model.dtype, available_device())
-    return local_asker(lm, judge, run.pin("judge_model")["digest"])

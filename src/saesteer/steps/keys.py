@@ -7,14 +7,16 @@ import polars as pl
 from saesteer.analysis.pilot_grid import grid
 from saesteer.core.files import text_id
 from saesteer.core.store import StoreError
-from saesteer.core.tables import COMPARED_CONCEPTS, PILOT, SINGLE_FEATURE
+from saesteer.core.texts import SINGLE_FEATURE
 from saesteer.run import Run
 from saesteer.settings import Comparison, MethodSettings, NamedConcepts, Steering, Sweep
 from saesteer.settings.registry import Method, method
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS
 from saesteer.sources.corpus import text_ids
 from saesteer.sources.features import features_of
 from saesteer.sources.prefixes import prompt_source, read_prefixes
 from saesteer.sources.published import published_file
+from saesteer.steps.pilot import PILOT
 from saesteer.steps.step import Axis, Keys, configured
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from saesteer.core.tables import LOGIT_LENS
+from saesteer.core.tables import FEATURE_KEYS, OF_FEATURE, Column, Table
 from saesteer.core.tokens import TextTokens
 from saesteer.run import Run
 from saesteer.settings import Experiment
@@ -13,6 +13,21 @@ from saesteer.steps.step import Step, by_layer, described_features
 
 if TYPE_CHECKING:
     from saesteer.engine.logit_lens import LensTokens
+
+LOGIT_LENS = Table(
+    "logit_lens",
+    FEATURE_KEYS,
+    {
+        **OF_FEATURE,
+        "token_ids": Column(pl.List(pl.UInt32), "top logit-lens tokens, most promoted first"),
+        "tokens": Column(pl.List(pl.String), "their strings, as in max-activating examples"),
+        "logits": Column(pl.List(pl.Float32), "lm_head(final_norm(decoder direction)), no soft cap"),
+        "suppressed_token_ids": Column(pl.List(pl.UInt32), "most suppressed tokens, those of the smallest logits, smallest first"),
+        "suppressed_tokens": Column(pl.List(pl.String), "their strings"),
+        "suppressed_logits": Column(pl.List(pl.Float32), "their logits"),
+    },
+)
+
 
 N_TOKENS = 20
 """Top logit-lens tokens of a feature: GenSuccess@20 counts them all (P1). As many of the most suppressed."""

@@ -4,10 +4,41 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from saesteer.core.tables import ACTIVATIONS, MAX_ACTIVATING_EXAMPLES
+from saesteer.core.tables import FEATURE_KEYS, OF_FEATURE, Column, Table
+from saesteer.core.texts import EXAMPLE
 from saesteer.run import Run
 from saesteer.settings import Experiment, LocalExamples, NeuronpediaExamples
+from saesteer.steps.activations import ACTIVATIONS
 from saesteer.steps.step import Step, by_layer, described_features, every_feature, layers_of, values_of
+
+MAX_ACTIVATING_EXAMPLES = Table(
+    "max_activating_examples",
+    FEATURE_KEYS,
+    {
+        **OF_FEATURE,
+        "density": Column(
+            pl.Float64,
+            "share of tokens, special ones left out, on which the feature is active",
+            "the source has no density, or no token counts",
+        ),
+        "max_activation": Column(pl.Float32, "largest activation", "the feature is never active"),
+        "histogram_activations": Column(
+            pl.List(pl.Float32),
+            "activation at the middle of each bin of the feature's activation histogram, ascending",
+            "the feature is never active, or the source has no histogram",
+        ),
+        "histogram_counts": Column(
+            pl.List(pl.UInt32), "tokens whose activation, which is above 0, lies in each bin", "histogram_activations is null"
+        ),
+        "n_examples": Column(pl.UInt32, "max-activating examples kept"),
+        "examples": Column(pl.List(EXAMPLE), "texts with the largest maxima; ties broken by text_id"),
+        "explanations": Column(
+            pl.List(pl.String), "all that the source says the feature means: type oai_token-act-pair first, then by type, model and text"
+        ),
+        "source": Column(pl.String, "local or neuronpedia"),
+        "reason": Column(pl.String, "why there are no max-activating examples", "there are some"),
+    },
+)
 
 
 def step(experiment: Experiment) -> Step | None:

@@ -4,12 +4,33 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from saesteer.core.tables import PERPLEXITY
+from saesteer.core.tables import Column, Table
+from saesteer.core.texts import OF_TEXT, TEXT_KEYS
 from saesteer.run import Run
 from saesteer.settings import Experiment, Scores
 from saesteer.steps import keys
 from saesteer.steps.generations import texts_of
 from saesteer.steps.step import Step, values_of
+
+PERPLEXITY = Table(
+    "perplexity",
+    TEXT_KEYS,
+    {
+        **OF_TEXT,
+        "mean_nll": Column(
+            pl.Float64,
+            "mean loss per token in nats, given the prefix; perplexity is its exp",
+            "the continuation is empty, or there is none",
+        ),
+        "n_scored": Column(pl.UInt16, "tokens scored"),
+        "whole_text_nll": Column(
+            pl.Float64,
+            "mean loss per token in nats of prefix and continuation together",
+            "there is no continuation, or both together are one token",
+        ),
+        "reason": Column(pl.String, "why mean_nll is null", "mean_nll is not null"),
+    },
+)
 
 
 def step(experiment: Experiment) -> Step | None:

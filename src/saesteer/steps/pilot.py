@@ -4,12 +4,36 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from saesteer.core.tables import PILOT
+from saesteer.core.tables import FEATURE_KEYS, OF_FEATURE, Column, Table
 from saesteer.run import Run
 from saesteer.settings import Experiment, Sweep
 from saesteer.sources.features import resolve
-from saesteer.steps.damage import ordinary
+from saesteer.steps.ordinary_texts import ordinary
 from saesteer.steps.step import Step, by_layer, every_feature, values_of
+
+PILOT = Table(
+    "pilot",
+    FEATURE_KEYS,
+    {
+        **OF_FEATURE,
+        "factor": Column(
+            pl.String,
+            (
+                "pilot factor, in multiples of a_max, to three digits: steering with it raises the loss of ordinary "
+                "texts by sweep.pilot.loss_rise"
+            ),
+        ),
+        "norm_share": Column(
+            pl.Float64, "norm of what is added at that factor over the norm of what it is added to, mean over the tokens counted"
+        ),
+        "beyond": Column(
+            pl.String,
+            "`smallest` or `largest`: the end of the range searched, which factor then is, and beyond which it lies",
+            "it lies within the range",
+        ),
+    },
+)
+
 
 N_TOKENS = 24
 """Tokens that are read of each text, the first eight as its prompt."""

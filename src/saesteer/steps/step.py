@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 import saesteer.steps
-from saesteer.core.modules import declared
+from saesteer.core.modules import declared, modules_of
 from saesteer.core.tables import Table
 from saesteer.run import Run
 from saesteer.settings import Experiment, LocalExamples, Settings
@@ -101,6 +101,15 @@ def steps_of(experiment: Experiment) -> dict[str, Step]:
 @cache
 def _definitions() -> dict[str, Callable[[Experiment], Step | None]]:
     return declared(saesteer.steps, "step")
+
+
+@cache
+def step_tables() -> dict[str, Table]:
+    """The table of each step, by the step's name."""
+    modules = {name: vars(module) for name, module in modules_of(saesteer.steps).items()}
+    return {
+        name: next(value for value in modules[name].values() if isinstance(value, Table) and value.name == name) for name in _definitions()
+    }
 
 
 def by_layer(missing: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:

@@ -6,9 +6,10 @@ import polars as pl
 
 from saesteer.analysis.halves import split_halves
 from saesteer.analysis.repeats import without_repeats
-from saesteer.core.tables import GENERATIONS, JUDGEMENTS
 from saesteer.run import Run
 from saesteer.settings import Comparison
+from saesteer.steps.generations import GENERATIONS
+from saesteer.steps.judge import JUDGEMENTS
 
 
 def counted_ratings(run: Run, layers: Sequence[int] | None = None) -> pl.DataFrame:

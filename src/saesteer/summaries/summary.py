@@ -1,4 +1,4 @@
-"""What a summary is. Each module of this room has a `SUMMARY`; its name is the rule's."""
+"""What a summary is. Modules of this room have `SUMMARIES`, each by the name of its rule."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,6 @@ from saesteer.core.tables import Table
 from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment, Sweep
 
-FILE_OF_GROUP = "{table}/{group}.parquet"
 FILE_OF_LAYER = "{table}/layer_{layer:02d}.parquet"
 
 
@@ -24,22 +23,24 @@ class Summary:
     compute: Callable[[Run, Sequence[int]], Mapping[str, pl.DataFrame]]
     """Each table by its name, of some layers."""
     file: str | None = None
-    """Where a table is, in the experiment's folder, that has a file for each group of layers or each layer."""
-    runs_model: bool = False
+    """Where a table is, in the experiment's folder, that has a file for each layer."""
+
+    @property
+    def function(self) -> str:
+        """What computes it, as saesteer.workflow.code_digest names it."""
+        return f"{self.compute.__module__.partition('.')[2]}:{self.compute.__name__}"
 
     def files(self, experiment: Experiment) -> list[str]:
         """The files of all tables, in the experiment's folder."""
         if self.file == FILE_OF_LAYER:
             return [self.file.format(table=table.name, layer=layer) for table in self.tables for layer in sorted(experiment.layers)]
-        if self.file == FILE_OF_GROUP:
-            return [self.file.format(table=table.name, group=group) for table in self.tables for group in experiment.layer_groups]
         return [table.path for table in self.tables]
 
 
 @cache
 def summaries() -> dict[str, Summary]:
     """Every summary, by its name."""
-    return declared(saesteer.summaries, "SUMMARY")
+    return {name: summary for of_module in declared(saesteer.summaries, "SUMMARIES").values() for name, summary in of_module.items()}
 
 
 def summary_tables() -> dict[str, Table]:

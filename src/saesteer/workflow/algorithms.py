@@ -1,4 +1,4 @@
-"""The lock of the algorithms: of every module that rows depend on its versions, and the digest of its syntax tree.
+"""The lock of the algorithms: of every module that rows depend on its versions, and the digest of its syntax tree; and each step's columns.
 
 Rows are computed again where a version is raised, not where code is edited (saesteer.workflow.plan). So whoever edits such a module says
 which it is: the version is raised, or the edit is acknowledged as one that keeps all rows. `make check`, `saesteer record` and `saesteer
@@ -9,8 +9,9 @@ import json
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 
-from saesteer.core.files import write_text
+from saesteer.core.files import value_digest, write_text
 from saesteer.settings.registry import METHODS
+from saesteer.steps.step import step_tables
 from saesteer.workflow.code_digest import PACKAGE, CodeError, versioned_modules
 
 LOCK = PACKAGE / "algorithms.lock"
@@ -29,13 +30,14 @@ Locked = tuple[dict[str, int], str]
 
 
 def algorithms() -> dict[str, Locked]:
-    """Every module that rows depend on. The versions of one that fits methods are those of the methods."""
+    """Every module that rows depend on, and every table of a step. The versions of a module that fits methods are those of the methods."""
     of_methods: dict[str, dict[str, int]] = {}
     for row in METHODS:
         of_methods.setdefault(row.module.removeprefix(f"{PACKAGE.name}."), {})[row.name] = row.version
     modules = versioned_modules(*of_methods)
     constants = {name: {} if version is None else {"ALGORITHM_VERSION": version} for name, (version, _) in modules.items()}
-    return {name: (constants[name] | of_methods.get(name, {}), digest) for name, (_, digest) in modules.items()}
+    tables: dict[str, Locked] = {f"table {name}": ({}, value_digest(table.in_words)[:16]) for name, table in step_tables().items()}
+    return {name: (constants[name] | of_methods.get(name, {}), digest) for name, (_, digest) in modules.items()} | tables
 
 
 def check_lock() -> None:

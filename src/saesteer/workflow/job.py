@@ -24,8 +24,8 @@ from saesteer.figures.save import save_figure
 from saesteer.run import Run, open_run
 from saesteer.settings import Sweep, load_workflow
 from saesteer.steps.step import steps_of
-from saesteer.summaries.chosen_strengths import has_pilot
 from saesteer.summaries.summary import Summary
+from saesteer.summaries.sweeps import has_pilot
 from saesteer.workflow.completion import complete_manifest
 
 log = logging.getLogger("saesteer")
@@ -124,8 +124,6 @@ def with_progress(
 
 def write_summaries(job: Job, summary: Summary) -> dict[str, pl.DataFrame]:
     """Compute the tables of a summary, and write each to the output of its name."""
-    if summary.runs_model:
-        _prepare_process(job)
     tables = dict(summary.compute(job.run, job.layers))
     for table in summary.tables:
         write_summary(table, tables[table.name], job.outputs[table.name])

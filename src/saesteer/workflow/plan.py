@@ -14,11 +14,14 @@ import polars as pl
 from saesteer.core.files import value_digest
 from saesteer.core.row_digest import row_digests
 from saesteer.core.store import MEASURED_ON, StoreError, Upstream, Wanted, entry_digest, missing_keys, read_manifest
-from saesteer.core.tables import EXPLANATIONS, JUDGEMENTS, STEERING_PROMPTS, Table
+from saesteer.core.tables import Table
 from saesteer.run import SHARED_STEPS, Run
 from saesteer.settings import Comparison, Endpoint, EndpointJudge, Scores, SettingsError
+from saesteer.sources.concept_tables import STEERING_PROMPTS
 from saesteer.sources.model_size import QUANTISED, bytes_of_weights
 from saesteer.sources.pins import MODELS, PIN_KEYS, model_settings
+from saesteer.steps.explanations import EXPLANATIONS
+from saesteer.steps.judge import JUDGEMENTS
 from saesteer.steps.keys import is_unsteered, layer_of_unsteered
 from saesteer.steps.step import Axis, Step, steps_of
 from saesteer.workflow.code_digest import algorithm_versions

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from saesteer.core.confined import confined
 from saesteer.core.files import write_text
 from saesteer.core.shipped import SHIPPED
-from saesteer.core.yaml_1_2 import quoted
-from saesteer.settings import Experiment, SettingsError, read_yaml
+from saesteer.core.yaml_1_2 import quoted, read_yaml
+from saesteer.settings import Experiment, SettingsError
 from saesteer.sharing.commands import SharingError, dvc, git, git_top
 
 _COPIED = ("config/*.*", "slurm/config.yaml", ".gitattributes", ".gitignore", ".dvcignore")

@@ -13,8 +13,8 @@ import polars as pl
 from saesteer.analysis.concepts import NO_TOPIC
 from saesteer.core.files import text_id
 from saesteer.core.names import check_known
-from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPT_TEXTS
 from saesteer.settings import SettingsError
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS, CONCEPT_TEXTS
 from saesteer.sources.concept_texts import concept_row, concept_table
 from saesteer.world.grammar import join_words, single_sentence
 from saesteer.world.lexicon import Lexicon

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from saesteer.analysis.score import judgements
-from saesteer.core.tables import GENERATIONS
+from saesteer.core.texts import TEXT_KEYS
 from saesteer.world.judges import WorldJudge
 
 ALGORITHM_VERSION = 3
@@ -29,7 +29,7 @@ def rate(
     unknown = sorted(set(texts["concept"].drop_nulls()) - set(topics))
     if unknown:
         raise ValueError(f"the judge knows no topic {unknown[0]!r}: ask for topics of its world, or take another judge")
-    joined = texts.join(perplexity.select(*GENERATIONS.keys, "mean_nll"), on=GENERATIONS.keys, how="left", maintain_order="left")
+    joined = texts.join(perplexity.select(*TEXT_KEYS, "mean_nll"), on=TEXT_KEYS, how="left", maintain_order="left")
     rows = joined.with_columns(mean_nll=pl.when(pl.col("text").is_not_null()).then("mean_nll"))
     ids = judge.read(rows["text"].fill_null("").to_list())
     concepts, losses = rows["concept"].to_list(), rows["mean_nll"].to_list()

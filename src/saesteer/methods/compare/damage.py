@@ -2,10 +2,10 @@
 
 import polars as pl
 
-from saesteer.core.tables import METHOD_DAMAGE
 from saesteer.core.uncertainty import RATINGS
 from saesteer.methods.compare.means import mean_over_concepts
 from saesteer.methods.compare.protocol import FIT, UNSTEERED
+from saesteer.methods.compare.tables import METHOD_DAMAGE
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import method
 

@@ -7,9 +7,9 @@ import polars as pl
 from jaxtyping import Float
 
 from saesteer.analysis.best_factor import TIE
-from saesteer.core.tables import METHOD_DIFFERENCES
 from saesteer.core.uncertainty import SHARES, Interval, mean_columns, of_differences, student_t
 from saesteer.methods.compare.protocol import score_scale
+from saesteer.methods.compare.tables import METHOD_DIFFERENCES
 from saesteer.settings.methods import ProtocolSettings
 
 POWER = 0.8

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from saesteer.core.tables import METHOD_EQUAL_COST, METHOD_EQUAL_COST_SCORES
 from saesteer.core.uncertainty import rank_correlation
 from saesteer.methods.compare.means import mean_over_concepts
 from saesteer.methods.compare.protocol import FIT, ProtocolError, method_choices, score_scale
+from saesteer.methods.compare.tables import METHOD_EQUAL_COST, METHOD_EQUAL_COST_SCORES
 from saesteer.settings.methods import MethodSettings
 
 LIMITS = (0.05, 0.1, 0.2, 0.5)

@@ -4,21 +4,14 @@ import polars as pl
 
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.files import text_id
-from saesteer.core.tables import (
-    COMPARED_CONCEPTS,
-    FIT_TEXT,
-    METHOD_CHOICES,
-    METHOD_CURVES,
-    METHOD_DIFFERENCES,
-    METHOD_HALVES,
-    METHOD_SCORES,
-    RATING_COLUMNS,
-)
+from saesteer.core.texts import FIT_TEXT, RATING_COLUMNS
 from saesteer.methods.compare.differences import method_differences
 from saesteer.methods.compare.means import ELSEWHERE, family_of, held_out_means, method_curves
 from saesteer.methods.compare.protocol import FIT, ProtocolError, Rows, method_choices, method_halves, method_scores, prompt_halves
+from saesteer.methods.compare.tables import METHOD_CHOICES, METHOD_CURVES, METHOD_DIFFERENCES, METHOD_HALVES, METHOD_SCORES
 from saesteer.settings import BestFactorSettings, ProtocolSettings
 from saesteer.settings.registry import METHODS
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS
 
 ABSTAINS = "the file has no text of this method and concept"
 

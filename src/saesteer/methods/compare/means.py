@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from saesteer.core.tables import METHOD_CURVES, METHODS_TABLE, RATING_COLUMNS
+from saesteer.core.texts import RATING_COLUMNS
 from saesteer.core.uncertainty import RATINGS, Interval, mean_columns
 from saesteer.methods.compare.protocol import FIT, Rows, row_of, score_scale
 from saesteer.methods.compare.ranks import method_ranks
+from saesteer.methods.compare.tables import METHOD_CURVES, METHODS_TABLE
 from saesteer.settings.methods import MethodSettings, ProtocolSettings
 from saesteer.settings.registry import Method
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import polars as pl
 
-from saesteer.core.tables import METHOD_PUBLISHED
 from saesteer.methods.compare.protocol import row_of, score_scale
+from saesteer.methods.compare.tables import METHOD_PUBLISHED
 from saesteer.settings.methods import ConceptSource, MethodSettings, PublishedConcepts
 
 VALUES, PROTOCOLS = (Path(__file__).with_name(f"paper_{name}.csv") for name in ("values", "protocols"))

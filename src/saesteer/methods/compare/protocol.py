@@ -16,8 +16,9 @@ from saesteer.analysis.best_factor import PERPLEXITIES, TIE, Curve, first_larges
 from saesteer.analysis.halves import split_halves
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.errors import SaesteerError
-from saesteer.core.tables import FEATURES, FIT_TEXT, GEN_SUCCESS, METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES, RATING_COLUMNS, of_fits
+from saesteer.core.texts import FIT_TEXT, RATING_COLUMNS
 from saesteer.core.uncertainty import RATINGS, SHARES, Interval
+from saesteer.methods.compare.tables import METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES
 from saesteer.settings import BestFactorSettings, registry
 from saesteer.settings.methods import MethodSettings, ProtocolSettings
 from saesteer.settings.registry import Method
@@ -28,7 +29,8 @@ _MEASURES = ("score", *RATING_COLUMNS, "concept_log_odds", "log_perplexity")
 _DIRECTIONS = {"held_out": ((0, 1), (1, 0)), "first_half": ((0, 1),), "same_texts": ((0, 0),)}  # half that chooses, half that reports
 _ENDS = {"low": "smallest", "high": "largest"}
 _ADDS_TEXT = [row.key for row in registry.METHODS if row.adds_text]
-_SUCCESS = of_fits(pl.DataFrame(schema=GEN_SUCCESS.schema)).schema
+_SUCCESS = {**dict.fromkeys(FIT_TEXT, pl.String), "layer": pl.UInt16, "sample": pl.UInt32, "gen_success_20": pl.UInt16}
+_FEATURES = {"layer": pl.UInt16, "feature": pl.UInt32, "density": pl.Float64, "concept": pl.String, "concept_share": pl.Float64}
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Rows:
     concepts: pl.DataFrame
     success: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_SUCCESS))
     """GEN_SUCCESS: fits with a count here choose by P1's rule, all others by the score."""
-    features: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=FEATURES.schema))
-    """FEATURES: what is said of the SAE features used rests on them, no score does."""
+    features: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_FEATURES))
+    """Of the table of features: what is said of the SAE features used rests on them, no score does."""
 
 
 class ProtocolError(SaesteerError, ValueError):

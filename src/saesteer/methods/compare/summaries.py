@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from saesteer.core.tables import METHOD_CURVES, METHOD_DIFFERENCES, METHOD_PUBLISHED, METHODS_TABLE
 from saesteer.methods.compare.differences import method_differences
 from saesteer.methods.compare.means import method_curves, methods_table
 from saesteer.methods.compare.paper_values import Protocol, published_beside_ours
 from saesteer.methods.compare.protocol import Rows, scored
+from saesteer.methods.compare.tables import METHOD_CURVES, METHOD_DIFFERENCES, METHOD_PUBLISHED, METHODS_TABLE
 from saesteer.settings import BestFactorSettings
 from saesteer.settings.methods import MethodSettings
 

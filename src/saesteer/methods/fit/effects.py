@@ -22,7 +22,6 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from saesteer.core.counter_rng import streams, text_keys, uniforms
-from saesteer.core.tables import EFFECTS
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.finite import check_finite
 from saesteer.engine.generate import steered_texts
@@ -166,7 +165,7 @@ def effect_rows(
         "effect": effect.float().cpu().numpy(),
         "loss_rise": loss_rises(run.lm, run.hook_point, added, texts).cpu().numpy(),
     }
-    return pl.DataFrame(columns).cast(pl.Schema(EFFECTS.schema))
+    return pl.DataFrame(columns).cast({"direction": pl.List(pl.Float32), "effect": pl.List(pl.Float32), "loss_rise": pl.Float64})
 
 
 def written_texts(run: EffectRun, interventions: Sequence[Intervention]) -> list[list[list[int]]]:

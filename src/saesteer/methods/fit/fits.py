@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saesteer.core.tables import FITS
 from saesteer.engine.conditional import switched
 from saesteer.engine.finite import rows_named
 from saesteer.engine.fit_pilot import at_pilot_factor
@@ -46,16 +45,15 @@ def fitted_rows(problem: Problem, missing: pl.DataFrame, neutral: Sequence[Seque
     """FITS rows of a concept's missing keys (layer, method, concept_id), one at a time. `neutral` are prompts (token ids) on which the
     change of the residual is measured."""
     by_key = {row.key: row for row in METHODS}
-    for key in missing.select(FITS.keys).iter_rows(named=True):
+    for key in missing.select("layer", "method", "concept_id").iter_rows(named=True):
         with rows_named(f"layer {key['layer']}, {key['method']}, concept {key['concept_id']}"):
-            yield pl.DataFrame([key | _fit(problem, by_key[key["method"]], neutral)], schema=FITS.schema)
+            yield pl.DataFrame([key | _fit(problem, by_key[key["method"]], neutral)], schema_overrides={"features": pl.List(pl.UInt32)})
 
 
 def _fit(problem: Problem, row: Method, neutral: Sequence[Sequence[int]]) -> dict[str, object]:
     """One fit, or why there is none: the columns beside its key."""
     r2 = problem.effects.r2 if problem.effects is not None and "effects" in row.needs else None
-    columns: dict[str, object] = dict.fromkeys(name for name in FITS.schema if name not in FITS.keys)
-    columns |= {"features": [], "n_texts": n_choosing_texts(problem, row), "r2": r2}
+    columns: dict[str, object] = {"features": [], "n_texts": n_choosing_texts(problem, row), "r2": r2}
     started = time.perf_counter()
     try:
         fit = fit_of(row)(problem)

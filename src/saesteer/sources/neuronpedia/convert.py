@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.core.files import value_digest
-from saesteer.core.tables import MAX_ACTIVATING_EXAMPLES
+from saesteer.core.texts import EXAMPLE
 
 ALGORITHM_VERSION = 4
 NOT_THERE = "not on Neuronpedia"
@@ -20,6 +20,17 @@ NO_EXAMPLES = "no max-activating examples on Neuronpedia"
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FIRST_TYPE = "oai_token-act-pair"  # the type of explanation that most sources have
+_DTYPES: Mapping[str, Any] = {
+    "layer": pl.UInt16,
+    "feature": pl.UInt32,
+    "density": pl.Float64,
+    "max_activation": pl.Float32,
+    "histogram_activations": pl.List(pl.Float32),
+    "histogram_counts": pl.List(pl.UInt32),
+    "examples": pl.List(EXAMPLE),
+    "explanations": pl.List(pl.String),
+    "reason": pl.String,
+}
 _MOST_TOKENS = 2**16  # token_index is a UInt16
 
 
@@ -189,7 +200,7 @@ def rows(layer: int, features: Sequence[Known]) -> pl.DataFrame:
         "source": ["neuronpedia"] * len(features),
         "reason": [item.reason for item in features],
     }
-    return pl.DataFrame(columns, schema=MAX_ACTIVATING_EXAMPLES.schema)
+    return pl.DataFrame(columns, schema_overrides=_DTYPES)
 
 
 def _max_activation(item: Known) -> float | None:
