@@ -40,6 +40,6 @@ def what_rows_depend_on(step, name, wildcards):
 
 @functools.cache
 def wants_of(step, name, group):
-    """What plan.wants says of a job."""
+    """What plan.params_of_rows says of a job."""
     run, layers = RUNS[name].of_job(group)
-    return plan.wants(run, step, layers)
+    return plan.params_of_rows(run, step, layers)

@@ -13,7 +13,7 @@ from synthetic_tables import PREFIXES, main_tables, synthetic_examples, syntheti
 from workflow_folder import ROOT
 
 from saesteer.core.files import text_id, write_json
-from saesteer.core.store import Wanted, complete
+from saesteer.core.store import WantedRows, complete
 from saesteer.core.tables import Table, write_summary
 from saesteer.core.texts import as_generations
 from saesteer.methods.compare.paper_values import our_protocol
@@ -74,7 +74,7 @@ def spoilt(values: pl.Series) -> pl.Series:
 def write_step(data: Path, table: Table, rows: pl.DataFrame) -> None:
     """Rows of a step in the part store, as a job leaves them."""
     by_layer = {int(of_layer["layer"][0]): of_layer for of_layer in rows.partition_by("layer", maintain_order=True)}
-    wanted = [Wanted(layer, [of_layer.select(table.keys[1:])], {"step": table.name}) for layer, of_layer in by_layer.items()]
+    wanted = [WantedRows(layer, [of_layer.select(table.keys[1:])], {"step": table.name}) for layer, of_layer in by_layer.items()]
     manifest = data / table.name / f"layers_{min(by_layer):02d}-{max(by_layer):02d}.json"
     complete(data / table.name, table, wanted, lambda missing: by_layer.values(), manifest)
 

@@ -12,7 +12,7 @@ from real_inputs import EXPERIMENT, LAYERS, N_FEATURES, RealFolder, World, small
 from typer.testing import CliRunner
 
 from saesteer.cli import app
-from saesteer.core.store import MEASURED_ON, Upstream, Wanted, complete
+from saesteer.core.store import MEASURED_ON, Upstream, WantedRows, complete
 from saesteer.judge.agreement import pairwise_agreement
 from saesteer.settings import SettingsError
 from saesteer.steps.judge import JUDGEMENTS
@@ -110,8 +110,8 @@ def judged(folder: Path, seed: int, rating: int, sweep: str = "a") -> None:
     values = {"method": ["feature"], "target": ["1", "2"], "factor": ["2"], "prefix_id": ["p", "q"], "sample": [0]}
     axes = [pl.DataFrame({name: column}) for name, column in values.items()]
     fingerprint = {"settings": {"kind": "endpoint", "model": "judge", "seed": seed}, MEASURED_ON: "rows"}
-    digests = Wanted(3, axes, {}).keys(JUDGEMENTS).with_columns(pl.lit(f"generations:{sweep}").alias(MEASURED_ON))
-    wanted = Wanted(3, axes, fingerprint, Upstream([digests], {}))
+    digests = WantedRows(3, axes, {}).keys(JUDGEMENTS).with_columns(pl.lit(f"generations:{sweep}").alias(MEASURED_ON))
+    wanted = WantedRows(3, axes, fingerprint, Upstream([digests], {}))
     complete(folder, JUDGEMENTS, [wanted], rate, folder / "layers_03-03.json")
 
 

@@ -99,7 +99,7 @@ def test_a_share_of_the_features_is_all_that_a_jobs_parameters_name(tmp_path: Pa
     """So one more feature makes no earlier job due."""
     before, after = (machine(tmp_path, {2: features, 6: (27,)}).opened for features in ((3, 141, 592, 653), (3, 141, 592, 600, 653)))
     for step in SHARED_STEPS:
-        same = [plan.wants(*(run.of_job(group)[0], step), (2, 6)) for group in JOBS for run in (before, after)]
+        same = [plan.params_of_rows(*(run.of_job(group)[0], step), (2, 6)) for group in JOBS for run in (before, after)]
         assert same[0] == same[1]
         assert same[2] != same[3]
 

@@ -14,7 +14,7 @@ import pytest
 
 from saesteer.core.files import text_id
 from saesteer.core.row_digest import row_digests
-from saesteer.core.store import MEASURED_ON, StoreError, Wanted, complete, read_manifest, read_rows
+from saesteer.core.store import MEASURED_ON, StoreError, WantedRows, complete, read_manifest, read_rows
 from saesteer.core.tables import Table, write_summary
 from saesteer.run import Run
 from saesteer.settings import EmbeddingJudge, EndpointJudge, Experiment, SettingsError, Workflow, load_experiment
@@ -126,7 +126,7 @@ class Machine:
         """The same of one job."""
         table, (run, layers) = self.steps[step].table, self.opened.of_job(group)
         rows = lambda missing: fake_rows(table, missing, self.name).partition_by("layer")  # noqa: E731
-        wants, manifest = plan.wanted_keys(run, step, layers), self.folder / step / f"{group}.json"
+        wants, manifest = plan.wanted_rows(run, step, layers), self.folder / step / f"{group}.json"
         return complete(self.folder / step, table, wants, rows, manifest, made_with=lambda: {"torch": self.name})
 
     @property
@@ -321,7 +321,7 @@ def test_manifests_of_another_grouping_are_not_read(tmp_path: Path) -> None:
         complete(
             here.folder / "max_activating_examples",
             MAX_ACTIVATING_EXAMPLES,
-            plan.wanted_keys(run, "max_activating_examples", layers),
+            plan.wanted_rows(run, "max_activating_examples", layers),
             lambda missing: [],
             here.folder / f"max_activating_examples/{group}.json",
         )
@@ -363,9 +363,9 @@ def test_a_part_examples_what_it_was_made_with_and_the_manifest_says_so(tmp_path
 def test_a_row_whose_earlier_row_is_missing_is_an_error(tmp_path: Path) -> None:
     here = machine(tmp_path, "ours", "micro")
     here.run()
-    (want,) = plan.wanted_keys(here.opened, "perplexity", (2,))
+    (want,) = plan.wanted_rows(here.opened, "perplexity", (2,))
     axes = [pl.concat([axis, axis[:1].with_columns(target=pl.lit("999"))]) if "target" in axis.columns else axis for axis in want.axes]
-    more = Wanted(2, axes, want.fingerprint, want.upstream)
+    more = WantedRows(2, axes, want.fingerprint, want.upstream)
     with pytest.raises(StoreError, match="of what an earlier step should have computed, a row is missing for .*999"):
         complete(here.folder / "perplexity", PERPLEXITY, [more], lambda missing: [], tmp_path / "m.json")
 

@@ -386,7 +386,9 @@ def test_what_a_step_does_not_depend_on_makes_no_job_due() -> None:
     def due(**changes: Any) -> set[str]:
         changed = experiment.model_copy(update={"methods": experiment.methods.model_copy(update=changes)})
         before, after = (Run(Workflow(experiments=("any",)), "any", one) for one in (experiment, changed))
-        return {step for step in steps_of(experiment) if plan.wants(before, step, (10,)) != plan.wants(after, step, (10,))}
+        return {
+            step for step in steps_of(experiment) if plan.params_of_rows(before, step, (10,)) != plan.params_of_rows(after, step, (10,))
+        }
 
     concepts = experiment.methods.concepts.model_copy(update={"n_concepts": 3})
     factors = experiment.methods.factors.model_copy(update={"addition": ("1",)})

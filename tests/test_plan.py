@@ -124,7 +124,7 @@ def run_with_inputs(folder: Path, experiment: Experiment, step: str) -> Run:
 
 
 def fingerprints(run: Run, step: str) -> list[str]:
-    return [want.fingerprint_digest for want in plan.wanted_keys(run, step, (2, 6))]
+    return [want.fingerprint_digest for want in plan.wanted_rows(run, step, (2, 6))]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -160,7 +160,7 @@ def test_a_top_p_of_1_leaves_rows_valid_that_were_made_before_there_was_one(micr
 
 def test_keys_and_settings_make_a_job_due_and_say_so_in_words(micro: Experiment, tmp_path: Path) -> None:
     def wants(experiment: Experiment, step: str, layers: tuple[int, ...]) -> dict[str, str]:
-        return plan.wants(run_in(tmp_path, experiment), step, layers)
+        return plan.params_of_rows(run_in(tmp_path, experiment), step, layers)
 
     added = with_features(micro, micro.features.model_copy(update={"features": {2: (3, 141, 592, 653, 700), 6: (27, 182, 818, 284)}}))
     for step, planned in STEPS.items():

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 from saesteer.core import store
 from saesteer.core.machine import process_table
-from saesteer.core.store import StoreError, Wanted, complete, missing_keys, read_manifest, read_rows, sound_parts, unnamed_parts
+from saesteer.core.store import StoreError, WantedRows, complete, missing_keys, read_manifest, read_rows, sound_parts, unnamed_parts
 from saesteer.core.tables import TableError
 from saesteer.steps.output_score import OUTPUT_SCORE
 
 LAYER = 5
 
 
-def wanted(features, version: int = 1) -> Wanted:
-    return Wanted(LAYER, [pl.DataFrame({"feature": list(features)})], {"algorithm_version": version})
+def wanted(features, version: int = 1) -> WantedRows:
+    return WantedRows(LAYER, [pl.DataFrame({"feature": list(features)})], {"algorithm_version": version})
 
 
 def rows_of(keys: pl.DataFrame) -> pl.DataFrame:
@@ -176,7 +176,7 @@ def test_fingerprint_is_spelt_out_beside_the_parts(step: Step) -> None:
 
 
 def test_layers_in_turn_go_to_parts_of_their_own(tmp_path: Path) -> None:
-    wants = [Wanted(layer, [pl.DataFrame({"feature": [1, 2]})], {}) for layer in (0, 1)]
+    wants = [WantedRows(layer, [pl.DataFrame({"feature": [1, 2]})], {}) for layer in (0, 1)]
 
     def compute(missing):
         for feature in (1, 2):

@@ -60,7 +60,7 @@ class Upstream:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedRows:
     """The keys wanted of one layer: every combination of the rows of the axes, which are frames of one or more key columns. `fingerprint`
     spells out what its rows depend on."""
 
@@ -102,7 +102,7 @@ class Wanted:
 def complete(
     folder: Path,
     table: Table,
-    wants: Sequence[Wanted],
+    wanted: Sequence[WantedRows],
     compute: Callable[[pl.DataFrame], Iterable[pl.DataFrame]],
     manifest: Path,
     part_seconds: float = 60.0,
@@ -115,7 +115,7 @@ def complete(
     with nothing missing calls neither.
     """
     absent = []
-    for want in wants:
+    for want in wanted:
         layer_folder = _layer_folder(folder, want)
         remove_abandoned(layer_folder)
         sound = sound_parts(layer_folder)
@@ -127,20 +127,20 @@ def complete(
             log.warning("%s: %s; set aside as %s, its rows count as missing", part, damage, aside.name)
         absent.append(_absent_keys(table, want, sound))
     todo = pl.concat(absent)
-    n_keys = sum(math.prod(axis.height for axis in want.axes) for want in wants)
+    n_keys = sum(math.prod(axis.height for axis in want.axes) for want in wanted)
     log.info("%s: %d keys wanted, %d to compute", table.name, n_keys, todo.height)
     if not todo.is_empty():
-        _write_parts(folder, table, wants, compute(todo), part_seconds, made_with())
-    write_json(manifest, {"step": table.name, "layers": {str(want.layer): _describe(folder, table, want) for want in wants}})
+        _write_parts(folder, table, wanted, compute(todo), part_seconds, made_with())
+    write_json(manifest, {"step": table.name, "layers": {str(want.layer): _describe(folder, table, want) for want in wanted}})
     return todo.height
 
 
-def missing_keys(folder: Path, table: Table, want: Wanted) -> pl.DataFrame:
+def missing_keys(folder: Path, table: Table, want: WantedRows) -> pl.DataFrame:
     """The wanted keys that no sound part holds, in wanted order."""
     return _absent_keys(table, want, sound_parts(_layer_folder(folder, want)))
 
 
-def _absent_keys(table: Table, want: Wanted, parts: Sequence[Path]) -> pl.DataFrame:
+def _absent_keys(table: Table, want: WantedRows, parts: Sequence[Path]) -> pl.DataFrame:
     keys = want.keys(table)
     if not parts:
         return keys
@@ -154,20 +154,20 @@ def sound_parts(folder: Path) -> list[Path]:
     return [part for part in sorted(folder.glob("*.parquet")) if file_digest(part) == part.stem]
 
 
-def _layer_folder(folder: Path, want: Wanted) -> Path:
+def _layer_folder(folder: Path, want: WantedRows) -> Path:
     return folder / want.fingerprint_digest / f"layer_{want.layer:02d}"
 
 
 def _write_parts(
     folder: Path,
     table: Table,
-    wants: Sequence[Wanted],
+    wanted: Sequence[WantedRows],
     frames: Iterable[pl.DataFrame],
     part_seconds: float,
     made_with: Mapping[str, str],
 ) -> None:
     """Collect finished rows into parts of `part_seconds` of work, each of one layer; on a failure what is finished is written first."""
-    by_layer = {want.layer: want for want in wants}
+    by_layer = {want.layer: want for want in wanted}
     waiting: dict[int, list[pl.DataFrame]] = {}
     started = time.monotonic()
     try:
@@ -183,7 +183,7 @@ def _write_parts(
 
 
 def _write_part(
-    folder: Path, table: Table, by_layer: Mapping[int, Wanted], frames: Sequence[pl.DataFrame], made_with: Mapping[str, str]
+    folder: Path, table: Table, by_layer: Mapping[int, WantedRows], frames: Sequence[pl.DataFrame], made_with: Mapping[str, str]
 ) -> None:
     rows = validate(table, pl.concat(map(table.of, frames)), f"new rows of {folder}").sort(table.keys)
     want = by_layer[rows["layer"][0]]
@@ -205,7 +205,7 @@ def write_part(folder: Path, rows: pl.DataFrame, made_with: Mapping[str, str] | 
     return path
 
 
-def _describe(folder: Path, table: Table, want: Wanted) -> dict[str, Any]:
+def _describe(folder: Path, table: Table, want: WantedRows) -> dict[str, Any]:
     """A layer's entry in the manifest."""
     parts = sound_parts(_layer_folder(folder, want))
     keys = want.keys(table)
@@ -228,7 +228,7 @@ def _describe(folder: Path, table: Table, want: Wanted) -> dict[str, Any]:
     }
 
 
-def _serving_rows(table: Table, parts: Sequence[Path], want: Wanted, keys: pl.DataFrame) -> pl.DataFrame:
+def _serving_rows(table: Table, parts: Sequence[Path], want: WantedRows, keys: pl.DataFrame) -> pl.DataFrame:
     """The wanted rows with the number of the part that serves each and of the row in it: where two parts hold a key, the first by name."""
     stored, reason = want.stored_keys(table), ["reason"] if "reason" in table.columns else []
     empty = want.with_digests(keys.clear()).with_columns(*(pl.lit(None, pl.String).alias(name) for name in reason))

@@ -27,7 +27,7 @@ from saesteer.steps.features import FEATURES
 from saesteer.steps.step import steps_of
 from saesteer.summaries.features import described_features
 from saesteer.workflow.completion import complete_manifest
-from saesteer.workflow.plan import wanted_keys
+from saesteer.workflow.plan import wanted_rows
 
 STEP = EXPLANATIONS.name
 _SOURCES = {"examples": "examples", "lens": "lens tokens", "both": "examples and lens tokens"}
@@ -64,8 +64,8 @@ def explain(run: Run, evidence: str | None, chosen: Sequence[str]) -> Explained:
             if in_use:
                 complete_manifest(run, manifest, layers, compute)
             else:
-                wants = wanted_keys(of_run, STEP, of_group)
-                complete(manifest.parent, EXPLANATIONS, wants, compute, manifest, run.workflow.part_seconds)
+                wanted = wanted_rows(of_run, STEP, of_group)
+                complete(manifest.parent, EXPLANATIONS, wanted, compute, manifest, run.workflow.part_seconds)
     if in_use and run.summary_path(FEATURES).is_file():
         write_summary(FEATURES, described_features(run, run.layers)[FEATURES.name], run.summary_path(FEATURES))
     return Explained(read_rows(EXPLANATIONS, manifests), in_use, section.evidence)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from graphlib import TopologicalSorter
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,20 @@ def steps_of(experiment: Experiment) -> dict[str, Step]:
 @cache
 def _definitions() -> dict[str, Callable[[Experiment], Step | None]]:
     return declared(saesteer.steps, "step")
+
+
+def step_of(experiment: Experiment, name: str) -> Step:
+    """A step that an experiment has; no other step's module is imported."""
+    step: Step | None = import_module(f"{saesteer.steps.__name__}.{name}").step(experiment)
+    assert step is not None
+    return step
+
+
+@cache
+def is_step(name: str) -> bool:
+    """Whether what a step depends on is an earlier step."""
+    module = f"{saesteer.steps.__name__}.{name}"
+    return find_spec(module) is not None and hasattr(import_module(module), "step")
 
 
 @cache

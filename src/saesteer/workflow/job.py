@@ -23,7 +23,7 @@ from saesteer.figures.definition import FigureDefinition, Options
 from saesteer.figures.save import save_figure
 from saesteer.run import Run, open_run
 from saesteer.settings import Sweep, load_workflow
-from saesteer.steps.step import steps_of
+from saesteer.steps.step import step_of
 from saesteer.summaries.summary import Summary
 from saesteer.summaries.sweeps import has_pilot
 from saesteer.workflow.completion import complete_manifest
@@ -85,7 +85,7 @@ def complete_step(job: Job) -> None:
     """Compute the missing rows of the step whose manifest is the job's output, and write the manifest."""
     manifest, run = job.outputs["manifest"], job.run
     name = manifest.parent.name
-    step = steps_of(run.experiment)[name]
+    step = step_of(run.experiment, name)
 
     def until_stopped(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         if step.runs_model:

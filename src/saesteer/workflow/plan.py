@@ -13,7 +13,7 @@ import polars as pl
 
 from saesteer.core.files import value_digest
 from saesteer.core.row_digest import row_digests
-from saesteer.core.store import MEASURED_ON, StoreError, Upstream, Wanted, entry_digest, missing_keys, read_manifest
+from saesteer.core.store import MEASURED_ON, StoreError, Upstream, WantedRows, entry_digest, missing_keys, read_manifest
 from saesteer.core.tables import Table
 from saesteer.run import SHARED_STEPS, Run
 from saesteer.settings import Comparison, Endpoint, EndpointJudge, Scores, SettingsError
@@ -23,7 +23,7 @@ from saesteer.sources.pins import MODELS, PIN_KEYS, model_settings
 from saesteer.steps.explanations import EXPLANATIONS
 from saesteer.steps.judge import JUDGEMENTS
 from saesteer.steps.keys import is_unsteered, layer_of_unsteered
-from saesteer.steps.step import Axis, Step, steps_of
+from saesteer.steps.step import Axis, Step, is_step, step_of, steps_of
 from saesteer.workflow.code_digest import algorithm_versions
 
 _FEATURES = (("feature",), ("target",))
@@ -35,7 +35,7 @@ MOST_WORDS = 400
 def model_bytes(run: Run, step: str) -> int:
     """Bytes of the largest model that a step loads, as far as it is there: a folder of the experiment, or where a fetch left one."""
     most = 0
-    for name in set(steps_of(run.experiment)[step].inputs) & set(MODELS):
+    for name in set(step_of(run.experiment, step).inputs) & set(MODELS):
         settings, place = model_settings(run.experiment, name), run.fetched_place(name)
         folder = settings.folder
         if folder is None and place.is_file():
@@ -47,15 +47,15 @@ def model_bytes(run: Run, step: str) -> int:
 
 def input_files(run: Run, step: str, layers: Sequence[int]) -> dict[str, Path]:
     """The file behind each of a step's inputs, for a job of these layers."""
-    steps, files = steps_of(run.experiment), {}
-    for name in steps[step].inputs:
-        (files[name],) = run.manifests(name, layers) if name in ("saes", *steps) else [run.data / f"pins/{name}.json"]
+    files = {}
+    for name in step_of(run.experiment, step).inputs:
+        (files[name],) = run.manifests(name, layers) if name == "saes" or is_step(name) else [run.data / f"pins/{name}.json"]
     return files
 
 
 def axes_of(run: Run, step: str, layer: int) -> list[Axis]:
     """The axes of a step's keys at a layer, with the features that the job covers."""
-    axes = steps_of(run.experiment)[step].keys(layer)
+    axes = step_of(run.experiment, step).keys(layer)
     if step not in SHARED_STEPS or run.first_feature is None:
         return axes
     return [axis.some(run.features_of_job) if axis.columns in _FEATURES else axis for axis in axes]
@@ -63,26 +63,26 @@ def axes_of(run: Run, step: str, layer: int) -> list[Axis]:
 
 def files_of_keys(run: Run, step: str, layers: Sequence[int]) -> list[Path]:
     """The files that decide which keys a job of these layers misses."""
-    plan = steps_of(run.experiment)[step]
+    plan = step_of(run.experiment, step)
     read_from = {axis.file(run): None for axis in axes_of(run, step, layers[0]) if axis.file}
     return [*input_files(run, step, layers).values(), *read_from, *map(run.summary_path, plan.written)]
 
 
-def wanted_keys(run: Run, step: str, layers: Sequence[int]) -> list[Wanted]:
+def wanted_rows(run: Run, step: str, layers: Sequence[int]) -> list[WantedRows]:
     """The keys that a job of the step has to see to, each layer with its fingerprint."""
-    plan = steps_of(run.experiment)[step]
+    plan = step_of(run.experiment, step)
     common: dict[str, Any] = {"step": step, "algorithm_versions": versions(plan), "settings": plan.settings}
     files = input_files(run, step, layers)
     read = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}  # pins, and manifests of earlier steps
-    wants = []
+    wanted = []
     for layer in layers:
         rows_read = upstream(run, step, layer)
         entries = {name: values["layers"][str(layer)] if "layers" in values else values for name, values in read.items()}
         digests = {name: entry.get("fingerprint") or entry["digest"] for name, entry in entries.items()}
         fingerprint = {**common, "inputs": digests}
         fingerprint |= {MEASURED_ON: "rows"} if rows_read else {}  # parts without the column are of another fingerprint
-        wants.append(Wanted(layer, [axis.values(run) for axis in axes_of(run, step, layer)], fingerprint, rows_read))
-    return wants
+        wanted.append(WantedRows(layer, [axis.values(run) for axis in axes_of(run, step, layer)], fingerprint, rows_read))
+    return wanted
 
 
 def upstream(run: Run, step: str, layer: int) -> Upstream | None:
@@ -93,10 +93,9 @@ def upstream(run: Run, step: str, layer: int) -> Upstream | None:
     those that share its values in the key columns of both tables (a text for its perplexity), or all of its layer where they share none
     (all scores for a fit).
     """
-    steps = steps_of(run.experiment)
-    plan = steps[step]
-    earlier = [name for name in plan.inputs if name in steps]
-    tables = [(steps[name].table, run.rows(steps[name].table, [layer])) for name in earlier]
+    plan = step_of(run.experiment, step)
+    earlier = [name for name in plan.inputs if is_step(name)]
+    tables = [(table, run.rows(table, [layer])) for table in (step_of(run.experiment, name).table for name in earlier)]
     tables += [(table, run.summary(table)) for table in plan.written]
     of_texts = "concept_id" if isinstance(run.experiment, Comparison) else "feature"
     target = of_texts if "target" in plan.table.keys else None
@@ -132,10 +131,10 @@ def versions(step: Step) -> dict[str, int]:
     return algorithm_versions(*step.modules, without=(*step.modules_of_methods, *unused))
 
 
-def wants(run: Run, step: str, layers: Sequence[int]) -> dict[str, str]:
+def params_of_rows(run: Run, step: str, layers: Sequence[int]) -> dict[str, str]:
     """For a job's params: what its rows depend on besides its files, in words, so that `snakemake -n` shows what has changed. Needs no file
     that is still to be fetched."""
-    plan = steps_of(run.experiment)[step]
+    plan = step_of(run.experiment, step)
     rows = {}
     for layer in layers:
         axes = [axis for axis in axes_of(run, step, layer) if axis.configured is not None]
@@ -160,11 +159,11 @@ def in_words(value: Any) -> str:
 
 def n_missing(run: Run, step: str, layers: Sequence[int]) -> int | None:
     """How many keys a job would compute; None while what it reads is not there yet, or has to be made again. run: as the job sees it."""
-    plan = steps_of(run.experiment)[step]
+    plan = step_of(run.experiment, step)
     if not all(path.is_file() for path in files_of_keys(run, step, layers)):
         return None
     try:
-        return sum(missing_keys(run.data / step, plan.table, want).height for want in wanted_keys(run, step, layers))
+        return sum(missing_keys(run.data / step, plan.table, want).height for want in wanted_rows(run, step, layers))
     except StoreError:  # what is wrong with the earlier step's rows, its own job sees to, or this one says when it reads them
         return None
 
