@@ -67,7 +67,7 @@ def judged(rows: pl.DataFrame, asker: Asker, folder: Path, instructed: bool = Fa
     given = {"concepts": concepts(layers), "instructions": INSTRUCTIONS if instructed else None, "part_seconds": 60.0}
     frames = list(judge_generations(rows, asker=asker, answers_folder=folder, **(given | changes)))
     assert all(frame["layer"].n_unique() == 1 for frame in frames)
-    return validate(JUDGEMENTS, pl.concat(frames), "test")
+    return validate(JUDGEMENTS, pl.concat(map(JUDGEMENTS.of, frames)), "test")
 
 
 def stored(folder: Path) -> pl.DataFrame:

@@ -99,7 +99,7 @@ def assert_effects(table: pl.DataFrame, run: EffectRun, multiple: float = 1.0, r
 def test_effects_equal_a_slow_loop(family: str, hook_point: str) -> None:
     lm, sae = model_and_sae(family, 2, hook_point)
     run = EffectRun(lm, sae, 2, prompts_of(lm, family), settings(), SEED)
-    table = validate(EFFECTS, pl.concat(measured_effects(run, rows_of(5, 1))), "test")
+    table = validate(EFFECTS, EFFECTS.of(pl.concat(measured_effects(run, rows_of(5, 1)))), "test")
     assert table["vector"].to_list() == [1, 5]
     assert_effects(table, run)
 
