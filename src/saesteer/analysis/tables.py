@@ -1,4 +1,4 @@
-"""The tables that are made of a sweep's."""
+"""The tables that are made of the rows of a sweep, and of one another."""
 
 import polars as pl
 

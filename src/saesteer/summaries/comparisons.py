@@ -56,7 +56,7 @@ def has_prompt_writer(experiment: Experiment) -> bool:
     return isinstance(experiment, Comparison) and experiment.methods.prompt_writer is not None
 
 
-def prompts(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
+def steering_prompts(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     """Each concept's steering prompts, written by the language model that the experiment names (P4)."""
     from saesteer.judge.batch import endpoint_asker
     from saesteer.judge.prompt_writing import written_prompts
@@ -134,7 +134,7 @@ def _other_topics(run: Run, choices: pl.DataFrame) -> pl.DataFrame:
 
 SUMMARIES = {
     "concept_texts": Summary((COMPARED_CONCEPTS, CONCEPT_TEXTS), compares, concepts_and_texts),
-    "steering_prompts": Summary((STEERING_PROMPTS,), has_prompt_writer, prompts),
+    "steering_prompts": Summary((STEERING_PROMPTS,), has_prompt_writer, steering_prompts),
     "method_tables": Summary(tuple(METHOD_SUMMARIES.values()), compares, method_tables),
     "method_damage": Summary((METHOD_DAMAGE, METHOD_EQUAL_COST_SCORES, METHOD_EQUAL_COST), has_ordinary_texts, damage_and_equal_cost),
 }

@@ -87,7 +87,7 @@ def _outside_by_embedding(run: Run, judge: EmbeddingJudge, texts: pl.DataFrame) 
     return pl.concat(parts)
 
 
-def chosen_outcomes(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
+def factors_and_outcomes(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     """Each feature's best factor by both rules, and what steering at it gave on held-out prefixes."""
     from saesteer.analysis.best_factor import best_factors, outcomes
 
@@ -95,14 +95,14 @@ def chosen_outcomes(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     return {BEST_FACTORS.name: chosen, OUTCOMES.name: outcomes(chosen, run.summary(FEATURES))}
 
 
-def selections(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
+def selection_table(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     """What filtering by output score does, against random removal and within layers."""
     from saesteer.analysis.selection import selection
 
     return {SELECTION.name: selection(run.summary(OUTCOMES), run.sweep.selection)}
 
 
-def variants(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
+def variants_table(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     """What the filter by output score gains in every variant of the analysis."""
     from saesteer.analysis.filter_variants import filter_variants, lens_frequencies
 
@@ -112,7 +112,7 @@ def variants(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     return {FILTER_VARIANTS.name: rows}
 
 
-def bins(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
+def factor_bins_table(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     """GenSuccess and perplexity against factor, by output-score bin."""
     from saesteer.analysis.factor_bins import EDGES, factor_bins
     from saesteer.analysis.pilot_grid import by_multiple, grid
@@ -127,7 +127,7 @@ def has_pilot(experiment: Experiment) -> bool:
     return isinstance(experiment, Sweep) and experiment.sweep.pilot is not None
 
 
-def strengths(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
+def strengths_table(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     """How strong the factors are that were chosen, in units that compare features and layers."""
     from saesteer.analysis.pilot_grid import chosen_strengths, grid
 
@@ -140,7 +140,7 @@ def has_pmi_texts(experiment: Experiment) -> bool:
     return isinstance(experiment, Sweep) and pmi_file(experiment, Path()) is not None
 
 
-def pmis(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
+def pmi_tables(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     """PMI of each feature's most generated tokens with its top logit-lens tokens, and its mean by threshold."""
     from saesteer.analysis.pmi import feature_pmi, pmi_by_threshold
     from saesteer.sources.corpus import pmi_texts
@@ -153,7 +153,7 @@ def pmis(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     return {FEATURE_PMI.name: by_feature, PMI.name: pmi_by_threshold(by_feature, experiment.selection)}
 
 
-def example_features(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
+def examples_table(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     """Example features, chosen by a fixed rule, with an example, top logit-lens tokens and a steered text."""
     from saesteer.analysis.examples import N_FEATURES, examples
 
@@ -173,11 +173,11 @@ def example_features(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]
 
 SUMMARIES = {
     "steering_table": Summary((STEERING,), sweeps, steering_means),
-    "outcomes": Summary((BEST_FACTORS, OUTCOMES), sweeps, chosen_outcomes),
-    "selection": Summary((SELECTION,), sweeps, selections),
-    "filter_variants": Summary((FILTER_VARIANTS,), sweeps, variants),
-    "factor_bins": Summary((FACTOR_BINS,), sweeps, bins),
-    "chosen_strengths": Summary((CHOSEN_STRENGTHS,), has_pilot, strengths),
-    "pmi": Summary((FEATURE_PMI, PMI), has_pmi_texts, pmis),
-    "examples": Summary((EXAMPLES,), sweeps, example_features),
+    "outcomes": Summary((BEST_FACTORS, OUTCOMES), sweeps, factors_and_outcomes),
+    "selection": Summary((SELECTION,), sweeps, selection_table),
+    "filter_variants": Summary((FILTER_VARIANTS,), sweeps, variants_table),
+    "factor_bins": Summary((FACTOR_BINS,), sweeps, factor_bins_table),
+    "chosen_strengths": Summary((CHOSEN_STRENGTHS,), has_pilot, strengths_table),
+    "pmi": Summary((FEATURE_PMI, PMI), has_pmi_texts, pmi_tables),
+    "examples": Summary((EXAMPLES,), sweeps, examples_table),
 }
