@@ -151,8 +151,8 @@ def ratings(
 
     instructions = prompts if experiment.model.prompt_format == "chat" else None
     folder, seconds = run.data / "judge/answers", run.workflow.part_seconds
-    rated = judge_texts(texts, instructions, run.language_judge(), folder, seconds, experiment.rates_blank_texts)
-    yield from map(JUDGEMENTS.of, rated)
+    by_model = judge_texts(texts, instructions, run.language_judge(), folder, seconds, experiment.rates_blank_texts)
+    yield from map(JUDGEMENTS.of, by_model)
 
 
 def _by_embedding(
