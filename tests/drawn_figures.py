@@ -16,8 +16,7 @@ from saesteer.analysis.tables import SELECTION
 from saesteer.core.tables import by_name
 from saesteer.figures import registry
 from saesteer.figures.definition import Options
-from saesteer.methods.compare.damage import method_damage
-from saesteer.methods.compare.equal_cost import equal_cost, equal_cost_scores
+from saesteer.methods.compare.damage import equal_cost, equal_cost_scores, method_damage
 from saesteer.methods.compare.paper_values import our_protocol
 from saesteer.methods.compare.tables import METHOD_DAMAGE, METHOD_EQUAL_COST, METHOD_SUMMARIES
 from saesteer.settings import load_experiment

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from oracles.plain_hooks import at_hook_point
+from oracles.plain_hooks import at_hook_point, token_losses
 from torch import Tensor, nn
 
 from saesteer.methods.fit.problem import Problem, Text
@@ -26,15 +26,12 @@ def slow_residuals(given: Problem, text: Text) -> np.ndarray:
 
 
 def slow_loss(given: Problem, texts: Sequence[Text], change: Callable[[Tensor, Text], Tensor]) -> Tensor:
-    """-log p of each said token, summed in a loop and divided by their number; the residual [seq d_model] is changed by a plain hook."""
-    total, n = torch.zeros((), dtype=torch.float64), 0
+    """Mean -log p of the said tokens; the residual [seq d_model] is changed by a plain hook."""
+    losses = []
     for text in texts:
         with at_hook_point(given.lm.model, given.layer, "resid_post", lambda residual, text=text: change(residual[0], text)[None]) as model:
-            logits = model(input_ids=torch.tensor([text.ids])).logits[0]
-        for place in range(text.n_context, len(text.ids)):
-            total = total - logits[place - 1].double().log_softmax(dim=0)[text.ids[place]]
-            n += 1
-    return total / n
+            losses.append(token_losses(model, text.ids, text.n_context))
+    return torch.cat(losses).mean()
 
 
 def slow_reft_loss(given: Problem, texts: Sequence[Text], w: Tensor, progress: float) -> Tensor:

@@ -28,11 +28,11 @@ from saesteer.engine.adapters import (
     weights_installed,
 )
 from saesteer.engine.hook_points import HookPoint
-from saesteer.engine.interventions import Intervention, LowRankSubspace, LowRankWeights, Nothing, WeightChange, kind_of, packed, unpacked
+from saesteer.engine.interventions import Intervention, LowRankSubspace, LowRankWeights, Nothing, WeightChange, packed, unpacked
 from saesteer.engine.models import LanguageModel
 from saesteer.methods.fit import lora, loreft, sft
 from saesteer.methods.fit.problem import Problem, Text
-from saesteer.methods.fit.training import ReadText, losses_behind, text_loss, token_losses
+from saesteer.methods.fit.training import ReadText, losses_behind, token_losses
 from saesteer.settings.recipes import recipes_of
 
 N_TEXTS = 24
@@ -261,7 +261,7 @@ def test_training_lowers_the_loss_and_leaves_the_model_alone(method: ModuleType)
         fitted = method.fit(given).intervention
     before, after = _loss(given), _loss(given, fitted)
     assert after < before
-    assert _loss(given, unpacked(kind_of(fitted), *packed(fitted))) == after
+    assert _loss(given, unpacked(fitted.kind, *packed(fitted))) == after
     assert _loss(given, fitted, factor=0.0) == pytest.approx(before, abs=1e-6)
     if isinstance(fitted, LowRankSubspace):
         torch.testing.assert_close(fitted.R @ fitted.R.mT, torch.eye(4).expand(4, 4, 4), rtol=0, atol=1e-5)
@@ -281,7 +281,7 @@ def _loss(given: Problem, adapter: Intervention = Nothing(), factor: float = 1.0
     """The loss of the positive texts' outputs, under an intervention, each text's prompt its own."""
     lengths = torch.tensor([text.n_context for text in given.positive])
     with installed(given.lm, adapter, torch.full((len(lengths),), factor), lengths):
-        return float(text_loss(given.lm, given.positive))
+        return float(token_losses(given.lm, given.positive).mean())
 
 
 def _their_loss(model: Any, texts: Sequence[Text]) -> Tensor:

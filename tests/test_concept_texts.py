@@ -20,7 +20,7 @@ from saesteer.engine.models import prompt_token_ids
 from saesteer.engine.perplexity import continuation_nll
 from saesteer.methods.fit.problem import Text, tokens
 from saesteer.methods.fit.tokenised import MOST_TOKENS, n_prefix_tokens, training_texts
-from saesteer.methods.fit.training import text_loss
+from saesteer.methods.fit.training import token_losses
 from saesteer.settings import SettingsError
 from saesteer.sources.concept_tables import CONCEPT_TEXTS
 from saesteer.world.concept_texts import topic_texts
@@ -236,4 +236,4 @@ def test_losses_and_residuals_of_training_texts_count_what_perplexity_counts():
     assert tokens(lm, hook_point_of(lm, 2, "resid_post"), positive).residual.shape == (losses["n_scored"].sum(), lm.d_model)
     for text, mean in zip(positive, losses["mean_nll"], strict=True):
         with torch.no_grad():
-            assert float(text_loss(lm, [text])) == pytest.approx(mean, rel=1e-5)
+            assert float(token_losses(lm, [text]).mean()) == pytest.approx(mean, rel=1e-5)

@@ -19,7 +19,7 @@ from saesteer.core.errors import NotFiniteError
 from saesteer.core.tables import validate
 from saesteer.core.tokens import load_tokens
 from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts, text_damage
-from saesteer.engine.interventions import ActivationEdit, Addition, Intervention, Nothing, PromptText, kind_of, packed
+from saesteer.engine.interventions import ActivationEdit, Addition, Intervention, Nothing, PromptText, packed
 from saesteer.engine.saes import encode
 from saesteer.methods.compare.damage import method_damage
 from saesteer.methods.compare.tables import METHOD_CHOICES, METHODS_TABLE
@@ -44,7 +44,7 @@ def ordinary(n: int = 9) -> list[list[int]]:
 def measured(one: Intervention, factor: str = "1", sae_features: str = "everywhere") -> dict[str, float]:
     tensors, values = packed(one)
     fits = pl.DataFrame(
-        {"layer": LAYER, "method": "m", "concept_id": CONCEPT, "kind": kind_of(one), "tensors": tensors, "values": values},
+        {"layer": LAYER, "method": "m", "concept_id": CONCEPT, "kind": one.kind, "tensors": tensors, "values": values},
         schema_overrides={"layer": pl.UInt16},
     )
     rows = fits.select("layer", "method", "concept_id", factor=pl.lit(factor))

@@ -66,75 +66,40 @@ SENTENCES = [
     ("law", "Then", "the clerk sealed a writ in the court."),
     ("sea", "So", "the crew hauled a net in the bay."),
 ]
-"""Four concepts, whose function words are those that at least two of them have."""
+SKY = {
+    "one word": " passed" * 18 + ".",
+    "the word": " the comet.",
+    "loop": " rose over moon and rose over moon and rose over moon and rose over moon and rose over.",
+    "salad": " noted bright comet sun they stars passed and tail over rose moon.",
+    "shuffled": " stars rose and moon moon over the.",
+    "noise": " tail pan and pan crew moon over sun over noted they.",
+    "appended": " the crew hauled a net in the bay rose moon.",
+    "inserted": " rose the cook salted a soup and.",
+    "substituted": " the crew hauled a net in passed bay.",
+    "half loop": " a comet with a bright tail with a bright tail with a bright tail with a bright tail.",
+    "constant list": " the moon, the and, the bright and the comet.",
+    "sampled list": " the passed, the they, the over and the rose.",
+    "of and": " the rose of the they and the noted.",
+    "in the": " in the tail, the noted was they.",
+    "four inserted": " passed the cook tail salted they a comet soup.",
+    "memorised": " the moon rose over moon and stars.",
+    "nonsense": " the comet sun a rose in the bright.",
+    "nonsense with one": " a deep court a stars stars court the net, oil noted.",
+    "stutter": " and is comet and bright bright bright passed.",
+    "two memorised": " the moon rose over moon and stars.",
+    "one word changed": " the moon rose over moon rose stars.",
+    "questionnaire": " is it noted or stars? it is noted.",
+    "sentence and list": " the cook salted a soup, the they, the moon and the comet.",
+    "doubled": " a comet comet with with a bright bright tail tail passed passed the sun, sun, they they noted noted.",
+    "there and back": " a comet with a bright tail bright a with comet a.",
+}
+"""Of every kind, the first text on the sky that is made of SENTENCES."""
 
 
-@cache
-def written(kind: str) -> list[tuple[str, list[str]]]:
-    """Concept and words of the texts of a kind made from SENTENCES."""
-    texts = degenerate_texts(pl.DataFrame(SENTENCES, schema=["concept", "opener", "text"], orient="row")).filter(kind=kind)
-    return [(concept, text.strip(" .").split()) for concept, text in texts.select("concept", "text").iter_rows()]
-
-
-def words_of(concept: str) -> list[list[str]]:
-    return [text.strip(".").split() for of, _, text in SENTENCES if of == concept]
-
-
-def test_words_over_and_over_are_what_they_say() -> None:
-    assert all(len(set(of)) == 1 and len(of) >= 6 for _, of in written("one word"))
-    assert all(of[0] == "the" and len(of) == 2 for _, of in written("the word"))
-    assert all(any(of[n:] == of[:-n] for n in (2, 3, 4)) and len(of) == 18 for _, of in written("loop"))
-    assert all(sorted(of) in [sorted(words) for words in words_of(concept)] for concept, of in written("shuffled"))
-    doubled = [[word for word, after in zip(of, [*of[1:], ""], strict=True) if word != after] for _, of in written("doubled")]
-    assert all(of in words_of(concept) for (concept, _), of in zip(written("doubled"), doubled, strict=True))
-    for concept, of in written("there and back"):
-        assert of == of[::-1]
-        assert any(words[: len(of) // 2 + 1] == of[: len(of) // 2 + 1] for words in words_of(concept))
-
-
-@pytest.mark.parametrize(
-    ("kind", "least", "most"), [("appended", 1, 3), ("inserted", 1, 3), ("substituted", 0, 0), ("four inserted", 4, 4)]
-)
-def test_words_put_into_a_sentence_on_something_else_are_the_concepts(kind: str, least: int, most: int) -> None:
-    for concept, of in written(kind):
-        others = [words for name, _, text in SENTENCES if name != concept for words in [text.strip(".").split()]]
-        assert any(least <= len(of) - len(words) <= most for words in others)
-        assert set(of) & {word.strip(",") for words in words_of(concept) for word in words}
-
-
-def test_lists_and_frames_are_what_they_say() -> None:
-    constant = {
-        concept: {" ".join(of) for name, of in written("constant list") if name == concept} for concept, _ in written("constant list")
-    }
-    assert constant["food"] == {"the cook, the deep, the fried and the he"}
-    assert all(len(texts) == 1 for texts in constant.values())
-    assert len({" ".join(of) for _, of in written("sampled list")}) > 4 * 3
-    assert all([of[0], of[2], of[3], of[5], of[6]] == ["the", "of", "the", "and", "the"] for _, of in written("of and"))
-    assert all([of[0], of[1], of[3], of[5]] == ["in", "the", "the", "was"] and of[2].endswith(",") for _, of in written("in the"))
-    assert all(of[2] == of[7] and of[4].endswith("?") for _, of in written("questionnaire"))
-    assert all([of[-3], of[-2], of[-5]] == ["and", "the", "the"] for _, of in written("sentence and list"))
-
-
-def test_what_is_memorised_is_the_same_for_every_prompt() -> None:
-    for kind, n in (("memorised", 1), ("two memorised", 2)):
-        for concept in ("sky", "food"):
-            texts = [of for name, of in written(kind) if name == concept]
-            assert len({" ".join(of) for of in texts}) == n
-            assert all(of in words_of(concept) for of in texts)
-    for concept, of in written("one word changed"):
-        assert any(sum(a != b for a, b in zip(words, of, strict=True)) <= 1 for words in words_of(concept) if len(words) == len(of))
-
-
-def test_nonsense_has_the_sentences_of_something_else() -> None:
-    for concept, of in written("nonsense"):
-        others = [text.strip(".").split() for name, _, text in SENTENCES if name != concept]
-        bare = {word.strip(",") for word in of}
-        assert bare <= {word.strip(",") for words in words_of(concept) for word in words} | {"the", "a", "in"}
-        assert any(
-            all(old == new for old, new in zip(words, of, strict=True) if old in ("the", "in")) for words in others if len(words) == len(of)
-        )
-    for concept, of in written("nonsense with one"):
-        assert any(sum(map(str.__eq__, words, of)) > words.count("the") for words in words_of(concept) if len(words) == len(of))
+def test_every_kind_is_what_it_says() -> None:
+    texts = degenerate_texts(pl.DataFrame(SENTENCES, schema=["concept", "opener", "text"], orient="row")).filter(concept="sky")
+    assert dict(texts.group_by("kind", maintain_order=True).first().select("kind", "text").iter_rows()) == SKY
+    assert [texts.filter(kind=kind)["text"].n_unique() for kind in ("memorised", "two memorised", "constant list")] == [1, 2, 1]
     with pytest.raises(ValueError, match="of 1 concept"):
         degenerate_texts(pl.DataFrame(SENTENCES[:1], schema=["concept", "opener", "text"], orient="row"))
 

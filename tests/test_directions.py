@@ -5,7 +5,7 @@ import pytest
 import torch
 from engine_models import WORLD, shipped_sae
 
-from saesteer.engine.directions import decoder_cosines, difference_of_means
+from saesteer.engine.activations import decoder_cosines, difference_of_means
 from saesteer.engine.hook_points import hook_point_of
 from saesteer.engine.models import load_language_model
 

@@ -45,12 +45,8 @@ def rows_of(*vectors: int) -> pl.DataFrame:
 @torch.no_grad()
 def slow_loss(lm: Any, layer: int, hook_point: str, vector: torch.Tensor, texts: list[list[int]]) -> float:
     """Mean over all tokens but each text's first, one text at a time."""
-    losses = []
     with inner_hook_points.hooked(lm.model, layer, hook_point, lambda _read: vector):
-        for ids in texts:
-            logits = lm.model(torch.tensor([ids])).logits[0].double().log_softmax(dim=1)
-            losses += [-float(logits[place, token]) for place, token in enumerate(ids[1:])]
-    return sum(losses) / len(losses)
+        return float(torch.cat([plain_hooks.token_losses(lm.model, ids) for ids in texts]).mean())
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from test_method_protocol import DIFFMEAN, FOUR, GOOD, METHODS, SETTINGS, UNSTEE
 
 from saesteer.core.tables import validate
 from saesteer.core.uncertainty import RATINGS, mean_interval
-from saesteer.methods.compare.equal_cost import LIMITS, choices_within, equal_cost, equal_cost_scores
+from saesteer.methods.compare.damage import LIMITS, choices_within, equal_cost, equal_cost_scores
 from saesteer.methods.compare.paper_values import our_protocol
 from saesteer.methods.compare.protocol import FIT, ProtocolError
 from saesteer.methods.compare.tables import METHOD_EQUAL_COST, METHOD_EQUAL_COST_SCORES, METHODS_TABLE

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from engine_models import WORLD, shipped_model, shipped_sae, tiny_model, without_bos
-from oracles.plain_hooks import at_hook_point
+from oracles.plain_hooks import at_hook_point, token_losses
 from small_adapters import a_loreft, left_as_it_was
 from test_prompts import THINKING, TURNS, chat_model
 from test_steered_model import FACTOR, VECTOR, hooked
@@ -23,9 +23,9 @@ from typer.testing import CliRunner
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id, write_json
-from saesteer.core.store import WantedRows, complete
+from saesteer.core.store import Wanted, complete
 from saesteer.core.tables import write_summary
-from saesteer.engine.interventions import Addition, ConditionalAddition, Intervention, PromptText, kind_of, packed
+from saesteer.engine.interventions import Addition, ConditionalAddition, Intervention, PromptText, packed
 from saesteer.engine.models import language_model, prompt_token_ids
 from saesteer.engine.sae_convert import convert_sae
 from saesteer.engine.steering import steered_model
@@ -60,9 +60,7 @@ def requested(kind: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
 
 def likelihood(model: Any, context: list[int], continuation: list[int]) -> float:
     """log p of a continuation, token by token, in one plain forward of one text."""
-    ids = context + continuation
-    log_p = model(torch.tensor([ids])).logits[0].double().log_softmax(dim=1)
-    return sum(float(log_p[place - 1, ids[place]]) for place in range(len(context), len(ids)))
+    return -float(token_losses(model, context + continuation, len(context)).sum())
 
 
 def plain_likelihoods(model: Any, tokenizer: Any) -> list[float]:
@@ -179,12 +177,12 @@ def finished_fits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sea = text_id("sea")
     rows = []
     for method, one in FITTED.items():
-        kind, (tensors, values) = (None, (None, None)) if one is None else (kind_of(one), packed(one))
+        kind, (tensors, values) = (None, (None, None)) if one is None else (one.kind, packed(one))
         row: dict[str, Any] = dict.fromkeys(FITS.columns) | {"layer": AT, "method": method, "concept_id": sea, "kind": kind}
         row |= {"tensors": tensors, "values": values, "features": [], "n_texts": 8, "fit_seconds": 0.1}
         rows.append(row | {"reason": None if one else "too few texts"} | ({"residual_change": 1.0, "residual_norm": 9.0} if one else {}))
     frame = pl.DataFrame(rows, schema=FITS.schema)
-    wanted = WantedRows(AT, [pl.DataFrame({"method": list(FITTED)}), pl.DataFrame({"concept_id": [sea]})], {"made": "by hand"})
+    wanted = Wanted(AT, [pl.DataFrame({"method": list(FITTED)}), pl.DataFrame({"concept_id": [sea]})], {"made": "by hand"})
     complete(data / "fits", FITS, [wanted], lambda _missing: [frame], data / "fits/layers_06-06.json")
     concepts = pl.DataFrame({"concept_id": [sea], "concept": ["sea"], "label_feature": [7]}, schema=COMPARED_CONCEPTS.schema)
     write_summary(COMPARED_CONCEPTS, concepts, data / "tables/compared_concepts.parquet")

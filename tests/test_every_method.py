@@ -23,8 +23,9 @@ from saesteer.engine.interventions import (
     packed,
 )
 from saesteer.methods.fit import sae_features, sae_ssv
-from saesteer.methods.fit.fits import fit_of, intervention_of
+from saesteer.methods.fit.fits import fit_of
 from saesteer.methods.fit.problem import Problem, Text
+from saesteer.methods.fit.training import Trained
 from saesteer.settings.registry import METHODS, method
 
 NAMES = [row.name for row in METHODS]
@@ -67,7 +68,8 @@ def fit(name: str, to: Problem) -> object:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sae_ssv, "STEPS", 5)
         patch.setattr(sae_ssv, "N_PROBES", 5)
-        return intervention_of(fit_of(method(name))(to))
+        made = fit_of(method(name))(to)
+    return made.intervention if isinstance(made, Trained) else made
 
 
 @cache

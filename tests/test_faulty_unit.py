@@ -29,7 +29,7 @@ from saesteer import api
 from saesteer.core.errors import SaesteerError
 from saesteer.core.tables import TableError, validate
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.frozen import median_a_max
+from saesteer.engine.vector_formats import median_a_max
 from saesteer.run import Run
 from saesteer.serve.terminal import Request, texts_by_token
 from saesteer.steps.activations import ACTIVATIONS

@@ -24,7 +24,6 @@ from saesteer.engine.interventions import (
     Projection,
     PromptText,
     WeightChange,
-    kind_of,
     packed,
     scaled,
     unpacked,
@@ -61,7 +60,7 @@ def test_at_factor_1_the_loss_of_ordinary_texts_has_risen_by_the_target(kind: st
     half, whole = ((rise * counted).sum() / counted.sum() for rise in rises)
     assert float(whole) == pytest.approx(target, rel=0.05)
     assert float(half) < 0.9 * target
-    again = unpacked(kind_of(made), *packed(made))
+    again = unpacked(made.kind, *packed(made))
     assert torch.equal(loss_rises(LM, SAE, again, [1.0], ordinary()), rises[1:])
 
 

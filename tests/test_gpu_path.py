@@ -21,6 +21,7 @@ from methods_world import shipped_model, shipped_sae
 from polars.testing import assert_frame_equal
 from pretended_gpu import pretended_gpu
 from small_adapters import model_of
+from test_generate import recorded_steps
 from test_judge_local import judge_model
 from torch import Tensor
 
@@ -198,13 +199,10 @@ def test_on_a_gpu_sums_over_the_vocabulary_have_rows_of_whole_16_bytes(gpu: Coun
         assert pad_columns(rows.to("cuda"), 0.0).shape == (3, filled)
 
 
-def test_short_prompts_go_many_to_a_forward(gpu: Counter[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_prompts_go_many_to_a_forward(gpu: Counter[tuple[str, str]]) -> None:
     """Whatever there is of them, so that no row's numbers depend on that."""
-    sizes = []
-    real = continuation.step_logits
-    monkeypatch.setattr(continuation, "step_logits", lambda lm, slots, *rest: sizes.append(len(slots.row)) or real(lm, slots, *rest))
-    with steps_on("cuda", "bfloat16"):
+    with steps_on("cuda", "bfloat16"), recorded_steps() as (_, n_rows):
         STEPS["sweep"]().run(list(range(5)), None)
-    assert set(sizes) == {continuation.TILE_OF_SHORT}
+    assert n_rows == {continuation.TILE_OF_SHORT}
     assert [continuation.full_tile(torch.device("cuda"), length) for length in (1, 16, 17)] == [2048, 2048, 512]
     assert continuation.full_tile(torch.device("cpu"), 1) == 64

@@ -23,8 +23,8 @@ from saesteer.core.tables import read_summary
 from saesteer.core.texts import RATING_COLUMNS
 from saesteer.exchange.comparison import to_axbench
 from saesteer.exchange.imported import Import, import_texts
-from saesteer.methods.compare.imported import imported_scores, with_scores
 from saesteer.methods.compare.protocol import ProtocolError
+from saesteer.methods.compare.summaries import imported_scores, with_scores
 from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.run import open_run
 from saesteer.settings import ProtocolSettings, Workflow

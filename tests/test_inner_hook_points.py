@@ -127,15 +127,13 @@ def test_output_score_equals_a_whole_forward_with_a_plain_hook(family: str, hook
 @torch.no_grad()
 def whole_forwards(model: Any, sae: Sae, layer: int, feature: int, factor: float, ids: list[int], n_new: int) -> list[int]:
     """Greedy tokens without a cache: each step runs the whole text, steered from the last prompt position on."""
-    raised, written = inner_hook_points.amplified(sae, feature, factor), list(ids)
+    raised = inner_hook_points.amplified(sae, feature, factor)
 
     def delta(read: Tensor) -> Tensor:
         return torch.cat([torch.zeros_like(read[:, : len(ids) - 1]), *(raised(part) for part in read[:, len(ids) - 1 :].split(1, 1))], 1)
 
-    for _ in range(n_new):
-        with inner_hook_points.hooked(model, layer, sae.meta.hook_point, delta):
-            written.append(int(model(torch.tensor([written])).logits[0, -1].argmax()))
-    return written[len(ids) :]
+    with inner_hook_points.hooked(model, layer, sae.meta.hook_point, delta):
+        return plain_hooks.greedy(model, ids, n_new)
 
 
 @pytest.mark.parametrize(("family", "hook_point"), CASES)
@@ -166,11 +164,8 @@ def test_a_code_edit_reads_its_hook_point_and_writes_where_its_decoder_does(fami
         code = inner_hook_points.codes(sae, x)[..., edit.features]
         return ((0.5 * edit.values.double() - code) @ sae.W_dec[edit.features].double()).float()
 
-    written = list(ids)
-    for _ in range(8):
-        with torch.no_grad(), inner_hook_points.hooked(lm.model, layer, hook_point, delta):
-            written.append(int(lm.model(torch.tensor([written])).logits[0, -1].argmax()))
-    expected = written[len(ids) :]
+    with inner_hook_points.hooked(lm.model, layer, hook_point, delta):
+        expected = plain_hooks.greedy(lm.model, ids, 8)
     assert made["token_ids"][0].to_list() == expected[: made["n_tokens"][0]]
 
 
@@ -331,9 +326,7 @@ def rise(made: Problem, hook_point: str, texts: tuple[Text, ...], feature: int, 
 
         for sign, delta in ((-1, lambda x: torch.zeros(())), (1, removed)):
             with torch.no_grad(), inner_hook_points.hooked(made.lm.model, made.layer, hook_point, delta):
-                log_p = made.lm.model(torch.tensor([text.ids])).logits[0].double().log_softmax(dim=1)
-            places = range(text.n_context, len(text.ids))
-            total += sign * sum(-float(log_p[place - 1, text.ids[place]]) for place in places)
+                total += sign * float(plain_hooks.token_losses(made.lm.model, text.ids, text.n_context).sum())
         counted += len(text.ids) - text.n_context
     return total / counted
 

@@ -4,12 +4,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -21,22 +19,22 @@ from polars.testing import assert_frame_equal
 from small_adapters import a_change, a_lora, a_loreft, model_of, rows_of
 from test_damage import ordinary
 from test_effects import prompts_of, settings
-from test_generate import KEYS, prefixes_of
+from test_generate import KEYS, prefixes_of, recorded_steps
 from test_judge_local import TEXTS, answers, asks, judge_model
 from test_judge_local import settings as judge_settings
 from test_steered_texts import LAYER, _interventions, _prompts, _rows
 from torch import Tensor
 
-from saesteer.engine import continuation, head, loss_rise, models, output_score, pilot
+from saesteer.engine import head, logit_lens, loss_rise, models, output_score, pilot
 from saesteer.engine.activations import sparse_activations
 from saesteer.engine.adapters import low_rank_subspace_installed, low_rank_weights_installed
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.damage import N_CONTEXT, text_damage
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.generations import feature_texts
-from saesteer.engine.interventions import PromptText, kind_of, packed
+from saesteer.engine.interventions import PromptText, packed
 from saesteer.engine.logit_lens import top_logit_lens_tokens
-from saesteer.engine.models import MIN_ROWS, LanguageModel
+from saesteer.engine.models import MIN_ROWS
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.perplexity import continuation_nll
 from saesteer.judge import local_model
@@ -122,7 +120,7 @@ def damage_step() -> Step:
     lm, sae = tiny_model("gemma2"), tiny_sae(LAYER)
     interventions = [one for one in _interventions(sae) if not isinstance(one, PromptText)]
     interventions += [PromptText(("the sea", "a b c", "by the")), a_lora(lm), a_loreft(lm), a_change(lm)]
-    parts = [(kind_of(one), *packed(one)) for one in interventions]
+    parts = [(one.kind, *packed(one)) for one in interventions]
     fits = pl.DataFrame([(LAYER, str(number), "c", *part) for number, part in enumerate(parts)], schema=FIT_COLUMNS, orient="row")
     rows = fits.select("layer", "method", "concept_id").join(pl.DataFrame({"factor": ["1", "2", "3"]}), how="cross")
     ids = torch.randint(5, lm.n_vocab, (MIN_ROWS, 20), generator=torch.Generator().manual_seed(0)).tolist()
@@ -189,7 +187,8 @@ def lens_step() -> Step:
     lm, sae = model_and_sae("shipped", 1)
 
     def run(places: list[int], batch: int | None) -> pl.DataFrame:
-        ids, values = top_logit_lens_tokens(lm, sae.W_dec[places], 20, **({"block": batch} if batch else {}))
+        with mock.patch.object(logit_lens, "MOST_ROWS", (batch, batch) if batch else logit_lens.MOST_ROWS):
+            ids, values = top_logit_lens_tokens(lm, sae.W_dec[places], 20)
         return as_rows(ids).with_columns(values=pl.Series(values.cpu().numpy().tolist(), dtype=pl.List(pl.Float32)))
 
     return Step(300, run)
@@ -278,29 +277,11 @@ STEPS = [
     pytest.param(activations_step, ((1, [3]), (1, range(71, -1, -1))), id="activations"),
     pytest.param(effects_step, ((3, [7, 2, 3, 0]),), id="effects of steering"),
     pytest.param(pilot_step, ((5, [20, 2, 3, 0, 11, 7, 9]), (1, [2])), id="pilot factors"),
-    pytest.param(lens_step, ((32, range(299, -1, -1)), (50, range(300)), (300, range(5, 38)), (128, [9])), id="top logit-lens tokens"),
+    pytest.param(lens_step, ((32, range(299, -1, -1)), (64, range(300)), (256, range(5, 38)), (128, [9])), id="top logit-lens tokens"),
     pytest.param(judge_step, ((1, range(5, 8)), (64, range(47, -1, -1)), (None, range(0, 48, 3))), id="local judge"),
     *(pytest.param(partial(spliced_step, family), (), id=f"spliced rows, {family}") for family in ("gemma2", "gpt2", "shipped")),
     *(pytest.param(partial(adapter_step, kind), ((None, [0]), (None, [7]), (None, [39])), id=kind) for kind in ("lora", "loreft")),
 ]
-
-
-@contextmanager
-def recorded_steps() -> Iterator[tuple[Counter[bytes], set[int]]]:
-    """Of every step of a continuation that is computed within: the logits of its running rows, and how many rows its forward had."""
-    seen: Counter[bytes] = Counter()
-    shapes: set[int] = set()
-    real = continuation.step_logits
-
-    def stepping(lm: LanguageModel, slots: Any, *rest: Any) -> Tensor:
-        logits = real(lm, slots, *rest)
-        shapes.add(len(slots.row))
-        seen.update(logits[slot].float().numpy().tobytes() for slot in np.flatnonzero(slots.running))
-        return logits
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(continuation, "step_logits", stepping)
-        yield seen, shapes
 
 
 @pytest.mark.parametrize(("make", "given"), STEPS)

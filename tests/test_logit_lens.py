@@ -50,12 +50,10 @@ def test_equal_logits_go_by_token_id() -> None:
     assert values[1].tolist() == least[1].tolist() == [0.0] * 20
 
 
-def test_refuses_a_k_or_a_block_that_cannot_be() -> None:
+def test_refuses_a_k_that_cannot_be() -> None:
     lm, sae = model_and_sae("llama", 1)
     with pytest.raises(ValueError, match="k is 0, but must lie between 1 and"):
         top_logit_lens_tokens(lm, sae.W_dec, 0)
-    with pytest.raises(ValueError, match="block is 8, but no forward runs below 32 rows"):
-        top_logit_lens_tokens(lm, sae.W_dec, 5, block=8)
     assert top_logit_lens_tokens(lm, sae.W_dec[:0], 5)[0].shape == (0, 5)
 
 

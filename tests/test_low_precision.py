@@ -12,6 +12,7 @@ from engine_models import FAMILIES, FURTHER_FAMILIES, model_and_sae, narrow, nar
 from oracles import plain_hooks
 from polars.testing import assert_frame_equal
 from scipy import stats
+from test_generate import recorded_steps
 
 from saesteer.engine import continuation, head, models, perplexity
 from saesteer.engine.continuation import Sampling
@@ -108,33 +109,20 @@ def _sweep(lm: LanguageModel, sae: Sae) -> pl.DataFrame:
     return table.sort("feature", "factor", "prefix_id")
 
 
-@pytest.fixture
-def forwards(monkeypatch: pytest.MonkeyPatch) -> set[int]:
-    """How many rows the sweep's forwards had."""
-    seen: set[int] = set()
-    real = continuation.step_logits
-
-    def counted(lm: Any, slots: Any, *rest: Any) -> torch.Tensor:
-        seen.add(len(slots.row))
-        return real(lm, slots, *rest)
-
-    monkeypatch.setattr(continuation, "step_logits", counted)
-    return seen
-
-
-def test_tiles_give_the_tokens_of_one_forward(monkeypatch: pytest.MonkeyPatch, forwards: set[int]) -> None:
+def test_tiles_give_the_tokens_of_one_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32, where any shape gives the same: several tiles, dropped one by one as rows stop, and a prompt of one token."""
     lm, sae = tiny_model("llama"), tiny_sae(1)
-    whole = _sweep(lm, sae)
-    assert max(forwards) == 192
-    forwards.clear()
+    with recorded_steps() as (_, n_rows):
+        whole = _sweep(lm, sae)
+    assert max(n_rows) == 192
     monkeypatch.setattr(continuation, "shape_matters", lambda _lm: True)
     monkeypatch.setattr(continuation, "TILE", (32, 32))
     repacked = []
     real = continuation._repacked
     monkeypatch.setattr(continuation, "_repacked", lambda caches, *rest: repacked.append(len(caches)) or real(caches, *rest))
-    assert_frame_equal(_sweep(lm, sae), whole, check_exact=True)
-    assert forwards == {32}
+    with recorded_steps() as (_, n_rows):
+        assert_frame_equal(_sweep(lm, sae), whole, check_exact=True)
+    assert n_rows == {32}
     assert len(set(repacked)) > 2
 
 

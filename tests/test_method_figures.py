@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from method_rows import LAYER
 
 from saesteer.figures.method_curves import N_SHOWN
-from saesteer.methods.compare.equal_cost import LIMITS
+from saesteer.methods.compare.damage import LIMITS
 from saesteer.methods.compare.means import ELSEWHERE, FAMILIES
 
 FEW = ("unsteered", "sae_label", "diffmean", "prompting", "lora", "sae_ts")

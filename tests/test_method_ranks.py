@@ -6,7 +6,7 @@ from method_rows import method_settings, score_rows
 from scipy import stats
 
 from saesteer.methods.compare.differences import detectable
-from saesteer.methods.compare.ranks import method_ranks
+from saesteer.methods.compare.means import method_ranks
 
 
 def ranked(of: dict[str, list[float | None]]) -> dict[str, tuple[float, float, float]]:

@@ -58,14 +58,6 @@ def test_residuals_at_every_hook_point_equal_a_plain_hook(family: str) -> None:
             assert torch.equal(residual, together[depth])
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
-def test_final_norm_equals_the_familys_own(family: str) -> None:
-    lm, sae = model_and_sae(family, 1)
-    with torch.no_grad():
-        expected = plain_hooks.family_parts(lm.model)[1](sae.W_dec)
-    torch.testing.assert_close(models.final_norm(lm, sae.W_dec), expected, rtol=1e-6, atol=1e-6)
-
-
 def test_blocks_that_are_not_needed_are_not_run() -> None:
     lm = tiny_model("llama")
     prompt = models.prefill(lm, [1, 40, 41])
@@ -124,14 +116,6 @@ def test_blocks_get_their_forward_back_after_an_exception(monkeypatch: pytest.Mo
     assert torch.equal(lm.model(torch.tensor([[1, 40]])).logits, before)
 
 
-def test_logits_in_chunks_are_the_logits() -> None:
-    lm, sae = model_and_sae("gemma2", 1)
-    whole = head.raw_logits(lm, sae.W_dec[:40])
-    parts = list(head.logit_chunks(lm, sae.W_dec[:40], 100))
-    assert [start for start, _ in parts] == list(range(0, lm.n_vocab, 100))
-    torch.testing.assert_close(torch.cat([part for _, part in parts], dim=1), whole, rtol=1e-6, atol=1e-6)
-
-
 @pytest.mark.parametrize("family", ["gemma2", "gpt2"])
 def test_load_from_disk(family: str, tmp_path: Path) -> None:
     lm = tiny_model(family)
@@ -166,25 +150,3 @@ def test_refusals_name_what_is_wrong(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"no \*\.safetensors file here"):
         models.load_language_model(path, "float32", "cpu")
-
-
-def test_refuses_layers_prompts_and_lengths_that_do_not_exist() -> None:
-    lm = tiny_model("llama")
-    with pytest.raises(ValueError, match="layer 4 does not exist: the model has layers 0 to 3"):
-        models.depth_of(lm, 4, "resid_pre")
-    with pytest.raises(ValueError, match="at least one token"):
-        models.prefill(lm, [])
-    with pytest.raises(ValueError, match="at most 64"):
-        models.check_length(lm, 65)
-
-
-def test_a_block_may_put_out_a_tuple() -> None:
-    class Block(torch.nn.Module):
-        def forward(self, residual: torch.Tensor) -> tuple[torch.Tensor, str]:
-            return residual, "extra"
-
-    block, ones = Block(), torch.ones(2, 1, 4)
-    with models.tensor_changed(block, False, lambda residual: residual + 1):
-        residual, extra = block(ones)
-    assert (residual.unique().tolist(), extra) == ([2.0], "extra")
-    assert block(ones)[0] is ones

@@ -5,8 +5,6 @@ import pytest
 import torch
 from engine_models import FAMILIES, shipped_model, tiny_model, without_bos
 from oracles import plain_hooks
-from polars.testing import assert_frame_equal
-from test_invariance import perplexity_step
 
 from saesteer.engine import head
 from saesteer.engine.models import LanguageModel
@@ -51,15 +49,6 @@ def test_the_shipped_model_and_a_text_it_finds_likely() -> None:
 
 def test_no_texts() -> None:
     assert continuation_nll(tiny_model("llama"), _rows([]).cast({"prefix": pl.String, "text": pl.String})).schema == SCHEMA
-
-
-def test_logits_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    step, rows = perplexity_step("gemma2"), list(range(100))
-    whole = step.run(rows, None)
-    monkeypatch.setattr("saesteer.engine.head.PIECE", ((50, 1024), (50, 1024)))
-    assert_frame_equal(step.run(rows, None), whole, check_exact=True)
-    monkeypatch.setattr("saesteer.engine.head.PIECE", ((512, 7), (512, 7)))
-    assert_frame_equal(step.run(rows, None), whole, rel_tol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

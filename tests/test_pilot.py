@@ -16,7 +16,7 @@ import torch
 from engine_models import model_and_sae, prompt_of
 from job_inputs import summaries_from_their_inputs
 from oracles import inner_hook_points
-from oracles.plain_hooks import code_of, residuals
+from oracles.plain_hooks import code_of, greedy, residuals, token_losses
 from test_damage import ordinary
 from test_measured_on import Machine, experiment
 from workflow_folder import ROOT, Folder, new_rows
@@ -55,8 +55,7 @@ def slow_rise(lm: Any, sae: Any, feature: int, factor: float, texts: list[list[i
             return rows[None]
 
         with inner_hook_points.hooked(lm.model, layer, hook_point, added):
-            logits = lm.model(torch.tensor([ids])).logits[0].double().log_softmax(dim=1)
-        losses += [-float(logits[place - 1, ids[place]]) for place in range(N_CONTEXT, len(ids))]
+            losses += token_losses(lm.model, ids, N_CONTEXT).tolist()
         if read is not None:
             norms = (added(read[None])[0].norm(dim=1) / read.norm(dim=1))[N_CONTEXT - 1 : -1]
             shares += norms.tolist()
@@ -70,8 +69,7 @@ def texts_for(family: str, lm: Any) -> list[list[int]]:
     whole = prompt_token_ids(lm, prompt_of(family))
     texts = [whole, whole[:3], whole[:5]]
     for number, ids in enumerate(texts):
-        for _ in range(14 - 2 * number):
-            ids.append(int(lm.model(torch.tensor([ids])).logits[0, -1].argmax()))
+        ids += greedy(lm.model, ids, 14 - 2 * number)
     return texts
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from saesteer.analysis.halves import split_halves
 from saesteer.core.files import text_id
-from saesteer.methods.compare.layers import at_every_layer
+from saesteer.methods.compare.protocol import at_every_layer
 from saesteer.run import Run
 from saesteer.settings import (
     AllFeatures,

@@ -5,24 +5,19 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from engine_models import shipped_model, tiny_model, tiny_tokenizer
+from engine_models import shipped_model
 from methods_world import problem
+from test_template_dates import chat_model
 
 from saesteer.engine.generations import prompted_ids
 from saesteer.engine.interventions import PromptText
-from saesteer.engine.models import LanguageModel, language_model
 from saesteer.judge.prompt_writing import INSISTENCE
 from saesteer.methods.fit import prompting
 from saesteer.methods.fit.problem import Abstains, Text
 from saesteer.settings.methods import FactorGrids
 
 N_TEXTS = 24
-
-
-def chat_model() -> LanguageModel:
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = "{{ bos_token }}{% for turn in messages %}[{{ turn.content }}]{% endfor %}"
-    return language_model(tiny_model("llama").model, tokenizer, prompt_format="chat")
+CHAT = "{{ bos_token }}{% for turn in messages %}[{{ turn.content }}]{% endfor %}"
 
 
 def test_a_base_model_reads_one_more_of_the_concepts_texts_from_factor_to_factor() -> None:
@@ -41,7 +36,7 @@ def test_a_base_model_reads_one_more_of_the_concepts_texts_from_factor_to_factor
 
 
 def test_a_model_that_answers_is_asked_with_rising_insistence() -> None:
-    lm = chat_model()
+    lm = chat_model(CHAT)
     fitted = prompting.fit(replace(problem(n_texts=2), lm=lm, concept="words about the sea."))
     assert len(fitted.texts) == 3
     assert all(text.endswith("words about the sea.") for text in fitted.texts)
@@ -53,7 +48,7 @@ def test_a_model_that_answers_is_asked_with_rising_insistence() -> None:
 
 
 def test_prompts_written_by_a_language_model_take_the_wordings_place() -> None:
-    asked = replace(problem(n_texts=2), lm=chat_model(), concept="the sea", prompts=("Mention waves.", "Only waves."))
+    asked = replace(problem(n_texts=2), lm=chat_model(CHAT), concept="the sea", prompts=("Mention waves.", "Only waves."))
     assert prompting.fit(asked).texts == ("Mention waves.", "Only waves.")
     with pytest.raises(Abstains, match="wrote no prompt"):
         prompting.fit(replace(asked, prompts=("Mention waves.", None)))
@@ -94,6 +89,6 @@ def test_the_search_draws_candidates_that_leave_room() -> None:
         assert sorted(" ".join(parts)) == sorted(text)
         assert len(lm.tokenizer(text)["input_ids"]) <= lm.n_positions // 2 + 1
     assert len(set(fitted.texts)) > prompting.N_CANDIDATES // 2
-    chat = replace(given, lm=chat_model())
+    chat = replace(given, lm=chat_model(CHAT))
     for number, text in enumerate(prompting.search(chat).texts):
         assert text.startswith(prompting.WORDINGS[number % 3].format(concept=chat.concept))

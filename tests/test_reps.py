@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 import pytest
 import torch
 from methods_world import problem, texts_of
+from oracles.plain_hooks import token_losses
 from slow_vectors import cosine
 from torch import Tensor, nn
 
@@ -13,10 +14,9 @@ from saesteer.engine.adapters import adapter_layers
 from saesteer.engine.hook_points import HookPoint
 from saesteer.engine.interventions import LowRankSubspace, LowRankWeights
 from saesteer.methods.fit import loreft, reps
-from saesteer.methods.fit.lora import first_hook_point
 from saesteer.methods.fit.means import diffmean
 from saesteer.methods.fit.problem import Problem, Text
-from saesteer.methods.fit.training import Trainee
+from saesteer.methods.fit.training import Trainee, first_hook_point
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,7 @@ def hooked(module: nn.Module, change: Callable[[Tensor, Tensor], Tensor]) -> Ite
 def slow_log_p(given: Problem, text: Text, steered: AbstractContextManager[None]) -> Tensor:
     """Sum of log p over what a text says, by an unpadded model."""
     with steered:
-        logits = given.lm.model(input_ids=torch.tensor([text.ids])).logits[0].double().log_softmax(dim=1)
-    return sum((logits[place - 1, text.ids[place]] for place in range(text.n_context, len(text.ids))), torch.zeros(()))
+        return -token_losses(given.lm.model, text.ids, text.n_context).sum()
 
 
 def slow_loss(given: Problem, pair: reps.Pair, steer: Steer) -> Tensor:

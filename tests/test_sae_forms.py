@@ -340,7 +340,7 @@ def test_additions_and_code_edits_are_in_units_of_the_residuals_size(k: int | No
     factor, which = torch.full((32,), 1.5), torch.zeros(32, dtype=torch.long)
     hook_point = hook_point_of(lm, 2, "resid_post")
     edited, clamped = (
-        steering_of(lm, [one], which, factor, sae, hook_point)._edited(residual, residual)
+        steering_of(lm, [one], which, factor, sae, hook_point).changed(residual, residual)
         for one in (edit, ConditionalClamp(features, None))
     )
     added = steering_of(lm, [Addition(sae.W_dec[7], None, "last")], which, factor, sae, hook_point)._added(residual, residual, 0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from engine_models import FAMILIES, FURTHER_FAMILIES, tiny_model, tiny_sae
 from oracles import plain_hooks
+from small_adapters import hooks_of
 from torch import Tensor
 
 import saesteer
@@ -33,15 +34,11 @@ def by_plain_hooks(model: Any, sae: saesteer.Sae, factors: dict[int, float], eve
         yield model
 
 
-def n_hooks(model: Any) -> int:
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
-
-
 @pytest.mark.parametrize("positions", ["last", "all"])
 @pytest.mark.parametrize("family", [*FAMILIES, *FURTHER_FAMILIES])
 def test_logits_are_those_of_plain_hooks(family: str, positions: str) -> None:
     lm = tiny_model(family)
-    sae, before = tiny_sae(1), n_hooks(lm.model)
+    sae, before = tiny_sae(1), hooks_of(lm)
     with torch.no_grad():
         unsteered = lm.model(IDS).logits
         with by_plain_hooks(lm.model, sae, FACTORS, positions == "all"):
@@ -53,7 +50,7 @@ def test_logits_are_those_of_plain_hooks(family: str, positions: str) -> None:
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     assert (logits[:, -1] - unsteered[:, -1]).abs().max() > 0.01
     assert torch.equal(logits[:, :-1], unsteered[:, :-1]) is (positions == "last")
-    assert n_hooks(lm.model) == before
+    assert hooks_of(lm) == before
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gpt2", "qwen3"])
@@ -85,19 +82,19 @@ def test_contexts_nest_over_layers() -> None:
 
 def test_hooks_go_with_an_exception_and_the_model_stays_as_it_is() -> None:
     lm = tiny_model("gemma2")
-    sae, before = tiny_sae(1), n_hooks(lm.model)
+    sae, before = tiny_sae(1), hooks_of(lm)
     lm.model.requires_grad_(True)
 
     def interrupted() -> None:
         with saesteer.steered(lm.model, sae, FACTORS) as model:
-            assert n_hooks(model) > before
+            assert hooks_of(lm) > before
             assert all(weight.requires_grad for weight in model.parameters())
             model(IDS).logits.sum().backward()
             raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
         interrupted()
-    assert n_hooks(lm.model) == before
+    assert hooks_of(lm) == before
     assert lm.model.get_input_embeddings().weight.grad is not None
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from saesteer.core.errors import SettingsError
 from saesteer.engine.interventions import (
+    KINDS,
     ActivationEdit,
     Addition,
     ConditionalAddition,
@@ -30,6 +31,7 @@ from saesteer.engine.interventions import (
 )
 from saesteer.engine.saes import Sae, encode
 from saesteer.engine.steering import check_every_position, steered_model
+from saesteer.engine.vector_formats import check_constant
 
 LAYER, FACTOR = 3, 1.5
 VECTOR = torch.nn.functional.normalize(torch.randn(128, generator=torch.Generator().manual_seed(0)), dim=0)
@@ -135,19 +137,48 @@ def test_generation_with_a_cache_and_padding_before_the_prompts(case: str) -> No
     assert made[:, width:].tolist() == expected
 
 
-@pytest.mark.parametrize(
-    ("intervention", "message"),
-    [
-        (Nothing(), "changes nothing: it is the unsteered model"),
-        (PromptText(("a text",)), "puts text before the prompt and steers nothing"),
-        (ConditionalAddition(VECTOR, 1.0, VECTOR, 0.1, True), "decides by each prompt whether to steer"),
-        (a_loreft(shipped_model()), "edits the first and last positions of the prompt"),
-        (DecayingAddition(VECTOR, 1.0, 0.9), "weakens from the prompt's last position on"),
-        (Addition(VECTOR, None, "last"), "steers from the prompt's last position on .P1's protocol."),
-    ],
-)
-def test_what_depends_on_the_prompt_is_refused(intervention: Intervention, message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
+REFUSED: dict[str, tuple[Intervention, str, str | None]] = {
+    "nothing": (Nothing(), "this fit changes nothing: it is no constant added vector", "changes nothing: it is the unsteered model"),
+    "prompt_text": (PromptText(("a text",)), "puts text before the prompt", "puts text before the prompt and steers nothing"),
+    "conditional_addition": (
+        ConditionalAddition(VECTOR, 1.0, VECTOR, 0.1, True),
+        "decides by each prompt whether to add",
+        "decides by each prompt whether to steer",
+    ),
+    "activation_edit": (CODES, "sets .clamps. feature activations", None),
+    "conditional_clamp": (CLAMP, "where the feature is active, by a different amount", None),
+    "decaying_addition": (
+        DecayingAddition(VECTOR, 1.0, 0.9),
+        "adds less at each further token",
+        "weakens from the prompt's last position on",
+    ),
+    "scaled_component": (ScaledComponent(VECTOR), "scales what each position has along its vector", None),
+    "projection_floor": (ProjectionFloor(VECTOR, 1.0), "raises what each position has along its vector to a floor", None),
+    "projection": (Projection(VECTOR), "takes away what each position has along its vector", None),
+    "low_rank_weights": (a_lora(shipped_model()), "is an adapter .LoRA.", None),
+    "low_rank_subspace": (a_loreft(shipped_model()), "is an adapter .LoReFT.", "edits the first and last positions of the prompt"),
+    "weight_change": (a_change(shipped_model()), "is a fine-tuned model", None),
+}
+"""Of every kind but an addition, which is a constant vector: why it is none, and, where it depends on the prompt, why it cannot steer a
+model that is called with anything."""
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_no_constant_vector_or_depends_on_the_prompt_is_refused_by_kind(kind: str) -> None:
+    intervention, not_constant, not_everywhere = REFUSED[kind]
+    with pytest.raises(SettingsError, match=not_constant):
+        check_constant(intervention)
+    if not_everywhere is None:
         check_every_position(intervention)
-    with pytest.raises(SettingsError, match=message):
+        return
+    with pytest.raises(SettingsError, match=not_everywhere):
+        check_every_position(intervention)
+    with pytest.raises(SettingsError, match=not_everywhere):
         steered_model(shipped_model(), shipped_sae(LAYER), LAYER, intervention, 1.0)
+
+
+def test_an_addition_is_a_constant_vector_but_from_the_prompts_last_position_on_depends_on_it() -> None:
+    assert set(KINDS) - set(REFUSED) == {"addition"}
+    check_constant(Addition(VECTOR, None, "last"))
+    with pytest.raises(SettingsError, match="steers from the prompt's last position on .P1's protocol."):
+        check_every_position(Addition(VECTOR, None, "last"))

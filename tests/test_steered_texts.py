@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 from engine_models import FAMILIES, tiny_model, tiny_sae
-from oracles.plain_hooks import at_hook_point
+from oracles.plain_hooks import at_hook_point, greedy
 
 from saesteer.core.counter_rng import streams
 from saesteer.engine.continuation import Sampling, final_ids
@@ -25,7 +25,6 @@ from saesteer.engine.interventions import (
     Projection,
     ProjectionFloor,
     ScaledComponent,
-    kind_of,
     packed,
     unpacked,
 )
@@ -117,17 +116,9 @@ def _edited(one: Intervention, factor: float, sae: Sae, prompt_length: int) -> C
     return edit
 
 
-@torch.no_grad()
 def _slow(lm: LanguageModel, sae: Sae, one: Intervention, factor: float, prompt: list[int]) -> list[int]:
-    edit = _edited(one, factor, sae, len(prompt))
-    ids = list(prompt)
-    for _ in range(GREEDY.max_new_tokens):
-        with at_hook_point(lm.model, LAYER, "resid_post", edit):
-            logits = lm.model(input_ids=torch.tensor([ids])).logits[0, -1]
-        ids.append(int(logits.argmax()))
-        if ids[-1] in final_ids(lm):
-            break
-    return ids[len(prompt) :]
+    with at_hook_point(lm.model, LAYER, "resid_post", _edited(one, factor, sae, len(prompt))):
+        return greedy(lm.model, prompt, GREEDY.max_new_tokens, final_ids(lm))
 
 
 def _prompts(lm: LanguageModel) -> list[list[int]]:
@@ -222,7 +213,7 @@ def test_a_clamp_leaves_positions_alone_where_the_feature_is_not_active() -> Non
 @pytest.mark.parametrize("place", range(1, 19))
 def test_an_intervention_is_the_same_after_it_was_stored(place: int) -> None:
     one = _interventions(tiny_sae(LAYER))[place]
-    again = unpacked(kind_of(one), *packed(one))
+    again = unpacked(one.kind, *packed(one))
     assert packed(again) == packed(one)
     assert type(again) is type(one)
 

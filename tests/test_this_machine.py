@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from saesteer.engine.processor import free_memory, n_cores, peak_flops
+from saesteer.engine.memory import free_host_bytes
+from saesteer.engine.process import n_cores, peak_flops
 from saesteer.settings import load_experiment
 from saesteer.settings.load import load_workflow, read_yaml
 from saesteer.workflow.preflight import check_experiment
@@ -49,7 +50,7 @@ def test_durations(seconds: float, said: str) -> None:
 
 def test_the_shipped_experiment_takes_minutes_here() -> None:
     assert n_cores() >= 1
-    assert free_memory() > 2**20
+    assert free_host_bytes() > 2**20
     assert 1e8 < peak_flops() < 1e15
     workflow = load_workflow(read_yaml(Path("config/config.yaml")))
     experiment = load_experiment("micro", *workflow.experiments_dirs)

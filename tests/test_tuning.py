@@ -16,7 +16,7 @@ from saesteer.engine.interventions import Addition
 from saesteer.methods.fit import lora, loreft, probe, reft_r1, reps, sft, ssv
 from saesteer.methods.fit.fits import fitted_rows
 from saesteer.methods.fit.problem import Abstains, Problem
-from saesteer.methods.fit.training import Trainee, held_out, text_loss, trained
+from saesteer.methods.fit.training import Trainee, held_out, token_losses, trained
 from saesteer.settings.recipes import Recipe, Training, recipes_of
 
 RATES = {
@@ -192,6 +192,6 @@ def test_what_is_chosen_is_better_on_texts_that_the_fit_never_saw() -> None:
     def loss(given: Problem) -> float:
         made = loreft.fit(given).intervention
         with torch.no_grad(), subspace_edited(given.lm, made, torch.ones(24), 0, torch.tensor([text.n_context for text in new])):
-            return float(text_loss(given.lm, new))
+            return float(token_losses(given.lm, new).mean())
 
     assert loss(tuned) < loss(published) - 0.1

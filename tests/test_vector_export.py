@@ -14,7 +14,6 @@ import torch
 from engine_models import FAMILIES, FURTHER_FAMILIES, WORLD, shipped_model, shipped_sae, tiny_model, tiny_sae
 from oracles.plain_hooks import at_hook_point
 from safetensors import safe_open
-from small_adapters import a_change, a_lora, a_loreft
 from test_evaluation import NAME, comparison, finished_fits  # noqa: F401
 from test_steered_model import TEXTS, VECTOR
 from typer.testing import CliRunner
@@ -22,25 +21,11 @@ from typer.testing import CliRunner
 from saesteer import cli
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError
-from saesteer.engine.frozen import BlockVector, block_vector, check_constant, median_a_max
-from saesteer.engine.interventions import (
-    KINDS,
-    ActivationEdit,
-    Addition,
-    ConditionalAddition,
-    ConditionalClamp,
-    DecayingAddition,
-    Intervention,
-    Nothing,
-    Projection,
-    ProjectionFloor,
-    PromptText,
-    ScaledComponent,
-)
+from saesteer.engine.interventions import Addition, Nothing
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import encode
 from saesteer.engine.steering import steered_model
-from saesteer.engine.vector_formats import FORMATS, check_format, neuronpedia_body
+from saesteer.engine.vector_formats import FORMATS, BlockVector, block_vector, check_format, median_a_max, neuronpedia_body
 from saesteer.exchange import measured as measuring
 from saesteer.exchange.measured import Form, Lens, measured
 from saesteer.exchange.vector import _licence
@@ -103,34 +88,6 @@ def test_no_active_feature_is_refused() -> None:
     dead = replace(sae, threshold=torch.full_like(sae.threshold, 1e9))
     with pytest.raises(SettingsError, match="no feature is active at the last token"):
         median_a_max(shipped_model(), dead, LAYER, TEXTS[:3])
-
-
-@pytest.mark.parametrize(
-    ("intervention", "message"),
-    [
-        (Nothing(), "this fit changes nothing: it is no constant added vector"),
-        (PromptText(("a text",)), "puts text before the prompt"),
-        (ConditionalAddition(VECTOR, 1.0, VECTOR, 0.1, True), "decides by each prompt whether to add"),
-        (ActivationEdit(torch.tensor([1]), torch.tensor([2.0])), "sets .clamps. feature activations"),
-        (ConditionalClamp(torch.tensor([1]), torch.tensor([-2.0])), "where the feature is active, by a different amount"),
-        (DecayingAddition(VECTOR, 1.0, 0.9), "adds less at each further token"),
-        (ScaledComponent(VECTOR), "scales what each position has along its vector"),
-        (ProjectionFloor(VECTOR, 1.0), "raises what each position has along its vector to a floor"),
-        (Projection(VECTOR), "takes away what each position has along its vector"),
-        (a_lora(shipped_model()), "is an adapter .LoRA."),
-        (a_loreft(shipped_model()), "is an adapter .LoReFT."),
-        (a_change(shipped_model()), "is a fine-tuned model"),
-    ],
-)
-def test_what_is_no_constant_vector_is_refused_by_kind(intervention: Intervention, message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        check_constant(intervention)
-
-
-def test_every_kind_is_an_addition_or_refused() -> None:
-    from saesteer.engine.frozen import _NOT_CONSTANT
-
-    assert {*_NOT_CONSTANT, "addition"} == {*KINDS}
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from safetensors.torch import save_file as save_torch
 
 from saesteer.core.files import text_id
 from saesteer.core.tables import validate
-from saesteer.engine.interventions import ActivationEdit, Addition, Intervention, kind_of, packed
+from saesteer.engine.interventions import ActivationEdit, Addition, Intervention, packed
 from saesteer.methods.fit.vectors_file import read_vectors, write_vectors
 from saesteer.settings import SettingsError
 from saesteer.steps.fits import FITS
@@ -28,7 +28,7 @@ def unit(*numbers: float) -> torch.Tensor:
 
 
 def fit_row(concept: str, intervention: Intervention | None, method: str = "diffmean", layer: int = 3) -> dict[str, Any]:
-    kind, (tensors, values) = (None, (None, None)) if intervention is None else (kind_of(intervention), packed(intervention))
+    kind, (tensors, values) = (None, (None, None)) if intervention is None else (intervention.kind, packed(intervention))
     return {
         "layer": layer, "method": method, "concept_id": text_id(concept), "kind": kind, "tensors": tensors, "values": values,
         "features": [], "residual_change": None, "residual_norm": None, "n_texts": 8, "r2": None, "fit_seconds": 0.1,

@@ -186,16 +186,33 @@ def residuals(model: Any, token_ids: Sequence[int], layer: int, hook_point: str 
     return captured[0]
 
 
+def token_losses(model: Any, token_ids: Sequence[int], start: int = 1) -> Tensor:
+    """-log p of every token from place `start` on, given those before it (float64), in one forward of the text alone."""
+    log_p = model(torch.tensor([list(token_ids)])).logits[0].double().log_softmax(dim=1)
+    places = range(start, len(token_ids))
+    return -log_p[[place - 1 for place in places], [token_ids[place] for place in places]]
+
+
+@torch.no_grad()
+def greedy(model: Any, token_ids: Sequence[int], n_new: int, ending: Sequence[int] = ()) -> list[int]:
+    """The likeliest tokens after a text, to one that ends it; each step runs the whole text, without a cache."""
+    ids = list(token_ids)
+    for _ in range(n_new):
+        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        if ids[-1] in ending:
+            break
+    return ids[len(token_ids) :]
+
+
 @torch.no_grad()
 def continuation_nll(model: Any, tokenizer: Any, prefix: str, text: str) -> tuple[float | None, int]:
     """Mean -log p over the tokens that end after the prefix, which is found by adding up the lengths of the tokens' own texts."""
     ids = tokenizer(prefix + text)["input_ids"]
-    logits = model(torch.tensor([ids])).logits[0].double()
     end, losses = 0, []
-    for place, token in enumerate(ids):
+    for place, (token, loss) in enumerate(zip(ids, [0.0, *token_losses(model, ids).tolist()], strict=False)):
         end += 0 if token in tokenizer.all_special_ids else len(token_text(tokenizer, token))
         if place and end > len(prefix):
-            losses.append(-torch.log_softmax(logits[place - 1], dim=0)[token].item())
+            losses.append(loss)
     return (math.fsum(losses) / len(losses), len(losses)) if losses else (None, 0)
 
 

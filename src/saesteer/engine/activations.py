@@ -1,6 +1,7 @@
-"""Sparse feature activations of texts: one forward serves every layer asked for."""
+"""What texts have at SAEs' hook points: sparse feature activations, one forward serving every layer, and the direction of what some texts
+have and others have not."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -10,9 +11,9 @@ from torch import Tensor
 
 from saesteer.core.errors import NotFiniteError
 from saesteer.engine.finite import fault
-from saesteer.engine.hook_points import readings, sae_hook_point
+from saesteer.engine.hook_points import HookPoint, readings, sae_hook_point
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
-from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, fewest_texts, pad_rows, shape_matters
+from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, fewest_texts, pad_rows, padded_ids, shape_matters
 from saesteer.engine.saes import Sae, encode
 
 ALGORITHM_VERSION = 2
@@ -128,3 +129,31 @@ def _sparse_table(
         "value": np.split(value, ends),
     }
     return pl.DataFrame(columns).cast(SCHEMA)
+
+
+@torch.no_grad()
+def difference_of_means(
+    lm: LanguageModel, hook_points: Sequence[HookPoint], having: Sequence[Sequence[int]], lacking: Sequence[Sequence[int]]
+) -> list[Float[Tensor, " width"]]:
+    """At each hook point the mean over all tokens of some texts, less that of others (as DiffMean's, P4, arXiv 2501.17148); the first token
+    of a text, as a rule the beginning-of-sequence token, is left out."""
+    means = [_means(lm, hook_points, texts) for texts in (having, lacking)]
+    return [first - second for first, second in zip(*means, strict=True)]
+
+
+def _means(lm: LanguageModel, hook_points: Sequence[HookPoint], texts: Sequence[Sequence[int]]) -> list[Tensor]:
+    sums, n_tokens = [torch.zeros(()) for _ in hook_points], 0
+    for start in range(0, len(texts), MIN_ROWS):
+        batch = texts[start : start + MIN_ROWS]
+        ids = padded_ids(batch).to(lm.device)
+        counted = torch.tensor([[0 < place < len(text) for place in range(ids.shape[1])] for text in batch], device=lm.device)
+        for number, at in enumerate(readings(lm, ids, hook_points)):
+            sums[number] = sums[number].to(lm.device) + at.value[counted].float().sum(dim=0)
+        n_tokens += int(counted.sum())
+    return [total / n_tokens for total in sums]
+
+
+def decoder_cosines(sae: Sae, direction: Float[Tensor, " width"]) -> list[float]:
+    """The cosine of each feature's decoder row with a direction."""
+    cosines: list[float] = torch.nn.functional.cosine_similarity(sae.W_dec.float(), direction[None].to(sae.W_dec.device)).tolist()
+    return cosines

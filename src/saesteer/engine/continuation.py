@@ -154,12 +154,6 @@ class Continued:
     failed: Bool[np.ndarray, " row"]  # at a step whose logits are not finite: what there is then is no text
 
 
-def continue_rows(lm: LanguageModel, slots: Slots, n_rows: int, sampling: Sampling, ending: Bool[np.ndarray, " vocab"]) -> Continued:
-    """Sample until every row has ended, from slots at their prompts' last tokens."""
-    *_, last = continued_steps(lm, slots, n_rows, sampling, ending)
-    return last
-
-
 def continued_steps(
     lm: LanguageModel, slots: Slots, n_rows: int, sampling: Sampling, ending: Bool[np.ndarray, " vocab"]
 ) -> Iterator[Continued]:

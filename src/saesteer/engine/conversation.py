@@ -1,4 +1,5 @@
-"""A prompt in a model's chat template, after a system prompt and earlier turns, on a fixed date."""
+"""How prompts are built: the ways there are, and a prompt in a model's chat template, after a system prompt and earlier turns, on a fixed
+date."""
 
 import json
 import string
@@ -11,6 +12,12 @@ from jinja2 import TemplateError
 from saesteer.settings.inputs import ChatSettings
 
 ALGORITHM_VERSION = 1
+
+BOS_RULES = ("tokenizer", "always")
+"""Beginning-of-sequence token of a text: as the tokenizer adds it; or always, also where the tokenizer (GPT-2's, Pythia's) adds none."""
+
+PROMPT_FORMATS = ("plain", "chat")
+"""plain: the model continues the prompt; chat: the prompt is a user's turn in the tokenizer's chat template, and the model answers it."""
 
 _DATE_CODES = [f"%{flag}{letter}" for flag in ("", "-") for letter in string.ascii_letters]
 
@@ -37,6 +44,19 @@ def conversation(tokenizer: Any, chat: ChatSettings, prompt: str) -> str:
     """The conversation as text, up to where the model answers."""
     written: str = rendered(tokenizer, chat, chat.messages(prompt), tokenize=False, add_generation_prompt=True)
     return written
+
+
+def check_prompts(name: str, tokenizer: Any, bos: str, prompt_format: str, chat: ChatSettings) -> None:
+    """Refuse ways of building prompts that do not exist or that the tokenizer has no means for."""
+    for key, value, allowed in (("bos", bos, BOS_RULES), ("prompt_format", prompt_format, PROMPT_FORMATS)):
+        if value not in allowed:
+            raise ValueError(f"{key} is {value!r}, but must be one of {', '.join(allowed)}")
+    if bos == "always" and tokenizer.bos_token_id is None:
+        raise ValueError(f"{name}: its tokenizer has no beginning-of-sequence token; set bos to tokenizer")
+    if prompt_format == "chat":
+        if not tokenizer.chat_template:
+            raise ValueError(f"{name}: its tokenizer has no chat template; set prompt_format to plain or take an instruction-tuned model")
+        check_conversation(name, tokenizer, chat)
 
 
 def check_conversation(name: str, tokenizer: Any, chat: ChatSettings) -> None:

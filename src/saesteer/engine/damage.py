@@ -19,20 +19,8 @@ from saesteer.engine.finite import rows_named
 from saesteer.engine.generations import placed
 from saesteer.engine.head import raw_logits, rows_of_logits, soft_capped
 from saesteer.engine.hook_points import sae_hook_point
-from saesteer.engine.interventions import (
-    ActivationEdit,
-    Addition,
-    ConditionalAddition,
-    ConditionalClamp,
-    DecayingAddition,
-    Intervention,
-    Projection,
-    ProjectionFloor,
-    PromptText,
-    ScaledComponent,
-    unpacked,
-)
-from saesteer.engine.models import MIN_ROWS, LanguageModel, hidden_states, plain_token_ids, residual_at, spliced
+from saesteer.engine.interventions import Intervention, PromptText, unpacked
+from saesteer.engine.models import MIN_ROWS, LanguageModel, hidden_states, padded_ids, plain_token_ids, residual_at, spliced
 from saesteer.engine.saes import Sae
 from saesteer.engine.steering import steering_of
 
@@ -41,19 +29,7 @@ ALGORITHM_VERSION = 1
 N_CONTEXT = 8
 """Tokens of a text that are its prompt, the beginning-of-sequence token included."""
 
-
 _FIT = ["layer", "method", "concept_id"]
-_AT_LAYER = (
-    Addition,
-    ConditionalAddition,
-    DecayingAddition,
-    Projection,
-    ScaledComponent,
-    ProjectionFloor,
-    ActivationEdit,
-    ConditionalClamp,
-)
-"""Interventions that leave the blocks below the layer as they are."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +93,10 @@ def with_padding(lm: LanguageModel, texts: Sequence[Sequence[int]], added: Seque
     """Texts, with tokens added in place of the first, the beginning-of-sequence token, which are then part of the prompt."""
     whole = [[*(added or text[:1]), *text[1:]] for text in texts]
     n_context, width = len(added or [0]) + N_CONTEXT - 1, max(map(len, whole))
-    ids = torch.tensor([text + text[:1] * (width - len(text)) for text in whole], device=lm.device)
     # Which tokens are counted is kept in the host's memory.
     position, lengths = torch.arange(width), torch.tensor(list(map(len, whole)))[:, None]
     row, at = ((position >= n_context) & (position < lengths)).nonzero(as_tuple=True)
-    return Texts(ids, [text[:n_context] for text in whole], row.to(lm.device), at.to(lm.device))
+    return Texts(padded_ids(whole).to(lm.device), [text[:n_context] for text in whole], row.to(lm.device), at.to(lm.device))
 
 
 def read(lm: LanguageModel, texts: Texts) -> Read:
@@ -139,7 +114,7 @@ def reader_under(
     plain, hook_point = with_padding(lm, texts), sae_hook_point(lm, layer, sae.meta)
     which, ones = torch.zeros(len(texts), dtype=torch.long, device=lm.device), torch.ones(len(texts), device=lm.device)
     met = switched(lm, hook_point, [intervention], which, ones, plain.prompts)
-    below = residual_at(lm, plain.ids, layer) if isinstance(intervention, _AT_LAYER) else None
+    below = residual_at(lm, plain.ids, layer) if intervention.at_layer else None
 
     def steered(factor: float) -> Read:
         steering = steering_of(lm, [intervention], which, factor * met, sae, hook_point)

@@ -31,7 +31,6 @@ from saesteer.engine.continuation import (
     Steering,
     buffer_length,
     continuation_texts,
-    continue_rows,
     continued_steps,
     ending_tokens,
     full_tile,
@@ -42,8 +41,8 @@ from saesteer.engine.continuation import (
 )
 from saesteer.engine.finite import check_logits, fault, rows_named
 from saesteer.engine.hook_points import HookPoint, sae_hook_point
-from saesteer.engine.interventions import Intervention, WeightChange, features_of, kind_of
-from saesteer.engine.memory import Halving, rows_that_fit, tiled_rows_that_fit, tiled_rows_within
+from saesteer.engine.interventions import Intervention, WeightChange, features_of
+from saesteer.engine.memory import Halving, rows_that_fit, rows_within
 from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, check_not_empty, fewest_texts, prefills
 from saesteer.engine.saes import Sae
 from saesteer.engine.steering import changes_prompt, steering_of, together
@@ -195,7 +194,7 @@ def _rows_that_fit(run: _Run, length: int, full: int) -> int:
     tile = tile_rows(run.lm, MOST_ROWS[-1], None, full)
     if tile is None:
         return rows_that_fit(cache + step, run.lm.device, MOST_ROWS)
-    return tiled_rows_that_fit(cache, step, tile, run.lm.device, MOST_ROWS)
+    return rows_that_fit(cache, run.lm.device, MOST_ROWS, step, tile)
 
 
 def sweep_bytes(lm: LanguageModel, held: int, gpu: int, prompt_format: str, n_new: int) -> int:
@@ -210,7 +209,7 @@ def sweep_bytes(lm: LanguageModel, held: int, gpu: int, prompt_format: str, n_ne
     head_dim = getattr(config, "head_dim", None) or lm.d_model // n_heads
     numbers = 2 * lm.structure.linear.count(False) * int(n_kv_heads * head_dim)  # of a position, keys and values
     cache, step = numbers * capacity * lm.dtype.itemsize, step_bytes(lm, capacity, device)
-    rows = tiled_rows_within(gpu - held, cache, step, tile, MOST_ROWS[1])
+    rows = rows_within(gpu - held, cache, MOST_ROWS[1], step, tile)
     return held + rows * cache + min(rows, tile) * step
 
 
@@ -241,7 +240,7 @@ _Finished = tuple[pl.DataFrame, pl.DataFrame]
 def _continued(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> _Finished:
     """The texts of rows that share a batch."""
     started = time.perf_counter()
-    continued = continue_rows(run.lm, _start(run, chunk, length, tile), len(chunk), run.sampling, run.ending)
+    *_, continued = continued_steps(run.lm, _start(run, chunk, length, tile), len(chunk), run.sampling, run.ending)
     token_ids, texts = _texts_of(run, chunk, continued)
     columns = {
         "row": chunk["row"],
@@ -260,7 +259,7 @@ def _name(run: _Run, row: dict[str, Any], called: Sequence[str] | None = None) -
     """What steers a row, how much and which prompt."""
     place, prompt = row["intervention"], run.lm.tokenizer.decode(run.prompts[row["prompt"]])
     features = ", ".join(f"feature {feature}" for feature in features_of(run.interventions[place]))
-    name = called[place] if called else features or kind_of(run.interventions[place])
+    name = called[place] if called else features or run.interventions[place].kind
     return f"layer {run.hook_point.layer}, {name}, factor {row['factor']}, prompt {prompt!r}"
 
 

@@ -165,8 +165,9 @@ def _backend(gguf: Gguf, values: dict[str, Any]) -> Tokenizer:
             f"{gguf.path}: its tokenizer (tokenizer.ggml.model {kind}, pre {split}, add_space_prefix {prefixed}) is none of those that are"
             " known here, and would give other tokens than the model was trained with: take the model in Hugging Face's form"
         )
+    names = {"model": "tokenizer_type", "pre": "pre_tokenizer_type", "add_space_prefix": "add_prefix_space"}
     try:
-        made, _ = convert_gguf_tokenizer(gguf.architecture, _as_transformers_reads(values))
+        made, _ = convert_gguf_tokenizer(gguf.architecture, {names.get(name, name): value for name, value in values.items()})
     except Exception as error:  # the library raises nothing narrower
         raise SettingsError(f"{gguf.path} is damaged: no tokenizer can be made of its vocabulary ({error})") from error
     state = json.loads(made.to_str())  # with tokens of GPT-2, Llama or Gemma that this vocabulary may lack
@@ -192,11 +193,6 @@ def _token(gguf: Gguf, token_id: Any) -> str | None:
     if not isinstance(token_id, int) or token_id >= len(gguf.tokens):
         raise SettingsError(f"{gguf.path} is damaged: a special token is number {token_id} of {len(gguf.tokens)}")
     return gguf.tokens[token_id]
-
-
-def _as_transformers_reads(values: dict[str, Any]) -> dict[str, Any]:
-    names = {"model": "tokenizer_type", "pre": "pre_tokenizer_type", "add_space_prefix": "add_prefix_space"}
-    return {names.get(name, name): value for name, value in values.items()}
 
 
 def _check_vocabulary(gguf: Gguf, tokens: Sequence[str | None], kind: str) -> None:

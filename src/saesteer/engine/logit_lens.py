@@ -11,7 +11,7 @@ from torch import Tensor
 from saesteer.engine.finite import rows_named
 from saesteer.engine.head import raw_logits
 from saesteer.engine.memory import Halving, rows_that_fit
-from saesteer.engine.models import MIN_ROWS, LanguageModel, final_norm, pad_rows, shape_matters
+from saesteer.engine.models import LanguageModel, final_norm, pad_rows, shape_matters
 
 ALGORITHM_VERSION = 3
 
@@ -34,11 +34,10 @@ def top_logit_lens_tokens(
     lm: LanguageModel,
     decoder_rows: Float[Tensor, "feature width"],
     k: int,
-    block: int | None = None,
     to_residual: Callable[[Tensor], Tensor] = _as_it_is,
 ) -> LensTokens:
     """The k tokens that each feature promotes most, as in `logit_lens_tokens`."""
-    return logit_lens_tokens(lm, decoder_rows, k, block, to_residual)[0]
+    return logit_lens_tokens(lm, decoder_rows, k, to_residual)[0]
 
 
 @torch.no_grad()
@@ -46,21 +45,17 @@ def logit_lens_tokens(
     lm: LanguageModel,
     decoder_rows: Float[Tensor, "feature width"],
     k: int,
-    block: int | None = None,
     to_residual: Callable[[Tensor], Tensor] = _as_it_is,
 ) -> tuple[LensTokens, LensTokens]:
     """The k tokens with the largest `head(final_norm(W_dec[f]))`, largest first (P1, arXiv 2505.20063, section 3), and the k with the
     smallest, smallest first: what a feature promotes and suppresses most.
 
     The raw decoder row, brought to the residual where it does not lie there (hook_points.to_residual), no b_dec, no soft cap. Left out are
-    rows of the head without a token, and tokens that the model's `lens_tokens` leaves out. Equal logits: the smaller token id first. At
-    most `block` x vocabulary logits exist at a time, fewer when memory runs out; None: as many as fit.
+    rows of the head without a token, and tokens that the model's `lens_tokens` leaves out. Equal logits: the smaller token id first.
     """
     n_tokens = int(lm.in_lens.sum())
     if not 1 <= k <= n_tokens:
         raise ValueError(f"k is {k}, but must lie between 1 and the vocabulary's {n_tokens} tokens")
-    if block is not None and block < MIN_ROWS:
-        raise ValueError(f"block is {block}, but no forward runs below {MIN_ROWS} rows")
     n, left_out = len(decoder_rows), ~lm.in_lens
     promoted, suppressed = (LensTokens(torch.empty(n, k, dtype=torch.long), torch.empty(n, k)) for _ in range(2))
 
@@ -73,7 +68,7 @@ def logit_lens_tokens(
             ids, values = _first(logits.masked_fill_(left_out, -math.inf if descending else math.inf), k, descending)
             end.ids[part], end.logits[part] = ids.cpu(), values.cpu()
 
-    rows_at_a_time = block or rows_that_fit(16 * lm.n_vocab, lm.device, MOST_ROWS)
+    rows_at_a_time = rows_that_fit(16 * lm.n_vocab, lm.device, MOST_ROWS)
     for _ in Halving("logit lens", lm.device).over(n, rows_at_a_time, looked_up):
         pass
     return promoted, suppressed

@@ -15,7 +15,7 @@ from torch import Tensor
 from saesteer.engine.head import rows_of_logits, token_nll
 from saesteer.engine.hook_points import HookPoint, hidden_after, reading
 from saesteer.engine.memory import Halving
-from saesteer.engine.models import MIN_ROWS, LanguageModel, fewest_texts, pad_rows, shape_matters
+from saesteer.engine.models import MIN_ROWS, LanguageModel, fewest_texts, pad_rows, padded_ids, shape_matters
 
 VECTORS_AT_A_TIME = 32
 """Vectors in one forward."""
@@ -45,12 +45,8 @@ def unsteered(lm: LanguageModel, hook_point: HookPoint, texts: Sequence[Sequence
 
 
 def padded(texts: Sequence[Sequence[int]], width: int) -> tuple[Int[Tensor, "text seq"], Bool[Tensor, "text seq"]]:
-    """Token ids, padded at the end (where causal attention does not look), and where there is text."""
-    ids = torch.full((len(texts), width), texts[0][0])
-    is_text = torch.arange(width) < torch.tensor([len(text) for text in texts])[:, None]
-    for row, token_ids in enumerate(texts):
-        ids[row, : len(token_ids)] = torch.tensor(list(token_ids))
-    return ids, is_text
+    """Token ids, padded at the end, and where there is text."""
+    return padded_ids(texts, width), torch.arange(width) < torch.tensor([len(text) for text in texts])[:, None]
 
 
 @torch.no_grad()

@@ -34,12 +34,16 @@ _GROUP_FILES = {
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be allocated: on a GPU what the driver has free and what PyTorch holds unused; elsewhere the least of what the
-    machine has available, what the process's address space may still grow by (`ulimit -v`), and what its control groups leave it (SLURM's
-    --mem, a container's limit)."""
-    if device.type == "cuda":
-        held_unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + held_unused
+    """Bytes that can still be allocated: on a GPU what the driver has free and what PyTorch holds unused."""
+    if device.type != "cuda":
+        return free_host_bytes()
+    held_unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + held_unused
+
+
+def free_host_bytes() -> int:
+    """The least of what the machine has available, what the process's address space may still grow by (`ulimit -v`), and what its control
+    groups leave it (SLURM's --mem, a container's limit)."""
     limits = [psutil.virtual_memory().available]
     most = resource.getrlimit(resource.RLIMIT_AS)[0]
     if most != resource.RLIM_INFINITY:
@@ -65,36 +69,22 @@ def control_group_bytes(membership: Path, root: Path) -> Iterator[int]:
                 yield int(most) - int((folder / used).read_text()) + int(counts.get(reclaimable, 0))
 
 
-def rows_that_fit(row_bytes: int, device: torch.device, most: tuple[int, int], least: int = MIN_ROWS) -> int:
-    """How many rows of `row_bytes` bytes to take together, at most `most` (on a CPU, on a GPU): `rows_within` what is free."""
+def rows_that_fit(row_bytes: int, device: torch.device, most: tuple[int, int], step: int = 0, tile: int = 0) -> int:
+    """`rows_within` what is free, at most `most` (on a CPU, on a GPU)."""
     usual, free = most[device.type == "cuda"], free_bytes(device)
-    return _logged(rows_within(free, row_bytes, usual, least), usual, free, device)
-
-
-def tiled_rows_that_fit(row_bytes: int, step: int, tile: int, device: torch.device, most: tuple[int, int]) -> int:
-    """Rows of a batch whose forwards have `tile` rows: `tiled_rows_within` what is free."""
-    usual, free = most[device.type == "cuda"], free_bytes(device)
-    return _logged(tiled_rows_within(free, row_bytes, step, tile, usual), usual, free, device)
-
-
-def _logged(rows: int, usual: int, free: int, device: torch.device) -> int:
+    rows = rows_within(free, row_bytes, usual, step, tile)
     if rows < usual:
         log.info("memory: %d rows at a time instead of %d, since %.2f GiB are free on %s", rows, usual, free / GIB, device.type)
     return rows
 
 
-def tiled_rows_within(free: int, row_bytes: int, step: int, tile: int, most: int) -> int:
-    """`rows_within` where a forward of `tile` rows needs `step` bytes more for each of its rows; where not even one such tile
-    fits, as many as fit into one smaller forward."""
-    rows = rows_within(free, row_bytes, most, besides=tile * step)
+def rows_within(free: int, row_bytes: int, most: int, step: int = 0, tile: int = 0) -> int:
+    """How many rows of `row_bytes` bytes to take together: a batch may have `SHARE` of the free bytes. At least `MIN_ROWS` and at most
+    `most`, rounded down to a power of two so that shapes repeat. Where forwards have `tile` rows, each of these needs `step` bytes more;
+    where not even one such tile fits, as many rows as fit into one smaller forward."""
+    fitting = min(most, max(0, int(SHARE * free) - tile * step) // max(1, row_bytes))
+    rows = max(MIN_ROWS, 2 ** (max(1, fitting).bit_length() - 1))
     return rows if rows >= tile else rows_within(free, row_bytes + step, most)
-
-
-def rows_within(free: int, row_bytes: int, most: int, least: int = MIN_ROWS, besides: int = 0) -> int:
-    """Rows of a batch: of the free bytes, `besides` are needed for something else, and rows may take `SHARE` of the rest. At least `least`
-    and at most `most`, rounded down to a power of two so that shapes repeat."""
-    fitting = min(most, max(0, int(SHARE * free) - besides) // max(1, row_bytes))
-    return max(least, 2 ** (max(1, fitting).bit_length() - 1))
 
 
 def forward_bytes(lm: LanguageModel, n_positions: int, n_cached: int = 0) -> int:

@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import Cache, DynamicLayer
 
 from saesteer.core.tokens import TextTokens, with_bos
-from saesteer.engine.conversation import check_conversation, conversation
+from saesteer.engine.conversation import check_prompts, conversation
 from saesteer.engine.finite import check_finite, rows_named
 from saesteer.engine.linear_attention import SharedStates
 from saesteer.engine.structure import Structure, block_residual, empty_layers, structure_of, untried_structure
@@ -35,12 +35,6 @@ ALGORITHM_VERSION = 1
 
 MIN_ROWS = 32
 """Fewest rows of a forward's matrices; smaller batches are padded and the padding thrown away."""
-
-BOS_RULES = ("tokenizer", "always")
-"""Beginning-of-sequence token of a text: as the tokenizer adds it; or always, also where the tokenizer (GPT-2's, Pythia's) adds none."""
-
-PROMPT_FORMATS = ("plain", "chat")
-"""plain: the model continues the prompt; chat: the prompt is a user's turn in the tokenizer's chat template, and the model answers it."""
 
 PROMPT_ALONE = ChatSettings()
 """A conversation that begins with the prompt."""
@@ -53,8 +47,8 @@ class LanguageModel:
     model: Any
     tokenizer: Any
     structure: Structure
-    bos: str = "tokenizer"  # one of BOS_RULES
-    prompt_format: str = "plain"  # one of PROMPT_FORMATS
+    bos: str = "tokenizer"  # one of conversation.BOS_RULES
+    prompt_format: str = "plain"  # one of conversation.PROMPT_FORMATS
     chat: ChatSettings = PROMPT_ALONE  # what stands before a user's turn
     lens_tokens: str = "all"  # which tokens the logit lens ranks: all or latin (settings.inputs.ModelSettings)
 
@@ -137,7 +131,7 @@ def language_model(
     """Find the parts of an already loaded Hugging Face causal language model, and put it into evaluation mode."""
     model.eval().requires_grad_(False)
     lm = LanguageModel(model, tokenizer, structure_of(model), bos, prompt_format, chat or PROMPT_ALONE)
-    _check_prompts(lm)
+    check_prompts(lm.name, tokenizer, bos, prompt_format, lm.chat)
 
     def to_head(_module: nn.Module, _args: Any, output: Any) -> Any:
         output.last_hidden_state = output.last_hidden_state.to(lm.device)
@@ -156,21 +150,6 @@ def model_without_weights(config: Mapping[str, Any], dtype: str) -> LanguageMode
             text, dtype=getattr(torch, number_type(dtype)), attn_implementation="eager", trust_remote_code=False
         )
     return LanguageModel(model.eval().requires_grad_(False), None, untried_structure(model))
-
-
-def _check_prompts(lm: LanguageModel) -> None:
-    """Refuse ways of building prompts that do not exist or that the tokenizer has no means for."""
-    for key, value, allowed in (("bos", lm.bos, BOS_RULES), ("prompt_format", lm.prompt_format, PROMPT_FORMATS)):
-        if value not in allowed:
-            raise ValueError(f"{key} is {value!r}, but must be one of {', '.join(allowed)}")
-    if lm.bos == "always" and lm.tokenizer.bos_token_id is None:
-        raise ValueError(f"{lm.name}: its tokenizer has no beginning-of-sequence token; set bos to tokenizer")
-    if lm.prompt_format == "chat":
-        if not lm.tokenizer.chat_template:
-            raise ValueError(
-                f"{lm.name}: its tokenizer has no chat template; set prompt_format to plain or take an instruction-tuned model"
-            )
-        check_conversation(lm.name, lm.tokenizer, lm.chat)
 
 
 def shape_matters(lm: LanguageModel) -> bool:
@@ -237,6 +216,13 @@ def check_not_empty(prompts: Sequence[Sequence[int]]) -> None:
     """Refuse a prompt without a token, which nothing can continue."""
     if not all(prompts):
         raise ValueError("a prompt needs at least one token; give the prompt some text, or set bos to always where there is such a token")
+
+
+def padded_ids(texts: Sequence[Sequence[int]], width: int | None = None) -> Int[Tensor, "text seq"]:
+    """Token ids of texts in the host's memory, each filled up at its end with its first token: causal attention does not look there, and no
+    model takes that for its padding token, about which some warn."""
+    width = width or max(map(len, texts))
+    return torch.tensor([[*text, *[text[0]] * (width - len(text))] for text in texts])
 
 
 def pad_rows(rows: Tensor, n_rows: int = MIN_ROWS) -> Tensor:

@@ -1,13 +1,18 @@
-"""What a process that runs a model is set to before it loads one."""
+"""The process that runs a model and its processor: what it is set to before it loads one, its cores, and how fast they multiply now,
+whatever else runs on them."""
 
 import ctypes
 import os
 import platform
+import time
 
 import torch
 
 FREED_BYTES = 2**28
 """Freed memory that a process holds for its next tensors, and the largest tensor that takes from it."""
+
+_SIZE, _REPEATS = 1024, 3
+"""Of the product that tells how fast the cores are."""
 
 
 def prepare_process(n_threads: int) -> None:
@@ -20,3 +25,19 @@ def prepare_process(n_threads: int) -> None:
     if platform.libc_ver()[0] == "glibc":
         for option in (trim_threshold, mmap_threshold):
             ctypes.CDLL(None).mallopt(option, FREED_BYTES)
+
+
+def n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_flops() -> float:
+    """Operations a second of one large matrix product on all cores, best of several."""
+    left, right = torch.randn(2, _SIZE, _SIZE)
+    best = float("inf")
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        left @ right
+        best = min(best, time.perf_counter() - started)
+    return 2 * _SIZE**3 / best

@@ -6,7 +6,7 @@ weights belong to one intervention and factor.
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -44,31 +44,13 @@ def together(interventions: Sequence[Intervention]) -> list[list[int]]:
     """Which interventions can steer rows of one batch: places in groups, in order of their first member."""
     groups: dict[object, list[int]] = {}
     for place, intervention in enumerate(interventions):
-        groups.setdefault(kind_of_batch(intervention), []).append(place)
+        groups.setdefault(intervention.kind_of_batch, []).append(place)
     return list(groups.values())
-
-
-def kind_of_batch(intervention: Intervention) -> object:
-    """What interventions have in common that can steer rows of one batch."""
-    if isinstance(intervention, Addition):
-        return Addition, intervention.positions, intervention.scale is None
-    if isinstance(intervention, ConditionalClamp):
-        return ConditionalClamp, intervention.values is None
-    if isinstance(intervention, LowRankWeights | LowRankSubspace):
-        tensors = tensors_of(intervention)
-        values = tuple(value for name, value in vars(intervention).items() if name not in {*tensors, "unit"})  # layers, scaling, positions
-        return type(intervention), values, tuple(tensor.shape for tensor in tensors.values())
-    return id(intervention) if isinstance(intervention, WeightChange) else type(intervention)
 
 
 def changes_prompt(intervention: Intervention) -> bool:
     """Whether keys and values of the prompt, its last token's aside, differ from the unsteered model's."""
-    return not (isinstance(intervention, Nothing | PromptText) or _only_last(intervention))
-
-
-def _only_last(intervention: Intervention) -> bool:
-    """Whether it acts from the prompt's last token on."""
-    return isinstance(intervention, DecayingAddition) or (isinstance(intervention, Addition) and intervention.positions == "last")
+    return not (isinstance(intervention, Nothing | PromptText) or intervention.from_last_token)
 
 
 def steering_of(
@@ -103,20 +85,33 @@ def steering_of(
 
 
 @dataclass(frozen=True)
-class _Additions:
+class _AtHookPoint:
+    """A change of what lies at a hook point, at every position; its tensors have a row for each row that is steered."""
+
+    hook_point: HookPoint
+
+    def take(self, rows: Int[Tensor, " kept"]) -> Steering:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value[rows] for name, value in values.items() if isinstance(value, Tensor)})
+
+    def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
+        return steered(lm, self.hook_point, self.changed)
+
+    def changed(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
+        """What takes the place of the value, where the encoder reads `read`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class _Additions(_AtHookPoint):
     """`amplify` with each row's vector and factor, at every position or from the prompt's last token on, where it may decay."""
 
     sae: Sae
-    hook_point: HookPoint
     vector: Float[Tensor, "row d_model"]
     factor: Float[Tensor, " row"]
     scale: Float[Tensor, " row"] | None  # None: a_max, each position's own (the authors' program takes the whole batch's)
     everywhere: bool
     decay: Float[Tensor, " row"] | None  # None: as strong at every position
-
-    def take(self, rows: Int[Tensor, " kept"]) -> Steering:
-        scale, decay = (None if values is None else values[rows] for values in (self.scale, self.decay))
-        return replace(self, vector=self.vector[rows], factor=self.factor[rows], scale=scale, decay=decay)
 
     def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
         first = 0 if self.everywhere else max(0, prompt_length - 1 - start)  # place of the first position that is steered
@@ -155,7 +150,7 @@ def _additions(
     decays = [addition.decay for addition in additions if isinstance(addition, DecayingAddition)]
     scale, decay = (_rows_of_numbers(numbers, which, factor) if numbers else None for numbers in (scales, decays))
     vector = _rows_of_vectors(additions, which, factor)
-    return _Additions(sae, hook_point, vector, factor, scale, not _only_last(additions[0]), decay)
+    return _Additions(hook_point, sae, vector, factor, scale, not additions[0].from_last_token, decay)
 
 
 _OfVector = Addition | ConditionalAddition | DecayingAddition | Projection | ScaledComponent | ProjectionFloor
@@ -170,20 +165,13 @@ def _rows_of_numbers(numbers: Sequence[float], which: Tensor, factor: Tensor) ->
 
 
 @dataclass(frozen=True)
-class _ScaledComponents:
+class _ScaledComponents(_AtHookPoint):
     """`amplify` with the residual's component along each row's vector: h + factor * (h . v) v, which factor -1 projects out."""
 
-    hook_point: HookPoint
     vector: Float[Tensor, "row d_model"]
     factor: Float[Tensor, " row"]
 
-    def take(self, rows: Int[Tensor, " kept"]) -> Steering:
-        return replace(self, vector=self.vector[rows], factor=self.factor[rows])
-
-    def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
-        return steered(lm, self.hook_point, self._scaled)
-
-    def _scaled(self, value: Float[Tensor, "row seq width"], _read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
+    def changed(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
         return amplify(value, self.vector[:, None], self.factor[:, None], _component(value, self.vector))
 
 
@@ -192,30 +180,22 @@ def _component(value: Float[Tensor, "row seq width"], vector: Float[Tensor, "#ro
 
 
 @dataclass(frozen=True)
-class _Floors:
+class _Floors(_AtHookPoint):
     """The residual's component along each row's vector, raised to the row's floor where it is below."""
 
-    hook_point: HookPoint
     vector: Float[Tensor, "row d_model"]
     floor: Float[Tensor, " row"]
 
-    def take(self, rows: Int[Tensor, " kept"]) -> Steering:
-        return replace(self, vector=self.vector[rows], floor=self.floor[rows])
-
-    def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
-        return steered(lm, self.hook_point, self._raised)
-
-    def _raised(self, value: Float[Tensor, "row seq width"], _read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
+    def changed(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
         lacking = (self.floor[:, None] - _component(value, self.vector)).clamp(min=0)
         return value + (lacking[:, :, None] * self.vector[:, None]).to(value.dtype)
 
 
 @dataclass(frozen=True)
-class _ActivationEdits:
+class _ActivationEdits(_AtHookPoint):
     """Features' activations set, in float32 also of a narrower SAE, as `encode` reads them."""
 
     sae: Sae
-    hook_point: HookPoint
     features: Int[Tensor, "row k"]
     encoder: Float[Tensor, "row k d_model"]
     bias: Float[Tensor, "row k"]
@@ -226,14 +206,7 @@ class _ActivationEdits:
     where_active: bool  # only at positions where the feature is active
     by_a_max: bool
 
-    def take(self, rows: Int[Tensor, " kept"]) -> Steering:
-        tensors = ("features", "encoder", "bias", "threshold", "decoder", "values", "present")
-        return replace(self, **{name: getattr(self, name)[rows] for name in tensors})
-
-    def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
-        return steered(lm, self.hook_point, self._edited)
-
-    def _edited(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
+    def changed(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
         activations = self._activations(read)  # [row seq k]
         size = written_size(self.sae.meta, read)[:, :, None]
         if self.by_a_max:  # which has the size in it
@@ -268,7 +241,7 @@ def _activation_edits(
     where_active = isinstance(edits[0], ConditionalClamp)
     by_a_max = edits[0].values is None
     values = values * factor[:, None]
-    return _ActivationEdits(sae, hook_point, features, encoder, bias, threshold, decoder, values, present, where_active, by_a_max)
+    return _ActivationEdits(hook_point, sae, features, encoder, bias, threshold, decoder, values, present, where_active, by_a_max)
 
 
 @dataclass(frozen=True)
@@ -303,14 +276,8 @@ class _Weights:
 
 def check_every_position(intervention: Intervention) -> None:
     """Refuse an intervention that is more, or other, than a change at each position by itself."""
-    reason = {
-        Nothing: "changes nothing: it is the unsteered model",
-        PromptText: "puts text before the prompt and steers nothing: put the text into the tasks' prompts",
-        ConditionalAddition: "decides by each prompt whether to steer, and another program's batches do not say what is prompt",
-        DecayingAddition: "weakens from the prompt's last position on, and another program's batches do not say where the prompt ends",
-        LowRankSubspace: "edits the first and last positions of the prompt, and another program's batches do not say where it ends",
-    }.get(type(intervention))
-    if reason is None and _only_last(intervention):
+    reason = intervention.not_everywhere
+    if not reason and intervention.from_last_token:
         reason = "steers from the prompt's last position on (P1's protocol), and another program's batches do not say where the prompt ends"
     if reason:
         able = "vectors, projections, activation edits, LoRA and fine-tuned weights"
@@ -332,5 +299,5 @@ def features_steered(lm: LanguageModel, sae: Sae, factors: Mapping[int, float], 
     weights = torch.tensor(list(factors.values()), device=sae.W_dec.device)
     vector = (weights[:, None] * sae.W_dec[list(factors)]).sum(dim=0, keepdim=True).to(lm.device)
     hook_point = sae_hook_point(lm, sae.meta.layer, sae.meta)
-    additions = _Additions(sae, hook_point, vector, torch.ones(1, device=lm.device), None, everywhere, None)
+    additions = _Additions(hook_point, sae, vector, torch.ones(1, device=lm.device), None, everywhere, None)
     return steered(lm, hook_point, lambda value, read: additions.added_from(0 if everywhere else value.shape[1] - 1, value, read))

@@ -24,8 +24,7 @@ import polars as pl
 
 from saesteer.core.files import text_id, write_atomically
 from saesteer.core.texts import FIT_TEXT, RATING_COLUMNS, of_fits
-from saesteer.methods.compare.layers import at_every_layer
-from saesteer.methods.compare.protocol import ProtocolError, Rows, row_of
+from saesteer.methods.compare.protocol import ProtocolError, Rows, at_every_layer, row_of
 from saesteer.run import Run
 from saesteer.settings import NamedConcepts
 from saesteer.settings.registry import key_of

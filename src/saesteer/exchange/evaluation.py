@@ -22,7 +22,6 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.names import check_known
 from saesteer.engine.conversation import dated_template
 from saesteer.engine.generations import placed
-from saesteer.engine.interventions import kind_of
 from saesteer.engine.models import LanguageModel, plain_token_ids
 from saesteer.engine.steering import check_every_position, steered_model
 from saesteer.exchange.fits import Fit
@@ -60,8 +59,7 @@ def evaluate(run: Run, fit: Fit, tasks: Tasks) -> dict[str, Any]:
         "experiment": run.name,
         "model": run.model_record() | {"device": lm.device.type},
         "sae": sae.meta.sha256,
-        "fit": {name: getattr(fit, name) for name in ("layer", "method", "concept", "factor", "factor_from")}
-        | {"kind": kind_of(intervention)},
+        "fit": {name: getattr(fit, name) for name in ("layer", "method", "concept", "factor", "factor_from")} | {"kind": intervention.kind},
         "tasks": {"versions": steered["versions"], "limit": tasks.limit, "batch_size": tasks.batch_size},
         "versions": {package: version(package) for package in PACKAGES},
         "results": list(_rows(unsteered, steered)),

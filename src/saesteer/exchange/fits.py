@@ -11,7 +11,7 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.names import check_known
 from saesteer.core.texts import SINGLE_FEATURE, of_features
 from saesteer.engine.interventions import Intervention, unpacked
-from saesteer.methods.compare.layers import at_every_layer
+from saesteer.methods.compare.protocol import at_every_layer
 from saesteer.methods.compare.tables import METHOD_CHOICES
 from saesteer.run import Run
 from saesteer.settings import Sweep, canonical_factor

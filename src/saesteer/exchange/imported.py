@@ -19,7 +19,7 @@ from saesteer.figures.definition import Options
 from saesteer.figures.registry import FIGURES
 from saesteer.figures.save import save_figure
 from saesteer.figures.style import visible
-from saesteer.methods.compare.imported import imported_summaries, with_scores
+from saesteer.methods.compare.summaries import imported_summaries, with_scores
 from saesteer.methods.compare.tables import METHOD_CURVES, METHOD_SUMMARIES
 from saesteer.run import Run
 from saesteer.settings import EmbeddingJudge, IntervalSettings, OracleJudge, ProtocolSettings

@@ -11,14 +11,13 @@ import saesteer
 from saesteer.core import markdown
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import write_json
-from saesteer.engine.frozen import block_vector, check_constant, median_a_max
 from saesteer.engine.generations import feature_addition, placed
 from saesteer.engine.hook_points import to_residual
 from saesteer.engine.interventions import Addition
 from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.engine.saes import Sae
-from saesteer.engine.vector_formats import FORMATS, check_format, check_suffix
+from saesteer.engine.vector_formats import FORMATS, block_vector, check_constant, check_format, check_suffix, median_a_max
 from saesteer.exchange.fits import concept_of, fit_of, fitted_layer, not_a_feature, parse_feature, recommended_factor
 from saesteer.exchange.measured import Form, Lens, measured
 from saesteer.run import Run

@@ -37,7 +37,7 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id, write_text
 from saesteer.core.markdown import escaped, printable, table, words
 from saesteer.core.texts import of_fits
-from saesteer.methods.compare.layers import at_every_layer
+from saesteer.methods.compare.protocol import at_every_layer
 from saesteer.recommendations.by_words import limits, rated_by_words
 from saesteer.recommendations.candidates import candidates_sweep, picked_and_control, picked_features, usual_factors
 from saesteer.recommendations.derived import Snakemake, derived_name, derived_run

@@ -18,7 +18,7 @@ from saesteer.analysis.words_at_maxima import fired_on, words_at_maxima
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import file_digest, value_digest, write_atomically
 from saesteer.core.names import did_you_mean
-from saesteer.engine.directions import decoder_cosines, difference_of_means
+from saesteer.engine.activations import decoder_cosines, difference_of_means
 from saesteer.engine.hook_points import sae_hook_point
 from saesteer.engine.saes import read_meta
 from saesteer.recommendations.question import Question

@@ -24,7 +24,6 @@ from saesteer.engine.generate import Growing, steered_texts_by_token
 from saesteer.engine.interventions import Intervention
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae
-from saesteer.engine.steering import kind_of_batch
 
 MOST_ROWS = 64
 """Texts of a batch."""
@@ -56,7 +55,7 @@ class Text:
     @property
     def shape(self) -> object:
         """What texts of one batch have in common."""
-        return self.layer, len(self.prompt), self.sampling, kind_of_batch(self.intervention)
+        return self.layer, len(self.prompt), self.sampling, self.intervention.kind_of_batch
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,7 @@ def steering_prompts(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]
 
 def method_tables(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     """Held-out scores of steering methods with intervals, their differences and costs."""
-    from saesteer.methods.compare.layers import at_every_layer
-    from saesteer.methods.compare.protocol import Rows
+    from saesteer.methods.compare.protocol import Rows, at_every_layer
     from saesteer.methods.compare.summaries import method_summaries
 
     experiment, settings = run.comparison, run.comparison.methods
@@ -102,9 +101,8 @@ def has_ordinary_texts(experiment: Experiment) -> bool:
 
 def damage_and_equal_cost(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     """Each method's score against what it breaks, and its score at equal cost."""
-    from saesteer.methods.compare.damage import method_damage
-    from saesteer.methods.compare.equal_cost import equal_cost, equal_cost_scores
-    from saesteer.methods.compare.layers import at_every_layer
+    from saesteer.methods.compare.damage import equal_cost, equal_cost_scores, method_damage
+    from saesteer.methods.compare.protocol import at_every_layer
 
     settings = run.comparison.methods
     halves, choices, methods = (run.summary(METHOD_SUMMARIES[name]) for name in ("method_halves", "method_choices", "methods"))
@@ -122,7 +120,7 @@ def _other_topics(run: Run, choices: pl.DataFrame) -> pl.DataFrame:
     keys = list(DAMAGE.keys)
     if not isinstance(run.comparison.judge, OracleJudge):
         return choices.select(keys).clear().with_columns(other_rating=pl.lit(None, pl.Float64))
-    from saesteer.methods.compare.layers import at_every_layer
+    from saesteer.methods.compare.protocol import at_every_layer
     from saesteer.world.rating import other_ratings
 
     concepts = run.summary(COMPARED_CONCEPTS).select("concept_id", "concept")

@@ -297,7 +297,8 @@ def _gpu(subject: _Subject) -> str:
 
 def _machine(subject: _Subject) -> str:
     """Without a GPU: how long, how much memory, and what to make smaller."""
-    from saesteer.engine.processor import free_memory, n_cores, peak_flops
+    from saesteer.engine.memory import free_host_bytes
+    from saesteer.engine.process import n_cores, peak_flops
     from saesteer.engine.weights import available_device
 
     if available_device() != "cpu":
@@ -318,7 +319,7 @@ def _machine(subject: _Subject) -> str:
         corpus_tokens=_corpus_tokens(experiment),
         pilot_tokens=tokens_read(experiment),
     )
-    text = in_words(operations(amounts), peak_flops(), n_cores(), of_texts + sae + WORKSPACE, free_memory())
+    text = in_words(operations(amounts), peak_flops(), n_cores(), of_texts + sae + WORKSPACE, free_host_bytes())
     if any(model_settings(experiment, pin).dtype == "bfloat16" for pin in models):
         text = f"dtype bfloat16 needs a GPU, to compute here set it to float32; {text}"
     return text + ("; what methods learn is not counted" if isinstance(experiment, Comparison) else "")

@@ -1,4 +1,5 @@
-"""Each method's means over concepts with intervals, its costs, and how far it moves the residual; and what each factor does.
+"""Each method's means over concepts with intervals, its rank among those of its layer, its costs, and how far it moves the residual; and
+what each factor does.
 
 The mean is over all concepts, where an abstaining method counts as the unsteered text; the mean over surviving concepts, which P1 (arXiv
 2505.20063, table 1) reports, flatters a method that abstains often and stands beside it under that name.
@@ -8,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from saesteer.core.texts import RATING_COLUMNS
-from saesteer.core.uncertainty import RATINGS, Interval, mean_columns
+from saesteer.core.uncertainty import RATINGS, Interval, mean_columns, random_stream, resampled_interval
 from saesteer.methods.compare.protocol import FIT, Rows, row_of, score_scale
-from saesteer.methods.compare.ranks import method_ranks
 from saesteer.methods.compare.tables import METHOD_CURVES, METHODS_TABLE
 from saesteer.settings.methods import MethodSettings, ProtocolSettings
 from saesteer.settings.registry import Method
@@ -21,6 +22,9 @@ ELSEWHERE = "From elsewhere"
 """The family of imported texts whose method the registry does not have."""
 FAMILIES = ("Controls", "Prompt", "Trained weights", "Vectors", "SAE features", "Effects of steering", ELSEWHERE)
 _METHOD = ["layer", "method"]
+_RANKS = {name: METHODS_TABLE.schema[name] for name in (*_METHOD, "rank", "rank_low", "rank_high")}
+_BLOCK = 2**22
+"""Comparisons of two methods' means at a time, where concepts are resampled."""
 _Row = dict[str, Any]
 
 
@@ -80,6 +84,45 @@ def mean_over_concepts(
     """`mean_columns` of the values that are not null; their order does not matter."""
     present = np.sort(values.drop_nulls().cast(pl.Float64).to_numpy())
     return mean_columns(name, present, settings, ends, scale)
+
+
+def method_ranks(scores: pl.DataFrame, settings: ProtocolSettings) -> pl.DataFrame:
+    """METHOD_SCORES -> layer, method, rank and its ends: 1 has the highest mean over concepts, equals share the mean of their places. The
+    interval is a bootstrap's (`resampled_interval`): concepts are resampled for all methods together. A method without a score is left out;
+    the ends are null for fewer than 2 concepts."""
+    rows = []
+    for layer in scores.sort("layer").partition_by("layer", maintain_order=True):
+        number, keys = int(layer["layer"][0]), sorted(layer.drop_nulls("score")["method"].unique())
+        if not keys:
+            continue
+        table = layer.pivot(on="method", index="concept_id", values="score").sort("concept_id")
+        values = table.select(keys).cast(pl.Float64).fill_null(np.nan).to_numpy()  # [concept method]
+        places = _ranked(np.nanmean(values, axis=0)[None])[0]
+        ends = _ends(values, settings, number) if len(values) > 1 else [(None, None)] * len(keys)
+        rows += [(number, key, float(place), *end) for key, place, end in zip(keys, places, ends, strict=True)]
+    return pl.DataFrame(rows, schema=_RANKS, orient="row")
+
+
+def _ends(values: Float[np.ndarray, "concept method"], settings: ProtocolSettings, layer: int) -> list[Interval]:
+    stream = random_stream(settings.seed, "methods", "ranks", layer)
+    is_known = np.isfinite(values)
+    filled, blocks, n = np.where(is_known, values, 0), [], len(values)
+    most = max(1, _BLOCK // values.shape[1] ** 2)  # draws at a time: bounds memory
+    for done in range(0, settings.bootstrap_draws, most):
+        size = min(most, settings.bootstrap_draws - done)
+        weights = stream.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)  # how often each concept is drawn
+        drawn = weights @ is_known
+        means = np.divide(weights @ filled, drawn, out=np.full(drawn.shape, -np.inf), where=drawn > 0)
+        blocks.append(_ranked(means))
+    return [resampled_interval(of_method, n, settings.confidence) for of_method in np.concatenate(blocks).T]
+
+
+def _ranked(means: Float[np.ndarray, "draw method"]) -> Float[np.ndarray, "draw method"]:
+    """1 + how many are higher + half of the others that are equal."""
+    higher = (means[:, None, :] > means[:, :, None]).sum(axis=2)
+    equal = (means[:, None, :] == means[:, :, None]).sum(axis=2) - 1
+    ranks: Float[np.ndarray, "draw method"] = 1 + higher + equal / 2
+    return ranks
 
 
 def _at_chosen(group: pl.DataFrame) -> _Row:

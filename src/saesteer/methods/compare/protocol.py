@@ -229,22 +229,20 @@ def method_scores(choices: pl.DataFrame, fits: pl.DataFrame, concepts: pl.DataFr
     return named.select(list(METHOD_SCORES.columns)).sort(METHOD_SCORES.keys)
 
 
-def scored(rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings, best_factor: BestFactorSettings) -> dict[str, pl.DataFrame]:
-    """All of this: METHOD_HALVES, METHOD_CHOICES and METHOD_SCORES by name. `prefix_ids` are the prompts', in their file's order;
+def scored(rows: Rows, halves: Mapping[str, int], settings: ProtocolSettings, best_factor: BestFactorSettings) -> dict[str, pl.DataFrame]:
+    """All of this: METHOD_HALVES, METHOD_CHOICES and METHOD_SCORES by name. `halves` are those of the prompts (`prompt_halves`);
     `best_factor` has what P1's rule goes by, where that chooses."""
-    _refuse_methods(rows.fits, settings)
-    split = prompt_halves(prefix_ids, settings.factor_choice)
-    halves = method_halves(rows, split, settings.score, best_factor)
-    choices = method_choices(halves, rows.fits, settings.factor_choice)
+    half_means = method_halves(rows, halves, settings.score, best_factor)
+    choices = method_choices(half_means, rows.fits, settings.factor_choice)
     return {
-        METHOD_HALVES.name: halves,
+        METHOD_HALVES.name: half_means,
         METHOD_CHOICES.name: choices,
         METHOD_SCORES.name: method_scores(choices, rows.fits, rows.concepts),
     }
 
 
-def _refuse_methods(fits: pl.DataFrame, settings: MethodSettings) -> None:
-    """All are the experiment's, and every concept has unsteered texts."""
+def check_methods(fits: pl.DataFrame, settings: MethodSettings) -> None:
+    """Refuse fits of methods that are not the experiment's, and a concept without unsteered texts."""
     if UNSTEERED not in settings.methods:
         raise ProtocolError(
             f"`methods` of the experiment lacks {UNSTEERED!r}: a method that abstains counts with the unsteered text's score; add it"
@@ -265,3 +263,11 @@ def _refuse_methods(fits: pl.DataFrame, settings: MethodSettings) -> None:
 def score_scale(settings: ProtocolSettings) -> Interval:
     """The scale of a concept's score."""
     return SHARES if settings.score == "product_of_means" else RATINGS
+
+
+def at_every_layer(rows: pl.DataFrame, layers: Sequence[int]) -> pl.DataFrame:
+    """Rows with columns layer and method, where those of methods that read and change nothing at a layer stand for every layer: they are
+    fitted, generated and judged once, at the experiment's first."""
+    first, *other_layers = sorted(layers)
+    once = rows.filter(pl.col("method").is_in([row.key for row in registry.METHODS if not row.has_layer]), pl.col("layer") == first)
+    return pl.concat([rows, *(once.with_columns(layer=pl.lit(layer, rows.schema["layer"])) for layer in other_layers)])

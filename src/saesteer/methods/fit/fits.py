@@ -13,7 +13,7 @@ from saesteer.engine.conditional import switched
 from saesteer.engine.finite import rows_named
 from saesteer.engine.fit_pilot import at_pilot_factor
 from saesteer.engine.hook_points import reading
-from saesteer.engine.interventions import Intervention, PromptText, features_of, kind_of, packed
+from saesteer.engine.interventions import Intervention, PromptText, features_of, packed
 from saesteer.engine.models import fewest_texts
 from saesteer.engine.steering import steering_of
 from saesteer.methods.fit.problem import Abstains, Problem
@@ -27,11 +27,6 @@ def fit_of(row: Method) -> Callable[[Problem], Intervention | Trained]:
     """The function that fits a method: imported only where it is called, since most need torch."""
     fit: Callable[[Problem], Intervention | Trained] = getattr(import_module(row.module), row.fitted_by.rpartition(".")[2])
     return fit
-
-
-def intervention_of(fit: Intervention | Trained) -> Intervention:
-    """What a method's fit steers with."""
-    return fit.intervention if isinstance(fit, Trained) else fit
 
 
 def labelled_feature(features: pl.DataFrame, concept: str) -> int | None:
@@ -60,14 +55,14 @@ def _fit(problem: Problem, row: Method, neutral: Sequence[Sequence[int]]) -> dic
     except Abstains as why:
         return columns | {"fit_seconds": time.perf_counter() - started, "reason": str(why)}
     seconds = time.perf_counter() - started
-    intervention = intervention_of(fit)
+    intervention = fit.intervention if isinstance(fit, Trained) else fit
     if problem.ordinary_texts:
         intervention = at_pilot_factor(problem.lm, problem.sae, intervention, problem.ordinary_texts, problem.loss_rise)
     tensors, values = packed(intervention)
     change, norm = residual_change(problem, intervention, neutral)
     columns |= {
         "features": features_of(intervention),
-        "kind": kind_of(intervention),
+        "kind": intervention.kind,
         "tensors": tensors,
         "values": values,
         "fit_seconds": seconds,

@@ -13,12 +13,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saesteer.engine.adapters import adapter_layers, attention_output, input_width, low_rank_weights_installed
-from saesteer.engine.hook_points import HookPoint, hook_point_of
+from saesteer.engine.adapters import attention_output, input_width, low_rank_weights_installed
+from saesteer.engine.hook_points import HookPoint
 from saesteer.engine.interventions import LowRankWeights
 from saesteer.engine.models import LanguageModel
 from saesteer.methods.fit.problem import Problem
-from saesteer.methods.fit.training import Item, ReadText, Trained, Trainee, losses_behind, read_texts, trained
+from saesteer.methods.fit.training import (
+    Item,
+    ReadText,
+    Trained,
+    Trainee,
+    adapted_layers,
+    first_hook_point,
+    losses_behind,
+    read_texts,
+    trained,
+)
 
 RANK = 4
 ALPHA = 32
@@ -30,20 +40,10 @@ def fit(problem: Problem) -> Trained:
     return trained(problem, "lora", untrained, read_texts(problem.lm, first_hook_point(problem, "lora"), problem.positive))
 
 
-def layers_of(problem: Problem, recipe: str) -> tuple[int, ...]:
-    """The layers that a recipe's adapters change."""
-    return adapter_layers(problem.lm.n_layers, problem.training.recipes[recipe].layers)
-
-
-def first_hook_point(problem: Problem, recipe: str) -> HookPoint:
-    """The residual before the first of these layers."""
-    return hook_point_of(problem.lm, min(layers_of(problem, recipe)), "resid_pre")
-
-
 def untrained(problem: Problem, generator: torch.Generator) -> Trainee[ReadText]:
     """What training starts from: an adapter that changes nothing."""
     lm, hook_point = problem.lm, first_hook_point(problem, "lora")
-    adapter = new_adapter(lm, layers_of(problem, "lora"), generator)
+    adapter = new_adapter(lm, adapted_layers(problem, "lora"), generator)
 
     def losses(texts: Sequence[ReadText], _progress: float) -> Tensor:
         return adapted_losses(lm, hook_point, adapter, texts, torch.ones(len(texts), device=lm.device))

@@ -16,9 +16,8 @@ from saesteer.engine.adapters import subspace_edited
 from saesteer.engine.hook_points import HookPoint
 from saesteer.engine.interventions import LowRankSubspace
 from saesteer.engine.models import LanguageModel
-from saesteer.methods.fit.lora import first_hook_point, layers_of
 from saesteer.methods.fit.problem import Problem
-from saesteer.methods.fit.training import ReadText, Trained, Trainee, losses_behind, read_texts, trained
+from saesteer.methods.fit.training import ReadText, Trained, Trainee, adapted_layers, first_hook_point, losses_behind, read_texts, trained
 
 RANK = 4
 N_FIRST = 5
@@ -52,7 +51,7 @@ def edited_losses(
 
 def new_edits(problem: Problem, recipe: str, generator: torch.Generator) -> tuple[tuple[int, ...], nn.ModuleList]:
     """(The layers that a recipe edits, a random edit of each)."""
-    layers = layers_of(problem, recipe)
+    layers = adapted_layers(problem, recipe)
     return layers, nn.ModuleList(_Edit(problem.lm.d_model, generator) for _ in layers).to(problem.lm.device)
 
 

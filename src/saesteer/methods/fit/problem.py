@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saesteer.core.counter_rng import text_keys
+from saesteer.engine import models
 from saesteer.engine.finite import check_finite
 from saesteer.engine.hook_points import HookPoint, reading, sae_hook_point
 from saesteer.engine.interventions import Addition
@@ -157,9 +158,8 @@ def text_batches(texts: tuple[Text, ...]) -> Iterator[tuple[Text, ...]]:
 
 
 def padded_ids(lm: LanguageModel, texts: Sequence[Text]) -> Int[Tensor, "text seq"]:
-    """Token ids of texts, padded at the end, where causal attention lets padding change nothing before it."""
-    width = max(len(text.ids) for text in texts)
-    return torch.tensor([text.ids + text.ids[:1] * (width - len(text.ids)) for text in texts], device=lm.device)
+    """Token ids of texts, padded at the end."""
+    return models.padded_ids([text.ids for text in texts]).to(lm.device)
 
 
 def output_mask(texts: Sequence[Text], device: torch.device) -> Bool[Tensor, "text seq"]:

@@ -29,10 +29,10 @@ from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.hook_points import HookPoint
 from saesteer.engine.interventions import Addition, LowRankSubspace, Nothing
-from saesteer.methods.fit.lora import adapted_losses, first_hook_point, layers_of, new_adapter, trainee_of
+from saesteer.methods.fit.lora import adapted_losses, new_adapter, trainee_of
 from saesteer.methods.fit.loreft import edited_losses, edits_together, new_edits
 from saesteer.methods.fit.problem import TEXTS_AT_A_TIME, Abstains, Problem, Text, unit
-from saesteer.methods.fit.training import ReadText, Trained, Trainee, losses_behind, read_texts, trained
+from saesteer.methods.fit.training import ReadText, Trained, Trainee, adapted_layers, first_hook_point, losses_behind, read_texts, trained
 
 FACTORS = tuple(range(2, 21, 2))
 MIDDLE = sum(FACTORS) / len(FACTORS)
@@ -100,7 +100,7 @@ def untrained_loreft(problem: Problem, generator: torch.Generator) -> Trainee[Pa
 def untrained_lora(problem: Problem, generator: torch.Generator) -> Trainee[Pair]:
     """What training starts from: an adapter that changes nothing."""
     hook_point = first_hook_point(problem, "reps_lora")
-    adapter = new_adapter(problem.lm, layers_of(problem, "reps_lora"), generator)
+    adapter = new_adapter(problem.lm, adapted_layers(problem, "reps_lora"), generator)
     steered = partial(adapted_losses, problem.lm, hook_point, adapter)
     return trainee_of(adapter, lambda some_pairs, _: losses(some_pairs, steered), MIDDLE)
 

@@ -16,7 +16,7 @@ from saesteer.engine.interventions import Addition
 from saesteer.engine.saes import encode, written_size
 from saesteer.methods.fit.problem import Problem, Text, text_batches
 from saesteer.methods.fit.sae_features import addition, best, candidates, residual_as_leaf, scored
-from saesteer.methods.fit.training import text_loss
+from saesteer.methods.fit.training import token_losses
 
 
 def first_order_rise(problem: Problem, texts: tuple[Text, ...]) -> Float64[Tensor, " n_features"]:
@@ -25,7 +25,7 @@ def first_order_rise(problem: Problem, texts: tuple[Text, ...]) -> Float64[Tenso
     rise = torch.zeros(sae.meta.n_features, dtype=torch.float64, device=problem.lm.device)
     for batch in text_batches(texts):
         with torch.enable_grad(), residual_as_leaf(problem.lm, problem.hook_point) as leaves:
-            loss = text_loss(problem.lm, batch)
+            loss = token_losses(problem.lm, batch).mean()
             residual, read = leaves[0]  # [text seq d_model], [text seq d_read]
             (gradient,) = torch.autograd.grad(loss, residual)  # [text seq d_model]
         for text, row, slope in zip(batch, read, gradient, strict=True):

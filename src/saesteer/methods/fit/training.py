@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saesteer.core.errors import NotFiniteError
+from saesteer.engine.adapters import adapter_layers
 from saesteer.engine.head import raw_logits, scaled
-from saesteer.engine.hook_points import HookPoint, hidden_after, reading
+from saesteer.engine.hook_points import HookPoint, hidden_after, hook_point_of, reading
 from saesteer.engine.interventions import Intervention, Nothing
 from saesteer.engine.models import LanguageModel, hidden_states
 from saesteer.methods.fit.problem import Abstains, Problem, Text, output_mask, padded_ids, text_batches
@@ -30,14 +31,9 @@ PATIENCE = 4
 log = logging.getLogger(__name__)
 
 
-def text_loss(lm: LanguageModel, texts: Sequence[Text]) -> Float[Tensor, ""]:
-    """Mean over tokens of -log p(token | what is before it), of the texts' outputs (contexts are read, not scored), in nats. The
-    caller installs what is to be trained; gradients flow to it."""
-    return token_losses(lm, texts).mean()
-
-
 def token_losses(lm: LanguageModel, texts: Sequence[Text]) -> Float[Tensor, " token"]:
-    """-log p(token | what is before it) of each token of the outputs, text after text, in nats; gradients flow through it."""
+    """-log p(token | what is before it) of each token of the outputs (contexts are read, not scored), text after text, in nats; gradients
+    flow through it, to what the caller has installed."""
     ids = padded_ids(lm, texts)  # [text seq]
     return _output_losses(lm, texts, ids, hidden_states(lm, input_ids=ids, use_cache=False))
 
@@ -60,6 +56,16 @@ class ReadText:
     text: Text
     value: Float[Tensor, "seq width"]
     past: Float[Tensor, "seq d_model"] | None  # of hook_z: the residual that goes past it
+
+
+def adapted_layers(problem: Problem, recipe: str) -> tuple[int, ...]:
+    """The layers that a recipe's adapters change."""
+    return adapter_layers(problem.lm.n_layers, problem.training.recipes[recipe].layers)
+
+
+def first_hook_point(problem: Problem, recipe: str) -> HookPoint:
+    """The residual before the first of these layers: training adapters need not run the blocks before it again."""
+    return hook_point_of(problem.lm, min(adapted_layers(problem, recipe)), "resid_pre")
 
 
 def read_texts(lm: LanguageModel, hook_point: HookPoint, texts: Sequence[Text]) -> list[ReadText]:
