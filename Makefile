@@ -61,7 +61,7 @@ test-fast: $(INSTALLED)  ## tests that take seconds
 
 test-extras: $(INSTALLED)  ## what needs torchao, lm-eval, llama.cpp or other readers of vectors, in a folder of their own, as most installations are without
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target build/extras $(EXTRAS)
-	PYTHONPATH=build/extras $(BIN)/pytest -n 0 tests/test_quantised.py tests/test_evaluation.py tests/test_vector_consumers.py tests/test_llama_cpp.py
+	PYTHONPATH=build/extras $(BIN)/pytest -n 0 tests/test_quantised.py tests/test_evaluation.py tests/test_vector_consumers.py
 
 report-assets:  ## bundle web/ into the static files of `saesteer report`; after a change there only, and the one thing that needs npm
 	cd web && npm ci --ignore-scripts --no-audit --no-fund && node build.mjs

@@ -103,7 +103,8 @@ def write_gguf(model: Any, architecture: str, path: Path, vocabulary: Mapping[st
     writer = gguf.GGUFWriter(path, architecture)
     _write_values(writer, config, architecture)
     for name, value in values.items():
-        (writer.add_string if isinstance(value, str) else writer.add_float32)(f"{architecture}.{name.replace('__', '.')}", value)
+        add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}[type(value)]
+        add(f"{architecture}.{name.replace('__', '.')}", value)
     for key, value in vocabulary.items():
         add = {list: writer.add_array, bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string}[type(value)]
         add(f"tokenizer.ggml.{key}", value)
@@ -122,8 +123,9 @@ def write_gguf(model: Any, architecture: str, path: Path, vocabulary: Mapping[st
     return path
 
 
-def write_sizes(writer: gguf.GGUFWriter, config: Any) -> None:
-    """What every architecture's header says of its configuration."""
+def _write_values(writer: gguf.GGUFWriter, config: Any, architecture: str) -> None:
+    writer.add_name("small")
+    writer.add_license("mit")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -131,17 +133,11 @@ def write_sizes(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-
-
-def _write_values(writer: gguf.GGUFWriter, config: Any, architecture: str) -> None:
-    writer.add_name("small")
-    writer.add_license("mit")
-    write_sizes(writer, config)
     if config.rope_parameters:
         writer.add_rope_freq_base(config.rope_parameters.get("full_attention", config.rope_parameters)["rope_theta"])
-    if (head_dim := EXTRA[architecture].get("head_dim")) or architecture in ("gemma2", "gemma3"):
-        writer.add_key_length(head_dim or config.head_dim)
-        writer.add_value_length(head_dim or config.head_dim)
+    if "head_dim" in EXTRA[architecture]:
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
     if architecture in ("gemma2", "gemma3", "phi3") and config.sliding_window:
         writer.add_sliding_window(config.sliding_window)
     if architecture == "gemma2":

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import yaml
 
 from saesteer.sharing import fetch
 from saesteer.sharing.adopt import Examination
+from saesteer.sharing.commands import SharingError
 from saesteer.sharing.provenance import Statement, write_statements
 from saesteer.sharing.snakemake_metadata import FIELDS
 
@@ -44,6 +46,13 @@ class Shared:
 
     def pull(self, planned: tuple[str, ...] = tuple(OUTPUTS)) -> Examination:
         return fetch.pull(self.clone, [], lambda name: planned)["exp"]
+
+    def refuses(self, message: str, planned: tuple[str, ...] = tuple(OUTPUTS)) -> None:
+        """A pull stops with a message and changes no file."""
+        before = self.files()
+        with pytest.raises(SharingError, match=message):
+            self.pull(planned)
+        assert self.files() == before
 
     def object(self, digest: str) -> Path:
         return self.store / "files/md5" / digest[:2] / digest[2:]
@@ -93,7 +102,7 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def publish(folder: Path) -> Shared:
-    """A repository whose results, made up, are in the remote."""
+    """A colleague's clone of a repository whose results, made up, are in the remote."""
     a, store = folder / "a", folder / "store"
     write(a, FILES)
     for name in (".dvcignore", ".gitignore"):
@@ -101,24 +110,24 @@ def publish(folder: Path) -> Shared:
     run(a, "git", "init", "--quiet", "--initial-branch=main")
     run(a, "git", "config", "user.name", "A")
     run(a, "git", "config", "user.email", "a@example.org")
-    dvc = (sys.executable, "-m", "dvc")
-    run(a, *dvc, "init", "--quiet")
-    run(a, *dvc, "remote", "add", "--quiet", "--default", "storage", str(store))
-    run(a, *dvc, "add", "--quiet", *TRACKED)
-    run(a, *dvc, "push", "--quiet")
+    config = f"[core]\n    analytics = false\n    remote = storage\n['remote \"storage\"']\n    url = {store}\n"
+    write(a, {".dvc/config": config.encode(), ".dvc/.gitignore": b"/config.local\n/tmp\n/cache\n"})
+    for command in (("add", "--quiet", *TRACKED), ("push", "--quiet")):
+        run(a, sys.executable, "-m", "dvc", *command)
     statements = [Statement(name, hashlib.sha256(FILES[name]).hexdigest(), {}, RECORD) for name in OUTPUTS]
     write_statements(a, "exp", statements)
     run(a, "git", "add", "--all")
     run(a, "git", "commit", "--quiet", "--message", "Results")
-    return Shared(a, store)
+    run(folder, "git", "clone", "--quiet", str(a), str(folder / "clone"))
+    run(folder / "clone", "git", "config", "user.name", "B")
+    run(folder / "clone", "git", "config", "user.email", "b@example.org")
+    return Shared(folder / "clone", store)
 
 
-def colleague_of(published: Shared, folder: Path) -> Shared:
-    """A colleague's clone, with a copy of the remote to tamper with."""
-    clone, store = folder / "clone", folder / "store"
-    run(folder, "git", "clone", "--quiet", str(published.clone), str(clone))
-    run(clone, "git", "config", "user.name", "B")
-    run(clone, "git", "config", "user.email", "b@example.org")
-    shutil.copytree(published.store, store)
-    (clone / ".dvc/config.local").write_text(f"['remote \"storage\"']\n    url = {store}\n")
-    return Shared(clone, store)
+def copy_of(published: Shared, folder: Path) -> Shared:
+    """The clone and the remote, to tamper with."""
+    shared = Shared(folder / "clone", folder / "store")
+    shutil.copytree(published.clone, shared.clone)
+    shutil.copytree(published.store, shared.store)
+    (shared.clone / ".dvc/config.local").write_text(f"['remote \"storage\"']\n    url = {shared.store}\n")
+    return shared

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape
 
 import polars as pl
+from jsonschema import Draft202012Validator
 from loopback import Handler, serving_with
 
 from saesteer.settings import Addresses
@@ -91,6 +92,17 @@ class Neuronpedia:
         """Read the tree again, after a test has changed it."""
         vars(self).pop("by_feature", None)
 
+    def batch(self, kind: str, number: int = 0) -> Path:
+        """The file of a batch in the bucket."""
+        return self.root / self.key(kind, number).lstrip("/")
+
+    def replace(self, feature: int, kind: str, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Give a feature other lines of its own, which lack modelId, layer and index, in the first batch."""
+        named = {"modelId": SOURCE.model, "layer": SOURCE.source, "index": str(feature)}
+        rest = [line for line in read_batch(self.batch(kind)) if line["index"] != named["index"]]
+        write_batch(self.batch(kind), [*({**named, **line} for line in lines), *rest])
+        self.load()
+
     @property
     def addresses(self) -> Addresses:
         return Addresses(neuronpedia=self.address, neuronpedia_exports=self.address)
@@ -143,15 +155,14 @@ class Neuronpedia:
         return 200, file.read_bytes(), "application/x-gzip"
 
     def _posted(self, path: str, body: bytes, key: str | None) -> tuple[int, Any]:
-        values, wrong = json.loads(body), FORMS[path]
-        if path.endswith("/search"):
-            return (400, {"message": fault}) if (fault := wrong(values)) else (200, self._search(values))
-        if key != KEY:
+        values = json.loads(body)
+        if not path.endswith("/search") and key != KEY:
             return 401, {"error": "This endpoint requires authorization. Specify your API key in the header x-api-key."}
-        if fault := wrong(values):
+        if fault := fault_of(path, values):
             return 400, {"message": fault}
-        name = path.split("/")[2]
-        return 200, {"message": "Success", "url": f"{self.address}/{name}/1"}
+        if path.endswith("/search"):
+            return 200, self._search(values)
+        return 200, {"message": "Success", "url": f"{self.address}/{path.split('/')[2]}/1"}
 
     def _search(self, values: Mapping[str, Any]) -> dict[str, Any]:
         asked = set(values["query"].split())
@@ -160,14 +171,8 @@ class Neuronpedia:
             model, layer, index = name.split("/")
             for item in parts["explanations"] if (model, [layer]) == (values["modelId"], values["layers"]) else ():
                 words = set(item["description"].split())
-                similarity = len(words & asked) / len(words | asked)
-                ranked.append(
-                    {
-                        **dict(zip(("modelId", "layer", "index"), (model, layer, index), strict=True)),
-                        "description": item["description"],
-                        "cosine_similarity": similarity,
-                    }
-                )
+                named = {"modelId": model, "layer": layer, "index": index, "description": item["description"]}
+                ranked.append(named | {"cosine_similarity": len(words & asked) / len(words | asked)})
         ranked.sort(key=lambda item: (-item["cosine_similarity"], int(item["index"])))
         start = values["offset"]
         page = ranked[start : start + PAGE]
@@ -197,63 +202,55 @@ class Neuronpedia:
         ).encode()
 
 
-def _is(value: Any, kind: type, low: float = -1e8, high: float = 1e8) -> bool:
-    """A JSON value of a kind, its size (a number's or a length) within bounds."""
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-    return isinstance(value, kind) and (kind is int or low <= len(value) <= high)
+def _object(**properties: Any) -> dict[str, Any]:
+    """The JSON schema of an object; a name that ends in _ may be missing."""
+    named = {name.rstrip("_"): schema for name, schema in properties.items()}
+    return {"type": "object", "properties": named, "required": [name for name in properties if not name.endswith("_")]}
 
 
-def _fault_of_search(values: Any) -> str | None:
-    fits = _is(values["modelId"], str, 1) and _is(values["layers"], list, 1) and _is(values["query"], str, 3) and _is(values["offset"], int)
-    return None if fits else "not a search"
+def _list(items: dict[str, Any], least: int = 1, most: int = 10**6) -> dict[str, Any]:
+    return {"type": "array", "items": items, "minItems": least, "maxItems": most}
 
 
-def _fault_of_list(values: Any) -> str | None:
-    fits = _is(values["name"], str, 1) and _is(values["description"], str)
-    entries = (
-        _is(f["modelId"], str, 1) and _is(f["layer"], str, 1) and _is(f["index"], int) and _is(f["description"], str)
-        for f in values["features"]
-    )
-    return None if fits and all(entries) else "not a list"
+def _number(low: float, high: float) -> dict[str, Any]:
+    return {"type": "number", "minimum": low, "maximum": high}
 
 
-def _fault_of_batch(values: Any) -> str | None:
-    for feature in values["features"]:
-        if not _is(feature["index"], int) or not _is(feature.get("density", 0), float, 0, 1) or not _is(feature["activations"], list, 1):
-            return f"features[{feature['index']}] is no feature"
-        if not all(_is(one["text"], str, 1, 512) for one in feature["explanations"]):
-            return "explanations.text"
-        if not all(_is(one["token"], str) and _is(one["value"], float) for one in feature["topLogits"]):
-            return "topLogits"
-        for text in feature["activations"]:
-            tokens, numbers = text["tokens"], text["values"]
-            if (
-                not 1 <= len(tokens) == len(numbers) <= 1024
-                or not all(_is(t, str, 1) for t in tokens)
-                or not all(_is(v, float) for v in numbers)
-            ):
-                return "activations"
-    fits = _is(values["modelId"], str, 1) and _is(values["source"], str, 1) and _is(values["features"], list, 1, 128)
-    return None if fits and len({feature["index"] for feature in values["features"]}) == len(values["features"]) else "not a batch"
-
-
-def _fault_of_vector(values: Any) -> str | None:
-    fits = (
-        _is(values["modelId"], str, 1) and _is(values["layerNumber"], int) and values["hookType"] in ("hook_resid_pre", "hook_resid_post")
-    )
-    fits = fits and _is(values["vector"], list, 1, 24576) and all(_is(value, float) for value in values["vector"])
-    fits = fits and _is(values["vectorDefaultSteerStrength"], float, -300, 300) and _is(values["vectorLabel"], str, 1)
-    return None if fits else "not a vector"
-
-
-FORMS: dict[str, Callable[[Any], str | None]] = {
-    "/api/explanation/search": _fault_of_search,
-    "/api/list/new-with-features": _fault_of_list,
-    "/api/feature/upload-batch": _fault_of_batch,
-    "/api/vector/new": _fault_of_vector,
+ANY_TEXT, TEXT, INTEGER, NUMBER = {"type": "string"}, {"type": "string", "minLength": 1}, {"type": "integer"}, _number(-1e8, 1e8)
+FEATURE = _object(
+    index=INTEGER,
+    density_=_number(0, 1),
+    explanations=_list(_object(text=TEXT | {"maxLength": 512}), 0),
+    topLogits=_list(_object(token=ANY_TEXT, value=NUMBER), 0),
+    activations=_list(_object(tokens=_list(TEXT, 1, 1024), values=_list(NUMBER, 1, 1024))),
+)
+FORMS = {
+    "/api/explanation/search": _object(modelId=TEXT, layers=_list(ANY_TEXT), query={"type": "string", "minLength": 3}, offset=INTEGER),
+    "/api/list/new-with-features": _object(
+        name=TEXT, description=ANY_TEXT, features=_list(_object(modelId=TEXT, layer=TEXT, index=INTEGER, description=ANY_TEXT), 0)
+    ),
+    "/api/feature/upload-batch": _object(modelId=TEXT, source=TEXT, features=_list(FEATURE, 1, 128)),
+    "/api/vector/new": _object(
+        modelId=TEXT,
+        layerNumber=INTEGER,
+        hookType={"enum": ["hook_resid_pre", "hook_resid_post"]},
+        vector=_list(NUMBER, 1, 24576),
+        vectorDefaultSteerStrength=_number(-300, 300),
+        vectorLabel=TEXT,
+    ),
 }
-"""Path that is posted to -> what is wrong with a body."""
+"""Path that is posted to -> the JSON schema of its body."""
+
+
+def fault_of(path: str, values: Any) -> str | None:
+    """What is wrong with a body that is posted."""
+    if error := next(Draft202012Validator(FORMS[path]).iter_errors(values), None):
+        return error.message
+    features = values.get("features", []) if path.endswith("upload-batch") else []
+    if len({feature["index"] for feature in features}) < len(features):
+        return "a feature twice"
+    texts = (text for feature in features for text in feature["activations"])
+    return None if all(len(text["tokens"]) == len(text["values"]) for text in texts) else "as many values as tokens"
 
 
 @contextmanager

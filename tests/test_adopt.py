@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from snakemake.persistence import MetadataRecord
 from snakemake.persistence.file import FilePersistence
@@ -59,6 +59,7 @@ def _publish(folder: Path, graph: Graph) -> None:
     write_statements(folder, "exp", statements)
 
 
+@settings(max_examples=40)
 @given(graphs())
 def test_adopted_is_what_is_unchanged_and_made_from_unchanged_things(case: tuple[Graph, set[int], set[int]]) -> None:
     graph, edited, missing = case

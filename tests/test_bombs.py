@@ -20,11 +20,11 @@ from neuronpedia_server import KEY, LAYER, QUICK, SOURCE, Neuronpedia, examples_
 
 from saesteer.core.errors import SaesteerError
 from saesteer.engine.sae_read import npz_shape
+from saesteer.exchange.imported import imported_texts
 from saesteer.exchange.neuronpedia import write_export
 from saesteer.judge.answers import JudgeError
 from saesteer.settings import NeuronpediaExamples, SettingsError
 from saesteer.sources.download import fetch_published
-from saesteer.sources.imported import imported_texts
 from saesteer.sources.neuronpedia.fetch import max_activating_examples
 from saesteer.sources.neuronpedia.upload import Upload, send_all
 from saesteer.sources.published import zipped_lines
@@ -115,7 +115,7 @@ def test_an_answer_is_read_to_a_ceiling(site: Neuronpedia, tmp_path: Path, path:
     ],
 )
 def test_a_batch_is_read_to_a_ceiling(site: Neuronpedia, tmp_path: Path, change: Callable[[bytes], bytes], words: str) -> None:
-    path = site.root / site.key("features", 0).lstrip("/")
+    path = site.batch("features")
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(SaesteerError, match=words):
         fetched(site, tmp_path / "downloads", "bulk")
@@ -123,7 +123,7 @@ def test_a_batch_is_read_to_a_ceiling(site: Neuronpedia, tmp_path: Path, change:
 
 
 def test_no_more_bytes_are_received_than_are_listed(site: Neuronpedia, tmp_path: Path) -> None:
-    size = (site.root / site.key("features", 0).lstrip("/")).stat().st_size
+    size = site.batch("features").stat().st_size
     site.forever[site.key("features", 0)] = instead(lambda body: body + bytes(2**24))
     with pytest.raises(SaesteerError, match=f"more bytes came than the {size} that are listed"):
         fetched(site, tmp_path, "bulk")

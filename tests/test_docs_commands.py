@@ -85,7 +85,7 @@ COMMANDS = {
         "test_docs.py::test_an_experiment_on_a_page_is_valid", REAL, "test_scored.py::test_an_experiment_that_stops_at_the_scores"
     ),
     r"saesteer check( gemma-(2-2b|five))?": by("test_commands_on_real_inputs.py::test_check_says_what_there_is_and_what_it_takes"),
-    r"saesteer saes PATTERN": by("test_listed_saes.py::test_the_command"),
+    r"saesteer saes PATTERN": by("test_hub_sources.py::test_the_command"),
     r"python tests/family_table\.py": by("test_model_families.py::test_every_family_scores_and_steers_as_plain_hooks_do"),
     r"saesteer features": by("test_commands_on_real_inputs.py::test_features_are_found_by_their_explanations"),
     r"saesteer explain( my-model.*)?": by("test_explanations.py::test_a_language_model_is_asked_once_and_held_out_texts_were_not_shown"),
@@ -99,7 +99,7 @@ COMMANDS = {
     r"saesteer serve( tiny)?": by("test_serve.py::test_the_command"),
     r"saesteer steer( .*)?": by("test_steer_command.py::test_the_command"),
     r"saesteer export-vector( .*)?": by("test_vector_export.py::test_a_features_vector_is_frozen_measured_and_written"),
-    r"llama-cli .*": by("test_llama_cpp.py::test_its_logits_and_greedy_tokens_are_ours"),
+    r"llama-cli .*": by("test_vector_consumers.py::test_llama_cpps_logits_and_greedy_tokens_are_ours"),
     r"lm_eval --model steered .*": by("test_vector_consumers.py::test_lm_evals_steered_model"),
     r"curl .*": by("test_vector_export.py::test_neuronpedias_request"),
     r"saesteer evaluate( .*)?": by("test_evaluation.py::test_the_command_measures_both_models"),

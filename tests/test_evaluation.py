@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id, write_json
-from saesteer.core.store import Wanted, complete
+from saesteer.core.store import WantedRows, complete
 from saesteer.core.tables import write_summary
 from saesteer.engine.interventions import Addition, ConditionalAddition, Intervention, PromptText, packed
 from saesteer.engine.models import language_model, prompt_token_ids
@@ -182,7 +182,7 @@ def finished_fits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         row |= {"tensors": tensors, "values": values, "features": [], "n_texts": 8, "fit_seconds": 0.1}
         rows.append(row | {"reason": None if one else "too few texts"} | ({"residual_change": 1.0, "residual_norm": 9.0} if one else {}))
     frame = pl.DataFrame(rows, schema=FITS.schema)
-    wanted = Wanted(AT, [pl.DataFrame({"method": list(FITTED)}), pl.DataFrame({"concept_id": [sea]})], {"made": "by hand"})
+    wanted = WantedRows(AT, [pl.DataFrame({"method": list(FITTED)}), pl.DataFrame({"concept_id": [sea]})], {"made": "by hand"})
     complete(data / "fits", FITS, [wanted], lambda _missing: [frame], data / "fits/layers_06-06.json")
     concepts = pl.DataFrame({"concept_id": [sea], "concept": ["sea"], "label_feature": [7]}, schema=COMPARED_CONCEPTS.schema)
     write_summary(COMPARED_CONCEPTS, concepts, data / "tables/compared_concepts.parquet")

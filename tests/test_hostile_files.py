@@ -17,11 +17,10 @@ from own_files import write_named_files
 from test_rating import saved
 
 from saesteer.core.errors import SettingsError
+from saesteer.exchange.imported import imported_texts
 from saesteer.figures.save import flat
 from saesteer.rating.answers import read_answers
 from saesteer.settings import Experiment, experiment_of, load_experiment
-from saesteer.sources.encoding import json_of
-from saesteer.sources.imported import imported_texts
 from saesteer.workflow.checks import check_contents, check_files
 from saesteer.workflow.new_experiment import write_experiment
 
@@ -232,9 +231,3 @@ def test_a_cell_of_a_figures_table_is_no_formula(tmp_path: Path) -> None:
     assert back["title"].to_list() == [*(f"'{title}" for title in titles[:5]), "-0.5", "+1e3", "a=b", "", None]
     assert back["tokens"].to_list() == ["'=1 b"] * 10
     assert back["factor"].to_list() == [-1.5] * 10
-
-
-def test_json_is_read_once_and_whole() -> None:
-    assert json_of('{"a": [1, {"b": "\\u00e9"}]}', "here") == {"a": [1, {"b": "é"}]}
-    with pytest.raises(SettingsError, match="here: the key 'b' is given twice"):
-        json_of('[{"a": {"b": 1, "b": 1}}]', "here")

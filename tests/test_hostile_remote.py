@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -65,10 +66,7 @@ def test_a_forged_part_in_the_remote(shared: Shared) -> None:
 @pytest.mark.parametrize("relpath", [*ELSEWHERE, "t.parquet", "t.parquet/below", "a\\b", "a\0b", "a\0/b"])
 def test_a_listing_that_git_names(shared: Shared, relpath: str) -> None:
     shared.name("data/exp/tables", shared.add_object(shared.with_entry(relpath), ".dir"))
-    before = shared.files()
-    with pytest.raises(SharingError, match="the listing of .*tables names"):
-        shared.pull()
-    assert shared.files() == before
+    shared.refuses("the listing of .*tables names")
 
 
 def test_every_object_tampered_with(shared: Shared, tmp_path: Path) -> None:
@@ -100,10 +98,7 @@ def test_a_remote_that_does_not_answer(shared: Shared, monkeypatch: pytest.Monke
         monkeypatch.setenv(name, value)
     remote = "['remote \"storage\"']\n    url = s3://results/none\n    endpointurl = http://127.0.0.1:9/\n"
     (shared.clone / ".dvc/config.local").write_text(remote)
-    before = shared.files()
-    with pytest.raises(SharingError, match="the remote could not be read, so nothing was put in place"):
-        shared.pull()
-    assert shared.files() == before
+    shared.refuses("the remote could not be read, so nothing was put in place")
 
 
 def test_a_damaged_object_in_the_cache(shared: Shared) -> None:
@@ -133,10 +128,7 @@ def test_a_damaged_object_in_the_cache(shared: Shared) -> None:
 def test_a_dvc_file_of_another_form(shared: Shared, edit: Callable[[dict[str, object]], object]) -> None:
     path = shared.clone / "data/exp/tables.dvc"
     path.write_text(yaml.safe_dump(edit(yaml.safe_load(path.read_text()))))
-    before = shared.files()
-    with pytest.raises(SharingError, match=r"data/exp/tables\.dvc"):
-        shared.pull()
-    assert shared.files() == before
+    shared.refuses(r"data/exp/tables\.dvc")
 
 
 @pytest.mark.parametrize(
@@ -151,10 +143,7 @@ def test_a_link_in_git(shared: Shared, tmp_path: Path, name: str) -> None:
     place.symlink_to(elsewhere)
     git(shared.clone, "rm", "-r", "--cached", "--quiet", "--ignore-unmatch", name)
     git(shared.clone, "add", "--force", name)
-    before = {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()}
-    with pytest.raises(SharingError, match=f"git holds {re.escape(name)}, .* so nothing was done"):
-        shared.pull()
-    assert {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()} == before
+    shared.refuses(f"git holds {re.escape(name)}, .* so nothing was done")
 
 
 @pytest.mark.parametrize("name", [".dvc", "data/exp", "figures/exp/more"])
@@ -162,8 +151,7 @@ def test_another_repository_in_git(shared: Shared, name: str) -> None:
     """A submodule brings links and settings that this repository's own list of files does not show."""
     git(shared.clone, "rm", "-r", "--cached", "--quiet", "--ignore-unmatch", name)
     git(shared.clone, "update-index", "--add", "--cacheinfo", f"160000,{git(shared.clone, 'rev-parse', 'HEAD').strip()},{name}")
-    with pytest.raises(SharingError, match=f"git holds {re.escape(name)}, "):
-        shared.pull()
+    shared.refuses(f"git holds {re.escape(name)}, ")
 
 
 def test_a_program_in_settings_of_dvc_that_git_brings(shared: Shared, tmp_path: Path) -> None:
@@ -210,19 +198,14 @@ def test_a_configuration_whose_folders_lead_elsewhere(shared: Shared, tmp_path: 
     """data_dir and figures_dir of a configuration in git: files there are somebody else's, and are neither renamed nor removed."""
     names = [f"{folder.format(outside=tmp_path)}/tables/{name}.parquet" for name in "tu"]
     write(shared.clone, dict.fromkeys(names, b"of another project"))
-    before = shared.files()
-    with pytest.raises(SharingError, match=r"t\.parquet.* data_dir and figures_dir .* nothing was pulled"):
-        shared.pull(tuple(names))
-    assert shared.files() == before
+    shared.refuses(r"t\.parquet.* data_dir and figures_dir .* nothing was pulled", tuple(names))
 
 
 def test_a_link_on_the_way(shared: Shared, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (shared.clone / "data/exp/judge").mkdir()
     (shared.clone / "data/exp/judge/abcd").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(SharingError, match="the listing of .*judge names 'abcd/"):
-        shared.pull()
-    assert not any((tmp_path / "elsewhere").iterdir())
+    shared.refuses("the listing of .*judge names 'abcd/")
 
 
 @pytest.mark.parametrize(
@@ -233,24 +216,17 @@ def test_an_output_elsewhere_in_provenance(shared: Shared, tmp_path: Path, outpu
     line = json.dumps({"output": output.format(outside=tmp_path / "precious.txt"), "sha256": "0", "inputs": {}, "record": RECORD})
     path = shared.clone / "provenance/exp/made_up.jsonl"
     path.write_text(f"{path.read_text()}{line}\n")
-    before = shared.files()
-    with pytest.raises(SharingError, match=r"made_up\.jsonl, line 6: .* is no result of exp"):
-        shared.pull()
-    assert shared.files() == before
+    shared.refuses(r"made_up\.jsonl, line 6: .* is no result of exp")
 
 
-@pytest.mark.parametrize("record", [RECORD | {"more": 1}, RECORD | {"input": 5}, RECORD | {"rule": "../../src/module"}, {}, None, [1]])
-def test_a_record_of_another_form_in_provenance(shared: Shared, record: object) -> None:
-    path = shared.clone / "provenance/exp/made_up.jsonl"
-    path.write_text(f"{json.dumps({'output': 'data/exp/tables/t.parquet', 'sha256': '0', 'inputs': {}, 'record': record})}\n")
-    with pytest.raises(SharingError, match=r"made_up\.jsonl, line 1: not a statement"):
-        shared.pull()
-
-
-def test_provenance_in_no_encoding(shared: Shared) -> None:
-    (shared.clone / "provenance/exp/made_up.jsonl").write_bytes(b"\xff\n")
-    with pytest.raises(SharingError, match=r"made_up\.jsonl, line 1: not a statement"):
-        shared.pull()
+@pytest.mark.parametrize(
+    "record", [RECORD | {"more": 1}, RECORD | {"input": 5}, RECORD | {"rule": "../../src/module"}, {}, None, [1], b"no encoding: \xff"]
+)
+def test_a_record_of_another_form_in_provenance(shared: Shared, record: Any) -> None:
+    statement = {"output": "data/exp/tables/t.parquet", "sha256": "0", "inputs": {}, "record": record}
+    line = record if isinstance(record, bytes) else json.dumps(statement).encode()
+    (shared.clone / "provenance/exp/made_up.jsonl").write_bytes(line + b"\n")
+    shared.refuses(r"made_up\.jsonl, line 1: not a statement")
 
 
 def test_an_input_elsewhere_in_provenance(shared: Shared, tmp_path: Path) -> None:
@@ -269,9 +245,12 @@ def why_manifest_is_refused(shared: Shared, data: bytes) -> str:
     return shared.pull().refused[MANIFEST]
 
 
-def test_a_manifest_that_leads_elsewhere(shared: Shared, tmp_path: Path) -> None:
-    (tmp_path / f"{hashlib.sha256(b'secret').hexdigest()}.parquet").write_bytes(b"secret")
-    named = f"../../../../{hashlib.sha256(b'secret').hexdigest()}.parquet"
+SECRET = f"{hashlib.sha256(b'secret').hexdigest()}.parquet"
+
+
+@pytest.mark.parametrize("named", [f"../../../../{SECRET}", "é" * 200], ids=["elsewhere", "longer than a file's name can be"])
+def test_a_manifest_that_leads_elsewhere(shared: Shared, tmp_path: Path, named: str) -> None:
+    (tmp_path / SECRET).write_bytes(b"secret")
     data = json.dumps({"step": "judge", "layers": {"0": {"parts": [{"path": named}]}}}).encode()
     assert "does not lie below the manifest" in why_manifest_is_refused(shared, data)
 
@@ -292,19 +271,13 @@ def test_what_is_no_manifest(shared: Shared, data: bytes) -> None:
     assert "is no manifest" in why_manifest_is_refused(shared, data)
 
 
-def test_a_name_that_no_file_can_have(shared: Shared) -> None:
-    data = json.dumps({"step": "judge", "layers": {"0": {"parts": [{"path": "é" * 200}]}}}).encode()
-    assert "does not lie below the manifest" in why_manifest_is_refused(shared, data)
-
-
 @pytest.mark.parametrize(("section", "key"), [("['remote \"storage\"']", "configpath"), ("[core]", "site_cache_dir"), ("[cache]", "dir")])
 def test_settings_of_dvc_that_git_must_not_bring(shared: Shared, section: str, key: str) -> None:
     """A file named by configpath, say, can hold a command that prints credentials. In config.local they are the user's business."""
     written = (shared.clone / ".dvc/config").read_text()
     before, _, after = f"{written}\n[cache]\n".partition(section)
     (shared.clone / ".dvc/config").write_text(f"{before}{section}\n    {key} = ../x{after}")
-    with pytest.raises(SharingError, match=rf"\.dvc/config has \w+\.{key}, .* move them to \.dvc/config\.local"):
-        shared.pull()
+    shared.refuses(rf"\.dvc/config has \w+\.{key}, .* move them to \.dvc/config\.local")
     (shared.clone / ".dvc/config").write_text(written)
     with (shared.clone / ".dvc/config.local").open("a") as local:
         local.write("[core]\n    checksum_jobs = 1\n")
@@ -313,8 +286,7 @@ def test_settings_of_dvc_that_git_must_not_bring(shared: Shared, section: str, k
 
 def test_a_listing_that_is_none(shared: Shared) -> None:
     shared.name("data/exp/tables", shared.add_object(b"{}", ".dir"))
-    with pytest.raises(SharingError, match="as the listing of .*tables is none"):
-        shared.pull()
+    shared.refuses("as the listing of .*tables is none")
 
 
 def test_a_listing_longer_than_any(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,14 +296,13 @@ def test_a_listing_longer_than_any(shared: Shared, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(b"\xff", "is no file"), (b"outs: " + b"[" * 3000, "is no file"), (b"a: &a [b]\nouts: [*a, *a]", "has a YAML alias")],
+    [(b"\xff", "is no file"), (b"outs: " + b"[" * 500 + b"]" * 500, "is no file"), (b"a: &a [b]\nouts: [*a, *a]", "has a YAML alias")],
     ids=["bytes", "nested", "alias"],
 )
 def test_a_dvc_file_that_cannot_be_read(shared: Shared, text: bytes, said: str) -> None:
     """Ten aliases within each other take minutes to read, or to show in a message."""
     (shared.clone / "data/exp/tables.dvc").write_bytes(text)
-    with pytest.raises(SharingError, match=rf"data/exp/tables\.dvc {said}"):
-        shared.pull()
+    shared.refuses(rf"data/exp/tables\.dvc {said}")
 
 
 def test_a_forged_listing_in_a_merge(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:

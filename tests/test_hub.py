@@ -16,7 +16,8 @@ from hub_server import BAD_TOKEN, EXPIRED, FINE_GRAINED, NO_GATED_ACCESS, TOKEN,
 from small_embedder import write_embedder
 
 from saesteer.sources.embedding_model import text_pooling
-from saesteer.sources.hub import Fetched, HubError, check_access, fetch_files, fetch_model, model_config, repo_size
+from saesteer.sources.http import Policy
+from saesteer.sources.hub import HubError, check_access, fetch_model, model_config, repo_size
 
 REPO = "tiny/llama"
 DEAD = "http://127.0.0.1:9"
@@ -34,6 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setattr("saesteer.sources.http.COMMAND", Policy(attempts=5, first_wait=0.01, longest_wait=0.1))
     with serve_hub() as hub:
         use_hub(monkeypatch, hub.url)
         hub.add(REPO, model)
@@ -239,32 +241,18 @@ def test_without_symbolic_links_bytes_are_used_but_not_vouched_for(
     assert "does not say which bytes config.json should have" in caplog.text
 
 
-def test_files_below_a_folder_only(hub: Hub, tmp_path: Path) -> None:
-    def choose(repo: str, listing: object) -> list[str]:
-        assert listing == {"original/consolidated.00.pth": 10}
-        return []
-
-    assert fetch_files(REPO, None, choose, tmp_path, inside="original") == Fetched(
-        tmp_path / "hub" / "models--tiny--llama" / "snapshots" / hub.repos[REPO].branches["main"],
-        REPO,
-        hub.repos[REPO].branches["main"],
-        {},
-    )
-
-
 @pytest.mark.slow
 def test_the_environment_is_what_users_set(model: Path, tmp_path: Path) -> None:
-    """HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME in a process of its own: downloaded, then loaded by transformers with the hub gone."""
+    """HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME in a process of its own: downloaded, then found with the hub gone."""
     fetch = "from saesteer.sources.hub import fetch_model; print(fetch_model('tiny/llama', None, None).folder)"
-    load = f"{fetch.replace('print(', 'folder = (')}; from saesteer.engine.models import load_language_model"
-    load += "; print(load_language_model(folder, 'float32', 'cpu').d_model)"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | {"HF_HOME": str(tmp_path)}
 
-    def run(code: str, **more: str) -> str:
-        command = [sys.executable, "-c", code]
+    def folder(**more: str) -> str:
+        command = [sys.executable, "-c", fetch]
         return subprocess.run(command, env=environment | more, capture_output=True, text=True, check=True, timeout=120).stdout.strip()
 
     with serve_hub() as hub:
         hub.add(REPO, model)
-        assert run(fetch, HF_ENDPOINT=hub.url).startswith(str(tmp_path / "hub"))
-    assert run(load, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1") == "16"
+        downloaded = folder(HF_ENDPOINT=hub.url)
+    assert downloaded.startswith(str(tmp_path / "hub"))
+    assert folder(HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1") == downloaded

@@ -1,14 +1,19 @@
-"""Releases and ids against sae-lens' own list and loaders; what names tell is refused before anything is downloaded."""
+"""Releases and ids against sae-lens' own list and loaders; what names tell is refused before anything is downloaded; `saesteer saes`."""
 
 import re
 from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from saesteer.cli import app
 from saesteer.core.hook_points import HOOK_POINTS
+from saesteer.reference.sae_docs import Release, releases, releases_markdown
 from saesteer.settings import SaeSettings
 from saesteer.sources.sae_sources import FORMS, SaeSource, directory_file, neuronpedia_source, sae_source
+from studies import ROOT
+from studies.pages.blocks import SAES
 
 SIZES = {"d_model": 16, "n_features": 64}
 
@@ -157,3 +162,53 @@ def test_every_form_is_one_that_sae_lens_loads() -> None:
 
     assert set(FORMS) <= set(NAMED_PRETRAINED_SAE_LOADERS)
     assert isinstance(sae_source(listed("llama_scope_lxr_8x", "l3r_8x"), 3), SaeSource)
+
+
+@pytest.fixture(scope="module")
+def ours() -> tuple[Release, ...]:
+    return releases()
+
+
+def test_counts_are_those_of_sae_lens_own_list(directory: dict[str, Any], ours: tuple[Release, ...]) -> None:
+    assert {group.name for group in ours} == set(directory)
+    for release, entry in directory.items():
+        groups = [group for group in ours if group.name == release]
+        assert sum(group.n for group in groups) == len(entry["saes"])
+        assert {group.model for group in groups} == {entry["model"]}
+        assert sum(group.n_neuronpedia for group in groups) == sum(1 for sae in entry["saes"] if sae.get("neuronpedia"))
+    total, usable = sum(group.n for group in ours), sum(group.n for group in ours if group.reason is None)
+    assert f"| {total:,} | {usable:,} |" in SAES.markdown(ROOT).splitlines()[-1]
+    assert len(releases_markdown().splitlines()) == 2 + len(ours)
+    assert usable == total - 41
+
+
+def test_principled_refusals(ours: tuple[Release, ...]) -> None:
+    refused = {group.form: group.reason for group in ours if group.reason}
+    assert "cross-layer transcoder" in refused["mntss_clt_layer_transcoder"]
+    assert "activations depend on the tokens before" in refused["temporal"]
+    assert "had taken the value biases" in refused["connor_rob_hook_z"]
+    assert len(refused) == 3
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line"),
+    [
+        ("QWEN3-1.7B-base-W32K-L0_50$", "qwen-scope-3-1.7b-base-w32k-l50: 28 of Qwen/Qwen3-1.7B-Base at resid_post; width 32k; yes"),
+        (
+            "gpt2-small-res-jb-feature",
+            "gpt2-small-res-jb-feature-splitting: 8 of gpt2-small at resid_pre; width 768, 1536, 3072, 6144, 12288, 24576, 49152, 98304;"
+            " 8 on Neuronpedia, the first gpt2-small/8-res_fs768-jb; yes",
+        ),
+    ],
+)
+def test_the_command(pattern: str, line: str) -> None:
+    shown = CliRunner().invoke(app, ["saes", pattern])
+    assert shown.exit_code == 0
+    assert shown.output.splitlines()[0] == line
+    assert shown.output.splitlines()[-1].endswith("SAEs can be used")
+
+
+def test_a_pattern_that_is_none_is_refused() -> None:
+    shown = CliRunner().invoke(app, ["saes", "("])
+    assert shown.exit_code == 1
+    assert "is not a regular expression" in shown.output

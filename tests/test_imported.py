@@ -22,14 +22,13 @@ from saesteer.core.files import file_digest
 from saesteer.core.tables import read_summary
 from saesteer.core.texts import RATING_COLUMNS
 from saesteer.exchange.comparison import to_axbench
-from saesteer.exchange.imported import Import, import_texts
+from saesteer.exchange.imported import import_texts, imported_texts
 from saesteer.methods.compare.protocol import ProtocolError
 from saesteer.methods.compare.summaries import imported_scores, with_scores
 from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.run import open_run
 from saesteer.settings import ProtocolSettings, Workflow
 from saesteer.settings.registry import METHODS
-from saesteer.sources.imported import imported_texts
 
 SETTINGS = method_settings(methods=("unsteered", "diffmean", "prompting", "sae_label", "fgaa"))
 PROMPTS = {f"{number:016x}": f"Prompt {number}" for number in range(4)}
@@ -112,7 +111,6 @@ FAULTS = {
     "x,sea, ,1,t,2,2\n": "row 1, column prompt: it is empty",
     ",sea,A,1,t,2,2\n": "row 1, column method: it is empty",
     "x,sea,A,2,t,2,2\nx,sea,B,2,t,2,2\nx,sea,A,2.0,u,1,1\n": "rows 1 and 3 have the same layer, method, concept, prompt, factor, sample",
-    "x,sea,A,1,t,2,2,9\n": "cannot be read: ",
 }
 
 
@@ -129,20 +127,16 @@ def test_files_that_are_no_such_table(tmp_path: Path) -> None:
         imported_texts(written(path, "x,sea,A,1,t\n", "way,concept,prompt,factor,text"), 0)
     with pytest.raises(SettingsError, match="no column method and no concept.*; separate its columns by commas"):
         imported_texts(written(path, "x;sea;A;1;t\n", "method;concept;prompt;factor;text"), 0)
-    path.write_text("method,concept,prompt,factor,text\n", encoding="utf-16")
-    with pytest.raises(SettingsError, match="is no text in UTF-8"):
-        imported_texts(path, 0)
+    for encoding in ("utf-16", "latin-1"):
+        path.write_bytes("method,concept,prompt,factor,text\nx,für,A,1,t\n".encode(encoding))
+        with pytest.raises(SettingsError, match=r"texts.csv is no text in UTF-8 \(byte \d+\): save it in that encoding"):
+            imported_texts(path, 0)
     with pytest.raises(SettingsError, match="holds no texts"):
         imported_texts(written(path, ""), 0)
     rows = "x,sea,A,1,t,2,2\nx,sea,B,1,t,2,2\n"
     plain = imported_texts(written(path, rows), 0)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert imported_texts(path, 0).rows.equals(plain.rows)
-    pl.DataFrame({"method": [["x"]], "concept": ["c"], "prompt": ["p"], "factor": [1.0], "text": ["t"]}).write_parquet(
-        path.with_suffix(".parquet")
-    )
-    with pytest.raises(SettingsError, match=r"column method: it has type List\(String\)"):
-        imported_texts(path.with_suffix(".parquet"), 0)
     gap = imported_texts(written(path, rows + "x,sea,A,2,t,2,2\n"), 0)
     with pytest.raises(
         ProtocolError, match=r"'method': 'x', 'concept': 'sea', 'factor': '2'}: there are texts for prompts of one half only"
@@ -203,7 +197,7 @@ def test_p1s_texts_are_rated_by_the_judge_of_a_comparison(tmp_path: Path) -> Non
         20, "feature", "sea", "Why 0?", "0.4", 0, "\n\nAnswer 0_4",
     ]  # fmt: skip
     with pytest.raises(SettingsError, match=r"p1 has no concept_rating and no fluency_rating: name a comparison whose judge .*--judge"):
-        list(import_texts(Import(source, 0, None, None), tmp_path / "out"))
+        list(import_texts(source, 0, None, None, tmp_path / "out"))
     config = tmp_path / "config"
     config.mkdir()
     workflow = Workflow(experiments=("judged",), experiments_dirs=(config, ROOT / "config/experiments"), data_dir=tmp_path / "data")
@@ -217,7 +211,7 @@ def test_p1s_texts_are_rated_by_the_judge_of_a_comparison(tmp_path: Path) -> Non
         endpoint = f"judge: {{kind: endpoint, base_url: '{judge.base_url}', model: m, key_variable: null}}"
         (config / "judged.yaml").write_text(f"extends: gemma-2-2b-it-methods\ndescription: Its judge.\n{endpoint}\n")
         run = open_run("judged", workflow)
-        lines = list(import_texts(Import(source, 0, None, run), tmp_path / "out"))
+        lines = list(import_texts(source, 0, None, run, tmp_path / "out"))
     # Of each text its concept, its instruction and its fluency; a question that occurs again is asked once.
     assert len(judge.answered) == 2 * 2 + 2 * 2 * 4 + 2
     assert re.fullmatch(r"  layer 20, feature: 1\.500 \[0\.\d+, 1\.\d+\], 2 of 2 concepts", lines[1])

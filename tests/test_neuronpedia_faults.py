@@ -37,9 +37,8 @@ from polars.testing import assert_frame_equal
 
 from saesteer.exchange.neuronpedia import write_export
 from saesteer.settings import NeuronpediaExamples, SettingsError
-from saesteer.sources.http import Policy
+from saesteer.sources.http import FetchError, Policy
 from saesteer.sources.neuronpedia.fetch import max_activating_examples
-from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
 from saesteer.sources.neuronpedia.sources import Source
 
 WANTED = [1, 2, 3, 1100, 1101]
@@ -63,7 +62,7 @@ def fetch(
     try:
         for frame in max_activating_examples(site.addresses, {LAYER: source}, keys(features), settings, downloads, policy):
             frames.append(frame)  # noqa: PERF402 (what came before the error counts)
-    except IncompleteDownload as error:
+    except FetchError as error:
         summary = str(error)
     return pl.concat(frames).sort("feature"), summary
 
@@ -155,7 +154,7 @@ def test_a_batch_that_does_not_come_whole_is_not_stored(site: Neuronpedia, tmp_p
 @pytest.mark.parametrize("fault", IN_THE_BUCKET)
 def test_a_batch_that_is_damaged_in_the_bucket_is_not_stored(site: Neuronpedia, tmp_path: Path, fault: str) -> None:
     """Its length is the listed one, and what it holds decodes in part."""
-    path = site.root / site.key("activations", 0).lstrip("/")
+    path = site.batch("activations")
     path.write_bytes(IN_THE_BUCKET[fault](path.read_bytes()))
     rows, summary = fetch(site, tmp_path / "down", "bulk")
     assert_frame_equal(rows, expected(1100, 1101), check_exact=True)
@@ -163,13 +162,23 @@ def test_a_batch_that_is_damaged_in_the_bucket_is_not_stored(site: Neuronpedia, 
     assert on_disk(tmp_path / f"down/neuronpedia/v1/{SOURCE}/activations") == ["batch-1.jsonl.gz"]
 
 
-@pytest.mark.parametrize("fault", [*PASSING, *OF_ANSWERS])
+REFUSED: dict[str, tuple[Fault, str]] = {
+    "403": (status(403), "NEURONPEDIA_API_KEY"),
+    "308": (status(308, Location="http://elsewhere/"), "moved to http://elsewhere/"),
+    "418": (status(418), "418"),
+    "404, a page": (status(404), "404 Not Found, and not in the API's own words"),
+}
+"""What another attempt would get too, and what is said of it."""
+
+
+@pytest.mark.parametrize("fault", [*PASSING, *OF_ANSWERS, *REFUSED])
 def test_a_feature_that_the_api_fails_on_is_not_stored(site: Neuronpedia, tmp_path: Path, fault: str) -> None:
-    site.forever[f"{API}/2"] = {**PASSING, **OF_ANSWERS}[fault]
+    site.forever[f"{API}/2"], words = REFUSED.get(fault) or ({**PASSING, **OF_ANSWERS}[fault], f"({QUICK.attempts} attempts)")
     rows, summary = fetch(site, tmp_path, "api")
     assert_frame_equal(rows, expected(1, 3, 1100, 1101), check_exact=True)
     assert f"1 features could not be downloaded and are not stored:\n  {SOURCE}: 1 (2): " in summary
-    assert site.requests[f"{API}/2"] == QUICK.attempts
+    assert words in summary
+    assert site.requests[f"{API}/2"] == (1 if fault in REFUSED else QUICK.attempts)
 
 
 def test_the_words_of_the_summary(site: Neuronpedia, tmp_path: Path) -> None:
@@ -183,7 +192,7 @@ def test_the_words_of_the_summary(site: Neuronpedia, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["features", "activations", "explanations"])
 def test_a_batch_missing_in_the_listing_is_named(site: Neuronpedia, tmp_path: Path, kind: str) -> None:
-    path = site.root / site.key(kind, 0).lstrip("/")
+    path = site.batch(kind)
     write_batch(path.with_name("batch-1.jsonl.gz"), read_batch(path.with_name("batch-1.jsonl.gz")) if kind == "activations" else [])
     site.hidden = {site.key(kind, 0)}
     rows, summary = fetch(site, tmp_path / "down", "bulk")
@@ -207,21 +216,6 @@ def test_a_misspelt_source_is_named_and_is_not_a_source_without_features(site: N
     rows, summary = fetch(site, tmp_path, "api", [5000])
     assert rows.is_empty()
     assert "could not be found out: 500" in summary
-
-
-def test_a_page_with_status_404_is_not_the_apis_word(site: Neuronpedia, tmp_path: Path) -> None:
-    site.forever[f"{API}/2"] = status(404)
-    rows, summary = fetch(site, tmp_path, "api")
-    assert_frame_equal(rows, expected(1, 3, 1100, 1101), check_exact=True)
-    assert "404 Not Found, and not in the API's own words" in summary
-
-
-@pytest.mark.parametrize(("code", "words"), [(403, "NEURONPEDIA_API_KEY"), (308, "moved to http://elsewhere/"), (418, "418")])
-def test_refusals_are_not_asked_again(site: Neuronpedia, tmp_path: Path, code: int, words: str) -> None:
-    site.forever[f"{API}/2"] = status(code, Location="http://elsewhere/")
-    _, summary = fetch(site, tmp_path, "api")
-    assert words in summary
-    assert site.requests[f"{API}/2"] == 1
 
 
 def test_the_servers_wish_to_wait_is_heard_up_to_a_limit(site: Neuronpedia, tmp_path: Path) -> None:

@@ -1,19 +1,15 @@
 """Names of sources, waits, explanations and their search, whose answer git keeps, and our max-activating examples in Neuronpedia's form."""
 
-import asyncio
 import gzip
 import json
-import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-import yaml
 from neuronpedia_server import (
     HTML,
     KEY,
@@ -37,11 +33,9 @@ from saesteer.core.tokens import TextTokens
 from saesteer.exchange.neuronpedia import write_export
 from saesteer.settings import ExplainedFeatures, NeuronpediaExamples, SaeSettings, Scores, SettingsError
 from saesteer.sources.features import features_of
-from saesteer.sources.http import as_finished, retry_after
-from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
-from saesteer.sources.neuronpedia.sources import Source, known_sources, sources_of
+from saesteer.sources.http import FetchError, retry_after
+from saesteer.sources.neuronpedia.sources import Source, sources_of
 from saesteer.sources.resolve_features import explanations, matching_features, nearest_features, resolve_features
-from saesteer.sources.sae_sources import directory_file
 from saesteer.steps.activations import ACTIVATIONS
 
 
@@ -76,24 +70,6 @@ def test_the_source_is_the_one_given_or_sae_lenss() -> None:
         sources_of(experiment(None, None, "x"), [2])
 
 
-def test_gemma_scope_2_has_its_sources() -> None:
-    """Those that sae-lens' list names are found, of the SAE's own layer; other widths and places have none."""
-    parts = re.findall(
-        r"^gemma-scope-2-4b-it-(?:res|transcoders-all):\n(?:[ -].*\n)*", directory_file().read_text(encoding="utf-8"), re.MULTILINE
-    )
-    named = 0
-    for release, entry in yaml.load("".join(parts), Loader=yaml.CSafeLoader).items():
-        for sae in entry["saes"]:
-            layer = int(re.findall(r"layer_(\d+)_", sae["id"])[0])
-            known = known_sources(experiment(None, release, sae["id"]), [layer])
-            assert [str(source) for source in known.values()] == [name for name in [sae.get("neuronpedia")] if name]
-            assert all(source.source.startswith(f"{layer}-gemmascope-2-") for source in known.values())
-            named += len(known)
-    assert named == 12 + 44
-    given = experiment(None, "gemma-scope-2-4b-it-transcoders-all", "layer_{layer}_width_262k_l0_small_affine")
-    assert sources_of(given, range(34))[33] == Source("gemma-3-4b-it", "33-gemmascope-2-transcoder-262k")
-
-
 AT_NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -113,30 +89,6 @@ def test_retry_after(header: str | None, seconds: float | None, monkeypatch: pyt
     assert retry_after(header) == seconds
 
 
-def test_jobs_finish_in_their_own_order_few_at_a_time() -> None:
-    under_way, most, another = 0, 0, asyncio.Event()
-
-    async def job(n: int) -> int:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
-        await (another.wait() if n == 0 else asyncio.sleep(0.001))
-        under_way -= 1
-        return n
-
-    async def run() -> list[int]:
-        order = []
-        async for n in as_finished([partial(job, n) for n in range(9)], 3):
-            another.set()  # the first job waits until another one's result is read
-            order.append(n)
-        return order
-
-    order = asyncio.run(run())
-    assert sorted(order) == list(range(9))
-    assert order.index(0) > 0
-    assert most == 3
-
-
 def test_explanations_of_a_whole_source(site: Neuronpedia, tmp_path: Path) -> None:
     explained = explanations(site.addresses, SOURCE, tmp_path / "down", QUICK)
     assert explained == {feature: [f"texts about {feature}"] for feature in range(1030) if feature % 5}
@@ -150,25 +102,18 @@ def test_explanations_of_a_whole_source(site: Neuronpedia, tmp_path: Path) -> No
 
 
 def test_explanations_come_whole_or_not_at_all(site: Neuronpedia, tmp_path: Path) -> None:
-    path = site.root / site.key("explanations", 0).lstrip("/")
+    path = site.batch("explanations")
     lines = read_batch(path)
     write_batch(path, lines[:600])
     write_batch(path.with_name("batch-1.jsonl.gz"), lines[600:])
     site.forever[site.key("explanations", 1)] = status(500)
-    with pytest.raises(IncompleteDownload, match="explanations batch 1: 500"):
+    with pytest.raises(FetchError, match="explanations batch 1: 500"):
         explanations(site.addresses, SOURCE, tmp_path / "down", QUICK)
     site.hidden = {site.key("explanations", 0)}
-    with pytest.raises(IncompleteDownload, match="explanations batch 0 is missing in the listing"):
+    with pytest.raises(FetchError, match="explanations batch 0 is missing in the listing"):
         explanations(site.addresses, SOURCE, tmp_path / "elsewhere", QUICK)
-    with pytest.raises(IncompleteDownload, match="no exports of tiny-model/9-x are listed"):
+    with pytest.raises(FetchError, match="no exports of tiny-model/9-x are listed"):
         explanations(site.addresses, Source("tiny-model", "9-x"), tmp_path, QUICK)
-
-
-def test_a_feature_with_two_explanations_has_both(site: Neuronpedia, tmp_path: Path) -> None:
-    path = site.root / site.key("explanations", 0).lstrip("/")
-    extra = {"modelId": "tiny-model", "layer": SOURCE.source, "index": "1", "description": "a", "typeName": "oai_token-act-pair"}
-    write_batch(path, [*read_batch(path), extra])
-    assert explanations(site.addresses, SOURCE, tmp_path / "down", QUICK)[1] == ["a", "texts about 1"]
 
 
 def local_examples() -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -242,7 +187,7 @@ def test_as_many_pages_are_read_as_are_needed(site: Neuronpedia, n: int, pages: 
 
 
 def test_a_feature_counts_once_with_its_nearest_explanation(site: Neuronpedia) -> None:
-    path = site.root / site.key("explanations", 0).lstrip("/")
+    path = site.batch("explanations")
     extra = {"modelId": SOURCE.model, "layer": SOURCE.source, "index": "17", "description": "texts about 17 and more"}
     write_batch(path, [*read_batch(path), extra])
     first, second = nearest_features(site.addresses, SOURCE, "texts about 17", 2, QUICK)
@@ -261,15 +206,12 @@ def test_a_wrong_answer_is_asked_for_again(site: Neuronpedia, monkeypatch: pytes
     assert {headers["x-api-key"] for headers in site.headers} == {KEY}
 
 
-def test_a_refused_search_says_what_to_check(site: Neuronpedia) -> None:
+def test_a_refused_search_and_pages_that_do_not_end_are_said(site: Neuronpedia) -> None:
     site.forever[SEARCH] = status(401)
-    with pytest.raises(IncompleteDownload, match=f"search of {SOURCE}: 401 .*NEURONPEDIA_API_KEY"):
+    with pytest.raises(FetchError, match=f"search of {SOURCE}: 401 .*NEURONPEDIA_API_KEY"):
         nearest(site, 3)
-
-
-def test_pages_that_do_not_end_are_refused(site: Neuronpedia) -> None:
     site.forever[SEARCH] = instead(lambda body: json.dumps(json.loads(body) | {"hasMore": True, "nextOffset": 0}).encode())
-    with pytest.raises(IncompleteDownload, match="the search's pages do not end"):
+    with pytest.raises(FetchError, match="the search's pages do not end"):
         nearest(site, N)
 
 

@@ -20,7 +20,8 @@ from saesteer.sources.neuronpedia.sources import Source
 from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 
 N = 2300  # three batches
-ROUTES = ("bulk", "api", "auto")
+both = pytest.mark.parametrize("route", ["bulk", "api"])
+all_routes = pytest.mark.parametrize("route", ["bulk", "api", "auto"])
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def fetched(site: Neuronpedia, missing: pl.DataFrame, downloads: Path, **changes
     return validate(MAX_ACTIVATING_EXAMPLES, pl.concat(frames), "fetched").sort("layer", "feature")
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@all_routes
 def test_rows_are_those_that_were_exported(site: Neuronpedia, all_rows: pl.DataFrame, tmp_path: Path, route: str) -> None:
     wanted = [0, 1, 2, 9, 10, 99, 100, 1023, 1024, 1999, 2047, 2048, 2299]
     rows = fetched(site, keys(wanted), tmp_path / "down", route=route, bulk_above=12)
@@ -82,7 +83,7 @@ def test_features_batches_are_ordered_as_text_and_listed_in_pages(site: Neuronpe
     assert site.requests["/"] > 2
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@all_routes
 def test_two_layers_have_their_own_sources(site: Neuronpedia, tmp_path: Path, route: str) -> None:
     other = table({7: examples_of(70)}, layer=4)
     write_export(other, Source("tiny-model", "4-tiny-res-1k"), site.root)
@@ -92,7 +93,7 @@ def test_two_layers_have_their_own_sources(site: Neuronpedia, tmp_path: Path, ro
     assert rows.filter(layer=LAYER)["examples"][0].struct.field("token").to_list()[0] == "▁t7"
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@all_routes
 def test_a_feature_that_is_not_there_has_a_row_that_says_so(site: Neuronpedia, tmp_path: Path, route: str) -> None:
     rows = fetched(site, keys([5, 2500, 99999]), tmp_path / "down", route=route, bulk_above=2)
     assert rows["reason"].to_list() == [None, "not on Neuronpedia", "not on Neuronpedia"]
@@ -100,23 +101,19 @@ def test_a_feature_that_is_not_there_has_a_row_that_says_so(site: Neuronpedia, t
     assert rows["max_activation"].is_null().to_list() == [False, True, True]
 
 
-@pytest.mark.parametrize("route", ["bulk", "api"])
+@both
 def test_example_order_ids_and_number_kept(site: Neuronpedia, tmp_path: Path, route: str) -> None:
     """Sorted by maximum, ties by id; an id counts once, whatever differs; equal texts with different ids both count."""
-    path = site.root / f"v1/{SOURCE}/activations/batch-0.jsonl.gz"
-    name = {"modelId": "tiny-model", "layer": SOURCE.source, "index": "1"}
-    tokens = ["a", "b", "c"]
-    lines = [
-        {**name, "id": "d", "tokens": tokens, "values": [0, 5, 5], "maxValue": 5},  # the first of equal values
-        {**name, "id": "c", "tokens": tokens, "values": [0, 0, 7.5], "maxValue": 7.5},
-        {**name, "id": "b", "tokens": tokens, "values": [7.5, None, 0], "maxValue": 7.5, "maxValueTokenIndex": 2},
-        {**name, "id": "c", "tokens": tokens, "values": [0, 8, 0], "maxValue": 7.5},  # an id again, before the other by position
-        {**name, "id": "a", "tokens": tokens, "values": [0, 0, 1], "maxValue": 1},
-        {**name, "id": "e", "tokens": tokens, "values": [0, 2, 1]},  # no maxValue: the largest
+    lines: list[dict[str, Any]] = [
+        {"id": "d", "values": [0, 5, 5], "maxValue": 5},  # the first of equal values
+        {"id": "c", "values": [0, 0, 7.5], "maxValue": 7.5},
+        {"id": "b", "values": [7.5, None, 0], "maxValue": 7.5, "maxValueTokenIndex": 2},
+        {"id": "c", "values": [0, 8, 0], "maxValue": 7.5},  # an id again, before the other by position
+        {"id": "a", "values": [0, 0, 1], "maxValue": 1},
+        {"id": "e", "values": [0, 2, 1]},  # no maxValue: the largest
     ]
     for order in (lines, lines[::-1]):
-        write_batch(path, [*order, *(line for line in read_batch(path) if line["index"] != "1")])
-        site.load()
+        site.replace(1, "activations", [line | {"tokens": ["a", "b", "c"]} for line in order])
         rows = fetched(site, keys([1]), tmp_path / f"down{id(order)}", route=route, n_examples=4)
         examples = rows["examples"][0].struct.unnest()
         assert examples["text_id"].to_list() == ["b", "c", "d", "e"]
@@ -126,125 +123,98 @@ def test_example_order_ids_and_number_kept(site: Neuronpedia, tmp_path: Path, ro
         assert rows["n_examples"].to_list() == [4]
 
 
-@pytest.mark.parametrize("route", ["bulk", "api"])
-def test_nulls_and_misfits_are_left_out_and_named(site: Neuronpedia, tmp_path: Path, route: str, caplog: pytest.LogCaptureFixture) -> None:
-    path = site.root / f"v1/{SOURCE}/activations/batch-0.jsonl.gz"
-    lines = read_batch(path)
-    broken = [
-        {"tokens": None},
-        {"values": None},
-        {"tokens": ["a", None, "c"]},
-        {"values": [1, 2]},
-        {"values": [None, None, None]},
-        {"values": [1, True, 3]},
-        {"values": [1, "2", 3]},
-        {"values": [1, 10**400, 3]},
-        {"maxValue": "much"},
-        {"maxValue": 1e300},
-        {"tokens": [], "values": []},
-    ]
-    of_1 = next(line for line in lines if line["index"] == "1")
-    bad = [{**of_1, "id": f"bad-{n}", **change} for n, change in enumerate(broken)]
-    only_bad = [{**line, "tokens": None} if line["index"] == "2" else line for line in lines]
-    write_batch(path, [*bad, *only_bad])
-    site.load()
+BROKEN: list[dict[str, Any]] = [
+    {"tokens": None},
+    {"values": None},
+    {"tokens": ["a", None, "c"]},
+    {"values": [1, 2]},
+    {"values": [None, None, None]},
+    {"values": [1, True, 3]},
+    {"values": [1, "2", 3]},
+    {"values": [1, 10**400, 3]},
+    {"maxValue": "much"},
+    {"maxValue": 1e300},
+    {"tokens": [], "values": []},
+]
+"""Null, or lists or numbers that do not fit."""
+SILENT: list[dict[str, Any]] = [
+    {"values": [0, 0, 0], "maxValue": 0},
+    {"values": [0, 0, 0], "maxValue": 3.5},
+    {"values": [0.0, -0.0, None], "maxValue": None},
+    {"values": [1e-60, 0, 0], "maxValue": 1e-60},
+    {"values": [-1, -2, -3], "maxValue": -1},
+    {"values": [0, 2, 0], "maxValue": 0},
+]
+"""All 0, or nothing as a 32-bit float, or below 0, whatever maximum is said: the feature is not active."""
+
+
+@both
+@pytest.mark.parametrize("unusable", [BROKEN, SILENT], ids=["broken", "silent"])
+def test_what_is_no_example_is_left_out_and_counted(
+    site: Neuronpedia, tmp_path: Path, route: str, unusable: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    fine = {"tokens": ["a", "b", "c"], "values": [0, 0.5, 0], "maxValue": 0.5}
+    bad = [fine | {"id": f"bad-{n}"} | change for n, change in enumerate(unusable)]
+    site.replace(1, "activations", [*bad, fine | {"id": "active"}])
+    site.replace(2, "activations", bad)
     with caplog.at_level("INFO"):
         rows = fetched(site, keys([1, 2]), tmp_path / "down", route=route)
-    assert rows["n_examples"].to_list() == [3, 0]
-    assert rows["reason"].to_list() == [None, "none of its 3 max-activating examples on Neuronpedia can be used"]
-    assert f"{len(broken) + 3} max-activating examples that cannot be used" in caplog.text
+    assert [[example["text_id"] for example in examples] for examples in rows["examples"]] == [["active"], []]
+    assert rows["reason"].to_list() == [None, f"none of its {len(bad)} max-activating examples on Neuronpedia can be used"]
+    assert f"{2 * len(bad)} max-activating examples that cannot be used" in caplog.text
 
 
-@pytest.mark.parametrize("route", ["bulk", "api"])
-def test_texts_in_which_a_feature_is_not_active_are_no_examples(site: Neuronpedia, tmp_path: Path, route: str) -> None:
-    """Values that are all 0, or nothing as a 32-bit float, or below 0; whatever maximum is said."""
-    path = site.root / f"v1/{SOURCE}/activations/batch-0.jsonl.gz"
-    lines = read_batch(path)
-    silent = [
-        {"values": [0, 0, 0], "maxValue": 0},
-        {"values": [0, 0, 0], "maxValue": 3.5},
-        {"values": [0.0, -0.0, None], "maxValue": None},
-        {"values": [1e-60, 0, 0], "maxValue": 1e-60},
-        {"values": [-1, -2, -3], "maxValue": -1},
-        {"values": [0, 2, 0], "maxValue": 0},
-    ]
-    named = {"modelId": "tiny-model", "layer": SOURCE.source, "index": "1", "tokens": ["a", "b", "c"]}
-    active = {**named, "id": "active", "values": [0, 0.5, 0], "maxValue": 0.5}
-    of_1 = [{**named, "id": f"silent-{n}", **change} for n, change in enumerate(silent)]
-    only_silent = [{**line, "index": "2"} for line in of_1]
-    write_batch(path, [*of_1, active, *only_silent, *(line for line in lines if line["index"] not in "12")])
-    site.load()
-    rows = fetched(site, keys([1, 2]), tmp_path / "down", route=route)
-    assert rows["n_examples"].to_list() == [1, 0]
-    assert [example["text_id"] for example in rows["examples"][0]] == ["active"]
-    assert rows["reason"].to_list() == [None, "none of its 6 max-activating examples on Neuronpedia can be used"]
-
-
-@pytest.mark.parametrize("route", ["bulk", "api"])
+@both
 def test_tokens_and_explanations_of_any_characters(site: Neuronpedia, tmp_path: Path, route: str) -> None:
     context = ["\x00", "\u2028\n", "🦜", "\ud83d", "\udfff\ud800", "<0x0A>", "", "▁ ", "e\u0301\x7f\x85"]
-    path = site.root / f"v1/{SOURCE}/activations/batch-0.jsonl.gz"
-    lines = [line for line in read_batch(path) if line["index"] != "1"]
-    name = {"modelId": "tiny-model", "layer": SOURCE.source, "index": "1"}
-    write_batch(path, [*lines, {**name, "id": "x\udc00", "tokens": context, "values": [0, 0, 0, 5, 0, 0, 0, 0, 0], "maxValue": 5}])
-    explained = site.root / f"v1/{SOURCE}/explanations/batch-0.jsonl.gz"
-    write_batch(explained, [{**line, "description": " 🦜\ud800 "} if line["index"] == "1" else line for line in read_batch(explained)])
-    site.load()
+    site.replace(1, "activations", [{"id": "x\udc00", "tokens": context, "values": [0, 0, 0, 5, 0, 0, 0, 0, 0], "maxValue": 5}])
+    site.replace(1, "explanations", [{"description": " 🦜\ud800 "}])
     row = fetched(site, keys([1]), tmp_path / "down", route=route).row(0, named=True)
     clean = ["\x00", "\u2028\n", "🦜", "�", "��", "<0x0A>", "", "▁ ", "e\u0301\x7f\x85"]
     (example,) = row["examples"]
     assert (example["context"], example["token"], example["text_id"]) == (clean, "�", "x�")
     assert row["explanations"] == ["🦜�"]
-    (tmp_path / "rows.parquet").parent.mkdir(exist_ok=True)
     pl.DataFrame(row["examples"]).write_parquet(tmp_path / "rows.parquet")
     assert pl.read_parquet(tmp_path / "rows.parquet")["context"].to_list() == [clean]
 
 
-@pytest.mark.parametrize("route", ["bulk", "api"])
+@both
 def test_all_explanations_are_kept_in_an_order_of_their_own(site: Neuronpedia, tmp_path: Path, route: str) -> None:
-    path = site.root / f"v1/{SOURCE}/explanations/batch-0.jsonl.gz"
-    name = {"modelId": "tiny-model", "layer": SOURCE.source, "index": "1"}
     texts = [("a", "np_acts-logits-general", "gemini"), ("c", "oai_token-act-pair", "gpt-4o"), ("b", "oai_token-act-pair", "gpt-4o-mini")]
     texts += [("  ", "oai_token-act-pair", "a"), (None, "oai_token-act-pair", "a"), ("d", "oai_token-act-pair", "gpt-4o")]
-    items = [{**name, "description": text, "typeName": kind, "explanationModelName": model} for text, kind, model in texts]
-    rest = [line for line in read_batch(path) if line["index"] != "1"]
+    items = [dict(zip(("description", "typeName", "explanationModelName"), text, strict=True)) for text in texts]
     for order in (items, items[::-1]):
-        write_batch(path, [*order[:2], *rest])
-        write_batch(path.with_name("batch-9.jsonl.gz"), order[2:])  # a feature's explanations may lie in two batches
+        site.replace(1, "explanations", order)
+        lines = read_batch(site.batch("explanations"))
+        write_batch(site.batch("explanations"), lines[2:])
+        write_batch(site.batch("explanations", 9), lines[:2])  # a feature's explanations may lie in two batches
         for gap in range(2, 9):
-            write_batch(path.with_name(f"batch-{gap}.jsonl.gz"), [])
-        site.load()
+            write_batch(site.batch("explanations", gap), [])
         assert fetched(site, keys([1]), tmp_path / f"down{id(order)}", route=route)["explanations"].to_list() == [["c", "d", "b", "a"]]
 
 
 def fetched_with(site: Neuronpedia, names: tuple[str, str], given: dict[int, Any], folder: Path, route: str) -> pl.DataFrame:
     """The rows of some features of a site that gives these values for two fields of theirs."""
-    path = site.root / f"v1/{SOURCE}/features/batch-0.jsonl.gz"
-    lines = read_batch(path)
-    assert set(given) <= {int(line["index"]) for line in lines}
-    write_batch(
-        path, [line | dict(zip(names, given.get(int(line["index"]), [line[name] for name in names]), strict=True)) for line in lines]
-    )
-    site.load()
+    lines = {int(line["index"]): line for line in read_batch(site.batch("features"))}
+    for feature, values in given.items():
+        site.replace(feature, "features", [lines[feature] | dict(zip(names, values, strict=True))])
     return fetched(site, keys(given), folder, route=route)
 
 
-@pytest.mark.parametrize("route", ["bulk", "api"])
+@both
 def test_density_and_largest_activation(site: Neuronpedia, tmp_path: Path, route: str) -> None:
     given = {1: (None, None), 10: (0, 0), 11: (0.5, 12.25), 12: ("much", "much"), 100: (1.5, -1)}
-    names = ("frac_nonzero", "maxActApprox")
-    rows = fetched_with(site, names, given, tmp_path / "down", route)
+    rows = fetched_with(site, ("frac_nonzero", "maxActApprox"), given, tmp_path / "down", route)
     assert rows["density"].to_list() == [None, 0.0, 0.5, None, None]
     largest = {feature: examples_of(feature)[0]["max_value"] for feature in (1, 12)}
     assert rows["max_activation"].to_list() == [largest[1], None, 12.25, largest[12], None]  # 10 and 100 have no max-activating examples
 
 
-@pytest.mark.parametrize("route", ["bulk", "api"])
+@both
 def test_histograms_that_cannot_be_are_missing(site: Neuronpedia, tmp_path: Path, route: str) -> None:
     given = {1: (None, None), 10: ([], []), 11: ([1, 2], [3]), 12: ([1, "x"], [3, 4]), 100: ([2, 1], [3, 4]), 101: ([1, 2], [0.5, 1])}
     given |= {102: ([1, 2], [-1, 4]), 103: ("12", "34"), 104: ([1, 2.5], [0, 7])}
-    names = ("freq_hist_data_bar_values", "freq_hist_data_bar_heights")
-    rows = fetched_with(site, names, given, tmp_path / "down", route)
+    rows = fetched_with(site, ("freq_hist_data_bar_values", "freq_hist_data_bar_heights"), given, tmp_path / "down", route)
     found = {row["feature"]: (row["histogram_activations"], row["histogram_counts"]) for row in rows.iter_rows(named=True)}
     assert found == dict.fromkeys(given, (None, None)) | {104: ([1.0, 2.5], [0, 7])}
 

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 import yaml
-from neuronpedia_server import KEY, QUICK, SOURCE, Neuronpedia, cut, page, serving, status
+from neuronpedia_server import KEY, QUICK, SOURCE, Neuronpedia, an_example, cut, page, serving, status, table
 from report_folders import write_step
 from synthetic_tables import synthetic_features
 from typer.testing import CliRunner
@@ -20,12 +20,12 @@ from saesteer.cli import app
 from saesteer.core.files import text_id
 from saesteer.core.tables import write_summary
 from saesteer.engine.interventions import Addition, packed
-from saesteer.exchange.upload import uploads_of
+from saesteer.exchange.neuronpedia import uploads_of
 from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.run import Run
 from saesteer.settings import Experiment, SettingsError, load_experiment, load_workflow
 from saesteer.sources.concept_tables import COMPARED_CONCEPTS
-from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
+from saesteer.sources.http import FetchError
 from saesteer.sources.neuronpedia.upload import Upload, send_all
 from saesteer.steps.activations import ACTIVATIONS
 from saesteer.steps.features import FEATURES
@@ -38,6 +38,7 @@ LIST, BATCH, VECTOR = "/api/list/new-with-features", "/api/feature/upload-batch"
 LAYERS = (2, 6)
 N = 130  # features a layer with max-activating examples
 OWN = "world/{layer}-res"
+CONTEXT = ["<s>", "▁b", "▁c", "▁d"]
 
 
 @pytest.fixture
@@ -67,28 +68,15 @@ def features() -> pl.DataFrame:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Tables of a finished experiment, micro: each feature's example is of the text that its number names."""
-    folder, table = tmp_path / "data/micro", features()
-    write_summary(FEATURES, table, folder / "tables/features.parquet")
+    folder = tmp_path / "data/micro"
+    write_summary(FEATURES, features(), folder / "tables/features.parquet")
     codes = [(layer, f"t{n}", 4, 3, [1, 3], [n, n], [0.5, 2.5]) for layer in LAYERS for n in range(N)]
     write_step(folder, ACTIVATIONS, pl.DataFrame(codes, schema=ACTIVATIONS.schema, orient="row"))
-    write_step(
-        folder,
-        MAX_ACTIVATING_EXAMPLES,
-        pl.DataFrame([example(layer, n) for layer in LAYERS for n in range(N + 1)], schema=MAX_ACTIVATING_EXAMPLES.schema),
-    )
+    texts = {n: [an_example(f"t{n}", 2.5, CONTEXT, 3)] if n < N else [] for n in range(N + 1)}
+    write_step(folder, MAX_ACTIVATING_EXAMPLES, pl.concat(table(texts, layer) for layer in LAYERS))
     lens = [(layer, n, [7, 8], ["▁sea", "▁ship"], [3.5, 1.25], [9], ["▁chess"], [-2.5]) for layer in LAYERS for n in range(N + 1)]
     write_step(folder, LOGIT_LENS, pl.DataFrame(lens, schema=LOGIT_LENS.schema, orient="row"))
     return tmp_path / "data"
-
-
-def example(layer: int, n: int) -> dict[str, Any]:
-    context = ["<s>", "▁b", "▁c", "▁d"]
-    top = {"rank": 0, "text_id": f"t{n}", "token_index": 3, "token": "▁d", "token_id": 3, "max_value": 2.5, "context": context}
-    row = {"layer": layer, "feature": n, "density": 0.25, "max_activation": 2.5, "explanations": [], "source": "local"}
-    examples = (
-        {"n_examples": 0, "examples": [], "reason": "never active"} if n == N else {"n_examples": 1, "examples": [top], "reason": None}
-    )
-    return row | examples
 
 
 def sent(site: Neuronpedia, uploads: Sequence[Upload], folder: Path) -> list[bool]:
@@ -125,7 +113,7 @@ def test_features_go_in_batches_with_examples_top_logit_lens_tokens_and_scores(s
     one = bodies[1]["features"][0]
     scores = features().row(by_predicate=(pl.col("layer") == 2) & (pl.col("feature") == 128), named=True)
     assert (one["index"], one["density"]) == (128, 0.25)
-    assert one["activations"] == [{"tokens": ["<s>", "▁b", "▁c", "▁d"], "values": [0.0, 0.5, 0.0, 2.5]}]
+    assert one["activations"] == [{"tokens": CONTEXT, "values": [0.0, 0.5, 0.0, 2.5]}]
     assert one["topLogits"] == [{"token": "▁sea", "value": 3.5}, {"token": "▁ship", "value": 1.25}]
     assert f"output score {scores['output_score']:.3f}" in one["explanations"][0]["text"]
     assert [text["text"] for text in one["explanations"][1:]] == [scores["concept"]] * (scores["concept"] is not None)
@@ -133,8 +121,7 @@ def test_features_go_in_batches_with_examples_top_logit_lens_tokens_and_scores(s
 
 def test_a_long_example_is_cut_around_its_maximum(site: Neuronpedia, data: Path) -> None:
     long = [f"w{n}" for n in range(3000)]
-    top = example(2, 0)["examples"][0] | {"token_index": 2000, "context": long}
-    rows = pl.DataFrame([example(2, 0) | {"examples": [top]}, example(6, 0)], schema=MAX_ACTIVATING_EXAMPLES.schema)
+    rows = pl.concat(table({0: [an_example("t0", 2.5, long, 2000)]}, layer) for layer in LAYERS)
     shutil.rmtree(data / "micro/max_activating_examples")
     write_step(data / "micro", MAX_ACTIVATING_EXAMPLES, rows)
     uploads = uploads_of("features", run_of(data), OWN, None)
@@ -211,7 +198,7 @@ def test_what_was_not_done_is_asked_for_again(site: Neuronpedia, tmp_path: Path,
 
 def test_an_interrupted_upload_goes_on_where_it_was(site: Neuronpedia, tmp_path: Path) -> None:
     site.faults[VECTOR] = [lambda request, body: request.reply(200, body), status(403)]
-    with pytest.raises(IncompleteDownload, match="vector 2: 403 .*NEURONPEDIA_API_KEY.*it was not sent"):
+    with pytest.raises(FetchError, match="vector 2: 403 .*NEURONPEDIA_API_KEY.*it was not sent"):
         sent(site, [ONE, TWO], tmp_path)
     site.made.clear()
     assert sent(site, [ONE, TWO], tmp_path) == [True, False]
@@ -221,7 +208,7 @@ def test_an_interrupted_upload_goes_on_where_it_was(site: Neuronpedia, tmp_path:
 @pytest.mark.parametrize("fault", [cut, page, status(502), status(504)])
 def test_what_may_have_arrived_is_not_sent_again(site: Neuronpedia, tmp_path: Path, fault: Any) -> None:
     site.faults[VECTOR] = [fault]
-    with pytest.raises(IncompleteDownload, match="vector 1: .* may have arrived"):
+    with pytest.raises(FetchError, match="vector 1: .* may have arrived"):
         sent(site, [ONE, TWO], tmp_path)
     with pytest.raises(SettingsError, match=r"vector 1: it was sent to .* and no answer came, .* delete .*\.json to send"):
         sent(site, [ONE, TWO], tmp_path)
@@ -233,7 +220,7 @@ def test_what_may_have_arrived_is_not_sent_again(site: Neuronpedia, tmp_path: Pa
 
 def test_nothing_is_sent_without_a_key_or_with_a_wrong_one(site: Neuronpedia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEURONPEDIA_API_KEY", "another")
-    with pytest.raises(IncompleteDownload, match=r"401 .*requires authorization.*if NEURONPEDIA_API_KEY is set, check it"):
+    with pytest.raises(FetchError, match=r"401 .*requires authorization.*if NEURONPEDIA_API_KEY is set, check it"):
         sent(site, [ONE], tmp_path)
     monkeypatch.delenv("NEURONPEDIA_API_KEY")
     with pytest.raises(SettingsError, match="needs a key: set the environment variable NEURONPEDIA_API_KEY"):
@@ -245,7 +232,7 @@ def test_nothing_is_sent_without_a_key_or_with_a_wrong_one(site: Neuronpedia, tm
 
 def test_the_servers_words_are_told(site: Neuronpedia, tmp_path: Path) -> None:
     wrong = Upload("a vector", VECTOR, dict(ONE.values) | {"vectorDefaultSteerStrength": 301.0})
-    with pytest.raises(IncompleteDownload, match=r"a vector: 400 Bad Request \(not a vector\); it was not sent"):
+    with pytest.raises(FetchError, match=r"a vector: 400 Bad Request \(301.0 is greater than the maximum of 300\); it was not sent"):
         sent(site, [wrong], tmp_path)
     assert site.made == []
 
@@ -254,7 +241,7 @@ def test_a_server_that_is_down_got_nothing(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("NEURONPEDIA_API_KEY", KEY)
     with serving(tmp_path / "bucket") as gone:
         address = gone.address
-    with pytest.raises(IncompleteDownload, match="it was not sent"):
+    with pytest.raises(FetchError, match="it was not sent"):
         list(send_all(address, [ONE], tmp_path / "sent", QUICK))
     assert list((tmp_path / "sent").iterdir()) == []
 

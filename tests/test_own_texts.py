@@ -70,17 +70,6 @@ def test_texts_without_openers_and_what_is_refused(tmp_path: Path):
         texts_of_file(source(written(pl.DataFrame({"concept": ["tea", None], "text": ["x", "y"]}), path)), [], 1, 1, 0)
     with pytest.raises(SettingsError, match=r"read from .parquet, .csv, .jsonl files"):
         texts_of_file(source(tmp_path / "texts.txt"), [], 1, 1, 0)
-    for encoding in ("utf-16", "latin-1"):
-        path.write_bytes("concept,text\ntea,für\n".encode(encoding))
-        with pytest.raises(SettingsError, match=r"texts.csv is no text in UTF-8 \(byte \d+\): save it in that encoding"):
-            texts_of_file(source(path), [], 1, 1, 0)
-    path.write_text("concept;text\ntea;x\n")
-    with pytest.raises(SettingsError, match="no column concept and no text; it has concept;text; separate its columns by commas"):
-        texts_of_file(source(path), [], 1, 1, 0)
     path.write_text("concept,text\ntea,x\n\n")
     with pytest.raises(SettingsError, match="row 2: a concept or a text is empty"):
         texts_of_file(source(path), [], 1, 1, 0)
-    written(rows(), path).write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert texts_of_file(source(path), [], 3, 3, 0)[0].height == 3
-    with pytest.raises(SettingsError, match="cannot be read"):
-        texts_of_file(source(tmp_path / "none.csv"), [], 1, 1, 0)

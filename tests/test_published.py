@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback import Handler, serving_with
 
@@ -19,6 +19,7 @@ from saesteer.settings import Addresses, Experiment, PublishedFeatures, Settings
 from saesteer.sources import published
 from saesteer.sources.download import fetch_published
 from saesteer.sources.features import features_of, write_list
+from saesteer.sources.http import Policy
 from saesteer.sources.published import Published, cached_path, feature_list, instructions, literal_strings, zipped_lines
 from saesteer.sources.resolve_features import resolve_features
 
@@ -71,11 +72,10 @@ def test_a_file_is_downloaded_once_by_its_pinned_address(serve, listed: Publishe
     assert dict(server.requests) == {"/someone/something/c0ffee/data/features.json": 1}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("faults", [{"statuses": (500, 429, 503)}, {"cut": 7}])
 def test_faults_that_pass_are_tried_again(serve, listed: Published, tmp_path: Path, faults: dict) -> None:
-    server = serve(LIST, **faults)
-    assert fetch_published("test/list", server.address, tmp_path).read_bytes() == LIST
+    quick = Policy(attempts=5, first_wait=0.01, longest_wait=0.1)
+    assert fetch_published("test/list", serve(LIST, **faults).address, tmp_path, quick).read_bytes() == LIST
 
 
 def test_other_bytes_are_refused_and_not_stored(serve, listed: Published, tmp_path: Path) -> None:
@@ -148,6 +148,7 @@ def test_other_forms_of_lists_are_refused(tmp_path: Path, text: str) -> None:
         feature_list(tmp_path / "list.json")
 
 
+@settings(max_examples=30)
 @given(st.lists(st.text(min_size=1), min_size=1))
 def test_strings_of_a_program_are_read_and_never_run(tmp_path_factory: pytest.TempPathFactory, strings: list[str]) -> None:
     path = tmp_path_factory.mktemp("program") / "program.py"

@@ -132,15 +132,6 @@ def test_what_is_no_list_of_concepts_is_refused(tmp_path: Path, content: bytes, 
         labelled_concepts(path)
 
 
-def test_a_concept_knows_its_sae(tmp_path: Path):
-    concepts = labelled_concepts(files(tmp_path)[0])
-    assert [(one.number, one.source, one.feature, one.line) for one in concepts] == [
-        (0, "10-gemmascope-res-16k", 17, 1),
-        (1, "10-gemmascope-res-16k", 5, 2),
-        (2, "10-gemmascope-res-16k", 900, 3),
-    ]
-
-
 def changed_row(place: int, **changes: Any) -> list[dict[str, Any]]:
     rows = train_rows()
     rows[place] = {**rows[place], **changes}

@@ -52,6 +52,13 @@ def converted(folder: Path, tmp_path: Path, **spec: Any) -> Sae:
     return load_sae(out, "float32", "cpu")
 
 
+def from_hub(tmp_path: Path, **settings: Any) -> Sae:
+    """An SAE of the loopback hub."""
+    named = SaeSettings(d_model=D, n_features=N, **settings)
+    fetch_and_convert(named, LAYER, tmp_path / "cache", tmp_path / "sae.safetensors")
+    return load_sae(tmp_path / "sae.safetensors", "float32", "cpu")
+
+
 def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
     torch.testing.assert_close(ours, theirs.detach(), rtol=tolerance, atol=tolerance * float(theirs.detach().abs().max()))
 
@@ -164,13 +171,11 @@ def test_mwhannas_transcoders_equal_sae_lens(hub: Hub, tmp_path: Path) -> None:
 
     hub_fakes.transcoder_mw(tmp_path / "repo", LAYER, D, N, scale=3.0)
     hub.add("mwhanna/qwen3-4b-transcoders", tmp_path / "repo")
-    theirs, out = SAE.from_pretrained("mwhanna-qwen3-4b-transcoders", f"layer_{LAYER}"), tmp_path / "sae.safetensors"
-    settings = SaeSettings(release="mwhanna-qwen3-4b-transcoders", id="layer_{layer}", hook_point="transcoder", d_model=D, n_features=N)
-    meta = fetch_and_convert(settings, LAYER, tmp_path / "cache", out)
-    codes = encode(load_sae(out, "float32", "cpu"), rows())
-    close(codes, theirs.encode(rows()))
-    assert 0.02 < (codes > 0).float().mean() < 0.6
-    assert (meta.hook_point, meta.layer, meta.architecture) == ("transcoder", LAYER, "transcoder")
+    theirs = SAE.from_pretrained("mwhanna-qwen3-4b-transcoders", f"layer_{LAYER}")
+    ours = from_hub(tmp_path, release="mwhanna-qwen3-4b-transcoders", id="layer_{layer}", hook_point="transcoder")
+    close(encode(ours, rows()), theirs.encode(rows()))
+    assert 0.02 < (encode(ours, rows()) > 0).float().mean() < 0.6
+    assert (ours.meta.hook_point, ours.meta.layer, ours.meta.architecture) == ("transcoder", LAYER, "transcoder")
 
 
 @pytest.mark.parametrize(
@@ -183,14 +188,10 @@ def test_dictionaries_equal_sae_lens(kind: str, hub: Hub, tmp_path: Path) -> Non
     hub_fakes.dictionary(tmp_path / "repo/trainer_0", LAYER, D, N, kind, scale=3.0)
     hub.add("someone/dictionaries", tmp_path / "repo")
     theirs = SAE.from_pretrained("someone/dictionaries", "trainer_0", converter=dictionary_learning_sae_huggingface_loader_1)
-    out, x = tmp_path / "sae.safetensors", rows()
-    settings = SaeSettings(repo="someone/dictionaries", id="trainer_0", d_model=D, n_features=N)
-    fetch_and_convert(settings, LAYER, tmp_path / "cache", out)
-    codes = encode(load_sae(out, "float32", "cpu"), x)
-    close(codes, theirs.encode(x))
-    assert 0.02 < (codes > 0).float().mean() < 0.6
-    local = converted(tmp_path / "repo/trainer_0", tmp_path)
-    assert local.meta.sha256 == load_sae(out, "float32", "cpu").meta.sha256
+    ours, x = from_hub(tmp_path, repo="someone/dictionaries", id="trainer_0"), rows()
+    close(encode(ours, x), theirs.encode(x))
+    assert 0.02 < (encode(ours, x) > 0).float().mean() < 0.6
+    assert converted(tmp_path / "repo/trainer_0", tmp_path).meta.sha256 == ours.meta.sha256
 
 
 @pytest.mark.parametrize(
@@ -207,9 +208,8 @@ def test_what_sae_lens_would_not_notice_is_refused_before_the_weights(
 ) -> None:
     folder = hub_fakes.dictionary(tmp_path / "repo/trainer_0", LAYER, D, N, **changes)
     hub.add("someone/dictionaries", tmp_path / "repo")
-    settings = SaeSettings(repo="someone/dictionaries", id="trainer_0", d_model=D, n_features=N)
     with pytest.raises(ValueError, match=message):
-        fetch_and_convert(settings, LAYER, tmp_path / "cache", tmp_path / "sae.safetensors")
+        from_hub(tmp_path, repo="someone/dictionaries", id="trainer_0")
     assert not any(path.startswith("/cdn/") for _, path, _ in hub.requests)
     with pytest.raises(ValueError, match=message):
         converted(folder, tmp_path)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import saesteer
 from saesteer.engine.sae_convert import convert_sae, fetch_and_convert
-from saesteer.engine.saes import decode, encode, load_sae, read_meta
+from saesteer.engine.saes import SaeMeta, decode, encode, load_sae, read_meta
 from saesteer.settings import SaeSettings
 from saesteer.sources.hub import HubError
 from saesteer.sources.sae_sources import SaeSource, sae_source
@@ -71,14 +71,19 @@ def settings_of(kind: Kind, **changes: Any) -> SaeSettings:
     return SaeSettings(**({"d_model": D_MODEL, "n_features": N_FEATURES} | source | changes))
 
 
-def made(kind: Kind, folder: Path, d_model: int = D_MODEL, n_features: int = N_FEATURES) -> tuple[SaeSource, Path]:
+def made(kind: Kind, folder: Path) -> SaeSource:
     """The fake in a folder that stands for the repository."""
     source = sae_source(settings_of(kind), kind.layer)
     more: dict[str, Any] = {"layer": kind.layer} if kind.named else {}
     if kind.factor:
         more["factor"] = source.norm_scaling_factor
-    kind.make(folder / source.folder, d_model=d_model, n_features=n_features, scale=kind.scale, **more)
-    return source, folder
+    kind.make(folder / source.folder, d_model=D_MODEL, n_features=N_FEATURES, scale=kind.scale, **more)
+    return source
+
+
+def convert(kind: Kind, tmp_path: Path, **changes: Any) -> SaeMeta:
+    """Fetch and convert an SAE of a kind to tmp_path/sae.safetensors."""
+    return fetch_and_convert(settings_of(kind, **changes), kind.layer, tmp_path / "cache", tmp_path / "sae.safetensors")
 
 
 @pytest.fixture
@@ -158,13 +163,13 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_activations_equal_sae_lens_and_the_formula(name: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = KINDS[name]
-    source, folder = made(kind, tmp_path / "repo")
+    kind, folder, out = KINDS[name], tmp_path / "repo", tmp_path / "sae.safetensors"
+    source = made(kind, folder)
     (folder / source.folder / "decoy.pt").write_bytes(b"not wanted")
     commit = hub.add(source.repo, folder)
     theirs = by_sae_lens(source, folder)
-    settings, out, n_before = settings_of(kind), tmp_path / "out" / "sae.safetensors", len(hub.requests)
-    meta = fetch_and_convert(settings, kind.layer, tmp_path / "cache", out)
+    n_before = len(hub.requests)
+    meta = convert(kind, tmp_path)
     ours, x = load_sae(out, "float64", "cpu"), residuals(kind.scale)
     read = x - x.mean(dim=-1, keepdim=True) if kind.centred else x
     codes = encode(ours, read)
@@ -175,7 +180,7 @@ def test_activations_equal_sae_lens_and_the_formula(name: str, hub: Hub, tmp_pat
     close(codes, written)
     close(decode(ours, codes), decoder(codes))
     assert 0.05 < (codes > 0).double().mean() < 0.5
-    assert (meta.hook_point, meta.layer, meta.centred) == (settings.hook_point, kind.layer, kind.centred or kind.rows == "layer_norm")
+    assert (meta.hook_point, meta.layer, meta.centred) == (kind.hook_point, kind.layer, kind.centred or kind.rows == "layer_norm")
     assert (meta.k, meta.scale) == (
         {"openai_v5": 7, "saebench_topk": 6}.get(name),
         {"layer_norm": "std", "norm": "rms", None: None}[kind.rows],
@@ -187,37 +192,25 @@ def test_activations_equal_sae_lens_and_the_formula(name: str, hub: Hub, tmp_pat
         assert saesteer.load_sae(source.release, source.id, device="cpu", cache_dir=tmp_path / "cache").meta == meta
     assert not any(path.endswith(("/decoy.pt", "/sparsity.safetensors")) for _, path, _ in hub.requests[n_before:])
     use_hub(monkeypatch, hub.url, offline=True)
-    again = tmp_path / "again" / "sae.safetensors"
-    assert fetch_and_convert(settings, kind.layer, tmp_path / "cache", again) == meta
-    assert again.read_bytes() == out.read_bytes()
-
-
-def test_float32_activations_agree_with_sae_lens_in_float32(hub: Hub, tmp_path: Path) -> None:
-    kind = KINDS["llama_scope"]
-    source, folder = made(kind, tmp_path / "repo")
-    hub.add(source.repo, folder)
-    theirs = by_sae_lens(source, folder).to(torch.float32)
-    fetch_and_convert(settings_of(kind), kind.layer, tmp_path, tmp_path / "sae.safetensors")
-    x = residuals(kind.scale).float()
-    codes = encode(load_sae(tmp_path / "sae.safetensors", "float32", "cpu"), x)
-    torch.testing.assert_close(codes, theirs.encode(x).detach(), rtol=1e-5, atol=1e-5 * float(codes.max()))
+    before = out.rename(tmp_path / "before")
+    assert convert(kind, tmp_path) == meta
+    assert out.read_bytes() == before.read_bytes()
 
 
 def test_a_pinned_revision_is_what_is_converted(hub: Hub, tmp_path: Path) -> None:
     """sae-lens itself would take the newest files. What is current is not converted again."""
-    kind = KINDS["res_sm"]
-    source, folder = made(kind, tmp_path / "old")
-    old = hub.add(source.repo, folder)
+    kind, out = KINDS["res_sm"], tmp_path / "sae.safetensors"
+    source = made(kind, tmp_path / "old")
+    old = hub.add(source.repo, tmp_path / "old")
     hub_fakes.res_sm(tmp_path / "new" / source.folder, kind.layer, D_MODEL, N_FEATURES, seed=1)
     new = hub.add(source.repo, tmp_path / "new")
-    out = tmp_path / "sae.safetensors"
-    pinned = fetch_and_convert(settings_of(kind, revision=old), kind.layer, tmp_path, out)
+    pinned = convert(kind, tmp_path, revision=old)
     expected = load_file(tmp_path / "old" / source.folder / "sae_weights.safetensors")["W_dec"]
     assert torch.equal(load_file(out)["W_dec"], expected)
     written = out.stat().st_mtime_ns
-    assert fetch_and_convert(settings_of(kind, revision=old), kind.layer, tmp_path, out) == pinned
+    assert convert(kind, tmp_path, revision=old) == pinned
     assert out.stat().st_mtime_ns == written
-    newest = fetch_and_convert(settings_of(kind), kind.layer, tmp_path, out)
+    newest = convert(kind, tmp_path)
     assert (pinned.source, newest.source) == tuple(f"{source.repo}@{commit}/{source.folder}" for commit in (old, new))
     assert not torch.equal(load_file(out)["W_dec"], expected)
 
@@ -243,14 +236,14 @@ def test_a_folder_and_a_repository_of_ones_own_convert_alike(hub: Hub, tmp_path:
 @pytest.mark.parametrize("name", KINDS)
 def test_an_sae_of_another_shape_is_refused_with_both(name: str, hub: Hub, tmp_path: Path) -> None:
     kind = KINDS[name]
-    source, folder = made(kind, tmp_path / "repo")
-    hub.add(source.repo, folder)
+    source = made(kind, tmp_path / "repo")
+    hub.add(source.repo, tmp_path / "repo")
     for changes, message in (
         ({"d_model": 24}, r"width 16, but the model's width is 24 \(W_enc is 16 x 64, the experiment's SAE is 24 x 64\)"),
         ({"n_features": 48}, r"64 features, but 48 were asked for \(W_enc is 16 x 64, the experiment's SAE is 16 x 48\)"),
     ):
         with pytest.raises(ValueError, match=message):
-            fetch_and_convert(settings_of(kind, **changes), kind.layer, tmp_path, tmp_path / "sae.safetensors")
+            convert(kind, tmp_path, **changes)
     assert not (tmp_path / "sae.safetensors").exists()
     if source.loader in ("sae_lens", "llama_scope", "llama_scope_r1_distill"):
         assert not any(path.startswith("/cdn/") for _, path, _ in hub.requests)
@@ -291,80 +284,50 @@ def test_what_the_configuration_tells_is_refused_before_the_weights(
     hub_fakes.sae_lens_form(tmp_path / "repo" / "layer_2", D_MODEL, N_FEATURES, "blocks.2.hook_resid_post", **changes)
     hub.add("someone/saes", tmp_path / "repo")
     with pytest.raises(ValueError, match=message):
-        fetch_and_convert(settings_of(KINDS["own"]), 2, tmp_path, tmp_path / "sae.safetensors")
+        convert(KINDS["own"], tmp_path)
     assert not any(path.startswith("/cdn/") for _, path, _ in hub.requests)
 
 
-@pytest.mark.parametrize("name", ["gemma_scope", "res_sm"])
-def test_weights_that_are_not_numbers_are_refused(name: str, hub: Hub, tmp_path: Path) -> None:
-    kind = KINDS[name]
-    source, folder = made(kind, tmp_path / "repo")
-    file = next(path for path in (folder / source.folder).iterdir() if path.suffix != ".json")
-    tensors = dict(np.load(file)) if file.suffix == ".npz" else {key: value.numpy() for key, value in load_file(file).items()}
-    tensors["W_dec"][3, 4] = np.nan
-    if file.suffix == ".npz":
-        np.savez(file, **tensors)
-    else:
-        save_file({key: torch.from_numpy(value) for key, value in tensors.items()}, file)
-    hub.add(source.repo, folder)
-    with pytest.raises(ValueError, match=rf"{source.name}: tensor W_dec is not finite"):
-        fetch_and_convert(settings_of(kind), kind.layer, tmp_path, tmp_path / "sae.safetensors")
-    assert not (tmp_path / "sae.safetensors").exists()
+def npz_with_a_pickle(folder: Path) -> None:
+    tensors = dict(np.load(folder / "params.npz")) | {"b_dec": np.array([{"any": "object"}], dtype=object)}
+    np.savez(folder / "params.npz", **tensors)
 
 
-def test_a_factor_on_each_feature_is_not_dropped(hub: Hub, tmp_path: Path) -> None:
+def factor_of_each_feature(folder: Path) -> None:
     """Early sae-lens files may hold a scaling_factor after fine-tuning; sae-lens 6 reads it only where it is 1."""
-    kind = KINDS["res_jb"]
-    source, folder = made(kind, tmp_path / "repo")
-    file = folder / source.folder / "sae_weights.safetensors"
+    file = folder / "sae_weights.safetensors"
     save_file(load_file(file) | {"scaling_factor": torch.full((N_FEATURES,), 1.5)}, file)
-    hub.add(source.repo, folder)
-    with pytest.raises(ValueError, match="sae-lens cannot read it .*is it an SAE of this form"):
-        fetch_and_convert(settings_of(kind), kind.layer, tmp_path, tmp_path / "sae.safetensors")
 
 
-def test_a_pickle_in_an_npz_is_not_opened(hub: Hub, tmp_path: Path) -> None:
-    kind = KINDS["gemma_scope"]
-    source, folder = made(kind, tmp_path / "repo")
-    file = folder / source.folder / "params.npz"
-    tensors = dict(np.load(file)) | {"b_dec": np.array([{"any": "object"}], dtype=object)}
-    np.savez(file, **tensors)
-    hub.add(source.repo, folder)
-    with pytest.raises(ValueError, match="sae-lens cannot read it .*allow_pickle=False"):
-        fetch_and_convert(settings_of(kind), kind.layer, tmp_path, tmp_path / "sae.safetensors")
+def no_weights(folder: Path) -> None:
+    (folder / "checkpoints/final.safetensors").unlink()
 
 
-def test_a_missing_and_a_damaged_file_are_named(hub: Hub, tmp_path: Path) -> None:
-    kind = KINDS["llama_scope"]
-    source, folder = made(kind, tmp_path / "repo")
-    weights = f"{source.folder}/checkpoints/final.safetensors"
-    hub.add(source.repo, folder)
-    hub.corrupt(weights)
-    with pytest.raises(HubError, match=r"final\.safetensors has hash .*, but the hub gives it"):
-        fetch_and_convert(settings_of(kind), kind.layer, tmp_path / "one", tmp_path / "sae.safetensors")
-    hub.wrong.clear()
-    (folder / weights).unlink()
-    hub.add(source.repo, folder)
-    with pytest.raises(HubError, match=rf"has no {weights}, which an SAE of this form \(llama_scope\) consists of"):
-        fetch_and_convert(settings_of(kind), kind.layer, tmp_path / "two", tmp_path / "sae.safetensors")
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("res_jb", factor_of_each_feature, "sae-lens cannot read it .*is it an SAE of this form"),
+        ("gemma_scope", npz_with_a_pickle, "sae-lens cannot read it .*allow_pickle=False"),
+        ("llama_scope", no_weights, r"has no \S*/checkpoints/final\.safetensors, which an SAE of this form \(llama_scope\) consists of"),
+    ],
+)
+def test_files_that_cannot_be_used_are_refused(name: str, change: Callable[[Path], None], message: str, hub: Hub, tmp_path: Path) -> None:
+    source = made(KINDS[name], tmp_path / "repo")
+    change(tmp_path / "repo" / source.folder)
+    hub.add(source.repo, tmp_path / "repo")
+    with pytest.raises((ValueError, HubError), match=message):
+        convert(KINDS[name], tmp_path)
 
 
-def test_gemma_scope_2_without_its_configuration(hub: Hub, tmp_path: Path) -> None:
+def test_gemma_scope_2_is_read_without_its_configuration_and_leaves_sae_lens_as_it_was(hub: Hub, tmp_path: Path) -> None:
     """Some of its folders have none; sae-lens then goes by the folder's name."""
-    kind = KINDS["gemma_scope_2"]
-    source, folder = made(kind, tmp_path / "repo")
-    (folder / source.folder / "config.json").unlink()
-    hub.add(source.repo, folder)
-    assert fetch_and_convert(settings_of(kind), kind.layer, tmp_path, tmp_path / "sae.safetensors").architecture == "jumprelu"
-
-
-def test_sae_lens_is_left_as_it_was(hub: Hub, tmp_path: Path) -> None:
     from huggingface_hub import hf_hub_download
     from sae_lens.loading import pretrained_sae_loaders as loaders
 
     kind = KINDS["gemma_scope_2"]
-    source, folder = made(kind, tmp_path / "repo")
-    hub.add(source.repo, folder)
-    fetch_and_convert(settings_of(kind), kind.layer, tmp_path, tmp_path / "sae.safetensors")
+    source = made(kind, tmp_path / "repo")
+    (tmp_path / "repo" / source.folder / "config.json").unlink()
+    hub.add(source.repo, tmp_path / "repo")
+    assert convert(kind, tmp_path).architecture == "jumprelu"
     assert loaders.hf_hub_download is hf_hub_download
     assert loaders.get_safetensors_tensor_shapes.__module__ == loaders.__name__

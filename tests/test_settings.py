@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from saesteer.core.yaml_1_2 import read_yaml
 from saesteer.reference import config_docs
 from saesteer.run import Run
 from saesteer.settings import (
@@ -28,7 +29,6 @@ from saesteer.settings import (
     experiment_of,
     load_experiment,
     load_workflow,
-    read_yaml,
 )
 from saesteer.settings.methods import EffectSettings, FactorGrids
 from saesteer.settings.registry import method

@@ -150,18 +150,6 @@ def test_what_the_remote_lacks_or_holds_damaged_is_named_and_made_again(publishe
 
 
 @pytest.mark.exhaustive
-def test_files_that_nothing_was_published_about_are_not_taken_on_trust(pulled: Clone, tmp_path: Path) -> None:
-    clone = copy_of(pulled, tmp_path / "b")
-    path = clone.path / "provenance/micro/outcomes.jsonl"
-    path.write_text(path.read_text().splitlines()[0] + "\n")
-    shutil.rmtree(clone.path / ".snakemake")
-    output = clone.tool("saesteer", "pull")
-    assert "data/micro/tables/outcomes.parquet: nothing was published about it" in output
-    assert "data/micro/tables/outcomes.parquet" in clone.due()
-    assert "data/micro/tables/steering.parquet" not in clone.due()
-
-
-@pytest.mark.exhaustive
 def test_what_dvc_users_expect(published: Clone, pulled: Clone, tmp_path: Path) -> None:
     clone = copy_of(pulled, tmp_path / "b")
     assert "both_above_half" in clone.tool("dvc", "metrics", "show", "data/micro/metrics.json")

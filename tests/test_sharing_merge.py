@@ -134,13 +134,3 @@ def test_a_version_comes_back_with_nothing_to_do(story: Story, tmp_path: Path) -
     clone.tool("saesteer", "pull")
     assert clone.has_nothing_to_do()
     assert 700 in clone.table("generations")["feature"]
-
-
-def test_unpublished_parts_survive_a_pull(story: Story, tmp_path: Path) -> None:
-    shutil.copytree(story.a.path, tmp_path / "a", symlinks=True)
-    clone = Clone(tmp_path / "a")
-    unpublished = min(clone.parts()["judge"])
-    twin = unpublished.with_name("0" * 64 + ".parquet")
-    twin.write_bytes(b"computed here, never pushed")
-    clone.tool("saesteer", "pull")
-    assert twin.read_bytes() == b"computed here, never pushed"

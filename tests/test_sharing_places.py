@@ -12,7 +12,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from sharing_folders import Clone, clone_of, damage, damaged_objects, first_clone, object_of, objects
+from sharing_folders import Clone, clone_of, damage, damaged_objects, first_clone, objects
 from workflow_folder import BIN, Folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
@@ -124,17 +124,6 @@ def test_what_follows_a_push_or_pull_killed_while_it_collected_leaves_nothing_ou
     clone = clone_of(first, tmp_path / "b")
     clone.tool(sys.executable, "-c", ENDS_BETWEEN_TWO_OUTPUTS, "pull", *tracked, code=9)
     assert "58 outputs adopted, 0 to be made again" in clone.tool("saesteer", "pull")
-
-
-def test_a_push_brings_back_what_the_remote_lost(finished: Folder, tmp_path: Path) -> None:
-    first = first_clone(tmp_path / "a", finished, str(store := tmp_path / "store"))
-    first.tool("saesteer", "push", "micro")
-    for step in ("generations", "judge"):
-        object_of(store, min(first.parts()[step])).unlink()
-    first.tool("dvc", "push")
-    assert not object_of(store, min(first.parts()["generations"])).exists()
-    first.tool("saesteer", "push", "micro")
-    _has_everything(store, first)
 
 
 def _has_everything(store: Path, clone: Clone) -> None:

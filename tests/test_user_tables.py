@@ -13,10 +13,10 @@ from workflow_folder import ROOT
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
+from saesteer.exchange.imported import imported_texts
 from saesteer.settings import LabelledTexts
 from saesteer.sources.concept_texts import texts_of_file
 from saesteer.sources.corpus import check_texts, read_columns, read_texts, text_ids
-from saesteer.sources.imported import imported_texts
 
 ENDINGS = ("jsonl", "csv", "parquet")
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from engine_models import WORLD, shipped_model, shipped_sae
+from gguf_files import write_gguf
 from small_adapters import left_as_it_was
 from test_steered_model import VECTOR
 from test_vector_export import ABOUT, FACTOR, IDS, LAYER, SCALE, imported, plainly_steered, vector_of
@@ -55,6 +56,37 @@ def test_llama_cpps_reader(tmp_path: Path) -> None:
     assert tensor.data.tolist() == ADDED.tolist()
     assert reader.get_field("general.architecture").contents() == "controlvector"
     assert json.loads(reader.get_field("saesteer.about").contents()) == ABOUT
+
+
+def logits_of(model: Path, directions: dict[int, np.ndarray]) -> torch.Tensor:
+    """llama.cpp's logits of every text of IDS, with directions added to what each block gives."""
+    from benchmarks.llama_cpp import Context
+
+    config = shipped_model().model.config
+    sizes = (config.hidden_size, config.num_hidden_layers, config.vocab_size)
+    context = Context(model, len(IDS), IDS.shape[1], *sizes)
+    if directions:
+        context.add(directions)
+    logits = context.logits(IDS.tolist())
+    context.close()
+    return torch.from_numpy(logits)
+
+
+@needs("xllamacpp")
+@torch.no_grad()
+def test_llama_cpps_logits_and_greedy_tokens_are_ours(tmp_path: Path) -> None:
+    """Of the shipped model, converted to GGUF. Both within 0.02, since llama.cpp reads GELU from a table in half precision; the vector
+    moves them by more than 1."""
+    from gguf import GGUFReader
+
+    model = shipped_model().model
+    write_gguf(model, "gemma2", tmp_path / "model.gguf", {"model": "no_vocab"}, vocab_size=model.config.vocab_size)
+    directions = {int(one.name.removeprefix("direction.")): one.data for one in GGUFReader(written("gguf", tmp_path / "a.gguf")).tensors}
+    plain = model(IDS).logits
+    for theirs, expected in ((logits_of(tmp_path / "model.gguf", {}), plain), (logits_of(tmp_path / "model.gguf", directions), ours())):
+        torch.testing.assert_close(theirs, expected, rtol=0, atol=0.02)
+        assert torch.equal(theirs.argmax(dim=2), expected.argmax(dim=2))
+    assert (ours() - plain).abs().max() > 1
 
 
 @needs("repeng")

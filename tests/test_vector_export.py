@@ -234,7 +234,7 @@ def test_forms_are_compared_on_the_same_draws_and_rated_by_the_judge(comparison:
     """Factor 0 writes the unsteered texts; a vector that writes the sea's words is rated higher than nothing; means by hand."""
     lm, sae = shipped_model(), shipped_sae(6)
     forms = [Form("none of it", Addition(VECTOR, 40.0), 0.0), Form("feature", Addition(sae.W_dec[7], 30.0, features=(7,)), 2.0)]
-    unsteered, nothing, steered = measured(comparison, lm, sae, forms, "sea", Lens(7, (5, 9)), 8, comparison.prompts())
+    unsteered, nothing, steered = measured(comparison, lm, sae, forms, "sea", Lens(7, (5, 9)), 8)
     texts = measuring._texts(comparison.experiment, lm, sae, [Form("unsteered", Nothing(), 0.0)], comparison.prompts(), 8)["text"]
     assert (unsteered["form"], unsteered["n_texts"], unsteered["n_prompts"]) == ("unsteered", 8, 2)
     assert nothing == unsteered | {"form": "none of it", "factor": 0.0}
@@ -243,7 +243,7 @@ def test_forms_are_compared_on_the_same_draws_and_rated_by_the_judge(comparison:
     hits = [sum(token in (5, 9) for token in lm.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     assert unsteered["gen_success_20"]["mean"] == pytest.approx(sum(hits) / 8)
     assert all(0 <= steered[score]["mean"] <= 2 for score in ("judge_score", "concept_rating", "fluency_rating"))
-    without, _ = measured(comparison, lm, sae, forms[:1], None, None, 2, comparison.prompts())
+    without, _ = measured(comparison, lm, sae, forms[:1], None, None, 2)
     assert [without[score] for score in measuring.SCORES] == [None] * 4
 
 

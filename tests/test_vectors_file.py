@@ -118,21 +118,6 @@ def test_equal_vectors_are_equal_bytes_in_any_order(tmp_path: Path):
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
-def test_a_write_that_fails_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = tmp_path / "vectors"
-    path.write_bytes(b"earlier")
-
-    def fails(_vectors: Any, partial: Path) -> None:
-        partial.write_bytes(b"half")
-        raise RuntimeError("out of luck")
-
-    monkeypatch.setattr("saesteer.methods.fit.vectors_file.save_file", fails)
-    with pytest.raises(RuntimeError, match="out of luck"):
-        write_vectors(fits(*FITTED), concept_rows("chess", "law", "the sea, at night"), "diffmean", path)
-    assert path.read_bytes() == b"earlier"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 @pytest.mark.parametrize(
     ("rows", "method", "message"),
     [

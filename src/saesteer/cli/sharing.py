@@ -50,7 +50,7 @@ def upload(
     configfile: Configfile = CONFIG,
 ) -> None:
     """Send an experiment's results to Neuronpedia, with the key in NEURONPEDIA_API_KEY; what was sent once is not sent again."""
-    from saesteer.exchange.upload import uploads_of
+    from saesteer.exchange.neuronpedia import uploads_of
     from saesteer.sources.neuronpedia.upload import send_all, sent_before
 
     run = run_of(experiment, configfile)
@@ -111,10 +111,10 @@ def import_(
     FOLDER gets the texts with their ratings, tables, figures, and import.json, which says what was read: digests, columns, judge, protocol.
     """
     from saesteer.core.markdown import printable
-    from saesteer.exchange.imported import Import, import_texts
+    from saesteer.exchange.imported import import_texts
 
     protocol_run, judge_run = (name and run_of(name, configfile) for name in (protocol, judge))
-    for line in import_texts(Import(source, layer, protocol_run or None, judge_run or None), folder):
+    for line in import_texts(source, layer, protocol_run or None, judge_run or None, folder):
         typer.echo(printable(line))
 
 

@@ -29,13 +29,37 @@ from saesteer.run import Run
 from saesteer.settings import NamedConcepts
 from saesteer.settings.registry import key_of
 from saesteer.sources.concept_tables import COMPARED_CONCEPTS
-from saesteer.sources.imported import AXBENCH_COLUMNS, AXBENCH_METHODS
 from saesteer.sources.published import cached_path, labelled_concepts
 from saesteer.steps.fits import FITS
 from saesteer.steps.generations import GENERATIONS
 from saesteer.steps.judge import JUDGEMENTS
 from saesteer.steps.perplexity import PERPLEXITY
 
+AXBENCH_METHODS = {
+    "prompting": "PromptSteering",
+    "random_vector": "Random",
+    "diffmean": "DiffMean",
+    "pca": "PCA",
+    "lat": "LAT",
+    "probe": "LinearProbe",
+    "ssv": "SteeringVector",
+    "reft_r1": "LsReFT",
+    "loreft": "LoReFT",
+    "lora": "LoRA",
+    "sft": "SFT",
+    "sae_label": "GemmaScopeSAE",
+    "sae_auroc": "GemmaScopeSAEMaxAUC",
+}
+"""Name in our registry -> AxBench's. Other methods keep their names there: it has none for them."""
+_JUDGE = "_LMJudgeEvaluator"
+AXBENCH_COLUMNS = {
+    "text": "_steered_generation",
+    "perplexity": "_perplexity",
+    "concept_rating": f"{_JUDGE}_relevance_concept_ratings",
+    "instruction_rating": f"{_JUDGE}_relevance_instruction_ratings",
+    "fluency_rating": f"{_JUDGE}_fluency_ratings",
+}
+"""What of a text -> how its column is called in AxBench's results, after the method's name."""
 ROW = ["concept_id", "input_concept", "sae_id", "dataset_name", "input_id", "factor", "original_prompt"]
 
 
@@ -107,6 +131,6 @@ def _columns_of(key: str, rows: pl.DataFrame) -> pl.DataFrame:
         pl.col("text").alias(f"{name}{AXBENCH_COLUMNS['text']}"),
         pl.col("mean_nll").exp().alias(f"{name}{AXBENCH_COLUMNS['perplexity']}"),
         strength.alias(f"{name}_strength"),
-        pl.col("judge_score").alias(f"{name}_LMJudgeEvaluator"),
+        pl.col("judge_score").alias(f"{name}{_JUDGE}"),
         *(pl.col(column).cast(pl.Float64).alias(f"{name}{AXBENCH_COLUMNS[column]}") for column in RATING_COLUMNS),
     )

@@ -57,12 +57,11 @@ def measured(
     concept: str | None,
     lens: Lens | None,
     n_texts: int,
-    prompts: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """A row a form, the unsteered model's first: number of texts, mean and interval of each score, and perplexity as a multiple of the
-    unsteered texts'. A score is null where there is nothing to judge by: no judge, no concept, not one feature. prompts: by prefix_id."""
+    unsteered texts'. A score is null where there is nothing to judge by: no judge, no concept, not one feature."""
     unsteered = Form(UNSTEERED, Nothing(), 0.0)
-    texts = rated_texts(run, lm, sae, [unsteered, *forms], concept, n_texts, prompts)
+    texts = rated_texts(run, lm, sae, [unsteered, *forms], concept, n_texts, run.prompts())
     if lens is not None:
         lens_row = {"layer": sae.meta.layer, "feature": lens.feature, "token_ids": list(lens.token_ids), "tokens": [], "logits": []}
         of_feature = texts.select(*GENERATIONS.columns).with_columns(feature=pl.lit(lens.feature, pl.UInt32))

@@ -95,7 +95,7 @@ def export_vector(run: Run, steerer: Steerer, sae: Sae, to: Target) -> dict[str,
     if len(original.features) == 1:
         ids, _ = top_logit_lens_tokens(lm, sae.W_dec[list(original.features)].float(), 20, to_residual=to_residual(lm, layer, hook_point))
         lens = Lens(original.features[0], tuple(ids[0].tolist()))
-    texts = measured(run, lm, sae, forms, steerer.concept, lens, to.n_texts, run.prompts())
+    texts = measured(run, lm, sae, forms, steerer.concept, lens, to.n_texts)
     about = {
         "label": steerer.label,
         "made_by": f"saesteer {saesteer.__version__}",

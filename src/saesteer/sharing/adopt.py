@@ -16,9 +16,8 @@ from pathlib import Path
 
 from saesteer.core.confined import confined
 from saesteer.core.files import file_digest, write_atomically
-from saesteer.sharing.provenance import Statement, read_statements
+from saesteer.sharing.provenance import Statement, faults, read_statements
 from saesteer.sharing.snakemake_metadata import drop_record, read_record, write_record
-from saesteer.sharing.soundness import faults
 
 SET_ASIDE = ".corrupt"
 """Ending of files that were damaged or that nothing speaks for; never part of a version (.dvcignore)."""

@@ -17,9 +17,8 @@ from saesteer.core.files import file_digest
 from saesteer.core.store import mixed_versions
 from saesteer.sharing.commands import SharingError, dvc, git, set_up_merging
 from saesteer.sharing.dvc_metadata import remove_broken_lock, repository
-from saesteer.sharing.provenance import FOLDER, SHARED, Statement, is_result, write_statements
+from saesteer.sharing.provenance import FOLDER, SHARED, Statement, faults, is_manifest, is_result, write_statements
 from saesteer.sharing.snakemake_metadata import read_record
-from saesteer.sharing.soundness import faults, is_manifest
 
 SOURCES = ("Snakefile", "rules", "scripts", "src", "config", "envs", "data/world", "data/public")
 """What the workflow reads from git: published results belong to a commit of these."""

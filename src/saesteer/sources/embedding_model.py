@@ -36,19 +36,13 @@ def text_pooling(folder: Path) -> TextPooling:
             f"{folder / POOLING} says nothing of how token vectors become a text's: take a sentence-embedding model with that file, or"
             ' write {"pooling_mode_mean_tokens": true} into it if the card of the model says mean pooling'
         )
-    flags = [name.removeprefix("pooling_mode_") for name, value in pooling.items() if value is True and name in _FLAGS]
+    flags = [name.removeprefix("pooling_mode_") for name, value in pooling.items() if value is True and name.startswith("pooling_mode_")]
     modes = [str(pooling["pooling_mode"])] if "pooling_mode" in pooling else flags
     if len(modes) != 1 or modes[0] not in _MODES:
         raise SettingsError(
             f"{folder / POOLING}: the pooling is {' and '.join(modes) or 'none'}: take a model whose pooling is mean or cls"
         )
     return TextPooling(_MODES[modes[0]], lengths.get("max_seq_length") if isinstance(lengths, dict) else None)
-
-
-_FLAGS = tuple(
-    f"pooling_mode_{name}"
-    for name in ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
-)
 
 
 def _json(path: Path) -> Any:

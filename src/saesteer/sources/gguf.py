@@ -7,7 +7,7 @@ may change what the model computes. The form: https://github.com/ggml-org/ggml/b
 
 import mmap
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -53,9 +53,9 @@ class Gguf:
             raise SettingsError(f"{self.path} has no vocabulary (tokenizer.ggml.tokens): take a GGUF file of a whole model")
         return tokens
 
-    def of_model(self, key: str, default: Any = None) -> Any:
-        """A value of the architecture's section."""
-        return self.values.get(f"{self.architecture}.{key}", default)
+    def of_model(self, key: str) -> Any:
+        """A value of the architecture's section; None where it has none."""
+        return self.values.get(f"{self.architecture}.{key}")
 
 
 def read_gguf(path: Path) -> Gguf:
@@ -150,8 +150,6 @@ class Form:
     model_type: str
     keys: Mapping[str, str]
     """Key of the header -> key of the configuration."""
-    fixed: Callable[[Gguf, Mapping[str, Any]], Mapping[str, tuple[Any, ...]]]
-    """Further keys of the header -> the values that they may have, by which transformers computes anyway."""
 
 
 _KEYS = {
@@ -169,9 +167,23 @@ _WINDOW = {"attention.sliding_window": "sliding_window"}
 _OPTIONAL = ("attention.key_length", "attention.head_count_kv", "rope.freq_base", "rope.freq_base_swa", *_WINDOW)
 
 
-def _fixed(gguf: Gguf, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-    width = config["head_dim"]
+_SOFTCAPS = {name: name for name in ("attn_logit_softcapping", "final_logit_softcapping")}
+FORMS = {
+    "llama": Form("llama", _KEYS),
+    "qwen2": Form("qwen2", _KEYS),
+    "qwen3": Form("qwen3", _KEYS),
+    "gemma2": Form("gemma2", _KEYS | _WINDOW | _SOFTCAPS),
+    "gemma3": Form("gemma3_text", _KEYS | _WINDOW | {"rope.freq_base_swa": "rope_local_base_freq"}),
+    "phi3": Form("phi3", _KEYS | _WINDOW),
+}
+"""llama.cpp's name of an architecture -> its form; these are those that can be converted."""
+
+
+def _fixed(config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """Further keys of the header -> the values that they may have, by which transformers computes anyway."""
+    width, pattern = config["head_dim"], [(number + 1) % 6 != 0 for number in range(config["num_hidden_layers"])]
     return {
+        **({"attention.sliding_window_pattern": (6, pattern)} if config["model_type"] == "gemma3_text" else {}),
         "attention.value_length": (width,),
         "rope.dimension_count": (width,),
         "vocab_size": (config["vocab_size"],),
@@ -182,23 +194,6 @@ def _fixed(gguf: Gguf, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
         "rope.scaling.original_context_length": (config["max_position_embeddings"],),
         "rope.scaling.finetuned": (False, True),
     }
-
-
-def _fixed_of_gemma(gguf: Gguf, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-    pattern = [(number + 1) % 6 != 0 for number in range(config["num_hidden_layers"])]
-    return _fixed(gguf, config) | {"attention.sliding_window_pattern": (6, pattern)}
-
-
-_SOFTCAPS = {name: name for name in ("attn_logit_softcapping", "final_logit_softcapping")}
-FORMS = {
-    "llama": Form("llama", _KEYS, _fixed),
-    "qwen2": Form("qwen2", _KEYS, _fixed),
-    "qwen3": Form("qwen3", _KEYS, _fixed),
-    "gemma2": Form("gemma2", _KEYS | _WINDOW | _SOFTCAPS, _fixed),
-    "gemma3": Form("gemma3_text", _KEYS | _WINDOW | {"rope.freq_base_swa": "rope_local_base_freq"}, _fixed_of_gemma),
-    "phi3": Form("phi3", _KEYS | _WINDOW, _fixed),
-}
-"""llama.cpp's name of an architecture -> its form; these are those that can be converted."""
 
 
 def config_of(gguf: Gguf) -> dict[str, Any]:
@@ -239,7 +234,7 @@ def _gemma_scale(config: Mapping[str, Any]) -> int:
 
 def _check_keys(gguf: Gguf, form: Form, config: Mapping[str, Any]) -> None:
     """Refuse a key of the architecture's section that the conversion does not know, or whose value transformers would not go by."""
-    allowed, section = form.fixed(gguf, config), f"{gguf.architecture}."
+    allowed, section = _fixed(config), f"{gguf.architecture}."
     for key, value in gguf.values.items():
         name = key.removeprefix(section)
         if name != key and name not in form.keys and value not in allowed.get(name, ()):

@@ -87,13 +87,10 @@ def fetch_model(repo: str, revision: str | None, cache_dir: Path | None) -> Fetc
             )
     if MODULES not in fetched.files:
         return fetched
-    further = fetch_files(repo, fetched.commit, _pooling, cache_dir, inside=str(Path(POOLING).parent))
-    return replace(fetched, files=fetched.files | further.files)
-
-
-def _pooling(repo: str, listing: Mapping[str, int]) -> list[str]:
-    """The file on the pooling of a sentence-embedding model, where the repository has it."""
-    return [name for name in listing if name == POOLING]
+    pooling = fetch_files(
+        repo, fetched.commit, lambda _, listing: [name for name in listing if name == POOLING], cache_dir, inside=str(Path(POOLING).parent)
+    )
+    return replace(fetched, files=fetched.files | pooling.files)
 
 
 def model_config(repo: str, revision: str | None, cache_dir: Path | None) -> dict[str, Any]:
@@ -110,12 +107,12 @@ def model_config(repo: str, revision: str | None, cache_dir: Path | None) -> dic
 
 def model_tokenizer(repo: str, revision: str | None, cache_dir: Path | None) -> Path:
     """Folder with a model's tokenizer and settings, without its weights."""
-    names = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    names = {"config.json", "tokenizer.json", "tokenizer_config.json"}
 
     def choose(repo: str, listing: Mapping[str, int]) -> list[str]:
         return [name for name in model_files(repo, listing) if name in names]
 
-    return fetch_files(repo, revision, choose, cache_dir, needed=names[:2]).folder
+    return fetch_files(repo, revision, choose, cache_dir, needed=("config.json", "tokenizer.json")).folder
 
 
 def repo_size(repo: str, revision: str | None) -> int:

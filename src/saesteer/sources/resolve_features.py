@@ -13,7 +13,6 @@ from saesteer.sources.features import write_list
 from saesteer.sources.http import COMMAND, FetchError, Policy, Refusal, open_client
 from saesteer.sources.neuronpedia.api import ADVICE, Match, nearest_explanations
 from saesteer.sources.neuronpedia.exports import explained_features, list_exports
-from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
 from saesteer.sources.neuronpedia.sources import Source, sources_of
 from saesteer.sources.published import feature_list, published_file
 
@@ -69,9 +68,9 @@ def explanations(addresses: Addresses, source: Source, downloads: Path, policy: 
     try:
         explained, problems = asyncio.run(read())
     except FetchError as error:
-        raise IncompleteDownload(f"explanations of {source}: {error}") from error
+        raise FetchError(f"explanations of {source}: {error}") from error
     if problems:
-        raise IncompleteDownload(f"explanations of {source}: {'; '.join(problems)}; what was downloaded is kept: try again")
+        raise FetchError(f"explanations of {source}: {'; '.join(problems)}; what was downloaded is kept: try again")
     return dict(sorted(explained.items()))
 
 
@@ -91,7 +90,7 @@ def nearest_features(addresses: Addresses, source: Source, query: str, n: int, p
         return asyncio.run(search())
     except FetchError as error:
         advice = ADVICE.get(error.status, "") if isinstance(error, Refusal) and error.status != 404 else ""
-        raise IncompleteDownload(f"search of {source}: {error}{advice}") from error
+        raise FetchError(f"search of {source}: {error}{advice}") from error
 
 
 def matching_features(explanations: Mapping[int, Sequence[str]], pattern: str) -> dict[int, str]:

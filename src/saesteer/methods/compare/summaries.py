@@ -43,7 +43,7 @@ def with_scores(texts: pl.DataFrame) -> pl.DataFrame:
 
 
 def imported_scores(texts: pl.DataFrame, settings: ProtocolSettings) -> dict[str, pl.DataFrame]:
-    """Texts (sources.imported.TEXTS) with judge_score -> METHOD_HALVES, METHOD_CHOICES and METHOD_SCORES by name.
+    """Texts (exchange.imported.TEXTS) with judge_score -> METHOD_HALVES, METHOD_CHOICES and METHOD_SCORES by name.
 
     The halves are of each concept's own prompts, by their number. A method whose texts of a concept are all null abstains there.
     """

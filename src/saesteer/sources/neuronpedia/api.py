@@ -13,8 +13,17 @@ import httpx2
 
 from saesteer.settings import SettingsError
 from saesteer.sources.http import Client, FetchError, Refusal, Transient, as_finished, body_of, get
-from saesteer.sources.neuronpedia.convert import Known, Strings, descriptions, example, feature_of, largest_examples, number, parse_json
-from saesteer.sources.neuronpedia.outcomes import Failed, Outcome
+from saesteer.sources.neuronpedia.convert import (
+    Failed,
+    Known,
+    Outcome,
+    descriptions,
+    example,
+    feature_of,
+    number,
+    parse_json,
+    with_examples,
+)
 from saesteer.sources.neuronpedia.sources import Source
 
 KEY_VARIABLE = "NEURONPEDIA_API_KEY"
@@ -59,7 +68,7 @@ async def _feature(client: Client, base: str, source: Source, feature: int, n_ex
     try:
         return await get(client, url, partial(_read, source, feature, n_examples), key_header())
     except Refusal as error:
-        if error.status == 404 and _is_object(error.body):
+        if error.status == 404 and object_in(error.body) is not None:
             return Known(feature, is_present=False)
         return Failed((feature,), f"{error}{ADVICE.get(error.status, '')}")
     except FetchError as error:
@@ -113,12 +122,13 @@ def key_header() -> dict[str, str]:
     return {"x-api-key": key} if key else {}
 
 
-def _is_object(body: bytes) -> bool:
-    """Whether it is the API that says "not found": it answers with a JSON object."""
+def object_in(body: bytes) -> dict[str, Any] | None:
+    """The JSON object in which the API itself says what is wrong; None for other bodies, such as a page of a proxy."""
     try:
-        return isinstance(parse_json(body), dict)
+        values = parse_json(body)
     except ValueError:
-        return False
+        return None
+    return values if isinstance(values, dict) else None
 
 
 async def _read(source: Source, feature: int, n_examples: int, response: httpx2.Response) -> Known:
@@ -133,11 +143,8 @@ async def _read(source: Source, feature: int, n_examples: int, response: httpx2.
     identity = (item.get("modelId"), item.get("layer"), str(item.get("index")))
     if identity != (source.model, source.source, str(feature)):
         raise Transient("answered with another feature than the one asked for")
-    strings = Strings()
-    usable = [example(entry, strings) for entry in _objects(item, "activations")]
-    examples = [entry for entry in usable if entry is not None]
-    explanations = descriptions(_objects(item, "explanations"))
-    return feature_of(item, feature, explanations, largest_examples(examples, n_examples), len(usable) - len(examples))
+    known = feature_of(item, feature, descriptions(_objects(item, "explanations")))
+    return with_examples(known, list(map(example, _objects(item, "activations"))), n_examples)
 
 
 def _objects(item: dict[str, Any], name: str) -> list[dict[str, Any]]:

@@ -3,8 +3,9 @@
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any
 
@@ -69,18 +70,34 @@ class Known:
         return f"none of its {self.n_unusable} max-activating examples on Neuronpedia can be used" if self.n_unusable else NO_EXAMPLES
 
 
-class Strings:
-    """Texts fit for a table, one copy of equal ones: a batch of max-activating examples has millions of tokens but few different ones."""
+@dataclass(frozen=True)
+class Failed:
+    """Features about which nothing is known for now, and why."""
 
-    def __init__(self) -> None:
-        self._shared: dict[str, str] = {}
+    features: tuple[int, ...]
+    why: str
 
-    def __call__(self, text: str) -> str:
-        """The text, U+FFFD for each half of a broken surrogate pair: JSON can spell those, UTF-8 cannot."""
-        clean = self._shared.get(text)
-        if clean is None:
-            clean = self._shared[text] = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
-        return clean
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one request or batch brought."""
+
+    features: Sequence[Known] = ()
+    failed: Sequence[Failed] = ()
+    unsure: Sequence[int] = ()
+    """Features on which the exports are silent; only the API's word is taken for what Neuronpedia does not have."""
+
+
+def first_of(numbers: Iterable[int]) -> str:
+    """The first few of some numbers, for messages."""
+    ordered = sorted(numbers)
+    return ", ".join(map(str, ordered[:5])) + (", ..." if len(ordered) > 5 else "")
+
+
+def clean(text: str) -> str:
+    """The text fit for a table: U+FFFD for each half of a broken surrogate pair, as JSON can spell those and UTF-8 cannot. Of equal texts
+    one copy is held: a batch of max-activating examples has millions of tokens but few different ones."""
+    return sys.intern(text if text.isascii() else _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 def parse_json(text: bytes) -> Any:
@@ -113,7 +130,7 @@ def _numbers(values: list[Any]) -> list[float] | None:
     return floats if n_finite and n_finite + values.count(None) == len(values) else None
 
 
-def example(item: Mapping[str, Any], strings: Strings) -> Example | None:
+def example(item: Mapping[str, Any]) -> Example | None:
     """One max-activating example; None where it cannot be used: a list is null, lists or numbers do not fit, or nothing in it is above 0.
 
     The maximum is at the first of the largest values (single ones may be null: unknown); a missing maxValue is the largest value.
@@ -128,7 +145,7 @@ def example(item: Mapping[str, Any], strings: Strings) -> Example | None:
     maximum = as_float32(largest if item.get("maxValue") is None else number(item["maxValue"]))
     if maximum is None or min(maximum, largest) <= 0:
         return None
-    return Example(_example_id(item, strings), numbers.index(largest), maximum, tuple(map(strings, tokens)))
+    return Example(_example_id(item), numbers.index(largest), maximum, tuple(map(clean, tokens)))
 
 
 def as_float32(value: float | None) -> float | None:
@@ -138,18 +155,19 @@ def as_float32(value: float | None) -> float | None:
     return rounded if math.isfinite(rounded) else None
 
 
-def _example_id(item: Mapping[str, Any], strings: Strings) -> str:
+def _example_id(item: Mapping[str, Any]) -> str:
     """Neuronpedia's id of an example, or a name by its content."""
     name = item.get("id")
-    return strings(name) if isinstance(name, str) and name else value_digest([list(map(strings, item["tokens"])), item["values"]])[:16]
+    return clean(name) if isinstance(name, str) and name else value_digest([list(map(clean, item["tokens"])), item["values"]])[:16]
 
 
-def largest_examples(examples: Iterable[Example], n_examples: int) -> list[Example]:
-    """The max-activating examples with the largest maxima, ties by id; several with one id count once, whatever order they come in."""
-    first: dict[str, Example] = {}
-    for item in sorted(examples, key=lambda r: (-r.max_value, r.text_id, r.token_index, r.context)):
+def with_examples(known: Known, parsed: Sequence[Example | None], n_examples: int) -> Known:
+    """The feature with those of its max-activating examples that have the largest maxima, ties by id, and the number of those that cannot
+    be used (None). Several with one id count once, whatever order they come in."""
+    usable, first = [item for item in parsed if item is not None], dict[str, Example]()
+    for item in sorted(usable, key=lambda r: (-r.max_value, r.text_id, r.token_index, r.context)):
         first.setdefault(item.text_id, item)
-    return list(first.values())[:n_examples]
+    return replace(known, examples=list(first.values())[:n_examples], n_unusable=len(parsed) - len(usable))
 
 
 def descriptions(items: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -157,20 +175,20 @@ def descriptions(items: Iterable[Mapping[str, Any]]) -> list[str]:
 
     Those of type oai_token-act-pair come first, then by type, explaining model and text, so that their order there does not matter.
     """
-    strings, ranked = Strings(), set()
+    ranked = set()
     for item in items:
         if isinstance(text := item.get("description"), str) and text.strip():
-            kind, model = (strings(str(item.get(name) or "")) for name in ("typeName", "explanationModelName"))
-            ranked.add((kind != _FIRST_TYPE, kind, model, strings(text).strip()))
+            kind, model = (clean(str(item.get(name) or "")) for name in ("typeName", "explanationModelName"))
+            ranked.add((kind != _FIRST_TYPE, kind, model, clean(text).strip()))
     return list(dict.fromkeys(text for *_, text in sorted(ranked)))
 
 
-def feature_of(item: Mapping[str, Any], feature: int, explanations: Sequence[str], examples: Sequence[Example], n_unusable: int) -> Known:
-    """A feature from its JSON object and what was read of its max-activating examples and explanations."""
+def feature_of(item: Mapping[str, Any], feature: int, explanations: Sequence[str]) -> Known:
+    """A feature from its JSON object and its explanations, without max-activating examples yet."""
     density = number(item.get("frac_nonzero"))
     if density is not None and not 0 <= density <= 1:
         density = None
-    return Known(feature, density, as_float32(number(item.get("maxActApprox"))), histogram(item), explanations, examples, n_unusable)
+    return Known(feature, density, as_float32(number(item.get("maxActApprox"))), histogram(item), explanations)
 
 
 def histogram(item: Mapping[str, Any]) -> tuple[list[float], list[int]] | None:

@@ -14,9 +14,9 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -29,8 +29,18 @@ from saesteer.core.errors import SaesteerError
 from saesteer.core.files import write_atomically
 from saesteer.core.zipped import LARGEST_RATIO
 from saesteer.sources.http import Client, FetchError, Transient, as_finished, body_of, get
-from saesteer.sources.neuronpedia.convert import Example, Known, Strings, descriptions, example, feature_of, largest_examples, parse_json
-from saesteer.sources.neuronpedia.outcomes import Failed, Outcome, first_of
+from saesteer.sources.neuronpedia.convert import (
+    Example,
+    Failed,
+    Known,
+    Outcome,
+    descriptions,
+    example,
+    feature_of,
+    first_of,
+    parse_json,
+    with_examples,
+)
 from saesteer.sources.neuronpedia.sources import Source
 
 _BATCH = re.compile(r"(?P<kind>features|activations|explanations)/batch-(?P<number>\d+)\.jsonl\.gz")
@@ -207,7 +217,7 @@ async def from_exports(exports: Exports, features: Sequence[int], n_examples: in
     """Features from the exports, those of a batch as soon as it is there."""
 
     def described_by(lines: Lines) -> dict[int, Known]:
-        return {feature: feature_of(item, feature, explained.get(feature, ()), (), 0) for feature, item in lines if feature in wanted}
+        return {feature: feature_of(item, feature, explained.get(feature, ())) for feature, item in lines if feature in wanted}
 
     wanted = frozenset(features)
     explained, problems = await explained_features(exports, wanted)
@@ -262,24 +272,18 @@ async def _batch_size(exports: Exports, feature: int) -> int:
 class _Batch:
     """The max-activating examples of an activations batch that were asked for."""
 
-    examples: Mapping[int, Sequence[Example]]
-    n_unusable: Mapping[int, int]
+    examples: Mapping[int, Sequence[Example | None]]
     lowest: int
     highest: int
 
 
 def _examples(wanted: frozenset[int], lines: Lines) -> _Batch:
-    strings, examples, n_unusable = Strings(), defaultdict(list), Counter[int]()
-    lowest, highest = 2**32, -1
+    examples, lowest, highest = defaultdict(list), 2**32, -1
     for feature, item in lines:
         lowest, highest = min(lowest, feature), max(highest, feature)
         if feature in wanted:
-            parsed = example(item, strings)
-            if parsed is None:
-                n_unusable[feature] += 1
-            else:
-                examples[feature].append(parsed)
-    return _Batch(examples, n_unusable, lowest, highest)
+            examples[feature].append(example(item))
+    return _Batch(examples, lowest, highest)
 
 
 async def _with_examples(exports: Exports, number: int, size: int, features: Mapping[int, Known], n_examples: int) -> Outcome:
@@ -291,8 +295,7 @@ async def _with_examples(exports: Exports, number: int, size: int, features: Map
         return Outcome(failed=[Failed(tuple(features), str(error))])
     complete, unsure = [], []
     for feature, described in features.items():
-        examples = largest_examples(batch.examples.get(feature, ()), n_examples)
-        item = replace(described, examples=examples, n_unusable=batch.n_unusable.get(feature, 0))
+        item = with_examples(described, batch.examples.get(feature, ()), n_examples)
         is_alive = (item.density or 0) > 0 or (item.max_activation or 0) > 0
         if is_alive and not item.examples and not item.n_unusable:
             unsure.append(feature)

@@ -1,7 +1,7 @@
 """The MAX_ACTIVATING_EXAMPLES rows of features from Neuronpedia, whichever way is shorter."""
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +12,8 @@ from tqdm import tqdm
 from saesteer.settings import Addresses, NeuronpediaExamples
 from saesteer.sources.http import Client, FetchError, Policy, as_they_come, open_client
 from saesteer.sources.neuronpedia.api import from_api, has_source
-from saesteer.sources.neuronpedia.convert import Known, rows
+from saesteer.sources.neuronpedia.convert import Failed, Known, Outcome, first_of, rows
 from saesteer.sources.neuronpedia.exports import from_exports, list_exports
-from saesteer.sources.neuronpedia.outcomes import Failed, Outcome, incomplete
 from saesteer.sources.neuronpedia.sources import Source
 
 _FRAME = 64  # features a frame at most: a thousand features' examples as a frame and as objects at once would take too much memory
@@ -30,7 +29,8 @@ class _Download:
     addresses: Addresses
     settings: NeuronpediaExamples
     downloads: Path
-    failures: dict[str, list[Failed]] = field(default_factory=dict)
+    failures: dict[str, dict[str, list[int]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    """Source -> why -> the features that could not be had."""
     counts: Counter[str] = field(default_factory=Counter)
 
 
@@ -45,7 +45,7 @@ def max_activating_examples(
     """The MAX_ACTIVATING_EXAMPLES rows of the missing keys (layer, feature), each frame of one layer, as soon as they are there.
 
     By max_activating_examples.route: the bulk exports, kept below `downloads`, or one request a feature; both give the same rows. What
-    cannot be had for now is left out, and an IncompleteDownload at the end says what and why.
+    cannot be had for now is left out, and a FetchError at the end says what and why.
     """
 
     async def frames() -> AsyncGenerator[pl.DataFrame, None]:
@@ -106,8 +106,8 @@ async def _by_route(download: _Download, source: Source, features: Sequence[int]
 
 
 def _count(download: _Download, source: Source, outcome: Outcome) -> None:
-    if outcome.failed:
-        download.failures.setdefault(str(source), []).extend(outcome.failed)
+    for failed in outcome.failed:
+        download.failures[str(source)][failed.why] += failed.features
     for item in outcome.features:
         download.counts[item.reason or "with max-activating examples"] += 1
         download.counts["max-activating examples that cannot be used"] += item.n_unusable
@@ -119,4 +119,10 @@ def _report(download: _Download) -> None:
     retries = ", ".join(f"{n} x {why}" for why, n in sorted(download.client.retries.items()))
     log.info("Neuronpedia: features: %s; asked again: %s", counts or "none", retries or "never")
     if download.failures:
-        raise incomplete(download.failures)
+        failed = [(source, *reason) for source, by_reason in download.failures.items() for reason in sorted(by_reason.items())]
+        lines = [f"{source}: {len(features)} ({first_of(features)}): {why}" for source, why, features in failed]
+        total = sum(len(features) for *_, features in failed)
+        raise FetchError(
+            f"Neuronpedia: {total} features could not be downloaded and are not stored:\n  " + "\n  ".join(lines) + "\n"
+            "What was downloaded is kept: run the same command again to fetch just these."
+        )

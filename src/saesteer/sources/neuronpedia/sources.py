@@ -42,13 +42,10 @@ def known_sources(experiment: Experiment, layers: Sequence[int]) -> dict[int, So
     return {layer: Source.parse(name) for layer, name in names.items() if name}
 
 
-def named_sources(experiment: Experiment, layers: Sequence[int], name: str | None) -> dict[int, Source]:
-    """Layer -> the source of a name with `{layer}` in it; without a name the experiment's own."""
-    return {layer: Source.parse(name.format(layer=layer)) for layer in layers} if name else sources_of(experiment, layers)
-
-
-def sources_of(experiment: Experiment, layers: Sequence[int]) -> dict[int, Source]:
-    """Layer -> its source, where every layer must have one."""
+def sources_of(experiment: Experiment, layers: Sequence[int], name: str | None = None) -> dict[int, Source]:
+    """Layer -> its source: of a name with `{layer}` in it, or else the experiment's own, of which every layer must have one."""
+    if name:
+        return {layer: Source.parse(name.format(layer=layer)) for layer in layers}
     sources = known_sources(experiment, layers)
     if unnamed := [layer for layer in layers if layer not in sources]:
         raise SettingsError(

@@ -28,9 +28,8 @@ from saesteer.sources.http import (
     open_client,
     send,
 )
-from saesteer.sources.neuronpedia.api import ADVICE, KEY_VARIABLE, key_header
+from saesteer.sources.neuronpedia.api import ADVICE, KEY_VARIABLE, key_header, object_in
 from saesteer.sources.neuronpedia.convert import parse_json
-from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
 
 _SHOWN = 300  # characters of the server's words
 
@@ -100,14 +99,13 @@ async def _send(client: Client, address: str, upload: Upload, folder: Path) -> S
     try:
         answer = await send(client, url, _read, key_header(), upload.body)
     except Unanswered as error:
-        raise IncompleteDownload(
+        raise FetchError(
             f"{upload.about}: {error}; it may have arrived at {address}: look there, then delete {receipt} to send it again"
         ) from error
     except FetchError as error:
         receipt.unlink()
-        words = f" ({_words(error.body)})" if isinstance(error, Refusal) else ""
-        advice = ADVICE.get(error.status, "") if isinstance(error, Refusal) else ""
-        raise IncompleteDownload(f"{upload.about}: {error}{words}{advice}; it was not sent") from error
+        words = f" ({_words(error.body)}){ADVICE.get(error.status, '')}" if isinstance(error, Refusal) else ""
+        raise FetchError(f"{upload.about}: {error}{words}; it was not sent") from error
     write_json(receipt, values | {"answer": answer})
     return Sent(upload, answer, before=False)
 
@@ -123,9 +121,6 @@ async def _read(response: httpx2.Response) -> Any:
 
 def _words(body: bytes) -> str:
     """What the API says of a refused request."""
-    try:
-        answer = parse_json(body)
-    except ValueError:
-        answer = None
-    messages = (answer.get(name) for name in ("message", "error")) if isinstance(answer, dict) else ()
-    return next((str(message)[:_SHOWN] for message in messages if message), "no words of the API's own")
+    answer = object_in(body) or {}
+    said = answer.get("message") or answer.get("error")
+    return str(said)[:_SHOWN] if said else "no words of the API's own"
