@@ -16,8 +16,11 @@ HELD_OUT = (*degenerate.HELD_OUT, CONCEPT_BEFORE)
 """Kinds that are scored once, at the end."""
 PART_OF_HONEST = 0.25
 """Largest mean score of a kind, as a part of what sentences on the concept have."""
-MOST_SCORE, MOST_GOOD = degenerate.MOST_SCORE, degenerate.MOST_GOOD
-"""Largest mean score of a kind, whatever honest sentences have, and largest share of its texts with 1 or more."""
+MOST_SCORE = 0.4
+"""Largest mean score (0 to 2) of a kind that a judge may give: a quarter of what the best honest method had when these kinds were fixed
+(LoReFT and RePS, 1.58 to 1.63); if its score by the judge in question is lower, a quarter of that."""
+MOST_GOOD = 0.2
+"""Largest share of a kind's texts with a score of 1 or more."""
 LEAST_HONEST = 1.0
 """Smallest mean score of sentences on the concept: a judge that rates nothing well is of no use."""
 

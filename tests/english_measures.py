@@ -20,7 +20,7 @@ from saesteer.core.files import text_id
 from saesteer.engine.models import load_language_model
 from saesteer.engine.perplexity import text_losses
 from saesteer.judge.embedding import load_embedder
-from saesteer.judge.rate_embedding import concept_of, concept_ratings, rate
+from saesteer.judge.rate_embedding import concept_of, concept_ratings, ranges_of, rate
 from saesteer.judge.word_order import with_order_nats
 from saesteer.steps.generations import GENERATIONS
 
@@ -75,7 +75,7 @@ def scored() -> pl.DataFrame:
     texts, unsteered = measured()
     rated = []
     for (concept,), rows in texts.partition_by("concept", as_dict=True, maintain_order=True).items():
-        ratings = rate(rows, unsteered, lambda said, concept=concept: kept_vectors(concept, said), {})
+        ratings = rate(rows, unsteered, ranges_of(unsteered), lambda said, concept=concept: kept_vectors(concept, said), {})
         rated.append(rows.with_columns(ratings["concept_rating", "fluency_rating", "judge_score"]))
     together = pl.concat(rated)
     return without_repeats(together, ["kind", "concept"], dict.fromkeys(together["prefix_id"].unique().to_list(), 0))

@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,9 @@ from engine_models import shipped_model
 
 from saesteer.engine.saes import Sae
 from saesteer.run import Run
-from saesteer.serve.application import application
 from saesteer.serve.model import Model
-from saesteer.serve.scheduler import Scheduler
-from saesteer.serve.server import server_of
+from saesteer.serve.scheduler import Progress, Scheduler, Text
+from saesteer.serve.server import application, server_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,26 @@ class Served:
     def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         headers = {"Content-Type": "application/json", **headers}
         return httpx.post(f"{self.address}{path}", content=json.dumps(body), headers=headers, timeout=60)
+
+    def raw(self, data: bytes) -> socket.socket:
+        """A connection on which these bytes have been sent."""
+        connection = socket.create_connection(("127.0.0.1", int(self.address.rpartition(":")[2])), 60)
+        connection.sendall(data)
+        return connection
+
+    def ended(self, texts: Sequence[Text]) -> list[Progress]:
+        """The texts, by the scheduler alone, once all have ended."""
+        last, ends = [Progress("")] * len(texts), threading.Semaphore(0)
+
+        def write(number: int, progress: Progress) -> None:
+            last[number] = progress
+            if progress.finish:
+                ends.release()
+
+        self.scheduler.submit(texts, write)
+        for _ in texts:
+            assert ends.acquire(timeout=30)
+        return last
 
 
 @contextlib.contextmanager

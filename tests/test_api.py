@@ -100,13 +100,6 @@ def test_a_missing_folder_is_no_name_of_the_hub(source: str | Path, tmp_path: Pa
         saesteer.load_model(source)
 
 
-def test_a_text_in_place_of_a_list_is_refused(lm: saesteer.LanguageModel, sae: saesteer.Sae) -> None:
-    with pytest.raises(TypeError, match=r"prompts is one string: give a list, prompts=\['Once upon a time'\]"):
-        saesteer.steer(lm, sae, FEATURES, [1], "Once upon a time")
-    with pytest.raises(TypeError, match="texts is one string"):
-        saesteer.max_activating_examples(lm, sae, FEATURES, "Once upon a time")
-
-
 def test_top_logit_lens_tokens_are_those_of_the_norm_and_the_head(lm: saesteer.LanguageModel, sae: saesteer.Sae, sae_lens_sae: Any) -> None:
     table = saesteer.top_logit_lens_tokens(lm, sae, FEATURES, k=5)
     for row in table.to_dicts():
@@ -207,7 +200,7 @@ def test_a_value_given_twice_counts_once_on_every_axis() -> None:
     assert texts["feature", "factor", "prompt"].rows() == [(f, s, p) for f in (5, 3) for s in (1.0, 0.0) for p in ("ba", "be")]
 
 
-def test_what_steer_is_not_given_is_refused_by_name() -> None:
+def test_what_steer_is_not_given_is_refused_by_name(tmp_path: Path) -> None:
     """In a program of its own: the tests' check of types comes before."""
     cases = {
         "features=[-1], prompts=['The']": "feature -1 does not exist: the SAE has features 0 to 1023",
@@ -216,19 +209,22 @@ def test_what_steer_is_not_given_is_refused_by_name() -> None:
         "features=[1.5], prompts=['The']": "feature 1.5 does not exist",
         "features=[True], prompts=['The']": "feature True does not exist",
         "features=3, prompts=['The']": "features is one number: give a list, features=[3]",
+        "features=[0], prompts='The'": "prompts is one string: give a list, prompts=['The']",
         "features=[0], prompts=['The', None]": "prompts: number 2 is None, not a text",
         "features=[0], prompts=[7]": "prompts: number 1 is 7, not a text",
     }
     calls = [f"lambda: saesteer.steer(lm, sae, factors=[1], {case})" for case in cases]
-    calls.append("lambda: saesteer.max_activating_examples(lm, sae, [1], ['The', None])")
+    of_texts = {"['The', None]": "texts: number 2 is None, not a text", "'The'": "texts is one string"}
+    calls += [f"lambda: saesteer.max_activating_examples(lm, sae, [1], {texts})" for texts in of_texts]
     program = (
         f"import saesteer; lm = saesteer.load_model({str(WORLD / 'model')!r}, device='cpu')\n"
         f"sae = saesteer.load_sae({str(SAE_FOLDER)!r}, device='cpu')\n"
         f"for call in [{', '.join(calls)}]:\n    try:\n        call()\n    except (TypeError, ValueError) as error:\n        print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    (tmp_path / "given.py").write_text(program)
+    done = Folder.existing(tmp_path).call("python", "given.py")
     assert done.returncode == 0, done.stderr
-    for said, message in zip(done.stdout.splitlines(), [*cases.values(), "texts: number 2 is None, not a text"], strict=True):
+    for said, message in zip(done.stdout.splitlines(), [*cases.values(), *of_texts.values()], strict=True):
         assert message in said
 
 
@@ -277,14 +273,8 @@ def test_models_that_are_no_causal_language_models_of_transformers_are_refused_w
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (
-            "there/is/none",
-            r"there is no folder there/is/none: correct the path, or name a release .*one of its SAEs \(sae_id\)",
-        ),
-        (
-            "gemma-scope-2b-pt-res-canonical",
-            r"is a release of sae-lens: name one of its SAEs as sae_id, e\.g\. 'layer_0/width_16k",
-        ),
+        ("there/is/none", r"there is no folder there/is/none: correct the path, or name a release .*one of its SAEs \(sae_id\)"),
+        ("gemma-scope-2b-pt-res-canonical", r"is a release of sae-lens: name one of its SAEs as sae_id, e\.g\. 'layer_0/width_16k"),
         ("gpt2-small-res-jbb", "Did you mean 'gpt2-small-res-jb'"),
         ("file.safetensors", r"file\.safetensors is a file: give the folder that it lies in"),
         (None, r"an SAE is a folder, a release with sae_id, or an sae_lens\.SAE, not a NoneType"),
@@ -306,11 +296,7 @@ def test_what_is_no_sae_is_said_in_a_sentence(source: Any, message: str, tmp_pat
         (("cfg.json", "sae.safetensors"), "[1]", r"sae/cfg\.json holds no settings, but a list"),
         (("config.json", "ae.pt"), "\udcff", r"sae/config\.json is not readable as JSON"),
         (("hyperparams.json", "checkpoints/final.safetensors"), "[" * 10**5, r"sae/hyperparams\.json is not readable as JSON"),
-        (
-            ("cfg.json", "sae_weights.safetensors"),
-            '{"metadata": {"sae_lens_version": "6.1"}}',
-            "lacks architecture, d_in, d_sae",
-        ),
+        (("cfg.json", "sae_weights.safetensors"), '{"metadata": {"sae_lens_version": "6.1"}}', "lacks architecture, d_in, d_sae"),
     ],
 )
 def test_a_broken_configuration_is_named(files: tuple[str, str], content: str, message: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from saesteer.cli import app
 from saesteer.core.store import MEASURED_ON, Upstream, WantedRows, complete
-from saesteer.judge.agreement import pairwise_agreement
+from saesteer.rating.agreement import pairwise_agreement
 from saesteer.settings import SettingsError
 from saesteer.steps.judge import JUDGEMENTS
 

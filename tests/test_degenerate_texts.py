@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from degenerate_english import MOST_GOOD, MOST_SCORE
 from polars.testing import assert_frame_equal
 
 from saesteer.analysis.recommendation import recommend
@@ -20,7 +21,7 @@ from saesteer.engine.perplexity import text_losses
 from saesteer.settings import SelectionSettings
 from saesteer.steps.generations import GENERATIONS
 from saesteer.world.concept_texts import topic_texts
-from saesteer.world.degenerate import DESIGN, HELD_OUT, KINDS, LEAST_HONEST, MOST_GOOD, MOST_SCORE, MOST_SCORE_OF, Make, degenerate_texts
+from saesteer.world.degenerate import DESIGN, HELD_OUT, KINDS, Make, degenerate_texts
 from saesteer.world.judges import load_judge
 from saesteer.world.lexicon import load_lexicon
 from saesteer.world.rating import rate
@@ -29,8 +30,10 @@ ROOT = Path(__file__).parents[1]
 SEED = 77
 """Of sentences that nothing was fitted on."""
 HONEST = "honest"
-HONEST_BEFORE = 2.0
-"""Mean score of labelled sentences by the judge that did not know degenerate texts (commit 3459253)."""
+MOST_SCORE_OF = dict.fromkeys(("one word", "the word", "loop", "salad", "shuffled", "noise"), 0.25)
+"""Lower ceilings of kinds, fixed before an earlier judge."""
+LEAST_HONEST = 0.9 * 2.0
+"""Smallest mean score of labelled sentences: nine tenths of what the judge gave them that did not know these kinds (commit 3459253)."""
 
 
 @cache
@@ -53,55 +56,9 @@ def test_every_kind_is_there_as_often_and_the_order_of_sentences_does_not_matter
     assert not degenerate_texts(labelled(world), seed=1).equals(texts)
 
 
-def test_kinds_held_out_take_no_part_in_the_design() -> None:
-    assert not set(DESIGN) & set(HELD_OUT)
-    assert len(HELD_OUT) >= 4
-
-
-SENTENCES = [
-    ("sky", "Look:", "the moon rose over moon and stars."),
-    ("sky", "It is said that", "a comet with a bright tail passed the sun, they noted."),
-    ("food", "Well,", "he fried the peas in a deep pan of oil."),
-    ("food", "Now", "the cook salted a soup."),
-    ("law", "Then", "the clerk sealed a writ in the court."),
-    ("sea", "So", "the crew hauled a net in the bay."),
-]
-SKY = {
-    "one word": " passed" * 18 + ".",
-    "the word": " the comet.",
-    "loop": " rose over moon and rose over moon and rose over moon and rose over moon and rose over.",
-    "salad": " noted bright comet sun they stars passed and tail over rose moon.",
-    "shuffled": " stars rose and moon moon over the.",
-    "noise": " tail pan and pan crew moon over sun over noted they.",
-    "appended": " the crew hauled a net in the bay rose moon.",
-    "inserted": " rose the cook salted a soup and.",
-    "substituted": " the crew hauled a net in passed bay.",
-    "half loop": " a comet with a bright tail with a bright tail with a bright tail with a bright tail.",
-    "constant list": " the moon, the and, the bright and the comet.",
-    "sampled list": " the passed, the they, the over and the rose.",
-    "of and": " the rose of the they and the noted.",
-    "in the": " in the tail, the noted was they.",
-    "four inserted": " passed the cook tail salted they a comet soup.",
-    "memorised": " the moon rose over moon and stars.",
-    "nonsense": " the comet sun a rose in the bright.",
-    "nonsense with one": " a deep court a stars stars court the net, oil noted.",
-    "stutter": " and is comet and bright bright bright passed.",
-    "two memorised": " the moon rose over moon and stars.",
-    "one word changed": " the moon rose over moon rose stars.",
-    "questionnaire": " is it noted or stars? it is noted.",
-    "sentence and list": " the cook salted a soup, the they, the moon and the comet.",
-    "doubled": " a comet comet with with a bright bright tail tail passed passed the sun, sun, they they noted noted.",
-    "there and back": " a comet with a bright tail bright a with comet a.",
-}
-"""Of every kind, the first text on the sky that is made of SENTENCES."""
-
-
-def test_every_kind_is_what_it_says() -> None:
-    texts = degenerate_texts(pl.DataFrame(SENTENCES, schema=["concept", "opener", "text"], orient="row")).filter(concept="sky")
-    assert dict(texts.group_by("kind", maintain_order=True).first().select("kind", "text").iter_rows()) == SKY
-    assert [texts.filter(kind=kind)["text"].n_unique() for kind in ("memorised", "two memorised", "constant list")] == [1, 2, 1]
+def test_one_concept_is_refused() -> None:
     with pytest.raises(ValueError, match="of 1 concept"):
-        degenerate_texts(pl.DataFrame(SENTENCES[:1], schema=["concept", "opener", "text"], orient="row"))
+        degenerate_texts(labelled("world").filter(concept="sea"))
 
 
 def rated(texts: pl.DataFrame) -> pl.DataFrame:
@@ -147,7 +104,7 @@ def test_the_judge_does_not_rate_degenerate_texts_well(kinds: Mapping[str, Make]
 
 
 def test_labelled_sentences_keep_their_score() -> None:
-    assert scored().filter(kind=HONEST)["judge_score"].mean() >= LEAST_HONEST * HONEST_BEFORE
+    assert scored().filter(kind=HONEST)["judge_score"].mean() >= LEAST_HONEST
 
 
 def test_the_books_judge_needs_several_words_and_gives_log_odds() -> None:

@@ -116,7 +116,7 @@ def test_vectors_of_words_are_computed_once(embedder: SentenceEmbedder, tmp_path
         ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, "pooling is lasttoken"),
         ("1_Pooling/config.json", [], "says nothing"),
         ("modules.json", [{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}], "has a module Dense"),
-        ("model.safetensors", "", "readable .safetensors weights are needed"),
+        ("model.safetensors", "", r"model\.safetensors: not a readable safetensors file"),
     ],
 )
 def test_other_models_are_refused(tmp_path: Path, name: str, value: Any, message: str) -> None:
@@ -243,10 +243,11 @@ def test_a_row_that_cannot_be_rated_says_why() -> None:
     ]
     frame = pl.DataFrame(texts, schema={"text": pl.String, "concept": pl.String, "mean_nll": pl.Float64}, orient="row")
     frame = frame.with_columns(**{name: pl.lit(value) for name, value in keys.items()}, order_nats=1.0, reason=pl.lit("none was written"))
-    rated = rate(frame.cast(GENERATIONS.key_schema), rows_of(PLAIN), SEA, {})
+    given = frame.cast(GENERATIONS.key_schema), rows_of(PLAIN), ranges_of(rows_of(PLAIN)), SEA, {}
+    rated = rate(*given)
     reasons = [None, "no content to rate", "none was written", "the feature has no clear concept", "no loss to rate"]
     assert rated["reason"].to_list() == reasons
-    assert rate(frame.cast(GENERATIONS.key_schema), rows_of(PLAIN), SEA, {}, rates_blank=True)["judge_score"].to_list()[1] == 0
+    assert rate(*given, rates_blank=True)["judge_score"].to_list()[1] == 0
 
 
 def test_every_kind_of_degenerate_english_is_there_on_the_same_prompts() -> None:

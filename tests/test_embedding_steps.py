@@ -39,6 +39,19 @@ from saesteer.workflow.completion import complete_manifest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture
+def _in_a_copy(finished: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished.copy(tmp_path / "micro").path)
+
+
+def complete(run: Run, *steps: str) -> None:
+    """Make the rows of steps, one after the other."""
+    for name in steps:
+        for manifest, layers in zip(run.manifests(name), run.groups(name).values(), strict=True):
+            complete_manifest(run, manifest, layers, partial(steps_of(run.experiment)[name].compute, run))
+            assert plan.n_missing(run, name, layers) == 0
+
+
 def judged_by_embeddings(further: dict[str, Any]) -> Run:
     """The experiment of the current folder with a judge of kind embedding, and further settings."""
     write_embedder(Path("embedder"), ["taxi", "pedestrian", "ship", "storm", "famous"])
@@ -49,18 +62,12 @@ def judged_by_embeddings(further: dict[str, Any]) -> Run:
     return run
 
 
-def test_the_steps_of_a_finished_experiment(finished: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(finished.copy(tmp_path / "micro").path)
+@pytest.mark.usefixtures("_in_a_copy")
+def test_the_steps_of_a_finished_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
     run = judged_by_embeddings({"explanations": {"evidence": "lens"}})
-    n_rows = {}
-    for name in ("judge", "explanations"):
-        step = steps_of(run.experiment)[name]
-        for manifest, layers in zip(run.manifests(name), run.groups(name).values(), strict=True):
-            complete_manifest(run, manifest, layers, partial(step.compute, run))
-            assert plan.n_missing(run, name, layers) == 0
-        n_rows[name] = run.rows(step.table).height
-    assert n_rows == {"judge": 8 * 3 * 4, "explanations": 8}
+    complete(run, "judge", "explanations")
     ratings = run.rows(JUDGEMENTS)
+    assert (ratings.height, run.rows(EXPLANATIONS).height) == (8 * 3 * 4, 8)
     assert ratings["judge_score"].null_count() == ratings["reason"].count() < ratings.height
     assert set(ratings["concept_rating"].drop_nulls()) <= {0, 1, 2}
     assert set(run.rows(EXPLANATIONS)["label"]) <= set(vocabulary({}))
@@ -84,14 +91,10 @@ def passages_of(examples: list[dict[str, Any]]) -> list[str]:
     return ["".join(context).replace("▁", " ").strip() for context in around]
 
 
-def test_a_feature_that_stands_for_its_examples_is_rated_by_their_vectors(
-    finished: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(finished.copy(tmp_path / "micro").path)
+@pytest.mark.usefixtures("_in_a_copy")
+def test_a_feature_that_stands_for_its_examples_is_rated_by_their_vectors() -> None:
     run = judged_by_embeddings({"concepts": {"kind": "examples"}})
-    for name in ("concepts", "judge"):
-        for manifest, layers in zip(run.manifests(name), run.groups(name).values(), strict=True):
-            complete_manifest(run, manifest, layers, partial(steps_of(run.experiment)[name].compute, run))
+    complete(run, "concepts", "judge")
     vectors, keys = load_embedder(Path("embedder")).vectors, ["layer", "feature"]
     texts = of_features(run.rows(JUDGEMENTS).join(run.rows(GENERATIONS, columns=["text"]), on=GENERATIONS.keys))
     named = run.rows(CONCEPTS).join(run.rows(MAX_ACTIVATING_EXAMPLES, columns=["examples"]), on=keys).drop_nulls("concept")
@@ -109,13 +112,10 @@ def test_a_feature_that_stands_for_its_examples_is_rated_by_their_vectors(
     assert steering.height >= 20
 
 
-def test_a_features_concept_is_the_name_nearest_to_most_of_its_examples(
-    finished: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(finished.copy(tmp_path / "micro").path)
+@pytest.mark.usefixtures("_in_a_copy")
+def test_a_features_concept_is_the_name_nearest_to_most_of_its_examples() -> None:
     run = judged_by_embeddings({"concepts": {"kind": "nearest"}})
-    for manifest, layers in zip(run.manifests("concepts"), run.groups("concepts").values(), strict=True):
-        complete_manifest(run, manifest, layers, partial(steps_of(run.experiment)["concepts"].compute, run))
+    complete(run, "concepts")
     names, vectors = vocabulary({}), load_embedder(Path("embedder")).vectors
     directions = vectors(names).astype(np.float64)
     usual = [np.mean(np.delete(directions @ one, place)) for place, one in enumerate(directions)]

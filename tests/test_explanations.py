@@ -162,15 +162,8 @@ def test_a_label_is_an_explanation_behind_the_sources() -> None:
 
 
 def test_provenance_in_words() -> None:
-    row = {
-        "model": "m\x1b",
-        "evidence": "both",
-        "detection": 0.9,
-        "n_active": 10,
-        "n_active_detected": 9,
-        "n_inactive": 10,
-        "n_inactive_detected": 1,
-    }
+    counts = {"n_active": 10, "n_active_detected": 9, "n_inactive": 10, "n_inactive_detected": 1}
+    row = {"model": "m\x1b", "evidence": "both", "detection": 0.9, **counts}
     assert re.fullmatch(r"label by m\ufffd from examples and lens tokens, detection 0.90 \[0\.\d\d, 0\.\d\d\]", provenance(row, 0.95))
     assert provenance({**row, "detection": None}, 0.95).endswith("lens tokens, detection unknown")
 

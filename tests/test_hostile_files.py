@@ -19,7 +19,7 @@ from test_rating import saved
 from saesteer.core.errors import SettingsError
 from saesteer.exchange.imported import imported_texts
 from saesteer.figures.save import flat
-from saesteer.rating.answers import read_answers
+from saesteer.rating.agreement import read_answers
 from saesteer.settings import Experiment, experiment_of, load_experiment
 from saesteer.workflow.checks import check_contents, check_files
 from saesteer.workflow.new_experiment import write_experiment

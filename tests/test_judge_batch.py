@@ -14,8 +14,7 @@ from judge_texts import KEY, TEXTS, generations, judged, judging_process, settin
 
 from saesteer.judge.answers import JudgeError
 from saesteer.judge.batch import BatchAsker
-from saesteer.judge.budget import Budget, SpendLimitReached
-from saesteer.judge.spend import Spend
+from saesteer.judge.spend import Budget, Spend, SpendLimitReached
 
 
 def asker(judge: Judge, **changes: object) -> BatchAsker:

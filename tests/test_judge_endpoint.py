@@ -33,7 +33,7 @@ from judge_texts import (
 from saesteer.analysis.score import harmonic_mean
 from saesteer.judge.answers import ANSWERS, Answer, AnswerBook, Ask, JudgeError
 from saesteer.judge.batch import endpoint_asker
-from saesteer.judge.endpoint import check_key, endpoint_fingerprint
+from saesteer.judge.endpoint import check_key
 from saesteer.judge.parse import Rating
 from saesteer.judge.rubric import questions
 
@@ -109,7 +109,7 @@ def test_nothing_is_asked_again(tmp_path: Path):
 
 
 def test_answers_of_a_job_at_the_same_time_are_found(tmp_path: Path):
-    with judge_server() as judge, AnswerBook(tmp_path, endpoint_fingerprint(settings(judge.base_url)), 60.0) as book:
+    with judge_server() as judge, AnswerBook(tmp_path, asker(judge).fingerprint, 60.0) as book:
         judged(generations(TEXTS), asker(judge), tmp_path)  # meanwhile
         book.refresh()
         assert all(book.reading(question) for question in questions(TEXTS[0], None, None).values())
@@ -152,15 +152,10 @@ def test_ratings_do_not_depend_on_concurrency_nor_on_how_questions_are_put_toget
         assert judged(shuffled, asker(judge), tmp_path / "shuffled").sort(keys).equals(whole.sort(keys))
 
 
-def test_a_missing_key_is_refused_before_anything_is_asked():
-    with judge_server() as judge:
-        for environ in ({}, {"TEST_JUDGE_KEY": ""}, {"TEST_JUDGE_KEY": "  "}):
-            with pytest.raises(JudgeError, match="set the environment variable TEST_JUDGE_KEY"):
-                endpoint_asker(settings(judge.base_url), environ, judge.data)
-        assert judge.paths == []
-
-
-def test_what_cannot_be_a_key_or_an_address_is_refused_without_being_shown():
+def test_what_cannot_be_a_key_or_an_address_is_refused_without_being_shown(tmp_path: Path):
+    for environ in ({}, {"TEST_JUDGE_KEY": ""}, {"TEST_JUDGE_KEY": "  "}):
+        with pytest.raises(JudgeError, match="set the environment variable TEST_JUDGE_KEY"):
+            endpoint_asker(settings("http://localhost/v1"), environ, tmp_path)
     for bad in ("sk-secret\nX: y", "sk secret", "sk-sécret"):
         with pytest.raises(JudgeError, match="TEST_JUDGE_KEY") as refused:
             check_key(settings("http://localhost/v1"), {"TEST_JUDGE_KEY": bad})
@@ -178,14 +173,8 @@ def test_what_cannot_be_a_key_or_an_address_is_refused_without_being_shown():
 @pytest.mark.parametrize(
     "address",
     [
-        "http://localhost:abc/v1",
-        "http://localhost:99999/v1",
-        "http://[::1/v1",
-        "http://h /v1",
-        " http://h/v1",
-        "http:///v1",
-        "ftp://h/v1",
-        "",
+        *("http://localhost:abc/v1", "http://localhost:99999/v1", "http://[::1/v1", "http:///v1", "ftp://h/v1", ""),
+        *("http://h /v1", " http://h/v1", "http://local host/v1", "http://127.0.0.1:9/v1\n", "\thttp://127.0.0.1/v1"),
     ],
 )
 def test_what_is_no_address_is_named(address: str):
@@ -235,11 +224,7 @@ def test_an_event_stream_is_read(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "message",
-    [
-        None,
-        {"role": "assistant"},
-        {"role": "assistant", "content": None},
-    ],
+    [None, {"role": "assistant"}, {"role": "assistant", "content": None}],
 )
 @pytest.mark.parametrize("finish", ["SAFETY", "PROHIBITED_CONTENT", "content_filter", "content_filter: PROHIBITED_CONTENT"])
 def test_an_answer_that_was_filtered_away_is_unreadable(message: object, finish: str, tmp_path: Path):
@@ -286,16 +271,6 @@ def test_the_key_reaches_the_endpoint_and_nothing_else(key: str, tmp_path: Path,
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files
     assert not [path for path in files if key.encode() in path.read_bytes()]
-
-
-@pytest.mark.parametrize("usage", [None, {"prompt_tokens": "many"}, {"prompt_tokens": -1, "completion_tokens": True}])
-def test_absent_usage_is_null_and_estimated(usage: object, tmp_path: Path):
-    with judge_server(usage=usage) as judge:
-        one = asker(judge)
-        judged(generations(TEXTS[:1]), one, tmp_path)
-        characters = sum(len(prompt) for prompt in judge.answered)
-    assert stored(tmp_path)["prompt_tokens"].null_count() == 3
-    assert one.budget.spent.input_tokens == pytest.approx(characters / 4, abs=3)
 
 
 def test_openai_is_imported_for_questions_only(tmp_path: Path):

@@ -11,16 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from judge_server import Fault, Judge, judge_server
-from judge_texts import ENVIRON, asker, generations, judged, judging_process, settings, stored
+from judge_texts import asker, generations, judged, judging_process, settings, stored
 
 from saesteer.judge.answers import JudgeError
-from saesteer.judge.batch import endpoint_asker
-from saesteer.judge.budget import LEDGER, Budget, SpendLimitReached
-from saesteer.judge.endpoint import MAX_RETRIES, EndpointAsker
-from saesteer.judge.spend import Spend
+from saesteer.judge.endpoint import MAX_RETRIES
+from saesteer.judge.spend import LEDGER, Budget, Spend, SpendLimitReached
 from saesteer.settings import PromptWriter
 
 TEXTS = [f"The waves rose {number} times." for number in range(30)]
@@ -155,16 +152,7 @@ LIFTING = [
 ]
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "nonsense",
-        '{"request": "a", "section": "judge"}',
-        "[]",
-        "\0\0\0",
-        *LIFTING,
-    ],
-)
+@pytest.mark.parametrize("line", ["nonsense", '{"request": "a", "section": "judge"}', "[]", "\0\0\0", *LIFTING])
 def test_an_unreadable_line_is_refused(line: str, tmp_path: Path) -> None:
     with judge_server() as judge:
         judged(generations(TEXTS[:1]), asker(judge), tmp_path)
@@ -272,7 +260,11 @@ def test_what_may_have_been_charged_counts_at_its_worst_three_times(body: str, t
             judged(generations(TEXTS), asker(judge, concurrency=1, max_total_tokens=one.budget.total.tokens + 1500), tmp_path)
 
 
-@pytest.mark.parametrize("usage", ["many", ["many"], 5, {"prompt_tokens": 0, "completion_tokens": 0}])
+@pytest.mark.parametrize(
+    "usage",
+    [None, "many", ["many"], 5]
+    + [{"prompt_tokens": prompt, "completion_tokens": completion} for prompt, completion in ((0, 0), ("many", None), (-1, True))],
+)
 def test_usage_that_says_nothing_is_no_free_answer(usage: Any, tmp_path: Path) -> None:
     with judge_server(usage=usage) as judge:
         with pytest.raises(SpendLimitReached):
@@ -304,13 +296,3 @@ def test_malformed_answers_of_a_batch_count_at_their_worst(tmp_path: Path) -> No
         with pytest.raises(JudgeError, match="gave no answer to 9 of 9 questions"):
             judged(generations(TEXTS[:3]), one, tmp_path)
         assert one.budget.total.output_tokens == 9 * 200
-
-
-@pytest.mark.parametrize("address", [" http://127.0.0.1:9/v1", "http://local host/v1", "http://127.0.0.1:9/v1\n", "\thttp://127.0.0.1/v1"])
-def test_what_is_no_address_books_nothing(address: str, tmp_path: Path) -> None:
-    with pytest.raises(JudgeError, match=r"judge\.base_url is no address"):
-        endpoint_asker(settings(address), ENVIRON, tmp_path)
-    one = EndpointAsker(settings(address), None, Budget(settings(address), tmp_path), 2)  # had it come this far
-    with pytest.raises((JudgeError, httpx2.InvalidURL)):
-        judged(generations(TEXTS[:1]), one, tmp_path / "answers")
-    assert one.budget.total == Spend()

@@ -11,9 +11,8 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from saesteer.core.files import text_id
 from saesteer.engine.models import language_model, load_language_model
-from saesteer.judge.answers import AnswerBook, Ask, JudgeError, answer_all
+from saesteer.judge.answers import AnswerBook, Ask, JudgeError
 from saesteer.judge.local_model import LENGTH_STEP, LocalModelAsker, local_asker
-from saesteer.judge.parse import Unparsed
 from saesteer.judge.rubric import Question
 from saesteer.settings import LocalModelJudge
 
@@ -99,17 +98,10 @@ def test_an_answer_ends_where_the_template_ends_it_whatever_the_generation_confi
     requests = asks([f"{text} {number}" for number in range(8) for text in TEXTS])
     answered = answers(local_asker(lm, settings(max_tokens=40), "w"), requests, tmp_path / "a")
     assert answered == answers(complete, requests, tmp_path / "b")
-    assert "stop" in {reason for _, reason in answered.values()}
-
-
-def test_an_answer_ends_at_the_end_of_turn_or_is_cut_off(tmp_path: Path):
-    lm = judge_model()
-    one = local_asker(lm, settings(max_tokens=40), "w")
-    answered = answers(one, asks([f"{text} {number}" for number in range(8) for text in TEXTS]), tmp_path)
-    assert {reason for _, reason in answered.values()} <= {"stop", "length"}
-    kept = stored(tmp_path)
-    assert (kept["completion_tokens"] <= 40).all()
+    kept = stored(tmp_path / "a")
+    assert {"stop"} <= set(kept["finish_reason"]) <= {"stop", "length"}
     assert ((kept["completion_tokens"] == 40) | (kept["finish_reason"] == "stop")).all()
+    assert kept["completion_tokens"].max() <= 40
     assert not kept["raw"].str.contains("<end>|<turn>").any()
 
 
@@ -120,15 +112,6 @@ def test_a_text_cannot_end_the_users_turn():
     (prompt,) = map(one._prompt, asks([TEXTS[3]]))
     turn, end = (lm.tokenizer.convert_tokens_to_ids(name) for name in ("<turn>", "<end>"))
     assert (prompt.count(turn), prompt.count(end), prompt.count(lm.tokenizer.bos_token_id)) == (2, 1, 1)
-
-
-def test_random_models_rate_nothing_and_are_asked_twice_more(tmp_path: Path):
-    one = local_asker(judge_model(), settings(max_tokens=2), "w")
-    (question,) = (ask.question for ask in asks(TEXTS[:1]))
-    with AnswerBook(tmp_path, one.fingerprint, 60.0) as book:
-        answer_all([question], one, book)
-        assert isinstance(book.reading(question), Unparsed)
-    assert stored(tmp_path)["attempt"].to_list() == [0, 1, 2]
 
 
 def test_a_model_without_a_chat_template_or_too_short_is_refused(tmp_path: Path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engine_models import WORLD
 from safetensors.numpy import load_file, save_file
 
 from saesteer.analysis.acceptability import distinct_bigram_share, fluency_by_loss
@@ -21,7 +22,6 @@ from saesteer.world.oracle_judge import (
     function_share,
     load_oracle,
     order_nats,
-    save_oracle,
     topic_posterior,
     topic_share,
 )
@@ -141,17 +141,8 @@ def test_what_repeats_itself_is_not_fluent():
     assert fluency_rating(ORACLE, texts[2], 1.5) == 0
 
 
-def test_stored_oracle_is_the_same(tmp_path: Path):
-    save_oracle(ORACLE, {"measured": {}}, tmp_path)
-    loaded = load_oracle(tmp_path)
-    assert loaded.thresholds == THRESHOLDS
-    for name in ("log_likelihood", "log_prior", "pair_counts"):
-        np.testing.assert_array_equal(getattr(loaded, name), getattr(ORACLE, name))
-
-
 def test_the_judge_of_an_earlier_version_is_refused_by_name(tmp_path: Path):
-    save_oracle(ORACLE, {"measured": {}}, tmp_path)
-    weights = load_file(tmp_path / WEIGHTS)
+    weights = load_file(WORLD / "oracle" / WEIGHTS)
     save_file({name: weights[name] for name in ("log_likelihood", "log_prior")}, tmp_path / WEIGHTS)
     with pytest.raises(SettingsError, match=f"{WEIGHTS} is a judge's of an earlier version"):
         load_oracle(tmp_path)

@@ -165,72 +165,37 @@ def test_a_refused_prompt_is_missing_with_its_reason(tmp_path: Path, caplog: pyt
 
 
 USAGE = {"prompt_tokens": 90, "completion_tokens": 12, "total_tokens": 102}
-CHOICE = {"index": 0, "finish_reason": "stop", "logprobs": None}
-FORMS: dict[str, Callable[[str], dict[str, Any]]] = {
-    "OpenAI": lambda text: {
-        "object": "chat.completion",
-        "choices": [CHOICE | {"message": {"role": "assistant", "content": text, "refusal": None, "annotations": []}}],
-        "usage": USAGE | {"completion_tokens_details": {"reasoning_tokens": 0}, "prompt_tokens_details": {"cached_tokens": 0}},
-        "service_tier": "default",
-    },
-    "Azure": lambda text: {
-        "choices": [CHOICE | {"content_filter_results": {"hate": {"filtered": False}}, "message": {"role": "assistant", "content": text}}],
-        "prompt_filter_results": [{"prompt_index": 0, "content_filter_results": {}}],
-        "usage": USAGE,
-    },
-    "vLLM": lambda text: {
-        "choices": [
-            CHOICE | {"message": {"role": "assistant", "content": text, "reasoning_content": None, "tool_calls": []}, "stop_reason": None}
-        ],
-        "usage": USAGE | {"prompt_tokens_details": None},
-        "prompt_logprobs": None,
-    },
-    "llama.cpp": lambda text: {
-        "choices": [{"finish_reason": "stop", "index": 0, "message": {"role": "assistant", "content": text}}],
-        "usage": USAGE,
-        "timings": {"prompt_n": 90, "predicted_ms": 1.5},
-    },
-    "Ollama": lambda text: {
-        "system_fingerprint": "fp_ollama",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
-        "usage": USAGE,
-    },
-    "Mistral": lambda text: {
-        "choices": [
-            {
-                "index": 0,
-                "message": {
-                    "role": "assistant",
-                    "tool_calls": None,
-                    "content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": text}],
-                },
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": USAGE,
-    },
-    "Anthropic": lambda text: {"choices": [CHOICE | {"message": {"role": "assistant", "content": text}}], "usage": USAGE},
-    "Gemini": lambda text: {
-        "choices": [{"finish_reason": "stop", "index": 0, "message": {"content": text, "role": "assistant"}}],
-        "usage": USAGE | {"total_tokens": 200},
-    },
-    "OpenRouter": lambda text: {
-        "provider": "Provider",
-        "choices": [CHOICE | {"native_finish_reason": "STOP", "message": {"role": "assistant", "content": text, "reasoning": None}}],
-        "usage": USAGE | {"cost": 0.0001},
-    },
+FORMS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "Anthropic": ({}, {"logprobs": None}, {}),
+    "Azure": ({"prompt_filter_results": [{"prompt_index": 0}]}, {"content_filter_results": {"hate": {"filtered": False}}}, {}),
+    "Gemini": ({"usage": USAGE | {"total_tokens": 200}}, {}, {}),
+    "llama.cpp": ({"timings": {"prompt_n": 90, "predicted_ms": 1.5}}, {}, {}),
+    "Ollama": ({"system_fingerprint": "fp_ollama"}, {}, {}),
+    "OpenAI": (
+        {"object": "chat.completion", "usage": USAGE | {"prompt_tokens_details": {"cached_tokens": 0}}, "service_tier": "default"},
+        {"logprobs": None},
+        {"refusal": None, "annotations": []},
+    ),
+    "OpenRouter": ({"provider": "P", "usage": USAGE | {"cost": 0.0001}}, {"native_finish_reason": "STOP"}, {"reasoning": None}),
+    "vLLM": (
+        {"usage": USAGE | {"prompt_tokens_details": None}, "prompt_logprobs": None},
+        {"stop_reason": None},
+        {"reasoning_content": None, "tool_calls": []},
+    ),
 }
+"""What a completion, its choice and its message hold besides what all have. Mistral's parts of a message: test_judge_endpoint.py."""
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
-def test_an_answer_in_the_form_of_each_server(form: Callable[[str], dict[str, Any]], tmp_path: Path) -> None:
-    rows = generations(["The waves rose.", "A pawn moved"])
+def test_an_answer_in_the_form_of_each_server(form: tuple[dict[str, Any], dict[str, Any], dict[str, Any]], tmp_path: Path) -> None:
+    rows, (of_answer, of_choice, of_message) = generations(["The waves rose.", "A pawn moved"]), form
     with judge_server() as judge:
         plain = judged(rows, asker(judge), tmp_path / "plain")
 
     def answered(body: dict[str, Any]) -> Fault:
-        answer = form(agreeable(body["messages"][0]["content"]))
-        return Fault(200, body=json.dumps({"id": "x", "created": 1, "model": "m", **answer}))
+        message = {"role": "assistant", "content": agreeable(body["messages"][0]["content"])} | of_message
+        choice = {"index": 0, "finish_reason": "stop", "message": message} | of_choice
+        return Fault(200, body=json.dumps({"id": "x", "created": 1, "model": "m", "choices": [choice], "usage": USAGE} | of_answer))
 
     with judge_server(refuses=answered) as judge:
         one = asker(judge)

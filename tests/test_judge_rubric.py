@@ -78,13 +78,7 @@ UNFINISHED = ("<think>Is it 2?\nRating: 2", "\n[THINK] Rating: 2", "Rating: 2</t
 ENDED_OTHERWISE = {"refusal": "refused", "content_filter": "refused", "length": "cut off", "max_tokens": "cut off"}
 
 
-@pytest.mark.parametrize(
-    ("raw", "value"),
-    [
-        *RATED.items(),
-        *OTHER_FORMS.items(),
-    ],
-)
+@pytest.mark.parametrize(("raw", "value"), [*RATED.items(), *OTHER_FORMS.items()])
 def test_ratings_are_read(raw: str, value: int):
     assert parse(raw, "stop", "Rating") == Rating(value)
     for finish, why in ENDED_OTHERWISE.items():

@@ -12,10 +12,9 @@ from judge_server import Fault, Judge, judge_server
 from judge_texts import asker, generations, judged, settings, stored
 
 from saesteer.judge.answers import Ask, JudgeError
-from saesteer.judge.budget import Budget, SpendLimitReached
 from saesteer.judge.naming import estimate_labels
 from saesteer.judge.rubric import questions
-from saesteer.judge.spend import Spend, estimate, estimate_texts, most, priced
+from saesteer.judge.spend import Budget, Spend, SpendLimitReached, estimate, estimate_texts, most, priced
 from saesteer.settings import ExplanationSettings
 
 TEXTS = [f"The waves rose {number} times." for number in range(10)]

@@ -12,9 +12,9 @@ from judge_texts import ENVIRON, QUICK, stored
 from saesteer.core.files import text_id
 from saesteer.judge.answers import JudgeError
 from saesteer.judge.batch import endpoint_asker
-from saesteer.judge.budget import SpendLimitReached
 from saesteer.judge.endpoint import check_key
 from saesteer.judge.prompt_writing import INSISTENCE, prompts_fingerprint, request, written_prompts
+from saesteer.judge.spend import SpendLimitReached
 from saesteer.settings import Comparison, PromptWriter, Workflow, load_experiment
 from saesteer.steps.step import steps_of
 from saesteer.workflow import preflight

@@ -9,7 +9,7 @@ import pytest
 from made_up_results import ANSWER, ANSWERS, PART, RECORD, TRACKED, Shared, copy_of, publish, write
 from sharing_folders import damage
 
-from saesteer.judge.budget import LEDGER
+from saesteer.judge.spend import LEDGER
 from saesteer.sharing import publish as publishing
 from saesteer.sharing.commands import SharingError, git
 from saesteer.sharing.provenance import Statement, write_statements

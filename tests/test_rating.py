@@ -13,8 +13,8 @@ import pytest
 from report_folders import HOSTILE, PromptedRun, compared, swept
 
 from saesteer.core.errors import SettingsError
-from saesteer.rating import answers as rating_answers
-from saesteer.rating.answers import LARGEST_FILE, read_answers
+from saesteer.rating import agreement
+from saesteer.rating.agreement import LARGEST_FILE, read_answers
 from saesteer.rating.sheet import drawn, rated_texts, sheet_html
 from saesteer.run import Run
 from saesteer.steps.judge import JUDGEMENTS
@@ -107,7 +107,7 @@ def test_agreement_is_that_of_a_slow_formula(run: Run, tmp_path: Path) -> None:
     first = {text: {"concept": rng.choice([0, 1, 2]), "fluency": rng.choice([0, row["fluency_rating"]])} for text, row in judge.items()}
     second = {text: {"concept": rng.choice([row["concept_rating"], 1])} for text, row in list(judge.items())[:30]}
     files = [saved(tmp_path / f"{name}.json", run.name, given) for name, given in (("first", first), ("second", second))]
-    tables = rating_answers.compared(run, files)
+    tables = agreement.compared(run, files)
     assert list(tables) == [("judge", str(files[0])), ("judge", str(files[1])), (str(files[0]), str(files[1]))]
     given = {"judge": {text: {"concept": row["concept_rating"], "fluency": row["fluency_rating"]} for text, row in judge.items()}}
     given |= {str(files[0]): first, str(files[1]): second}

@@ -25,9 +25,8 @@ from saesteer.analysis.recommendation import (
 from saesteer.cli import app
 from saesteer.core.uncertainty import Interval
 from saesteer.recommendations.answer import Answer, as_sweep, gist, page_of, show
-from saesteer.recommendations.by_words import rated_by_words
 from saesteer.recommendations.question import Question
-from saesteer.recommendations.scoring import choosing_and_scoring, ordinary_losses
+from saesteer.recommendations.scoring import choosing_and_scoring, ordinary_losses, rated_by_words
 from saesteer.recommendations.verdicts import sentences_of, shown
 from saesteer.run import Run
 from saesteer.settings import LocalExamples, SelectionSettings, SettingsError, load_experiment
@@ -182,14 +181,8 @@ def with_loss(rated: pl.DataFrame, loss: float, spread: float = 0.0) -> pl.DataF
 def test_under_a_limit_on_damage_the_strength_is_the_best_of_those_that_are_seen_to_be_within_it():
     """The stronger factor has the higher score at exp(2) = 7.4 times the unsteered perplexity; of the middle one, at 2.7 times, the
     interval reaches beyond 4; the smallest is at 1.6 times. Without a limit the strongest is recommended."""
-    middle = with_loss(ratings("feature", 3, "7", "4", [1.95] * 8), 2.0, 0.6)
-    rated = pl.concat(
-        [
-            with_loss(ratings("feature", 3, "7", "8", [2.0] * 8), 3.0),
-            middle,
-            with_loss(ratings("feature", 3, "7", "2", [1.9, 1.8] * 4), 1.5),
-        ]
-    )
+    texts = [("8", [2.0] * 8, 3.0, 0.0), ("4", [1.95] * 8, 2.0, 0.6), ("2", [1.9, 1.8] * 4, 1.5, 0.0)]
+    rated = pl.concat([with_loss(ratings("feature", 3, "7", factor, scores), *loss) for factor, scores, *loss in texts])
     chosen = {limit: recommended(rated, max_damage=limit).feature for limit in (None, 8.0, 4.0, 2.0, 1.2)}
     assert [choice and (choice.factor, choice.score.mean) for choice in chosen.values()] == [
         ("8", 2.0), ("8", 2.0), ("2", pytest.approx(1.85)), ("2", pytest.approx(1.85)), None,
@@ -246,23 +239,18 @@ def test_perplexity_is_compared_prompt_by_prompt():
     assert 2 <= low < 4 < high <= 8
 
 
+CANDIDATE = dict.fromkeys(("concept", "explanation", "label", "labelled", "fires_on"))
+CANDIDATE |= {"match": "lens", "top_logit_lens_tokens": ["ship"], "input_score": 0.5, "output_score": 0.5}
+"""What is known of a candidate, but for its layer and number."""
+
+
 def test_a_models_text_cannot_break_the_page_or_command_the_terminal():
     """Cell ends, line ends, links and HTML in texts and tokens are shown as they are."""
     hostile = "a | b\n\n# c <script>alert(1)</script> [d](javascript:e) \x1b[2J"
     rated = ratings("feature", 3, "7", "1", [1.5] * 8).with_columns(prompt=pl.lit("I"), text=pl.lit(hostile))
     plain = rated.with_columns(factor=pl.lit("0"))
-    row = {
-        "layer": 3,
-        "feature": 7,
-        "match": "explanation",
-        "concept": None,
-        "explanation": hostile,
-        "label": hostile,
-        "labelled": f"{hostile} (label by {hostile})",
-        "fires_on": None,
-        "top_logit_lens_tokens": [hostile],
-    }
-    picked = pl.DataFrame([row | {"input_score": 0.5, "output_score": 0.5}])
+    said = {"explanation": hostile, "label": hostile, "labelled": f"{hostile} (label by {hostile})", "top_logit_lens_tokens": [hostile]}
+    picked = pl.DataFrame([CANDIDATE | said | {"layer": 3, "feature": 7}])
     question, texts = Question("tiny", "sea", 4, 1, Path("config.yaml"), None), pl.concat([rated, plain])
     answered = Answer(question, recommended(rated, plain), picked, texts, texts)
     page = page_of(answered)
@@ -364,10 +352,7 @@ def test_what_is_no_concept_is_refused_in_a_sentence(concept: str, words: tuple[
 def test_an_answer_by_words_says_so():
     rated = ratings("feature", 6, "8", "2", [2.0] * 8).with_columns(prompt=pl.lit("I"), text=pl.lit(" see"))
     plain = rated.with_columns(factor=pl.lit("0"), judge_score=pl.lit(0.0))
-    picked = pl.DataFrame(
-        {"layer": [6], "feature": [8], "match": ["lens"], "concept": None, "explanation": None, "fires_on": ["sea"], "input_score": 0.5}
-        | {"output_score": 0.5, "top_logit_lens_tokens": [["ship"]], "label": None, "labelled": None}
-    )
+    picked = pl.DataFrame([CANDIDATE | {"layer": 6, "feature": 8, "fires_on": "sea"}])
     question = Question("own", "sea", 4, 1, Path("config.yaml"), None, words=("boat", "tide"))
     texts = pl.concat([rated, plain])
     answered = Answer(question, recommended(rated, plain), picked, texts, texts, by_words=True)
@@ -387,9 +372,8 @@ def test_a_terminal_gets_ten_lines_and_a_table_in_plain_text():
         ratings(kind, 6, kind, "1", [1.0] * 8).with_columns(prompt=pl.lit("I"), text=pl.lit(" say")) for kind in ("prompting", "diffmean")
     ]
     plain = rated[0].with_columns(name=pl.lit("8"), factor=pl.lit("0"), judge_score=pl.lit(0.0))
-    known = {"match": "label", "concept": "sea", "explanation": None, "fires_on": None, "top_logit_lens_tokens": ["▁ship", "▁", "port"]}
-    known |= {"label": None, "labelled": None}
-    picked = pl.DataFrame([{"layer": 6, "feature": feature} | known | {"input_score": 0.5, "output_score": None} for feature in range(10)])
+    known = CANDIDATE | {"concept": "sea", "top_logit_lens_tokens": ["▁ship", "▁", "port"], "output_score": None}
+    picked = pl.DataFrame([known | {"layer": 6, "feature": feature} for feature in range(10)])
     texts = pl.concat([*rated, *rivals, plain])
     question = Question("tiny", "sea", 4, 1, Path("config.yaml"), None)
     answered = Answer(question, recommended(pl.concat([*rated, *rivals]), plain), picked, texts, texts)

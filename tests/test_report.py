@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from judge_texts import ENVIRON
 from judge_texts import settings as judge_settings
 from report_folders import HOSTILE, METHODS, compared, copy_of, swept
 from safetensors.numpy import load_file
@@ -22,7 +23,7 @@ from saesteer.analysis.tables import STEERING
 from saesteer.core.machine import process_table
 from saesteer.exchange.fits import recommended_factor
 from saesteer.judge.answers import Answer, AnswerBook
-from saesteer.judge.endpoint import endpoint_fingerprint
+from saesteer.judge.batch import endpoint_asker
 from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.site import folder as folder_module
 from saesteer.site import pieces
@@ -295,8 +296,9 @@ def test_rows_of_several_versions_in_one_table_are_named(sweep: tuple[Any, Path]
 def test_a_judges_name_that_went_over_to_another_model_is_named(sweep: tuple[Any, Path], tmp_path: Path) -> None:
     results, judge = copy_of(sweep[0], tmp_path), judge_settings("http://h/v1")
     results = replace(results, experiment=results.experiment.model_copy(update={"judge": judge}))
+    fingerprint = endpoint_asker(judge, ENVIRON, results.data).fingerprint
     for model, mixed in (("judge-2025", []), ("judge-2026", ["judge: judge-1 answered as judge-2025 and judge-2026"])):
-        with AnswerBook(results.data / "judge/answers", endpoint_fingerprint(judge), 60.0) as book:
+        with AnswerBook(results.data / "judge/answers", fingerprint, 60.0) as book:
             book.add(Answer(model, 0, "fluency", "text", "Rating: 2", "stop", 1, 1, model))
         folder = write_report(results, tmp_path / "report").parent
         assert piece(folder, "index")["mixed"] == mixed

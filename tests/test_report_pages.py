@@ -18,7 +18,7 @@ from workflow_folder import ROOT
 
 from saesteer.analysis.recommended_factor import recommended_factors
 from saesteer.analysis.tables import OUTCOMES, STEERING
-from saesteer.rating.answers import read_answers
+from saesteer.rating.agreement import read_answers
 from saesteer.rating.sheet import rated_texts, sheet_html
 from saesteer.run import Run
 from saesteer.site.folder import write_report

@@ -4,7 +4,6 @@
 
 import contextlib
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,22 +32,6 @@ def texts_of(served: Served, sampling: Sampling, n: int = 1) -> list[Text]:
     return served.model.texts(PROMPT, served.model.setting(SteeringField.model_validate(MEDICINE)), sampling, n, 0)
 
 
-def ended(served: Served, texts: list[Text], within: float = 30) -> list[Progress]:
-    """The texts once all have ended."""
-    last, ends = [Progress("")] * len(texts), threading.Semaphore(0)
-
-    def write(number: int, progress: Progress) -> None:
-        last[number] = progress
-        if progress.finish:
-            ends.release()
-
-    served.scheduler.submit(texts, write)
-    deadline = time.monotonic() + within
-    for _ in texts:
-        assert ends.acquire(timeout=max(0, deadline - time.monotonic()))
-    return last
-
-
 @contextlib.contextmanager
 def held(served: Served) -> Iterator[None]:
     """No token is computed meanwhile."""
@@ -68,12 +51,6 @@ def held(served: Served) -> Iterator[None]:
         thread.join()
 
 
-def raw(served: Served, data: bytes) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", int(served.address.rpartition(":")[2])))
-    connection.sendall(data)
-    return connection
-
-
 def eventually(holds: Callable[[], object], within: float = 10) -> bool:
     deadline = time.monotonic() + within
     while not holds():
@@ -90,19 +67,10 @@ def eventually(holds: Callable[[], object], within: float = 10) -> bool:
         ({"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}, 200),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}, 200),  # a link that is followed
         *(
-            pytest.param(
-                {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest},
-                403,
-            )
+            ({"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest}, 403)
             for site in ("cross-site", "same-site")
-            for mode, dest in (
-                ("no-cors", "script"),
-                ("no-cors", "image"),
-                ("cors", "empty"),
-                ("navigate", "iframe"),
-                ("navigate", "embed"),
-                ("navigate", "object"),
-            )
+            for mode, dests in {"no-cors": ("script", "image"), "cors": ("empty",), "navigate": ("iframe", "embed", "object")}.items()
+            for dest in dests
         ),
     ],
 )
@@ -138,11 +106,8 @@ def test_no_answer_may_be_used_or_framed_by_another_origin(served: Served, monke
 @pytest.mark.parametrize("name", ["[", "[::1", "]", "127.0.0.1:x:y"])
 def test_names_that_are_none_are_refused(served: Served, name: str) -> None:
     assert httpx.get(served.address, headers={"Host": name}).status_code in (400, 421)
-    assert served.post("/v1/completions", COMPLETION, Origin=f"http://{name}").status_code == 403
-
-
-def test_another_port_of_this_machine_is_another_site(served: Served) -> None:
-    assert served.post("/v1/completions", COMPLETION, Origin="http://127.0.0.1:1").status_code == 403
+    for origin in (f"http://{name}", "http://127.0.0.1:1"):
+        assert served.post("/v1/completions", COMPLETION, Origin=origin).status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -214,15 +179,9 @@ def test_streams_at_once_are_refused_before_they_begin(served: Served) -> None:
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        pytest.param(
-            "/v1/completions",
-            {"prompt": PROMPT, "max_tokens": 50, "n": 16},
-        ),
+        ("/v1/completions", {"prompt": PROMPT, "max_tokens": 50, "n": 16}),
         ("/v1/completions", {"prompt": PROMPT, "max_tokens": 50, "n": 16, "stream": True}),
-        pytest.param(
-            "/api/next",
-            {"prompt": PROMPT, "steering": MEDICINE, "layer": LAYER, "feature": FEATURE},
-        ),
+        ("/api/next", {"prompt": PROMPT, "steering": MEDICINE, "layer": LAYER, "feature": FEATURE}),
     ],
 )
 def test_nothing_is_computed_for_a_client_that_has_left(
@@ -241,11 +200,11 @@ def test_nothing_is_computed_for_a_client_that_has_left(
     with held(served):
         sent = json.dumps(body).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(sent)}\r\n\r\n"
-        leaving = raw(served, head.encode() + sent)
+        leaving = served.raw(head.encode() + sent)
         time.sleep(0.5)
         leaving.close()
         time.sleep(0.5)
-    (other,) = ended(served, texts_of(served, Sampling(2)))
+    (other,) = served.ended(texts_of(served, Sampling(2)))
     assert other.n_tokens == 2
     assert looked == []
     assert sum(n == 16 for n in batches) <= 1  # its rows go before their first token
@@ -281,62 +240,23 @@ def test_texts_that_cannot_share_a_batch_are_those_that_each_is_alone(served: Se
     samplings = [hot, replace(hot, temperature=0.0), replace(hot, top_p=0.2), replace(hot, max_new_tokens=5), replace(hot, stop="e")]
     texts = [text for sampling in samplings for text in served.model.texts(PROMPT, steered, sampling, 2, 0)]
     texts += [text for setting in (plain, fit) for text in served.model.texts("It turned out that the", setting, hot, 2, 0)]
-    alone = [ended(served, [text])[0] for text in texts]
+    alone = [served.ended([text])[0] for text in texts]
     assert len({one.text for one in alone}) > 8
-    assert ended(served, texts) == alone
+    assert served.ended(texts) == alone
 
 
 @pytest.mark.parametrize(
     "half",
     [
-        pytest.param(
-            b"POST /api/steer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
-        ),
+        b"POST /api/steer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
         b"POST /api/steer HTTP/1.1\r\nHost: loc",
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
 )
 def test_the_server_ends_whatever_a_client_has_sent(comparison: Run, tmp_path: Path, half: bytes) -> None:
     with serving(comparison, page_in(tmp_path), {LAYER: shipped_sae(LAYER)}) as server:
-        waiting = raw(server, half)
+        waiting = server.raw(half)
         time.sleep(0.3)
         started = time.monotonic()
     assert time.monotonic() - started < 8
     waiting.close()
-
-
-@pytest.mark.exhaustive
-def test_of_64_mixed_clients_those_that_stay_get_their_texts(served: Served) -> None:
-    """While the other 32 leave at any time, each of the 32 gets the texts that it gets alone."""
-    ways: list[dict[str, Any]] = [{}, MEDICINE, {"fit": {"method": "diffmean", "concept": "sea", "layer": LAYER}}]
-
-    def body(client: int) -> dict[str, Any]:
-        sampling = {
-            "temperature": (0, 0.7, 1)[client % 3],
-            "top_p": (1, 0.5)[client % 2],
-            "max_tokens": 8 + client % 5,
-            "n": 1 + client % 3,
-        }
-        return {"prompt": " ".join([PROMPT] * (1 + client % 4)), "steering": ways[client % 3], "seed": client, "stop": "", **sampling}
-
-    def asked(client: int) -> list[str]:
-        leaves = client % 2 == 0
-        timeout = 0.005 * (client + 1) if leaves else 120
-        path = f"{served.address}/v1/completions"
-        try:
-            if client % 8 == 0:
-                with httpx.stream("POST", path, json=body(client) | {"stream": True}, timeout=60) as answer:
-                    next(answer.iter_lines())
-                return []
-            answered = httpx.post(path, json=body(client), timeout=timeout)
-        except httpx.TimeoutException:
-            assert leaves
-            return []
-        return [choice["text"] for choice in answered.json()["choices"]]
-
-    with ThreadPoolExecutor(64) as clients:
-        together = list(clients.map(asked, range(64)))
-    staying = range(1, 64, 2)
-    assert [together[client] for client in staying] == [asked(client) for client in staying]
-    assert all(together[client] for client in staying)
-    assert eventually(lambda: served.post("/v1/completions", COMPLETION | {"prompt": [PROMPT] * 16, "n": 16}).status_code == 200)

@@ -3,14 +3,13 @@
 # ruff: noqa: F811 (fixtures of another file)
 
 import hashlib
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from engine_models import shipped_sae
+from loopback import Handler, serving_with
 from served import serving
 from test_report_pages import browser, sweep, sync_api  # noqa: F401
 from test_report_pages import pytestmark as pytestmark
@@ -58,20 +57,12 @@ READ_ALL = """async ([server, paths]) => {
 def attacker() -> Iterator[int]:
     """The port of a server of one empty page, under every name of this machine."""
 
-    class Page(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.end_headers()
-            self.wfile.write(b"<!doctype html><link rel=icon href=data:,><body>")
+    class Page(Handler):
+        def serve(self) -> None:
+            self.reply(200, "<!doctype html><link rel=icon href=data:,><body>", {"Content-Type": "text/html"})
 
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_address[1]
-        server.shutdown()
+    with serving_with(Page) as address:
+        yield int(address.rpartition(":")[2])
 
 
 @pytest.fixture
@@ -95,17 +86,8 @@ def test_a_page_of_another_origin_reads_nothing(
 ) -> None:
     run, index = report
     token = "secret" if server_name == "steer.test" else None
-    paths = [
-        "data/index.js",
-        "data/index.json",
-        "data/f/0.js",
-        "data/f/0.json",
-        "report.js",
-        "report.css",
-        "figures/roles.png",
-        "",
-        "v1/models",
-    ]
+    pieces = ("data/index.js", "data/index.json", "data/f/0.js", "data/f/0.json")
+    paths = [*pieces, "report.js", "report.css", "figures/roles.png", "", "v1/models"]
     with serving(run, index.parent, {layer: shipped_sae(layer) for layer in run.layers}, token) as served:
         address = f"http://{server_name}:{served.address.rpartition(':')[2]}"
         page, answers = browser.new_page(), []

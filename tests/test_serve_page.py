@@ -2,8 +2,7 @@
 
 # ruff: noqa: F811 (fixtures of another file)
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from saesteer.engine.interventions import Addition, packed
 from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.run import Run
 from saesteer.serve.requests import SteeringField
-from saesteer.serve.scheduler import Progress, Text
 from saesteer.sources.concept_tables import COMPARED_CONCEPTS
 from saesteer.steps.features import FEATURES
 from saesteer.steps.fits import FITS
@@ -78,21 +76,6 @@ def write(page: Any) -> list[str]:
     return [text.removeprefix(PROMPT) for text in page.locator(".card .text").all_inner_texts()]
 
 
-def written(served: Served, texts: Sequence[Text]) -> list[str]:
-    """The texts, by the scheduler alone."""
-    last, ended = [""] * len(texts), threading.Semaphore(0)
-
-    def write(number: int, progress: Progress) -> None:
-        last[number] = progress.text
-        if progress.finish:
-            ended.release()
-
-    served.scheduler.submit(texts, write)
-    for _ in texts:
-        assert ended.acquire(timeout=30)
-    return last
-
-
 def test_search_a_feature_and_steer_with_it(sweep: tuple[Run, Path], served: Served, page: Any) -> None:
     features = sweep[0].summary(FEATURES).filter(pl.col("n_examples") > 0)
     layer, feature = features.select("layer", "feature").row(0)
@@ -111,7 +94,7 @@ def test_search_a_feature_and_steer_with_it(sweep: tuple[Run, Path], served: Ser
     setting, sampling = served.model.setting(SteeringField.model_validate(steering)), served.model.sampling(None)
     page.wait_for_selector(".bars")
     assert len(texts) == 4
-    assert texts[2:] == written(served, served.model.texts(PROMPT, setting, sampling, 2, 0))
+    assert texts[2:] == [of.text for of in served.ended(served.model.texts(PROMPT, setting, sampling, 2, 0))]
     assert barriers(page) == []
     address = page.url
     page.goto("about:blank")
@@ -140,7 +123,7 @@ def test_choose_what_a_method_fitted_and_steer_with_it(comparison: tuple[Run, Pa
     texts = write(page)
     fit = {"fit": {"method": "diffmean", "concept": concept, "layer": run.layers[0], "factor": 3}}
     setting, sampling = compared.model.setting(SteeringField.model_validate(fit)), compared.model.sampling(None)
-    assert texts[2:] == written(compared, compared.model.texts(PROMPT, setting, sampling, 2, 0))
+    assert texts[2:] == [of.text for of in compared.ended(compared.model.texts(PROMPT, setting, sampling, 2, 0))]
     assert texts[2:] != texts[:2]
     assert page.locator(".bars").count() == 0  # these are of a feature
     assert barriers(page) == []

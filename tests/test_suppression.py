@@ -11,7 +11,7 @@ from saesteer.analysis.recommendation import FEATURE, UNSTEERED, Recommendation,
 from saesteer.analysis.suppression import ABLATED, CLAMPED, CONTROL, controls, edit_of, recommend_less, scored_by_absence
 from saesteer.core.errors import SettingsError
 from saesteer.recommendations.answer import as_sweep
-from saesteer.recommendations.evoking import beginnings, evoking_prompts
+from saesteer.recommendations.question import beginnings, evoking_prompts
 from saesteer.recommendations.verdicts import sentences_of, where_of
 
 

@@ -54,15 +54,6 @@ def test_a_labelled_word_belongs_to_its_topic():
                 assert topic in owners[word], (word, LEXICON.names[topic])
 
 
-def test_vocabulary_is_closed_and_without_idle_words():
-    words, starts = documents.vocabulary(LEXICON)
-    docs = some_documents(1500, "test/vocabulary")
-    seen = {word for d in docs for word in d.words}
-    assert seen - set(words) == set(grammar.CLOSING)
-    assert {d.words[0] for d in docs} <= set(starts)
-    assert len(set(words) - seen) < 0.05 * len(words)
-
-
 def test_number_facts_are_true():
     values = {word: value for value, word in enumerate(LEXICON.topics[LEXICON.names.index("numbers")].lists["words"])}
     rng = text_stream(0, "test/numbers")
@@ -95,15 +86,6 @@ def test_an_before_vowels_only():
                 assert (word.lower() == "an") == (after[0] in "aeiou"), (word, after)
 
 
-def test_topics_stay_and_leave_at_the_stated_rate():
-    docs = some_documents(800)
-    pairs = [(a.topics[-1], b.topics[-1]) for d in docs for a, b in itertools.pairwise(d.sentences)]
-    rate = sum(a != b for a, b in pairs) / len(pairs)
-    assert rate == pytest.approx(documents.SWITCH_TOPIC, abs=4 * math.sqrt(0.06 * 0.94 / len(pairs)))
-    opened = sum(d.topics[0] == NO_TOPIC for d in docs) / len(docs)
-    assert opened == pytest.approx(documents.OPENER_FIRST, abs=0.065)
-
-
 def test_nats_are_minus_log_of_the_frequencies():
     """Whole sentences' nats against how often the grammar writes them, for the shortest kind: imports, frequent and rare ones."""
     code = LEXICON.names.index("code")
@@ -128,17 +110,6 @@ def test_zipf_weights_by_hand():
         drawn.append(index)
         assert math.exp(before - dice.nats) == pytest.approx((6 / 11, 3 / 11, 2 / 11)[index])
     assert drawn.count(0) / 6000 == pytest.approx(6 / 11, abs=0.03)
-
-
-def test_fitted_keeps_whole_sentences():
-    for doc in some_documents(100):
-        fitted = doc.fitted(30)
-        assert len(fitted.words) <= 30
-        assert fitted.sentences == doc.sentences[: len(fitted.sentences)]
-        assert doc.text.count(".") == len(doc.sentences)
-        assert 3 <= len(doc.sentences) <= 9
-        if len(fitted.sentences) < len(doc.sentences):
-            assert len(fitted.words) + len(doc.sentences[len(fitted.sentences)].words) > 30
 
 
 def test_prefixes_are_fifty_and_neutral():

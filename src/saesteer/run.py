@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,9 +23,7 @@ from saesteer.core.tables import Table, read_summary
 from saesteer.core.tokens import TextTokens, load_tokens
 from saesteer.settings import (
     Comparison,
-    EndpointJudge,
     Experiment,
-    LocalModelJudge,
     OracleJudge,
     Scores,
     Steering,
@@ -44,7 +41,6 @@ from saesteer.sources.published import cached_path
 if TYPE_CHECKING:
     from saesteer.engine.models import LanguageModel
     from saesteer.engine.saes import Sae
-    from saesteer.judge.answers import Asker
     from saesteer.world.judges import WorldJudge
 
 SHARED_STEPS = ("generations", "gen_success", "perplexity", "judge")
@@ -275,21 +271,6 @@ class Run:
         """Layer -> norm of each decoder row of its SAE; one number where all are equal, None where it is not known."""
         saes = [read_manifest(path)["layers"] for path in self.manifests("saes", layers)]
         return {int(layer): entry.get("decoder_norm") for of_group in saes for layer, entry in of_group.items() if int(layer) in layers}
-
-    def language_judge(self) -> Asker:
-        """The experiment's judge, which is a language model, ready to be asked."""
-        from saesteer.judge.batch import endpoint_asker
-
-        judge = self.steering.judge
-        if isinstance(judge, EndpointJudge):
-            return endpoint_asker(judge, os.environ, self.data)
-        from saesteer.engine.models import load_language_model
-        from saesteer.engine.weights import available_device
-        from saesteer.judge.local_model import local_asker
-
-        assert isinstance(judge, LocalModelJudge)
-        lm = load_language_model(self.model_folder("judge_model"), judge.model.dtype, available_device())
-        return local_asker(lm, judge, self.pin("judge_model")["digest"])
 
     def world_judge(self) -> WorldJudge:
         """The judge of a shipped world, which the experiment names."""

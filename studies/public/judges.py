@@ -9,9 +9,9 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.core.files import write_atomically, write_text
-from saesteer.judge.agreement import agreement
 from saesteer.judge.batch import endpoint_asker
 from saesteer.judge.rate_llm import judge_texts
+from saesteer.rating.agreement import agreement
 from saesteer.rating.sheet import drawn, rated_texts
 from saesteer.run import Run
 from saesteer.settings import EndpointJudge
@@ -65,7 +65,7 @@ def ratings_of(rated: Mapping[str, pl.DataFrame], texts: pl.DataFrame) -> pl.Dat
 
 
 def agreements(rated: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """judge, other, and judge.agreement.SCHEMA of these two, the interval's ends as kappa_low and kappa_high."""
+    """judge, other, and rating.agreement.SCHEMA of these two, the interval's ends as kappa_low and kappa_high."""
     rows = []
     for first, second in combinations(rated, 2):
         aspects = agreement(rated[first], rated[second]).filter(pl.col("n") > 0).rename({"low": "kappa_low", "high": "kappa_high"})

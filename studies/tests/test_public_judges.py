@@ -6,7 +6,7 @@ import polars as pl
 from judge_server import judge_server
 from report_folders import compared
 
-from saesteer.judge.agreement import agreement
+from saesteer.rating.agreement import agreement
 from saesteer.steps.generations import GENERATIONS
 from saesteer.steps.judge import JUDGEMENTS
 from studies.public.judges import TOPICS, agreements, by_endpoint, by_topic, ratings_of

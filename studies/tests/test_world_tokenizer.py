@@ -1,6 +1,7 @@
 """The tokenizer: any text comes back but a special token's spelling, one token a word, and "." on its own."""
 
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,10 @@ from studies.world.tokenizer import BOS_ID, CONTEXT, EOS_ID, PAD_ID, SPACE, SPEC
 ROOT = Path(__file__).resolve().parents[2]
 LEXICON = load_lexicon(ROOT / "data/world/lexicon.yaml", ROOT / "config/prefixes.txt")
 TOKENIZER = build_tokenizer(LEXICON)
+
+
+def some_documents(n: int, name: str = "test/grammar") -> list[documents.Document]:
+    return list(itertools.islice(documents.documents(LEXICON, text_stream(0, name)), n))
 
 
 PLAIN_TEXTS = st.text(st.characters(exclude_characters=SPACE, exclude_categories=["Cs"]), max_size=80).filter(
@@ -55,7 +60,7 @@ def test_openers_need_no_byte_or_letter_pieces():
 
 
 def test_one_token_a_word_inside_texts():
-    docs = list(itertools.islice(documents.documents(LEXICON, text_stream(0, "test/tokenizer")), 300))
+    docs = some_documents(300, "test/tokenizer")
     for doc, ids in zip(docs, corpus.word_ids(TOKENIZER, tuple(docs)), strict=True):
         tokens = TOKENIZER.convert_ids_to_tokens(ids[1:])
         assert [token.removeprefix(SPACE) for token in tokens] == list(doc.words)
@@ -75,7 +80,7 @@ def test_a_word_missing_in_the_tokenizer_is_refused():
 
 def test_training_rows_are_documents_with_bos_and_eos():
     rows = corpus.training_rows(LEXICON, TOKENIZER, 0, "test/rows", 64)
-    docs = itertools.islice(documents.documents(LEXICON, text_stream(0, "test/rows")), 64)
+    docs = some_documents(64, "test/rows")
     assert rows.shape == (64, CONTEXT)
     for row, doc in zip(rows.tolist(), docs, strict=True):
         expected = [*TOKENIZER(doc.text)["input_ids"], EOS_ID]
@@ -91,3 +96,32 @@ def test_labels_line_up_with_rows():
     assert (topics[rows == word] == sea).all()
     assert (topics[~corpus.is_content(rows)] == NO_TOPIC).all()
     assert len({doc.text for doc in docs}) == 100
+
+
+def test_vocabulary_is_closed_and_without_idle_words():
+    words, starts = documents.vocabulary(LEXICON)
+    docs = some_documents(1500, "test/vocabulary")
+    seen = {word for d in docs for word in d.words}
+    assert seen - set(words) == set(grammar.CLOSING)
+    assert {d.words[0] for d in docs} <= set(starts)
+    assert len(set(words) - seen) < 0.05 * len(words)
+
+
+def test_topics_stay_and_leave_at_the_stated_rate():
+    docs = some_documents(800)
+    pairs = [(a.topics[-1], b.topics[-1]) for d in docs for a, b in itertools.pairwise(d.sentences)]
+    rate = sum(a != b for a, b in pairs) / len(pairs)
+    assert rate == pytest.approx(documents.SWITCH_TOPIC, abs=4 * math.sqrt(0.06 * 0.94 / len(pairs)))
+    opened = sum(d.topics[0] == NO_TOPIC for d in docs) / len(docs)
+    assert opened == pytest.approx(documents.OPENER_FIRST, abs=0.065)
+
+
+def test_fitted_keeps_whole_sentences():
+    for doc in some_documents(100):
+        fitted = doc.fitted(30)
+        assert len(fitted.words) <= 30
+        assert fitted.sentences == doc.sentences[: len(fitted.sentences)]
+        assert doc.text.count(".") == len(doc.sentences)
+        assert 3 <= len(doc.sentences) <= 9
+        if len(fitted.sentences) < len(doc.sentences):
+            assert len(fitted.words) + len(doc.sentences[len(fitted.sentences)].words) > 30

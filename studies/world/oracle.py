@@ -8,6 +8,7 @@ that fluency is judged by. So the accuracies say how well these corruptions are 
 the table of saesteer.world.degenerate.
 """
 
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8, UInt16
+from safetensors.numpy import save_file
 from scipy.special import softmax
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -267,9 +269,15 @@ def measure_oracle(
 
 
 def save_oracle(oracle: Oracle, measured: dict[str, float], sizes: OracleSizes, folder: Path) -> None:
-    """Write the judge, with what the test split says of it."""
+    """Write the judge, as `load_oracle` reads it, with what the test split says of it."""
     splits = {"parameters": "oracle/fit", "thresholds": "oracle/*_calibration", "accuracies": "oracle/*_test"}
-    runtime.save_oracle(oracle, {"measured": measured, "splits": splits, "sizes": asdict(sizes)}, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = np.ascontiguousarray(np.argwhere(oracle.pair_counts), dtype=np.uint16)  # safetensors would write another order's bytes
+    counts = oracle.pair_counts[tuple(pairs.T.astype(np.int64))].astype(np.uint16)
+    weights = {"log_likelihood": oracle.log_likelihood, "log_prior": oracle.log_prior, "pairs": pairs, "pair_counts": counts}
+    save_file(weights, folder / runtime.WEIGHTS)
+    settings = {"thresholds": asdict(oracle.thresholds), "measured": measured, "splits": splits, "sizes": asdict(sizes)}
+    (folder / runtime.SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _with_shares(oracle: Oracle, items: Sequence[ConceptItem], content_nats: float, posterior: float, least: int) -> Oracle | None:

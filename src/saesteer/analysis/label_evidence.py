@@ -5,6 +5,7 @@ feature is active in it. Here the held-out active texts are max-activating examp
 texts of the corpus in which the feature's activation is 0 at every token, by the stored activations of all of them.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,32 @@ class Evidence:
     """Held-out max-activating examples, without marks."""
     inactive: tuple[str, ...]
     """Texts without activation."""
+
+    @property
+    def unmarked(self) -> list[str]:
+        """The examples for the naming, without marks."""
+        return [text.replace(OPENS, "").replace(CLOSES, "") for text in self.shown]
+
+
+class Namer(ABC):
+    """Who names features, and says by a name in which texts a feature is active."""
+
+    @property
+    @abstractmethod
+    def at_once(self) -> int:
+        """About how many questions it wants to get together."""
+
+    def expect(self, features: Sequence[Evidence]) -> None:
+        """Say what those would cost that have no name yet: nothing."""
+        return
+
+    @abstractmethod
+    def names(self, features: Sequence[Evidence]) -> list[Label]:
+        """A label of each feature."""
+
+    @abstractmethod
+    def is_active(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
+        """Whether the feature is said to be active, for each name and text; None where that cannot be said."""
 
 
 def evidence_of(

@@ -138,7 +138,7 @@ def rate(
 ) -> None:
     """Write a page on which anybody rates texts blindly, by keyboard; or, with --answers, compare raters with the judge."""
     from saesteer.core.files import write_text
-    from saesteer.rating.answers import compared
+    from saesteer.rating.agreement import compared
     from saesteer.rating.sheet import sheet_html
 
     run = run_of(experiment, configfile)
@@ -157,7 +157,7 @@ def agreement(
     configfile: Configfile = CONFIG,
 ) -> None:
     """Compare the judges that rated an experiment's texts, past ones too: weighted kappa of each aspect, with its interval."""
-    from saesteer.judge.agreement import pairwise_agreement
+    from saesteer.rating.agreement import pairwise_agreement
 
     for (first, second), rows in pairwise_agreement(run_of(experiment, configfile).data / "judge").items():
         _show_agreement(first, second, rows)

@@ -137,12 +137,16 @@ def compared(lm: LanguageModel, steered: Read, unsteered: Read) -> tuple[Float64
     return torch.cat(losses), torch.cat(divergences)
 
 
+class TooFewTextsError(ValueError):
+    """Too few ordinary texts are long enough to measure what steering breaks."""
+
+
 def ordinary_texts(texts: Sequence[Sequence[int]], n_texts: int, n_tokens: int) -> list[list[int]]:
     """`n_texts` of the texts, spread evenly over those of more than `N_CONTEXT` tokens, each cut after `n_tokens`; all of them where there
     are fewer."""
     long = [list(text[:n_tokens]) for text in texts if len(text) > N_CONTEXT]
     if len(long) < MIN_ROWS:
-        raise ValueError(
+        raise TooFewTextsError(
             f"{len(long)} texts have more than {N_CONTEXT} tokens: at least {MIN_ROWS} are needed to measure what steering breaks"
         )
     step = max(1.0, len(long) / n_texts)

@@ -44,6 +44,26 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
             f"{path}: dtype bfloat16 needs a GPU: a processor computes texts in it no faster than in float32, and some get it wrong."
             " Set dtype to float32 or, where memory is short, to int8 (with torchao)"
         )
+    check_readable(path)
+    with without_remote_code(path):
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    text = config.get_text_config(decoder=True)
+    model = whole_model(
+        AutoModelForCausalLM,
+        path,
+        config=text,
+        key_mapping=None if text is config else OF_TEXT,
+        dtype=getattr(torch, number_type(dtype)),
+        quantization_config=quantisation(text, dtype) if dtype in model_size.QUANTISED else None,
+        **_placement(path, dtype, device),
+    )
+    if device != "cpu":
+        model.set_attn_implementation(attention_on_gpu(model))
+    return model
+
+
+def check_readable(path: Path) -> None:
+    """Refuse a folder without safetensors files, or with a damaged one."""
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(
@@ -51,32 +71,29 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
         )
     for file in files:
         if fault := safetensors_fault(file):
-            raise ValueError(f"{file}: not a readable safetensors file ({fault}); fetch or copy it again")
+            raise SettingsError(f"{file}: not a readable safetensors file ({fault}); fetch or copy it again")
+
+
+def whole_model(kind: Any, path: Path, optional: tuple[str, ...] = (), **options: Any) -> Any:
+    """A folder's model by a class of transformers, refused where weights are missing, of another shape or not finite; those may be missing
+    whose names begin with one of `optional`."""
     transformers_logging.disable_progress_bar()  # which is drawn for models that load in no time, too
     with without_remote_code(path):
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    text = config.get_text_config(decoder=True)
-    model, info = AutoModelForCausalLM.from_pretrained(
-        path,
-        config=text,
-        key_mapping=None if text is config else OF_TEXT,
-        dtype=getattr(torch, number_type(dtype)),
-        quantization_config=quantisation(text, dtype) if dtype in model_size.QUANTISED else None,
-        attn_implementation="eager",
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        output_loading_info=True,
-        **_placement(path, dtype, device),
-    )
-    absent = sorted({*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])})
-    if absent:
-        raise ValueError(
+        model, info = kind.from_pretrained(
+            path,
+            attn_implementation="eager",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+    missing = {*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])}
+    if absent := sorted(key for key in missing if not key.startswith(optional)):
+        raise SettingsError(
             f"{path}: weights of {absent[0]} (and {len(absent) - 1} more) are missing or of another shape; fetch the model again"
         )
     check_weights(str(path), model.named_parameters())
-    if device != "cpu":
-        model.set_attn_implementation(attention_on_gpu(model))
     return model
 
 

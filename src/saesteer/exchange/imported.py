@@ -30,7 +30,7 @@ from saesteer.figures.style import visible
 from saesteer.methods.compare.summaries import imported_summaries, with_scores
 from saesteer.methods.compare.tables import METHOD_CURVES, METHOD_SUMMARIES
 from saesteer.run import Run
-from saesteer.settings import EmbeddingJudge, IntervalSettings, OracleJudge, ProtocolSettings, canonical_factor
+from saesteer.settings import IntervalSettings, ProtocolSettings, canonical_factor
 from saesteer.settings.registry import METHODS
 from saesteer.sources.encoding import json_of, refuse_missing, table_of, text_of
 from saesteer.sources.published import labelled_concepts
@@ -278,15 +278,11 @@ def _by_judge(texts: pl.DataFrame, run: Run) -> pl.DataFrame:
     """The texts with the ratings of a comparison's judge in place of the file's. Its answers and what they cost count as that
     experiment's."""
     from saesteer.steps.judge import ratings
+    from saesteer.steps.judges import judge_of
 
-    judge, prompts = run.comparison.judge, {text_id(prompt): prompt for prompt in texts["prompt"].unique()}
-    if isinstance(judge, OracleJudge) and (unknown := sorted(set(texts["concept"]) - set(run.topics()))):
-        raise SettingsError(f"the judge of {run.name} knows the topics of its world only, not {unknown[0]!r}: name another with --judge")
-    if isinstance(judge, EmbeddingJudge):
-        raise SettingsError(
-            f"the judge of {run.name} is of kind embedding, which compares with the losses and unsteered texts of its own experiment: name"
-            " another comparison with --judge"
-        )
+    prompts = {text_id(prompt): prompt for prompt in texts["prompt"].unique()}
+    if judge := judge_of(run.comparison):
+        judge.check_texts_from_elsewhere(run, texts["concept"].unique().to_list())
     ids = {prompt: prefix_id for prefix_id, prompt in prompts.items()}
     named = texts.with_columns(target=pl.col("concept"), prefix_id=pl.col("prompt").replace_strict(ids))
     reason = pl.when(pl.col("text").is_null()).then(pl.lit("the file has no text"))

@@ -16,11 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from saesteer.core.files import value_digest, write_json
 from saesteer.judge.answers import Answer, AnswerBook, Ask, JudgeError
-from saesteer.judge.budget import Budget
-from saesteer.judge.completion import NO_ANSWER, Parameters, answer_fields, completion_request, may_be_charged, status_of_error
+from saesteer.judge.completion import NO_ANSWER, Exchange, Parameters, answer_fields, completion_request, may_be_charged, status_of_error
 from saesteer.judge.endpoint import MAX_RETRIES, EndpointAsker, OfEndpoint, check_key
-from saesteer.judge.exchange import Exchange
-from saesteer.judge.spend import Spend, actual, most, prompt_characters
+from saesteer.judge.spend import Budget, Spend, actual, most, prompt_characters
 from saesteer.settings import Endpoint
 
 if TYPE_CHECKING:

@@ -16,10 +16,8 @@ import httpx2
 import openai
 
 from saesteer.judge.answers import JudgeError
-from saesteer.judge.budget import Budget
-from saesteer.judge.completion import NO_ANSWER, answer_fields, completion_of, is_about_the_question, may_be_charged, status_of_error
-from saesteer.judge.exchange import ALIKE
-from saesteer.judge.spend import most
+from saesteer.judge.completion import ALIKE, NO_ANSWER, answer_fields, completion_of, is_about_the_question, may_be_charged, status_of_error
+from saesteer.judge.spend import Budget, most
 from saesteer.settings import Endpoint
 from saesteer.sources.http import LARGEST_ANSWER, FetchError, body_of
 

@@ -1,13 +1,27 @@
-"""Chat completions in the forms that endpoints give them: what is sent, and what a body says, be it an answer or an error."""
+"""Chat completions in the forms that endpoints give them: what is sent, what a body says, be it an answer or an error, and what an endpoint
+shows of itself while it is asked: which parameters it takes, and which questions it refuses.
+
+Where it took other parameters than the settings say, a file names those that answers came with, for later runs too:
+
+    <answers folder>/<fingerprint>/request.json
+"""
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from saesteer.judge.answers import Ask
+from pydantic import TypeAdapter, ValidationError
+
+from saesteer.core.files import write_json
+from saesteer.judge.answers import Answer, AnswerBook, Ask, JudgeError
+from saesteer.judge.parse import REQUEST_REFUSED
 from saesteer.settings import Endpoint
+
+ALIKE = 3
+"""So many questions refused, and none answered between them, are no matter of the questions."""
 
 NO_ANSWER = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
 """What `completion_of` and `answer_fields` raise where an endpoint sent no answer, or JSON that is nested too deep."""
@@ -25,6 +39,9 @@ _TOO_LONG = re.compile(
 )
 _FILTERED_AWAY = re.compile(r"content_filter|safety|prohibited_content|blocklist|spii|recitation", re.IGNORECASE)
 """Finish reasons of choices without a message, which are answers all the same."""
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -150,3 +167,71 @@ def may_be_charged(content: bytes) -> bool:
     usage = body.get("usage") if isinstance(body, dict) else None
     counts = usage.values() if isinstance(usage, dict) else ()
     return isinstance(body, dict) and (bool(body.get("choices")) or any(type(count) is int and count > 0 for count in counts))
+
+
+class Exchange:
+    """A run of requests to one endpoint, whose answers go into a book."""
+
+    def __init__(self, settings: Endpoint, book: AnswerBook) -> None:
+        self._settings, self._book = settings, book
+        self._record = book.folder / "request.json"
+        self.parameters = Parameters(settings.max_tokens_parameter, settings.temperature)
+        if self._record.exists():
+            try:
+                self.parameters = TypeAdapter(Parameters).validate_json(self._record.read_bytes())
+            except ValidationError:
+                raise JudgeError(f"{self._record} names no parameters that a request can have: delete it, and run again") from None
+        self._held: list[Answer] = []
+        self._refused: list[str] = []
+
+    def adapts(self, sent: Parameters, status: int, text: str) -> bool:
+        """Whether a request that was sent with some parameters and got an error is to be sent again, with those that there are now."""
+        if status not in (400, 422):
+            return False
+        if sent != self.parameters:  # another request has met the same error
+            return True
+        accepted = sent.accepted(error_of(text))
+        if accepted is None:
+            return False
+        self.parameters = accepted
+        write_json(self._record, asdict(accepted))
+        takes = "takes no temperature" if accepted.temperature != sent.temperature else "takes max_completion_tokens for max_tokens"
+        log.warning("%s %s %s: asked so from here on (%s)", self._settings.section, self._settings.model, takes, self._record)
+        return True
+
+    def answered(self, answer: Answer) -> None:
+        """An answer: questions that were refused just before it were refused for themselves."""
+        self._book.add(answer)
+        self.keep()
+
+    def refused(self, identity: Mapping[str, Any], status: int, text: str) -> Answer | None:
+        """The unreadable answer that stands for an error; None where the error is no matter of its question.
+
+        It is one where it says so and the book has answers to others. Where only one of these holds, it is one as long as fewer than ALIKE
+        come in a row; where neither does, it is none.
+        """
+        says_so = is_about_the_question(status, text)
+        if not says_so and not may_be_about_the_question(status, text):
+            return None
+        words = storable(str(error_of(text)["message"]))[:500]
+        answer = Answer(**identity, raw=words, finish_reason=REQUEST_REFUSED, prompt_tokens=None, completion_tokens=None, model=None)
+        if not says_so or not self._book.is_answered:
+            self._held.append(answer)
+            return answer if len(self._held) < (ALIKE if says_so or self._book.is_answered else 1) else None
+        self._refused.append(words)
+        self._book.add(answer)
+        return answer
+
+    def keep(self) -> None:
+        """Keep what was refused."""
+        self._refused += [answer.raw for answer in self._held]
+        for answer in self._held:
+            self._book.add(answer)
+        self._held = []
+
+    def close(self) -> None:
+        """At the end of a run that did not fail."""
+        self.keep()
+        if self._refused:
+            n, section = len(self._refused), self._settings.section
+            log.warning("%s: the endpoint refused %d questions, the first with: %s", section, n, self._refused[0])

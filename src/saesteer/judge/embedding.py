@@ -15,13 +15,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from transformers import AutoModel
-from transformers.utils import logging as transformers_logging
 
-from saesteer.core.errors import SettingsError
-from saesteer.core.files import safetensors_fault
-from saesteer.engine.finite import check_finite, check_weights
+from saesteer.engine.finite import check_finite
 from saesteer.engine.models import MIN_ROWS
-from saesteer.engine.weights import load_tokenizer, without_remote_code
+from saesteer.engine.weights import check_readable, load_tokenizer, whole_model
 from saesteer.sources.embedding_model import TextPooling, text_pooling
 
 ALGORITHM_VERSION = 1
@@ -84,22 +81,6 @@ def _one_thread() -> Iterator[None]:
 def load_embedder(folder: Path) -> SentenceEmbedder:
     """A sentence-embedding model from its folder (safetensors only, nothing fetched), refused by name where its files are damaged."""
     pooling = text_pooling(folder)
-    files = sorted(folder.glob("*.safetensors"))
-    if fault := next((f"{file}: {fault}" for file in files if (fault := safetensors_fault(file))), None if files else f"{folder} has no"):
-        raise SettingsError(f"{fault}: readable .safetensors weights are needed; fetch or copy the model again")
-    transformers_logging.disable_progress_bar()
-    with without_remote_code(folder):
-        model, info = AutoModel.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            attn_implementation="eager",
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    absent = sorted(key for key in {*info["missing_keys"], *map(str, info["mismatched_keys"])} if not key.startswith("pooler."))
-    if absent:
-        raise SettingsError(f"{folder}: weights of {absent[0]} (and {len(absent) - 1} more) are missing or of another shape")
-    check_weights(str(folder), model.named_parameters())
+    check_readable(folder)
+    model = whole_model(AutoModel, folder, optional=("pooler.",), dtype=torch.float32)
     return SentenceEmbedder(model.eval().requires_grad_(False), load_tokenizer(folder), pooling)

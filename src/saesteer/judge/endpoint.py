@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from saesteer.judge.answers import Answer, AnswerBook, Ask, Asker, JudgeError, answers_fingerprint
-from saesteer.judge.budget import Budget
-from saesteer.judge.completion import answer_fields, completion_request
-from saesteer.judge.exchange import Exchange
-from saesteer.judge.spend import Spend, actual, estimate, most, prompt_characters
+from saesteer.judge.completion import Exchange, answer_fields, completion_request
+from saesteer.judge.spend import Budget, Spend, actual, estimate, most, prompt_characters
 from saesteer.settings import Endpoint
 
 if TYPE_CHECKING:
@@ -40,8 +38,10 @@ class OfEndpoint(Asker):
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """What its answers depend on besides the questions."""
-        return endpoint_fingerprint(self.settings)
+        """What its answers depend on besides the questions; batched or not, they are the same."""
+        settings = self.settings
+        answers = answers_fingerprint("endpoint", settings.model, settings.max_tokens, settings.seed)
+        return answers | {"temperature": settings.temperature}
 
     def expect(self, asks: Sequence[Ask]) -> None:
         """One line before the first request: how many, what they probably cost, and whether the limits allow that."""
@@ -152,8 +152,3 @@ def check_key(settings: Endpoint, environ: Mapping[str, str]) -> str | None:
     if not key.isascii() or not key.isprintable() or " " in key:
         raise JudgeError(f"the environment variable {variable} holds what cannot be a key: spaces or special characters")
     return key
-
-
-def endpoint_fingerprint(settings: Endpoint) -> dict[str, Any]:
-    """What answers of this endpoint depend on; batched or not, they are the same."""
-    return answers_fingerprint("endpoint", settings.model, settings.max_tokens, settings.seed) | {"temperature": settings.temperature}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from saesteer.analysis.label_evidence import AFTER, BEFORE, CLOSES, NOTHING, OPENS, Evidence, Label
+from saesteer.analysis.label_evidence import AFTER, BEFORE, CLOSES, NOTHING, OPENS, Evidence, Label, Namer
 from saesteer.core.files import value_digest
 from saesteer.judge.answers import AnswerBook, Ask, Asker, answer_all, unanswered
 from saesteer.judge.parse import Rating, Words
@@ -87,7 +87,7 @@ def naming_fingerprint(asker: Asker) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class LanguageModelNamer:
+class LanguageModelNamer(Namer):
     """Names by a language model, whose answers are kept in a book."""
 
     asker: Asker
@@ -95,7 +95,6 @@ class LanguageModelNamer:
 
     @property
     def at_once(self) -> int:
-        """About how many questions it wants to get together."""
         return self.asker.questions_at_once
 
     def expect(self, features: Sequence[Evidence]) -> None:
@@ -107,7 +106,6 @@ class LanguageModelNamer:
             self.asker.expect([*asks, *(Ask(detection_question("x" * 40, text), 0) for text in texts)])
 
     def names(self, features: Sequence[Evidence]) -> list[Label]:
-        """A label of each feature."""
         questions = [name_question(one) for one in features]
         answer_all([question for question in questions if question], self.asker, self.book)
         return [self._label(question) if question else Label(None, reason=NOTHING) for question in questions]
@@ -119,7 +117,7 @@ class LanguageModelNamer:
         return Label(reading.text, first.model if first else None)
 
     def is_active(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
-        """Whether the feature is said to be active, for each name and text; None where no answer is readable."""
+        """None where no answer is readable."""
         questions = [detection_question(name, text) for name, text in pairs]
         answer_all(questions, self.asker, self.book)
         readings = [self.book.reading(question) for question in questions]

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from saesteer.analysis.acceptability import WORD
-from saesteer.analysis.label_evidence import CLOSES, NOTHING, OPENS, Evidence, Label
+from saesteer.analysis.label_evidence import NOTHING, Evidence, Label, Namer
 from saesteer.judge.rate_embedding import Embed, concept_of
 
 ALGORITHM_VERSION = 1
@@ -29,7 +29,7 @@ def vocabulary(described: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class NearestNamer:
+class NearestNamer(Namer):
     """Names by an embedding model."""
 
     embed: Embed
@@ -61,22 +61,17 @@ class NearestNamer:
         """The name nearest to each text."""
         return [self.names_known[place] for place in self._nearness(texts).argmax(1)]
 
-    def expect(self, features: Sequence[Evidence]) -> None:
-        """It costs nothing."""
-
     def names(self, features: Sequence[Evidence]) -> list[Label]:
-        """A label of each feature."""
         return [self._label(one) for one in features]
 
     def _label(self, one: Evidence) -> Label:
-        shown = [text.replace(OPENS, "").replace(CLOSES, "") for text in one.shown]
-        parts = [self._nearness(texts).mean(0) for texts in (shown, [" ".join(one.tokens)] if one.tokens else []) if texts]
+        parts = [self._nearness(texts).mean(0) for texts in (one.unmarked, [" ".join(one.tokens)] if one.tokens else []) if texts]
         if not parts:
             return Label(None, reason=NOTHING)
         return Label(self.names_known[int(np.argmax(sum(parts)))], self.model)
 
     def is_active(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
-        """Whether the feature is said to be active, for each name and text; None where the text has no word."""
+        """None where the text has no word."""
         most, answers = max(1, int(NEAREST * len(self.names_known))), list[bool | None]()
         for name, text in pairs:
             nearness = self._nearness([text])[0]

@@ -10,7 +10,7 @@ Fluency is acceptability (analysis.acceptability), its ranges those of the same 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -30,6 +30,7 @@ from saesteer.analysis.acceptability import (
 )
 from saesteer.analysis.score import judgements
 from saesteer.core.errors import SettingsError
+from saesteer.core.texts import TEXT_KEYS
 from saesteer.core.uncertainty import student_t
 
 ALGORITHM_VERSION = 1
@@ -46,6 +47,8 @@ MOST_TIMES = math.log(2)
 """A text whose perplexity is twice what 95 % of unsteered texts stay below has no fluency."""
 HALF = 0.5
 """Of what the order of words is worth in 95 % of unsteered texts: a text in which it is worth less has no fluency."""
+TEXTS_AT_ONCE = 512
+"""Texts whose losses are measured and whose vectors are made together."""
 LEAST_UNSTEERED = 4
 """Fewest unsteered texts that a range is taken of."""
 
@@ -162,12 +165,17 @@ def order_matters(ranges: Acceptable, text: str | None, mean_nll: float | None) 
 
 
 def rate(
-    texts: pl.DataFrame, unsteered: pl.DataFrame, embed: Embed, described: Mapping[str, Sequence[str]], rates_blank: bool = False
+    texts: pl.DataFrame,
+    unsteered: pl.DataFrame,
+    ranges: Acceptable,
+    embed: Embed,
+    described: Mapping[str, Sequence[str]],
+    rates_blank: bool = False,
 ) -> pl.DataFrame:
     """The JUDGEMENTS rows of GENERATIONS rows with a column `concept` (null where there is none), mean_nll and order_nats, in their order;
-    `unsteered` has text, mean_nll and order_nats of the same prompts. `described` has what else describes a concept, by its name. What
+    `unsteered` has texts of the same prompts, and `ranges` are theirs. `described` has what else describes a concept, by its name. What
     cannot be rated is null: where there is no text, no concept, or no word. With `rates_blank` a blank text is rated 0 (P4)."""
-    ranges, plain = ranges_of(unsteered), _with_words(unsteered)["text"].to_list()
+    plain = _with_words(unsteered)["text"].to_list()
     said = texts["text"].fill_null("").to_list()
     concepts: list[int | None] = [None] * len(said)
     for name in texts["concept"].drop_nulls().unique(maintain_order=True):
@@ -183,3 +191,35 @@ def rate(
         fluency_rating=pl.Series([fluency_rating(ranges, *of) for of in measures], dtype=pl.UInt8),
     )
     return judgements(rated, rates_blank)
+
+
+def rate_beside_unsteered(
+    texts: pl.DataFrame,
+    unsteered: pl.DataFrame,
+    embed: Embed,
+    with_order_nats: Callable[[pl.DataFrame], pl.DataFrame],
+    described: Callable[[int, str], Mapping[str, Sequence[str]]],
+    rates_blank: bool = False,
+) -> Iterator[pl.DataFrame]:
+    """`rate` of texts of many layers and targets, a target beside its own unsteered texts; each frame is of one layer. `with_order_nats`
+    measures what the order of words is worth: of TEXTS_AT_ONCE texts or more together, where it matters. `described`: of a layer's target,
+    what else describes a concept."""
+    keys = ["layer", "target"]
+    for (layer,), rows in texts.group_by("layer", maintain_order=True):
+        targets = rows["target"].unique(maintain_order=True)
+        size = -(-TEXTS_AT_ONCE * len(targets) // rows.height)
+        for some in (targets[start : start + size] for start in range(0, len(targets), size)):
+            here, beside = (of.filter(pl.col("target").is_in(some.implode()), layer=layer) for of in (rows, unsteered))
+            embed(texts_and_words(pl.concat([here["text"], beside["text"]]).drop_nulls().to_list()))  # known from then on
+            plain = with_order_nats(beside).partition_by(keys, as_dict=True)
+            ranges = {key: ranges_of(of_target) for key, of_target in plain.items()}
+            cells = here.select(*keys, "text", "mean_nll").iter_rows()
+            matters = [order_matters(ranges[layer, target], *measures) for layer, target, *measures in cells]
+            orders = with_order_nats(here.filter(pl.Series(matters, dtype=pl.Boolean))).select(*TEXT_KEYS, "order_nats")
+            here = here.join(orders, TEXT_KEYS, how="left", maintain_order="left")
+            yield pl.concat(
+                [
+                    rate(part, plain[key], ranges[key], embed, described(int(str(layer)), str(key[1])), rates_blank)
+                    for key, part in here.group_by(keys, maintain_order=True)
+                ]
+            )

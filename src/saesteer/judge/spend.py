@@ -1,13 +1,31 @@
-"""What a judge costs: estimated before, counted afterwards (for the limit see saesteer.judge.budget).
+"""What a language model costs: estimated before, counted afterwards, and how much an experiment may still spend.
 
 Before an answer comes, its tokens are estimates: a token is about four characters of English. What a request can cost at most is counted
 by its bytes (a token is at least one) and the longest answer allowed. Afterwards the endpoint's own count is used where it gives one.
+
+All jobs of an experiment, their retries and later runs share one ledger:
+
+    data/NAME/spent.jsonl, a line each time:
+    {"request": "9f3c…", "section": "judge", "settled": false, "input_tokens": 812, "output_tokens": 200, "usd": 0.00024}
+
+The first line of a request stands there before it is sent, with the most that it can cost; the second, settled, with what it did cost. A
+request without a second line is under way, or was cut off and may have been charged: it counts at its worst until somebody deletes its
+line. Lines are only ever added, under a lock of the file system (flock, which NFS has too).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, BinaryIO
 
-from saesteer.judge.answers import Answer, Ask
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
+
+from saesteer.judge.answers import Answer, Ask, JudgeError
 from saesteer.judge.parse import REQUEST_REFUSED
 from saesteer.judge.rubric import questions
 from saesteer.settings import Endpoint
@@ -20,6 +38,12 @@ TYPICAL_ANSWER_TOKENS = 60
 
 TOKENS_AROUND_A_MESSAGE = 16
 """A chat template's own tokens; an upper estimate."""
+
+LEDGER = "spent.jsonl"
+"""Name of the ledger in an experiment's data folder, beside the folders that are shared: what was spent here is this clone's."""
+
+USD_DIGITS = 9
+"""Sums of prices are compared with the limit in so many decimals: those beyond are the arithmetic's error."""
 
 
 @dataclass(frozen=True)
@@ -105,3 +129,137 @@ def actual(settings: Endpoint, characters: int, answer: Answer) -> Spend:
 
 def _tokens(characters: int) -> int:
     return round(characters / CHARACTERS_PER_TOKEN)
+
+
+class _Line(BaseModel, strict=True):
+    """A line of the ledger. No cost is below 0 or infinite: it would lift the limit."""
+
+    request: str
+    section: str
+    settled: bool
+    input_tokens: NonNegativeInt
+    output_tokens: NonNegativeInt
+    usd: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class SpendLimitReached(JudgeError):
+    """The next request could pass the limit in money or tokens."""
+
+
+class Budget:
+    """The limits of a section of the settings, checked against the ledger in an experiment's data folder."""
+
+    def __init__(self, settings: Endpoint, data: Path) -> None:
+        self._settings = settings
+        self._ledger = data / LEDGER
+        self._read_to = 0
+        self._open: dict[str, Spend] = {}
+        self.total = Spend()
+        """What the experiment has spent, with what is open at its worst, by the lines that were read."""
+        self.spent = Spend()
+        """This run's share of it, without what is open."""
+        self.n_left = 0
+        """Questions without an answer, for the message when the limit is reached."""
+        self._lost = ""
+        if self._ledger.exists():
+            with self._ledger.open("rb") as file:
+                self._read(file)
+
+    @property
+    def open(self) -> Spend:
+        """The most that requests can cost whose cost is not known: those under way, and those that were cut off."""
+        return sum(self._open.values(), Spend())
+
+    def share(self, request: str | None, n: int) -> Spend:
+        """What each of `n` questions can cost at most for which an open request reserved together."""
+        reserved = self._open.get(request or "", Spend())
+        return Spend(reserved.input_tokens // n, reserved.output_tokens // n, reserved.usd / n)
+
+    def fits(self, worst: Spend) -> bool:
+        """Whether the limits hold even if everything open and this costs the most it can."""
+        after = self.total + worst
+        limits = ((round(after.usd, USD_DIGITS), self._settings.max_usd), (after.tokens, self._settings.max_total_tokens))
+        return all(limit is None or value <= limit for value, limit in limits)
+
+    def reserve(self, worst: Spend) -> str | None:
+        """Set aside the most that a request can cost; only then may it be sent. Gives its name, or None where it does not fit."""
+        with self._locked() as file:
+            return self._add(file, worst) if self.fits(worst) else None
+
+    def settle(self, request: str | None, cost: Spend) -> None:
+        """Note what a request cost. Nothing if it is not open: another job has settled it, or it was sent before there was a ledger."""
+        with self._locked() as file:
+            if request in self._open:
+                self._add(file, cost, settles=request)
+                self.spent += cost
+
+    def lose(self, worst: Spend, why: str) -> None:
+        """A try brought no answer and may have been charged all the same: counted at its worst. Raises when it cannot be repeated."""
+        self._lost = why
+        with self._locked() as file:
+            self._add(file, worst)
+        self.spent += worst
+        if not self.fits(Spend()):
+            raise self.limit_reached()
+
+    def limit_reached(self) -> SpendLimitReached:
+        """The error when the next request does not fit."""
+        limits, section = {name: getattr(self._settings, name) for name in ("max_usd", "max_total_tokens")}, self._settings.section
+        keys = " and ".join(f"{section}.{name} = {limit}" for name, limit in limits.items() if limit is not None)
+        return SpendLimitReached(
+            f"the spend limit of {section} is reached: all jobs and runs of the experiment have spent {self.total}, in which"
+            f" {len(self._open)} requests of unknown cost count at their worst, {self.open}, and the next request could pass {keys}. At"
+            f" least {self.n_left} questions are left; all answers so far are kept and not asked again. Raise that key in the experiment"
+            f" file (null: no limit) and run again. {self._ledger} lists what was spent: while nothing runs, you may delete the"
+            f" lines of requests that the endpoint did not charge{self._lost and f'. What last came in place of an answer: {self._lost}'}"
+        )
+
+    @contextmanager
+    def _locked(self) -> Iterator[BinaryIO]:
+        """The ledger, read to its end, for nobody else to read or write under a lock."""
+        self._ledger.parent.mkdir(parents=True, exist_ok=True)
+        with self._ledger.open("a+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+            except OSError as error:
+                raise JudgeError(
+                    f"{self._ledger} cannot be locked ({error}), and without that jobs could pass the spend limit together: put data_dir"
+                    " on a file system that has locks (flock)"
+                ) from error
+            self._read(file)
+            if file.seek(0, os.SEEK_END) > self._read_to:  # a line without its end: its writer was killed before it sent the request
+                file.truncate(self._read_to)
+            yield file
+
+    def _read(self, file: BinaryIO) -> None:
+        """Count the whole lines that have come since the last look."""
+        file.seek(self._read_to)
+        for line in file:
+            if line.endswith(b"\n"):
+                self._count(line)
+
+    def _add(self, file: BinaryIO, cost: Spend, settles: str | None = None) -> str:
+        """Write the line of a new request, or that which settles one, and see it on disk; gives the request's name."""
+        request = settles or uuid.uuid4().hex
+        values = {"request": request, "section": self._settings.section, "settled": settles is not None, **asdict(cost)}
+        line = json.dumps(values).encode() + b"\n"
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+        self._count(line)
+        return request
+
+    def _count(self, line: bytes) -> None:
+        try:
+            noted = _Line.model_validate_json(line)
+        except ValidationError:
+            raise JudgeError(
+                f"{self._ledger}: this line is none of a request and its cost: {line[:200]!r}. Nothing is asked while it is unknown what"
+                " was spent: mend the line, or delete it if nothing was, and run again"
+            ) from None
+        self._read_to += len(line)
+        if noted.section == self._settings.section:
+            cost = Spend(noted.input_tokens, noted.output_tokens, noted.usd)
+            self.total += cost - self._open.pop(noted.request, Spend())
+            if not noted.settled:
+                self._open[noted.request] = cost

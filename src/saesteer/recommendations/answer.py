@@ -1,6 +1,6 @@
 """What `saesteer recommend` does: steer with the few features that a concept's name points to, have the texts judged, and say what to use.
 
-The candidates are an experiment of their own (report.derived). Where the experiment has no judge, texts are rated by words.
+The candidates are an experiment of their own (derived). Where the experiment has no judge, texts are rated by words.
 """
 
 from __future__ import annotations
@@ -38,12 +38,10 @@ from saesteer.core.files import text_id, write_text
 from saesteer.core.markdown import escaped, printable, table, words
 from saesteer.core.texts import of_fits
 from saesteer.methods.compare.protocol import at_every_layer
-from saesteer.recommendations.by_words import limits, rated_by_words
 from saesteer.recommendations.candidates import candidates_sweep, picked_and_control, picked_features, usual_factors
-from saesteer.recommendations.derived import Snakemake, derived_name, derived_run
-from saesteer.recommendations.evoking import evoking_prompts
-from saesteer.recommendations.question import Question, check_concept, with_concept_and_another
-from saesteer.recommendations.scoring import COLUMNS, choosing_and_scoring, ordinary_losses, scored_texts
+from saesteer.recommendations.derived import derived_name, derived_run
+from saesteer.recommendations.question import Question, check_concept, evoking_prompts, with_concept_and_another
+from saesteer.recommendations.scoring import COLUMNS, choosing_and_scoring, limits, ordinary_losses, rated_by_words, scored_texts
 from saesteer.recommendations.verdicts import sentences_of, shown, where_of
 from saesteer.run import Run, open_run
 from saesteer.settings import (
@@ -88,7 +86,7 @@ class Answer:
     scoring: pl.DataFrame
     """The same of what was chosen and of the unsteered model, on the prompts that took no part."""
     by_words: bool = False
-    """Whether texts were rated by words (report.by_words): those named, or for want of a judge those of the concept's name."""
+    """Whether texts were rated by words (scoring.rated_by_words): those named, or for want of a judge those of the concept's name."""
 
     @property
     def title(self) -> str:
@@ -118,7 +116,7 @@ def _answer_more(source: Run, question: Question) -> Answer:
     rivals = with_concept_and_another(comparison, question) if comparison else {}
     picked = picked_features(source, question)
     values = of_candidates(question, source.sweep, picked) | {"sweep": candidates_sweep(source)}
-    run = computed(source, "recommend", values, question)
+    run = derived_run(source, "recommend", values, question)
     of_comparison = comparison.prompts() if comparison else {}
     unused = {prefix_id: prompt for prefix_id, prompt in run.unused_prompts().items() if prefix_id not in of_comparison}
     _, prompts = choosing_and_scoring(run.prompts(), unused)
@@ -144,11 +142,11 @@ def _answer_less(source: Run, question: Question) -> Answer:
     below = ["0", *(f"-{factor}" for factor in positive), positive[0]]  # a sweep has a factor above 0
     features = of_candidates(question, source.sweep, picked)
     sweep = {"prefixes": str(file), "published_prefixes": None, "n_prefixes": len(chosen_by)}
-    added = computed(source, "less", features | {"sweep": sweep | chosen_from | {"factors": below}}, question)
+    added = derived_run(source, "less", features | {"sweep": sweep | chosen_from | {"factors": below}}, question)
     edited = features | {"sweep": sweep | {"pilot": None, "factors": ["0", "1"], "edit": "ablation"}}
-    ablated = computed(source, "less-ablation", edited, question)
+    ablated = derived_run(source, "less-ablation", edited, question)
     edited = features | {"sweep": sweep | {"pilot": None, "factors": usual_factors(added, below), "edit": "clamp"}}
-    clamped = computed(source, "less-clamp", edited, question)
+    clamped = derived_run(source, "less-clamp", edited, question)
     number = pl.col("factor").cast(pl.Float64)
     choosing = [
         feature_texts(added).filter(number <= 0),
@@ -229,11 +227,6 @@ def of_candidates(question: Question, experiment: Sweep, picked: pl.DataFrame) -
     } | ({"judge": {"kind": "none"}} if question.words else {})
 
 
-def computed(source: Run, purpose: str, values: dict[str, Any], question: Question) -> Run:
-    """The experiment of the question's concept that is derived from another one, with its texts written and rated."""
-    return derived_run(source, derived_name(source, purpose, question.concept), values, Snakemake(question.cores, question.configfile))
-
-
 def feature_texts(run: Run) -> pl.DataFrame:
     """scoring.COLUMNS of the candidates' texts, prompts in their order."""
     return texts_of(run).with_columns(kind=pl.lit(FEATURE), name="target").select(COLUMNS)
@@ -245,7 +238,7 @@ def method_texts(comparison: Run, question: Question, concepts: Mapping[str, lis
     file = _written(comparison, "recommend", question.concept, prompts)
     methods: dict[str, Any] = {"methods": ["unsteered", *RIVALS], "concepts": dict(concepts), "words": {}}
     methods |= {"prompts": str(file), "published_prompts": None, "n_prompts": len(prompts)}
-    run = computed(comparison, "recommend", {"extends": question.comparison, "methods": methods}, question)
+    run = derived_run(comparison, "recommend", {"extends": question.comparison, "methods": methods}, question)
     rows = (of_fits(texts_of(run)), run.rows(FITS).cast({"layer": pl.Int64}))
     texts, fits = (at_every_layer(table, run.experiment.layers) for table in rows)
     joined = texts.join(fits.select(*FITS.keys, "n_texts"), on=FITS.keys, maintain_order="left")

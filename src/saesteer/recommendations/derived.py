@@ -13,7 +13,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from saesteer.core.errors import SaesteerError
 from saesteer.core.files import text_id, write_atomically, write_json, write_text
 from saesteer.core.store import read_manifest
 from saesteer.core.yaml_1_2 import to_yaml
+from saesteer.recommendations.question import Question
 from saesteer.run import Run, open_run
 from saesteer.settings import Comparison
 from saesteer.sources.pins import SAE_FILES, model_settings, pinned_files, pinned_path
@@ -41,14 +41,6 @@ TARGETS = (JUDGEMENTS.name, PERPLEXITY.name)
 """The steps that are wanted of a derived experiment, as far as it has them, with those that they read."""
 
 
-@dataclass(frozen=True)
-class Snakemake:
-    """What a call of it needs."""
-
-    cores: int
-    configfile: Path
-
-
 class _NotHere(SaesteerError):
     """An endpoint has to be asked, which is left to jobs."""
 
@@ -59,13 +51,14 @@ def derived_name(source: Run, purpose: str, concept: str) -> str:
     return f"{source.name}-{purpose}-{words}-{text_id(concept)[:4]}"
 
 
-def derived_run(source: Run, name: str, values: Mapping[str, Any], call: Snakemake) -> Run:
-    """The experiment of this name that is derived from another one, with its texts written and rated."""
+def derived_run(source: Run, purpose: str, values: Mapping[str, Any], question: Question) -> Run:
+    """The experiment of the question's concept that is derived from another one, with its texts written and rated."""
+    name = derived_name(source, purpose, question.concept)
     write_text(source.workflow.derived_dir / f"{name}.yaml", to_yaml(dict(values)))
     run = open_run(name, source.workflow)
     _share_parts(source.data, run.data)
-    if not (_takes_over_inputs(source, run) and _completed_here(run, call.cores)):
-        _run_snakemake(run, call)
+    if not (_takes_over_inputs(source, run) and _completed_here(run, question.cores)):
+        _run_snakemake(run, question)
     _share_parts(run.data, source.data)
     return run
 
@@ -176,11 +169,11 @@ def _rows(run: Run, step: Step, cores: int, missing: pl.DataFrame) -> Iterable[p
     return with_progress(step.compute(run, missing), missing.height, step.unit, step.tokens, f"{run.name}: {step.table.name}")
 
 
-def _run_snakemake(run: Run, call: Snakemake) -> None:
+def _run_snakemake(run: Run, question: Question) -> None:
     targets = [str(path) for name in TARGETS if name in steps_of(run.experiment) for path in run.manifests(name)]
     target_of = "methods" if isinstance(run.experiment, Comparison) else "experiments"
-    command = [sys.executable, "-m", "snakemake", *targets, "--cores", str(call.cores), "--rerun-incomplete"]
-    command += ["--configfile", str(call.configfile), "--config", f"{target_of}=[{run.name}]"]
+    command = [sys.executable, "-m", "snakemake", *targets, "--cores", str(question.cores), "--rerun-incomplete"]
+    command += ["--configfile", str(question.configfile), "--config", f"{target_of}=[{run.name}]"]
     log = Path("logs", run.name, "snakemake.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file, Console(stderr=True).status(f"computing what is missing; log: {log}"):

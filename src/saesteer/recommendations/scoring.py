@@ -1,27 +1,31 @@
-"""Texts of what was chosen, on prompts that took no part in the choice: what is reported of it.
+"""How texts are scored: ratings by words for want of a judge, and texts of what was chosen, on prompts that took no part in the choice.
 
-They are made afresh by the experiment's own protocol and judge (exports.measured), several of each prompt: they are few beside those that
-chose.
+The texts are made afresh by the experiment's own protocol and judge (exchange.measured), several of each prompt: they are few beside those
+that chose. Ratings by words say whether words for the concept are in the text, and whether the text is fluent. They are on the judges'
+scale, 0 to 2, with the same rule against texts that repeat themselves. What a text is about is not known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby, islice
 
 import polars as pl
 
+from saesteer.analysis.acceptability import DISTINCT_BIGRAMS, fluency_by_loss
+from saesteer.analysis.candidates import concept_words
 from saesteer.analysis.recommendation import FEATURE, UNSTEERED, Estimate, estimated
+from saesteer.analysis.score import harmonic_mean
 from saesteer.analysis.suppression import edit_of
-from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts
+from saesteer.engine.damage import TooFewTextsError, loss_rises
 from saesteer.engine.generations import feature_edit
 from saesteer.engine.interventions import Nothing
-from saesteer.engine.models import MIN_ROWS
 from saesteer.exchange.measured import Form, rated_texts
 from saesteer.run import Run
-from saesteer.settings import LocalExamples
-from saesteer.settings.methods import N_ORDINARY_TEXTS, ORDINARY_TOKENS
-from saesteer.sources.corpus import read_texts
+from saesteer.settings.methods import N_ORDINARY_TEXTS
+from saesteer.steps.damage import ordinary, ordinary_texts_pin
 from saesteer.steps.judge import JUDGEMENTS
 
 N_PROMPTS = 20
@@ -31,6 +35,9 @@ N_TEXTS = 40
 MIN_PROMPTS = 10
 """Where fewer are left over, every other of the prompts that would choose scores instead."""
 SCORES = ("judge_score", "concept_rating", "fluency_rating", "mean_nll")
+FLUENT = 2.0
+"""Most times the unsteered texts' perplexity for a fluency of 2; up to the limit on damage it is 1."""
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 COLUMNS = ("kind", "layer", "name", "factor", "prefix_id", "prompt", "text", *SCORES)
 
 
@@ -65,13 +72,12 @@ def scored_texts(
 def ordinary_losses(run: Run, strengths: Sequence[tuple[int, str, str]]) -> dict[tuple[int, str, str], Estimate]:
     """What steering at each layer, feature and factor adds to the loss of ordinary texts, those of the experiment's max-activating
     examples; empty where it has none, or too short ones."""
-    local, model = run.experiment.max_activating_examples, run.experiment.model
-    if not isinstance(local, LocalExamples):
+    if ordinary_texts_pin(run.steering) is None:
         return {}
-    corpus = read_texts(local.texts, run.model_folder(), model.bos, ORDINARY_TOKENS)["token_ids"]
-    if (corpus.list.len() > N_CONTEXT).sum() < MIN_ROWS:
+    try:
+        texts = ordinary(run, N_ORDINARY_TEXTS)
+    except TooFewTextsError:
         return {}
-    texts = ordinary_texts(corpus.to_list(), N_ORDINARY_TEXTS, ORDINARY_TOKENS)
     losses, lm = dict[tuple[int, str, str], Estimate](), run.model()
     for (layer, name, edit), some in groupby(strengths, lambda strength: (*strength[:2], edit_of(strength[2])[0])):
         sae, factors = run.sae_with(layer, int(name)), [factor for *_, factor in some]
@@ -80,3 +86,40 @@ def ordinary_losses(run: Run, strengths: Sequence[tuple[int, str, str]]) -> dict
             (layer, name, factor): estimated(rise, run.experiment.intervals) for factor, rise in zip(factors, rises.tolist(), strict=True)
         }
     return losses
+
+
+def limits(words: Sequence[str]) -> str:
+    """What such ratings go by, for the answer."""
+    counted = f"the words {', '.join(words)}" if words else "only the words of the concept's name (--words names others)"
+    return (
+        f"Rated by words, not by a judge: counted are {counted}, whatever the text is about. Add a judge before you rely on it"
+        " (docs/judges.md)."
+    )
+
+
+def rated_by_words(texts: pl.DataFrame, concept: str, words: Sequence[str], damage_limit: float) -> pl.DataFrame:
+    """Texts (kind, factor, text, mean_nll) with concept_rating, fluency_rating and judge_score, their harmonic mean; null where there is
+    no word to rate, or no loss. The rating is 2 of a text with all words of the concept's name, or with two of `words` if these are given,
+    1 with fewer of them, 0 with none."""
+    of_unsteered = texts.filter(kind=FEATURE, factor=UNSTEERED)["mean_nll"].mean()
+    unsteered = math.nan if of_unsteered is None else float(str(of_unsteered))
+    cuts = (unsteered + math.log(min(FLUENT, damage_limit)), unsteered + math.log(damage_limit))
+    split = [_WORD.findall((text or "").lower()) for text in texts["text"]]
+    counted = {word.lower() for word in words} or concept_words(concept)
+    concepts = [_concept_rating(said, counted, min(2, len(words)) or len(counted)) for said in split]
+    fluency = [_fluency(cuts, said, loss) for said, loss in zip(split, texts["mean_nll"].to_list(), strict=True)]
+    rated = texts.with_columns(concept_rating=pl.Series(concepts, dtype=pl.UInt8), fluency_rating=pl.Series(fluency, dtype=pl.UInt8))
+    return rated.with_columns(judge_score=harmonic_mean(["concept_rating", "fluency_rating"]))
+
+
+def _concept_rating(said: Sequence[str], counted: Collection[str], n_of_all: int) -> int | None:
+    """2 where `n_of_all` of the words, or phrases, are among a text's words (also with an s at the end), 1 where fewer are, else 0; None of
+    a text without words."""
+    text = f" {' '.join(said)} "
+    n = sum(f" {word} " in text or f" {word}s " in text for word in counted)
+    return (2 if n >= n_of_all else min(n, 1)) if said else None
+
+
+def _fluency(cuts: tuple[float, float], words: Sequence[str], mean_nll: float | None) -> int | None:
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    return fluency_by_loss(cuts, DISTINCT_BIGRAMS, [numbers[word] for word in words], mean_nll)

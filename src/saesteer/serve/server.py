@@ -1,26 +1,51 @@
-"""Starting the server: the model is loaded, the report's pages are written, and the address is printed."""
+"""The server: the report's pages, texts as they grow, and completions in OpenAI's form with a `steering` field.
+
+The pages' data go out as JSON for `fetch`: a page of another site could run them as scripts.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import secrets
 import socket
-from collections.abc import Callable
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 import uvicorn
-from starlette.types import ASGIApp
+from pydantic import BaseModel, ValidationError
+from sse_starlette import EventSourceResponse
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from saesteer.core.errors import SettingsError
+from saesteer.core.confined import confined
+from saesteer.core.errors import SaesteerError, SettingsError
 from saesteer.run import Run
-from saesteer.serve.application import application
-from saesteer.serve.guard import LOOPBACK
+from saesteer.serve.guard import LOOPBACK, guarded, refused
 from saesteer.serve.model import Model
-from saesteer.serve.scheduler import Scheduler
-from saesteer.site.folder import write_report
+from saesteer.serve.requests import ChatRequest, CompletionRequest, NextRequest, OpenAiRequest, SteerRequest
+from saesteer.serve.scheduler import Busy, Job, Progress, Scheduler, Text
+from saesteer.site.folder import ASSETS, write_report
+from saesteer.site.pieces import read_piece
 
 SECONDS_TO_END = 3
 """How long requests may go on once the server is told to end."""
 _EVERY_ADDRESS = ("", "0.0.0.0", "::")
+
+Params = TypeVar("Params", bound=BaseModel)
+Choice = Callable[[str], dict[str, Any]]
+"""A text in the form of an answer's choice."""
+Written = AsyncIterator[tuple[int, Progress]]
+"""What there is of each text (by number) after each of its tokens, until all have ended."""
+Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 def serve(run: Run, host: str, port: int, say: Callable[[str], object]) -> None:
@@ -58,3 +83,219 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as fault:
         raise SettingsError(f"cannot listen on {host}, port {port}: {fault.strerror}; name another with --host or --port") from fault
+
+
+def application(model: Model, scheduler: Scheduler, report: Path, token: str | None) -> ASGIApp:
+    """The ASGI application; `report` is the folder of the report's pages."""
+    endpoints = Endpoints(model, scheduler)
+    computing: dict[str, Endpoint] = {
+        "/api/steer": endpoints.steer,
+        "/api/next": endpoints.next_token,
+        "/v1/completions": endpoints.completions,
+        "/v1/chat/completions": endpoints.chat,
+    }
+    routes = [Route(path, _while_connected(endpoint), methods=["POST"]) for path, endpoint in computing.items()]
+    routes += [Route("/v1/models", endpoints.models), *page_routes(report)]
+    faults: dict[Any, Any] = {
+        ValidationError: _invalid,
+        SaesteerError: _invalid,
+        ValueError: _invalid,
+        Busy: _busy,
+        ClientDisconnect: _left,
+    }
+    return guarded(Starlette(routes=routes, exception_handlers=faults), token)
+
+
+def _while_connected(endpoint: Endpoint) -> Endpoint:
+    """The endpoint, which is cancelled when its client goes away before there is an answer."""
+
+    async def answer(request: Request) -> Response:
+        await request.body()  # after which nothing comes but the client's leaving
+        work, leaving = asyncio.ensure_future(endpoint(request)), asyncio.ensure_future(request.receive())
+        try:
+            await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
+            return work.result() if work.done() else _left(request, None)
+        finally:
+            work.cancel()
+            leaving.cancel()
+
+    return answer
+
+
+class _Stream(EventSourceResponse):
+    """An event stream of a job's texts, which end with it, however it ends."""
+
+    def __init__(self, job: Job, events: AsyncIterator[dict[str, str]]) -> None:
+        super().__init__(events)
+        self.job = job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.job.cancel()
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """What each address answers."""
+
+    model: Model
+    scheduler: Scheduler
+
+    async def models(self, request: Request) -> Response:
+        listed = {"id": self.model.name, "object": "model", "owned_by": "saesteer", "created": 0}
+        return JSONResponse({"object": "list", "data": [listed]})
+
+    async def steer(self, request: Request) -> Response:
+        """A prompt continued unsteered and steered: an event for each text and token, with all that there is of the text."""
+        params = await _params(request, SteerRequest)
+        sampling = self.model.sampling(params.max_tokens)
+        settings = [self.model.setting(params.steering, is_unsteered) for is_unsteered in (True, False)]
+        texts = [text for one in settings for text in self.model.texts(params.prompt, one, sampling, params.samples, params.seed)]
+
+        job, written = self._begun(texts)
+
+        async def events() -> AsyncIterator[dict[str, str]]:
+            async for number, progress in written:
+                place = {"steered": number >= params.samples, "sample": number % params.samples}
+                yield {"data": json.dumps(place | {"text": progress.text, "finish": progress.finish})}
+
+        return _Stream(job, events())
+
+    async def next_token(self, request: Request) -> Response:
+        """Log-probabilities of a feature's top logit-lens tokens as the next token, unsteered and steered."""
+        params = await _params(request, NextRequest)
+        return JSONResponse(await asyncio.wrap_future(self.scheduler.run(lambda: self.model.next_log_probs(params))))
+
+    async def completions(self, request: Request) -> Response:
+        params = await _params(request, CompletionRequest)
+        texts = [text for prompt in params.prompts for text in self._texts(prompt, params)]
+        return await self._completed(params, texts, ("text_completion", "text_completion"), _of_text, _of_text)
+
+    async def chat(self, request: Request) -> Response:
+        params = await _params(request, ChatRequest)
+        texts = self._texts(params.messages, params)
+        return await self._completed(params, texts, ("chat.completion", "chat.completion.chunk"), _message, _delta)
+
+    def _texts(self, prompt: Any, params: OpenAiRequest) -> list[Text]:
+        sampling = params.sampling(self.model.sampling(None).max_new_tokens)
+        return self.model.texts(prompt, self.model.setting(params.steering), sampling, params.n, params.seed)
+
+    async def _completed(self, params: OpenAiRequest, texts: list[Text], kinds: tuple[str, str], whole: Choice, part: Choice) -> Response:
+        """An answer in OpenAI's form: whole, or as a stream of parts; `kinds` are the names of both."""
+        answer = {"id": f"saesteer-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.model.name}
+        job, written = self._begun(texts)
+        if params.stream:
+            return _Stream(job, _chunks(len(texts), written, answer | {"object": kinds[1]}, part))
+        last = [Progress("")] * len(texts)
+        try:
+            async for number, progress in written:
+                last[number] = progress
+        finally:
+            job.cancel()
+        if failed := [progress.text for progress in last if progress.finish == "error"]:
+            return refused(500, failed[0], "server_error")
+        choices = [whole(of.text) | {"index": index, "finish_reason": of.finish} for index, of in enumerate(last)]
+        n_prompt, n_new = sum(len(text.prompt) for text in texts), sum(of.n_tokens for of in last)
+        usage = {"prompt_tokens": n_prompt, "completion_tokens": n_new, "total_tokens": n_prompt + n_new}
+        return JSONResponse(answer | {"object": kinds[0], "choices": choices, "usage": usage})
+
+    def _begun(self, texts: Sequence[Text]) -> tuple[Job, Written]:
+        """Texts that begin to be written; Busy where there are too many."""
+        loop, progressed = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Progress]]()
+
+        def write(number: int, progress: Progress) -> None:
+            loop.call_soon_threadsafe(progressed.put_nowait, (number, progress))
+
+        async def written() -> Written:
+            going_on = len(texts)
+            while going_on:
+                number, progress = await progressed.get()
+                going_on -= progress.finish is not None
+                yield number, progress
+
+        return self.scheduler.submit(texts, write), written()
+
+
+async def _chunks(n: int, written: Written, answer: dict[str, Any], part: Choice) -> AsyncIterator[dict[str, str]]:
+    """What each of n texts has more than before. The bytes of a character that is not whole yet wait for the rest."""
+    sent = [""] * n
+    async for number, progress in written:
+        text = progress.text if progress.finish else progress.text.rstrip("\N{REPLACEMENT CHARACTER}")
+        more, sent[number] = text[len(sent[number]) :], text
+        yield {"data": json.dumps(answer | {"choices": [part(more) | {"index": number, "finish_reason": progress.finish}]})}
+    yield {"data": "[DONE]"}
+
+
+async def _params(request: Request, form: type[Params]) -> Params:
+    return form.model_validate_json(await request.body())
+
+
+def _of_text(text: str) -> dict[str, Any]:
+    return {"text": text}
+
+
+def _message(text: str) -> dict[str, Any]:
+    return {"message": {"role": "assistant", "content": text}}
+
+
+def _delta(text: str) -> dict[str, Any]:
+    return {"delta": {"role": "assistant", "content": text}}
+
+
+def _invalid(request: Request, fault: Exception) -> Response:
+    if not isinstance(fault, ValidationError):
+        return refused(400, str(fault))
+    first = fault.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ")  # of a check of ours
+    return refused(400, ": ".join(filter(None, [".".join(map(str, first["loc"])), message])))
+
+
+def _left(request: Request, fault: ClientDisconnect | None) -> Response:
+    return Response(status_code=499)  # nobody reads it
+
+
+def _busy(request: Request, fault: Exception) -> Response:
+    answer = refused(503, str(fault), "server_busy")
+    answer.headers["Retry-After"] = "2"
+    return answer
+
+
+def page_routes(report: Path) -> list[Route]:
+    """The routes of a report's folder: its data, the files that it was made from, and the page with its assets and figures."""
+    page = _served_page((report / "index.html").read_text(encoding="utf-8"))
+
+    def data(request: Request) -> Response:
+        text = read_piece(report, request.path_params["name"])
+        return _absent() if text is None else Response(text, media_type="application/json")
+
+    def file(request: Request) -> Response:
+        index = read_piece(report, "index")
+        tables = [] if index is None else json.loads(index)["files"]
+        addresses = {name: address for table in tables for name, address, _ in table["files"]}
+        address = addresses.get(request.path_params["name"])
+        return _sent(None if address is None else report / address, is_download=True)
+
+    def asset(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name in ("", "index.html"):
+            return HTMLResponse(page)
+        return _sent(confined(report, name) if name in ASSETS or name.startswith("figures/") else None)
+
+    return [Route("/data/{name:path}.json", data), Route("/files/{name:path}", file), Route("/{name:path}", asset)]
+
+
+def _served_page(page: str) -> str:
+    """The report's page, allowed to ask this server and told that there is one."""
+    return page.replace("default-src 'none';", "default-src 'none'; connect-src 'self';").replace("<html", '<html data-served="true"', 1)
+
+
+def _sent(path: Path | None, is_download: bool = False) -> Response:
+    if path is None or not path.is_file():
+        return _absent()
+    return FileResponse(path, filename=path.name if is_download else None)
+
+
+def _absent() -> Response:
+    return refused(404, "there is no such page or file")

@@ -27,13 +27,14 @@ from saesteer.figures.registry import FIGURES
 from saesteer.judge.answers import models_behind
 from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.run import Run
-from saesteer.settings import EndpointJudge, Scores, Sweep
+from saesteer.settings import Sweep
 from saesteer.site.feature_pages import N_EXAMPLES, N_PROMPTS, write_feature_pages
 from saesteer.site.feature_table import write_feature_table
 from saesteer.site.headline import headline_rows
 from saesteer.site.method_pages import write_method_pages
 from saesteer.site.pieces import as_json, shortened, write_piece
 from saesteer.steps.features import FEATURES
+from saesteer.steps.judges import judge_of
 from saesteer.steps.step import step_tables
 from saesteer.summaries.summary import summary_tables
 
@@ -116,10 +117,9 @@ def _listed_files(run: Run, folder: Path) -> list[dict[str, Any]]:
 def _mixed(run: Run) -> list[str]:
     """Tables whose rows were made with several versions of a library, and a judge's by several models under one name, in words."""
     mixed = {name: mixed_versions(run.present_manifests(name)) for name in _STEPS_SHOWN}
-    judge = None if isinstance(run.experiment, Scores) else run.experiment.judge
-    if isinstance(judge, EndpointJudge):
-        models = models_behind(judge, run.data / "judge/answers")
-        mixed["judge"] |= {f"{judge.model} answered as": models} if len(models) > 1 else {}
+    if (judge := judge_of(run.experiment)) and judge.endpoint:
+        models = models_behind(judge.endpoint, run.data / "judge/answers")
+        mixed["judge"] |= {f"{judge.endpoint.model} answered as": models} if len(models) > 1 else {}
     return [f"{name}: {library} {' and '.join(versions)}" for name, libraries in mixed.items() for library, versions in libraries.items()]
 
 

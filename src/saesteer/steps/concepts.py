@@ -8,7 +8,7 @@ import polars as pl
 from saesteer.core.tables import FEATURE_KEYS, OF_FEATURE, Column, Table
 from saesteer.run import Run
 from saesteer.settings import EmbeddingJudge, ExampleConcepts, Experiment, GivenConcept, NearestConcepts, NoConcepts, Scores, TopicConcepts
-from saesteer.steps.explanations import names_by_vectors, nearest_namer
+from saesteer.steps.judges import EmbeddingKind
 from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 from saesteer.steps.step import Step, by_layer, every_feature, layers_of
 
@@ -47,7 +47,7 @@ def step(experiment: Experiment) -> Step | None:
 def _nearest_step(experiment: Experiment) -> Step:
     assert not isinstance(experiment, Scores)
     assert isinstance(experiment.judge, EmbeddingJudge)
-    settings = {"min_share": MIN_SHARE, "n_described_by": N_DESCRIBED_BY, **names_by_vectors(experiment.judge)}
+    settings = {"min_share": MIN_SHARE, "n_described_by": N_DESCRIBED_BY, **EmbeddingKind(experiment, experiment.judge).naming_values()}
     inputs = ("judge_model", "max_activating_examples")
     modules = ("analysis.concepts", "analysis.label_evidence", "judge.embedding", "judge.nearest")
     return Step(CONCEPTS, every_feature(experiment), settings, inputs, modules, compute, runs_model=True)
@@ -79,7 +79,9 @@ def _nearest(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.analysis.concepts import nearest_concepts
     from saesteer.analysis.label_evidence import excerpts
 
-    namer, text_of = nearest_namer(run), run.tokens().text_of
+    judge, text_of = run.steering.judge, run.tokens().text_of
+    assert isinstance(judge, EmbeddingJudge)
+    namer = EmbeddingKind(run.steering, judge).nearest_namer(run)
     for layer, features in by_layer(missing):
         known = run.rows(MAX_ACTIVATING_EXAMPLES, [layer], ["examples"]).join(features, on=["layer", "feature"], how="semi")
         for some in known.iter_slices(FEATURES_AT_ONCE):

@@ -2,27 +2,22 @@
 name tells held-out texts in which the feature is active from others."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from saesteer.core.files import value_digest
 from saesteer.core.tables import FEATURE_KEYS, OF_FEATURE, Column, Table
 from saesteer.run import Run
-from saesteer.settings import EmbeddingJudge, EndpointJudge, Experiment, LocalExamples, LocalModelJudge, NoJudge, OracleJudge, Scores
+from saesteer.settings import Experiment, LocalExamples
 from saesteer.steps.activations import ACTIVATIONS
+from saesteer.steps.judges import judge_of
 from saesteer.steps.logit_lens import LOGIT_LENS
 from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 from saesteer.steps.step import Step, by_layer, every_feature, values_of
 
 if TYPE_CHECKING:
-    from saesteer.analysis.label_evidence import Corpus, Evidence
-    from saesteer.judge.naming import LanguageModelNamer
-    from saesteer.judge.nearest import NearestNamer
-    from saesteer.world.naming import WorldNamer
-
+    from saesteer.analysis.label_evidence import Corpus, Evidence, Namer
 
 EXPLANATIONS = Table(
     "explanations",
@@ -50,38 +45,24 @@ EXPLANATIONS = Table(
 
 
 def step(experiment: Experiment) -> Step | None:
-    if isinstance(experiment, Scores) or experiment.explanations is None or isinstance(experiment.judge, NoJudge):
+    judge = judge_of(experiment)
+    if judge is None or judge.experiment.explanations is None:
         return None
-    judge, section = experiment.judge, experiment.explanations
+    section = judge.experiment.explanations
     inputs: tuple[str, ...] = (MAX_ACTIVATING_EXAMPLES.name, *((LOGIT_LENS.name,) if section.evidence != "examples" else ()))
     if isinstance(experiment.max_activating_examples, LocalExamples):
         inputs = ("texts", ACTIVATIONS.name, *inputs)
-    settings: dict[str, Any] = {"kind": judge.kind, **values_of(section)}
-    modules: tuple[str, ...] = ("analysis.label_evidence", "sources.corpus")
-    if isinstance(judge, OracleJudge):
-        inputs, modules = ("oracle", "topics", *inputs), ("world.naming", *modules)
-    elif isinstance(judge, EmbeddingJudge):
-        inputs, modules = ("judge_model", *inputs), ("judge.embedding", "judge.nearest", *modules)
-        settings |= names_by_vectors(judge)
-    else:
-        from saesteer.judge.naming import wording_digest
-
-        modules = ("judge.naming", *modules)
-        settings |= {"wording": wording_digest(), "max_tokens": judge.max_tokens, "seed_of_judge": judge.seed}
-    if isinstance(judge, EndpointJudge):
-        settings |= judge.identity
-    if isinstance(judge, LocalModelJudge):
-        inputs, modules = ("judge_model", *inputs), (*modules, "judge.local_model")
-        settings |= {"dtype": judge.model.dtype, **judge.model.template_values}
-    runs_model = isinstance(judge, LocalModelJudge | EmbeddingJudge)
-    return Step(EXPLANATIONS, every_feature(experiment), settings, inputs, modules, compute, runs_model)
+    settings = {"kind": judge.settings.kind, **values_of(section), **judge.naming_values()}
+    modules = (*judge.naming_modules, "analysis.label_evidence", "sources.corpus")
+    return Step(EXPLANATIONS, every_feature(experiment), settings, (*judge.pins, *inputs), modules, compute, judge.runs_model)
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    section = run.steering.explanations
+    section, judge = run.steering.explanations, judge_of(run.experiment)
     assert section is not None
+    assert judge is not None
     evidence = [one for layer, rows in by_layer(missing) for one in _evidence(run, layer, rows["feature"].to_list())]
-    with _namer(run) as namer:
+    with judge.namer(run) as namer:
         namer.expect(evidence)
         size = max(1, namer.at_once // (2 * section.n_held_out))
         for start in range(0, len(evidence), size):
@@ -120,46 +101,7 @@ def _corpus(run: Run, layer: int, features: Sequence[int]) -> "Corpus | None":
     return Corpus(list(by_id), text_keys(by_id), lambda name: strings(by_id[name]), active)
 
 
-def names_by_vectors(judge: EmbeddingJudge) -> dict[str, Any]:
-    """Settings of a step that names features by the judge's vectors: which names there are."""
-    from saesteer.judge.nearest import vocabulary
-
-    return values_of(judge, "descriptions") | {"vocabulary": value_digest(vocabulary(judge.descriptions))}
-
-
-def nearest_namer(run: Run) -> "NearestNamer":
-    """Who names features by the vectors of the experiment's judge, which is of kind embedding."""
-    from saesteer.judge.embedding import load_embedder
-    from saesteer.judge.nearest import NearestNamer
-
-    judge = run.steering.judge
-    assert isinstance(judge, EmbeddingJudge)
-    return NearestNamer(load_embedder(run.model_folder("judge_model")).vectors, judge.model.name, judge.descriptions)
-
-
-@contextmanager
-def _namer(run: Run) -> "Iterator[LanguageModelNamer | NearestNamer | WorldNamer]":
-    """Who names: the experiment's judge, a language model with a book of answers of its own beside the rows."""
-    judge = run.steering.judge
-    if isinstance(judge, EmbeddingJudge):
-        yield nearest_namer(run)
-        return
-    if isinstance(judge, OracleJudge):
-        from saesteer.world.naming import WorldNamer
-
-        yield WorldNamer(run.world_judge(), run.topics())
-        return
-    from saesteer.judge.answers import AnswerBook
-    from saesteer.judge.naming import LanguageModelNamer, naming_fingerprint
-
-    asker, folder = run.language_judge(), run.data / EXPLANATIONS.name / "answers"
-    with AnswerBook(folder, naming_fingerprint(asker), run.workflow.part_seconds) as book:
-        yield LanguageModelNamer(asker, book)
-
-
-def _rows(
-    features: "Sequence[Evidence]", namer: "LanguageModelNamer | NearestNamer | WorldNamer", evidence: str
-) -> Iterator[dict[str, Any]]:
+def _rows(features: "Sequence[Evidence]", namer: "Namer", evidence: str) -> Iterator[dict[str, Any]]:
     """EXPLANATIONS rows: names first, then all held-out texts of those that have one."""
     from saesteer.analysis.label_evidence import balanced_accuracy
 

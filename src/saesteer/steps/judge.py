@@ -1,42 +1,26 @@
 """Ratings of texts by the experiment's judge: concept, instruction (where there is one) and fluency, each 0, 1 or 2, with their harmonic
 mean.
-
-The judge is that of a shipped world, a sentence-embedding model, a language model behind an OpenAI-compatible address, or a transformers
-model on the GPU.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import cache, partial
+from typing import Any
 
 import polars as pl
 
 from saesteer.core.tables import Column, Table
 from saesteer.core.texts import OF_TEXT, TEXT_KEYS
-from saesteer.judge.rubric import rubric_digest
 from saesteer.run import Run
-from saesteer.settings import (
-    Comparison,
-    EmbeddingJudge,
-    EndpointJudge,
-    ExampleConcepts,
-    Experiment,
-    LocalModelJudge,
-    NoJudge,
-    OracleJudge,
-    Scores,
-    Sweep,
-)
+from saesteer.settings import Comparison, ExampleConcepts, Experiment, Sweep
 from saesteer.sources.concept_tables import COMPARED_CONCEPTS
 from saesteer.steps import keys
 from saesteer.steps.concepts import CONCEPTS, N_DESCRIBED_BY
 from saesteer.steps.generations import GENERATIONS, texts_of
+from saesteer.steps.judges import Rated, judge_of
 from saesteer.steps.keys import is_unsteered, layer_of_unsteered
 from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 from saesteer.steps.perplexity import PERPLEXITY
-from saesteer.steps.step import Step, layers_of, values_of
-
-if TYPE_CHECKING:
-    pass
+from saesteer.steps.step import Step, layers_of
 
 JUDGEMENTS = Table(
     "judge",
@@ -59,55 +43,35 @@ JUDGEMENTS = Table(
 )
 
 
-TEXTS_AT_ONCE = 512
-"""Texts whose losses are measured and whose vectors are made together, for a judge that embeds."""
-
-
 def step(experiment: Experiment) -> Step | None:
-    if isinstance(experiment, Scores) or isinstance(experiment.judge, NoJudge):
+    judge = judge_of(experiment)
+    if judge is None:
         return None
-    judge, of_texts = experiment.judge, keys.texts_of(experiment)
-    inputs = ("generations",) if isinstance(experiment, Comparison) else ("concepts", "generations")
-    modules: tuple[str, ...] = ("judge.rate_llm", "analysis.concepts")
-    settings: dict[str, Any] = {"kind": judge.kind} | ({"blank_texts": "rated"} if experiment.rates_blank_texts else {})
-    if isinstance(judge, OracleJudge):
-        inputs, modules = ("oracle", "topics", *inputs, "perplexity"), ("world.rating", "analysis.concepts")
-    elif isinstance(judge, EmbeddingJudge):
-        inputs = ("judge_model", "perplexity_model", *inputs, "perplexity")
-        modules = ("judge.embedding", "judge.rate_embedding", "judge.word_order", "analysis.concepts")
-        scorer = values_of(experiment.perplexity.model, "dtype", "bos")
-        settings |= {"descriptions": values_of(judge, "descriptions")["descriptions"], "scorer": scorer}
-        settings["prompt_format"] = experiment.model.prompt_format
-    else:
-        settings |= {"rubric": rubric_digest(), "max_tokens": judge.max_tokens, "seed": judge.seed}
-        settings["prompt_format"] = experiment.model.prompt_format
-        if isinstance(experiment, Sweep):
-            of_texts = keys.texts_of_features(experiment, min(judge.n_prefixes or experiment.sweep.n_prefixes, experiment.sweep.n_prefixes))
-    if isinstance(judge, EndpointJudge):
-        settings |= judge.identity
-    if isinstance(judge, LocalModelJudge):
-        inputs, modules = ("judge_model", *inputs), (*modules, "judge.local_model")
-        settings |= {"dtype": judge.model.dtype, **judge.model.template_values}
+    settings: dict[str, Any] = {"kind": judge.settings.kind} | ({"blank_texts": "rated"} if judge.experiment.rates_blank_texts else {})
+    settings |= judge.rating_values()
+    texts = ("generations",) if isinstance(experiment, Comparison) else ("concepts", "generations")
+    inputs = (*judge.pins, *judge.further_pins, *texts, *(("perplexity",) if judge.reads_losses else ()))
+    modules = judge.rating_modules
     if rates_by_examples(experiment):
         inputs, modules = (*inputs, MAX_ACTIVATING_EXAMPLES.name), (*modules, "analysis.label_evidence")
         settings["n_described_by"] = N_DESCRIBED_BY
-    embeds = isinstance(judge, EmbeddingJudge)
-    runs_model = embeds or isinstance(judge, LocalModelJudge)
-    return Step(JUDGEMENTS, of_texts, settings, inputs, modules, compute, runs_model=runs_model, unit="text", beside_unsteered=embeds)
+    of_texts = keys.texts_of_features(experiment, judge.n_prompts) if isinstance(experiment, Sweep) else keys.texts_of(judge.experiment)
+    is_beside = judge.beside_unsteered
+    return Step(JUDGEMENTS, of_texts, settings, inputs, modules, compute, judge.runs_model, unit="text", beside_unsteered=is_beside)
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.analysis.concepts import with_concept
 
-    layers = layers_of(missing)
+    layers, judge = layers_of(missing), judge_of(run.experiment)
+    assert judge is not None
     concepts = run.summary(COMPARED_CONCEPTS) if isinstance(run.experiment, Comparison) else run.rows(CONCEPTS, layers)
     texts = with_concept(texts_of(run, missing, ["text", "reason"]), concepts)
-    unsteered, losses = None, None
-    if isinstance(run.steering.judge, EmbeddingJudge):
-        unsteered, losses = _unsteered(run, layers, GENERATIONS, ["text"]), _with_unsteered_losses(run, layers)
-    elif isinstance(run.steering.judge, OracleJudge):
-        losses = run.rows(PERPLEXITY, layers)
-    yield from ratings(run, texts, losses, run.prompts(), unsteered)
+    unsteered = _unsteered(run, layers, GENERATIONS, ["text"]) if judge.beside_unsteered else None
+    losses = [run.rows(PERPLEXITY, layers, ["mean_nll"])] if judge.reads_losses else []
+    losses += [_unsteered(run, layers, PERPLEXITY, ["mean_nll"])] if judge.beside_unsteered else []
+    known = pl.concat(losses).unique(PERPLEXITY.keys, maintain_order=True) if losses else None
+    yield from ratings(run, texts, known, run.prompts(), unsteered)
 
 
 def _unsteered(run: Run, layers: Sequence[int], table: Table, columns: list[str]) -> pl.DataFrame:
@@ -123,73 +87,15 @@ def _unsteered(run: Run, layers: Sequence[int], table: Table, columns: list[str]
     )
 
 
-def _with_unsteered_losses(run: Run, layers: Sequence[int]) -> pl.DataFrame:
-    losses = [run.rows(PERPLEXITY, layers, ["mean_nll"]), _unsteered(run, layers, PERPLEXITY, ["mean_nll"])]
-    return pl.concat(losses).unique(PERPLEXITY.keys, maintain_order=True)
-
-
 def ratings(
     run: Run, texts: pl.DataFrame, losses: pl.DataFrame | None, prompts: Mapping[str, str], unsteered: pl.DataFrame | None
 ) -> Iterator[pl.DataFrame]:
-    """JUDGEMENTS rows of texts that have a column `concept`, in frames of one layer each. A world's judge and embeddings read the texts'
-    PERPLEXITY rows too; the latter also those of unsteered texts with the same layer and target, and these texts themselves (GENERATIONS
-    keys and text). `prompts`, by prefix_id, are instructions where the model answers."""
-    experiment, judge = run.experiment, run.steering.judge
-    if isinstance(judge, OracleJudge):
-        from saesteer.world.rating import rate
-
-        assert losses is not None
-        rated = rate(texts, losses, run.world_judge(), run.topics(), experiment.rates_blank_texts)
-        yield from rated.partition_by("layer", maintain_order=True)
-        return
-    if isinstance(judge, EmbeddingJudge):
-        assert losses is not None
-        assert unsteered is not None
-        yield from _by_embedding(run, judge, texts, losses, prompts, unsteered)
-        return
-    from saesteer.judge.rate_llm import judge_texts
-
-    instructions = prompts if experiment.model.prompt_format == "chat" else None
-    folder, seconds = run.data / "judge/answers", run.workflow.part_seconds
-    by_model = judge_texts(texts, instructions, run.language_judge(), folder, seconds, experiment.rates_blank_texts)
-    yield from map(JUDGEMENTS.of, by_model)
-
-
-def _by_embedding(
-    run: Run, judge: EmbeddingJudge, texts: pl.DataFrame, losses: pl.DataFrame, prompts: Mapping[str, str], unsteered: pl.DataFrame
-) -> Iterator[pl.DataFrame]:
-    """`ratings` by the embedding judge. What the order of words is worth is measured of TEXTS_AT_ONCE texts or more, where it matters; a
-    layer's target is rated beside its own unsteered texts."""
-    from saesteer.judge.embedding import load_embedder
-    from saesteer.judge.rate_embedding import order_matters, ranges_of, rate, texts_and_words
-    from saesteer.judge.word_order import with_order_nats
-
-    embedder, scorer = load_embedder(run.model_folder("judge_model")), run.model("perplexity_model")
-
-    def ordered(rows: pl.DataFrame) -> pl.DataFrame:
-        return with_order_nats(scorer, rows, prompts, run.experiment.model.prompt_format)
-
-    known = losses.select(*GENERATIONS.keys, "mean_nll")
-    texts, unsteered = (of.join(known, on=GENERATIONS.keys, how="left", maintain_order="left") for of in (texts, unsteered))
-    of_layer = ["layer", "target"]
-    for (layer,), rows in texts.group_by("layer", maintain_order=True):
-        examples = excerpts_of_examples(run, layer)
-        targets = rows["target"].unique(maintain_order=True)
-        size = -(-TEXTS_AT_ONCE * len(targets) // rows.height)
-        for some in (targets[start : start + size] for start in range(0, len(targets), size)):
-            here, beside = (of.filter(pl.col("target").is_in(some.implode()), layer=layer) for of in (rows, unsteered))
-            embedder.vectors(texts_and_words(pl.concat([here["text"], beside["text"]]).drop_nulls().to_list()))  # known from then on
-            plain = ordered(beside).partition_by(of_layer, as_dict=True)
-            ranges = {key: ranges_of(of_target) for key, of_target in plain.items()}
-            cells = here.select(*of_layer, "text", "mean_nll").iter_rows()
-            matters = pl.Series([order_matters(ranges[layer, target], *measures) for layer, target, *measures in cells], dtype=pl.Boolean)
-            orders = ordered(here.filter(matters)).select(*GENERATIONS.keys, "order_nats")
-            here = here.join(orders, on=GENERATIONS.keys, how="left", maintain_order="left")
-            rated = [
-                rate(part, plain[key], embedder.vectors, examples.get(str(key[1]), judge.descriptions), run.experiment.rates_blank_texts)
-                for key, part in here.group_by(of_layer, maintain_order=True)
-            ]
-            yield pl.concat(rated)
+    """JUDGEMENTS rows of texts that have a column `concept`, in frames of one layer each; the rest is what a judge may read of
+    them (judges.Rated)."""
+    judge = judge_of(run.experiment)
+    assert judge is not None
+    rated = judge.ratings(run, Rated(texts, prompts, losses, unsteered, cache(partial(excerpts_of_examples, run))))
+    yield from map(JUDGEMENTS.of, rated)
 
 
 def rates_by_examples(experiment: Experiment) -> bool:

@@ -14,16 +14,12 @@ from saesteer.core.files import regular_file, safetensors_fault
 from saesteer.core.tokens import load_tokens
 from saesteer.settings import (
     Comparison,
-    EmbeddingJudge,
     Experiment,
     GivenConcept,
     LabelledTexts,
     LocalExamples,
-    NamedConcepts,
-    OracleJudge,
     Scores,
     SettingsError,
-    Steering,
     Sweep,
     TopicConcepts,
     TopicTexts,
@@ -32,12 +28,12 @@ from saesteer.settings.inputs import GGUF
 from saesteer.settings.registry import method
 from saesteer.sources.concept_texts import texts_of_file
 from saesteer.sources.corpus import check_texts, text_columns, topic_names
-from saesteer.sources.embedding_model import text_pooling
 from saesteer.sources.features import resolve
 from saesteer.sources.gguf import config_of, read_gguf
 from saesteer.sources.pins import MODELS, PIN_KEYS, model_settings, pinned_path
 from saesteer.sources.prefixes import effect_prompts, prompt_source, prompts_of, read_prefixes, training_openers
 from saesteer.sources.sae_sources import files_of, local_source
+from saesteer.steps.judges import judge_of
 from saesteer.steps.step import steps_of
 from saesteer.workflow.families import DEPTH, HEADS, POSITIONS, WIDTH, refusal, size
 from saesteer.workflow.outputs import pins
@@ -76,8 +72,8 @@ def check_present_files(name: str, experiment: Experiment) -> list[str]:
                 check_model_config(name, experiment, config, str(model)) if pin == "model" else None
             else:
                 check_model(name, experiment, model) if pin == "model" else _check_weights(model)
-            if pin == "judge_model" and isinstance(getattr(experiment, "judge", None), EmbeddingJudge):
-                text_pooling(model)
+            if pin == "judge_model" and (judge := judge_of(experiment)):
+                judge.check_model(model)
     lines = [f"{key}: there is no {_kind(key, path)} {path}" for key, path in paths.items() if not path.exists()]
     return [*lines, *_check_saes(name, experiment)]
 
@@ -115,10 +111,8 @@ def check_contents(experiment: Experiment) -> None:
         _check_vocabulary(path, experiment.model.folder)
     if isinstance(experiment.concepts, TopicConcepts | GivenConcept) and (topics := experiment.concepts.topics) and topics.is_file():
         topic_names(topics)
-    if not isinstance(experiment, Scores) and isinstance(experiment.judge, OracleJudge):
-        _check_oracle(experiment.judge.oracle)
-    if not isinstance(experiment, Scores) and isinstance(experiment.judge, EmbeddingJudge):
-        _check_compared(experiment)
+    if judge := judge_of(experiment):
+        judge.check_contents()
     if isinstance(experiment, Comparison):
         _check_contents_of_comparison(experiment)
 
@@ -131,34 +125,6 @@ def _check_vocabulary(path: Path, model: Path | None) -> None:
     largest = pl.scan_parquet(path).select(pl.col("token_ids").list.max().max()).collect().item()
     if n_tokens is not None and largest is not None and largest >= n_tokens:
         raise SettingsError(f"{path}: token_ids has {largest}, but {model} has tokens 0 to {n_tokens - 1}: tokenise the texts for it")
-
-
-def _check_oracle(folder: Path) -> None:
-    """Refuse a folder that is no judge of a shipped world."""
-    from saesteer.world import oracle_judge  # SciPy, which planning does without
-    from saesteer.world.books import judge as text_judge
-
-    names = (oracle_judge.SETTINGS, text_judge.SETTINGS)
-    if folder.is_dir() and not any((folder / name).is_file() for name in names):
-        raise SettingsError(f"judge.oracle: {folder} has neither {names[0]} nor {names[1]}: name the folder of a shipped world's judge")
-
-
-def _check_compared(experiment: Steering) -> None:
-    """Refuse fewer unsteered texts than a judge of kind embedding compares with, and concepts without a word, by which it knows them."""
-    from saesteer.analysis.acceptability import WORD
-    from saesteer.judge.rate_embedding import LEAST_UNSTEERED
-
-    key = "methods.n_prompts" if isinstance(experiment, Comparison) else "sweep.n_prefixes"
-    n_prompts, n_samples = prompt_source(experiment).n, experiment.sampling.n_samples
-    if (n_texts := n_prompts * n_samples) < LEAST_UNSTEERED:
-        raise SettingsError(
-            f"{key}: judge.kind embedding compares with {LEAST_UNSTEERED} or more unsteered texts of its prompts, and {n_prompts} prompts"
-            f" with n_samples {n_samples} give {n_texts}: raise one of them"
-        )
-    concepts = experiment.methods.concepts if isinstance(experiment, Comparison) else experiment.concepts
-    named = [concepts.concept] if isinstance(concepts, GivenConcept) else concepts.names if isinstance(concepts, NamedConcepts) else []
-    if nameless := [name for name in named if not WORD.search(name)]:
-        raise SettingsError(f"the concept {nameless[0]!r} has no word, and judge.kind embedding knows it by its words: name it by some")
 
 
 def _check_contents_of_comparison(experiment: Comparison) -> None:

@@ -16,12 +16,13 @@ from saesteer.core.row_digest import row_digests
 from saesteer.core.store import MEASURED_ON, StoreError, Upstream, WantedRows, entry_digest, missing_keys, read_manifest
 from saesteer.core.tables import Table
 from saesteer.run import SHARED_STEPS, Run
-from saesteer.settings import Comparison, Endpoint, EndpointJudge, Scores, SettingsError
+from saesteer.settings import Comparison, Endpoint, Scores, SettingsError
 from saesteer.sources.concept_tables import STEERING_PROMPTS
 from saesteer.sources.model_size import QUANTISED, bytes_of_weights
 from saesteer.sources.pins import MODELS, PIN_KEYS, model_settings
 from saesteer.steps.explanations import EXPLANATIONS
 from saesteer.steps.judge import JUDGEMENTS
+from saesteer.steps.judges import judge_of
 from saesteer.steps.keys import is_unsteered, layer_of_unsteered
 from saesteer.steps.step import Axis, Step, is_step, step_of, steps_of
 from saesteer.workflow.code_digest import algorithm_versions
@@ -176,8 +177,9 @@ def endpoints_to_ask(run: Run) -> list[Endpoint]:
     endpoints: list[Endpoint] = []
     asking = [step for step in (JUDGEMENTS.name, EXPLANATIONS.name) if step in steps_of(experiment)]
     jobs = (job for step in asking for job in _jobs(run, step))
-    if isinstance(experiment.judge, EndpointJudge) and any(n_missing(*job) != 0 for job in jobs):
-        endpoints.append(experiment.judge)
+    endpoint = judge.endpoint if (judge := judge_of(experiment)) else None
+    if endpoint and any(n_missing(*job) != 0 for job in jobs):
+        endpoints.append(endpoint)
     if isinstance(experiment, Comparison) and experiment.methods.prompt_writer and not run.summary_path(STEERING_PROMPTS).exists():
         endpoints.append(experiment.methods.prompt_writer)
     return endpoints

@@ -18,7 +18,6 @@ from saesteer.core.errors import SaesteerError
 from saesteer.core.markdown import counted, gib
 from saesteer.settings import (
     Comparison,
-    EndpointJudge,
     Experiment,
     LocalExamples,
     NeuronpediaExamples,
@@ -36,6 +35,7 @@ from saesteer.sources.pins import MODEL_FILES, MODELS, SAE_FILES, model_settings
 from saesteer.sources.prefixes import prompt_source
 from saesteer.sources.published import published_file
 from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_source, with_form
+from saesteer.steps.judges import judge_of
 from saesteer.steps.keys import n_concepts, n_fit_generations
 from saesteer.steps.logit_lens import N_TOKENS
 from saesteer.steps.pilot import tokens_read
@@ -96,8 +96,9 @@ def check_experiment(name: str, experiment: Experiment, workflow: Workflow, envi
     checks += [("ok", "tokens", _tokens), ("ok", "SAEs", _saes), ("ok", "max_activating_examples", _examples)]
     checks += [("estimate", "disk", _disk), ("estimate", "GPU memory", _gpu), ("estimate", "this machine", _machine)]
     if not isinstance(experiment, Scores):
-        checks.append(("estimate" if isinstance(experiment.judge, EndpointJudge) else "ok", "judge", _judge))
-        if experiment.explanations and isinstance(experiment.judge, EndpointJudge):
+        is_paid = (judge := judge_of(experiment)) is not None and judge.endpoint is not None
+        checks.append(("estimate" if is_paid else "ok", "judge", _judge))
+        if is_paid and experiment.explanations:
             checks.append(("estimate", "labels", _labels))
     if isinstance(experiment, Comparison) and experiment.methods.prompt_writer:
         checks.append(("estimate", "prompts", _prompts))
@@ -326,33 +327,32 @@ def _machine(subject: _Subject) -> str:
 
 
 def _judge(subject: _Subject) -> str:
-    experiment = subject.experiment
-    assert not isinstance(experiment, Scores)
-    judge = experiment.judge
-    if not isinstance(judge, EndpointJudge):
-        return f"kind {judge.kind}: costs nothing" if judge.kind != "none" else "none: no ratings, no figure of them"
+    experiment, judge = subject.experiment, judge_of(subject.experiment)
+    if judge is None:
+        return "none: no ratings, no figure of them"
+    if (endpoint := judge.endpoint) is None:
+        return f"kind {judge.settings.kind}: costs nothing"
     from saesteer.judge.endpoint import check_key
     from saesteer.judge.spend import estimate_texts
 
-    check_key(judge, subject.environ)
-    n_prefixes = prompt_source(experiment).n
-    share = 1.0 if isinstance(experiment, Comparison) else min(judge.n_prefixes or n_prefixes, n_prefixes) / n_prefixes
+    check_key(endpoint, subject.environ)
+    share = 1.0 if isinstance(experiment, Comparison) else judge.n_prompts / prompt_source(experiment).n
     n_texts, characters = math.ceil(_n_texts(experiment) * share), experiment.sampling.max_new_tokens * CHARACTERS_PER_TOKEN
-    spend = estimate_texts(n_texts, characters, experiment.model.prompt_format == "chat", judge)
-    limit = f"limit {judge.max_usd:g} USD for all jobs and runs" if judge.max_usd is not None else "no limit is set (judge.max_usd)"
-    return f"{judge.model}: {spend.requests:,} requests, about {spend.typical}; {limit}"
+    spend = estimate_texts(n_texts, characters, experiment.model.prompt_format == "chat", endpoint)
+    limit = f"limit {endpoint.max_usd:g} USD for all jobs and runs" if endpoint.max_usd is not None else "no limit is set (judge.max_usd)"
+    return f"{endpoint.model}: {spend.requests:,} requests, about {spend.typical}; {limit}"
 
 
 def _labels(subject: _Subject) -> str:
     from saesteer.judge.naming import estimate_labels
 
-    experiment = subject.experiment
-    assert not isinstance(experiment, Scores)
-    judge, section = experiment.judge, experiment.explanations
-    assert isinstance(judge, EndpointJudge)
+    judge = judge_of(subject.experiment)
+    assert judge is not None
+    endpoint, section = judge.endpoint, judge.experiment.explanations
+    assert endpoint is not None
     assert section is not None
-    spend = estimate_labels(_n_features(experiment), N_TOKENS, section, judge)
-    return f"{judge.model}: {spend.requests:,} requests, about {spend.typical}, within the same limit"
+    spend = estimate_labels(_n_features(subject.experiment), N_TOKENS, section, endpoint)
+    return f"{endpoint.model}: {spend.requests:,} requests, about {spend.typical}, within the same limit"
 
 
 def _prompts(subject: _Subject) -> str:

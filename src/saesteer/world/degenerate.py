@@ -184,46 +184,17 @@ def there_and_back(given: Material, rng: random.Random) -> list[str]:
     return half + half[-2::-1]
 
 
-DESIGN: Mapping[str, Make] = {
-    "one word": one_word,
-    "the word": the_word,
-    "loop": loop,
-    "salad": salad,
-    "shuffled": shuffled,
-    "noise": noise,
-    "appended": appended,
-    "inserted": inserted,
-    "substituted": substituted,
-    "half loop": half_loop,
-    "constant list": constant_list,
-    "sampled list": sampled_list,
-    "of and": of_and,
-    "in the": in_the,
-    "four inserted": four_inserted,
-    "memorised": memorised,
-    "nonsense": nonsense,
-    "nonsense with one": nonsense_with_one,
-    "stutter": stutter,
-}
-HELD_OUT: Mapping[str, Make] = {
-    "two memorised": two_memorised,
-    "one word changed": one_word_changed,
-    "questionnaire": questionnaire,
-    "sentence and list": sentence_and_list,
-    "doubled": doubled,
-    "there and back": there_and_back,
-}
-KINDS: Mapping[str, Make] = {**DESIGN, **HELD_OUT}
+def _by_name(*makes: Make) -> dict[str, Make]:
+    """Kinds by the words of their functions' names."""
+    return {make.__name__.replace("_", " "): make for make in makes}
 
-MOST_SCORE = 0.4
-"""Largest mean score (0 to 2) of a kind that a judge may give: a quarter of what the best honest method had when these kinds were fixed
-(LoReFT and RePS, 1.58 to 1.63); if its score by the judge in question is lower, a quarter of that."""
-MOST_SCORE_OF = dict.fromkeys(("one word", "the word", "loop", "salad", "shuffled", "noise"), 0.25)
-"""Lower ceilings of kinds, fixed before an earlier judge."""
-MOST_GOOD = 0.2
-"""Largest share of a kind's texts with a score of 1 or more."""
-LEAST_HONEST = 0.9
-"""Smallest mean score of labelled sentences themselves, as a fraction of what the judge gave them when it did not know these kinds."""
+
+DESIGN: Mapping[str, Make] = _by_name(
+    *(one_word, the_word, loop, salad, shuffled, noise, appended, inserted, substituted, half_loop, constant_list, sampled_list, of_and),
+    *(in_the, four_inserted, memorised, nonsense, nonsense_with_one, stutter),
+)
+HELD_OUT: Mapping[str, Make] = _by_name(two_memorised, one_word_changed, questionnaire, sentence_and_list, doubled, there_and_back)
+KINDS: Mapping[str, Make] = {**DESIGN, **HELD_OUT}
 
 
 def degenerate_texts(

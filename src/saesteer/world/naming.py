@@ -7,7 +7,7 @@ active where it rates the topic above 0. This tries what is around a namer; how 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from saesteer.analysis.label_evidence import CLOSES, NOTHING, OPENS, Evidence, Label
+from saesteer.analysis.label_evidence import NOTHING, Evidence, Label, Namer
 from saesteer.world.judges import WorldJudge
 
 ALGORITHM_VERSION = 1
@@ -16,24 +16,20 @@ NO_TOPIC = "no topic stands out"
 
 
 @dataclass(frozen=True)
-class WorldNamer:
+class WorldNamer(Namer):
     """Names by a world's judge, which is called oracle."""
 
     judge: WorldJudge
     topics: Sequence[str]
     at_once: int = 4096
 
-    def expect(self, features: Sequence[Evidence]) -> None:
-        """It costs nothing."""
-
     def names(self, features: Sequence[Evidence]) -> list[Label]:
-        """A label of each feature."""
         return [self._label(one) for one in features]
 
     def _label(self, one: Evidence) -> Label:
         if not (one.shown or one.tokens):
             return Label(None, reason=NOTHING)
-        examples = self.judge.read([text.replace(OPENS, "").replace(CLOSES, "") for text in one.shown])
+        examples = self.judge.read(one.unmarked)
         tokens = self.judge.read([" ".join(one.tokens)] if one.tokens else [])
         by_topic = [self._mean(examples, topic) + self._mean(tokens, topic) for topic in range(len(self.topics))]
         best = max(by_topic)
@@ -44,7 +40,7 @@ class WorldNamer:
         return sum(self.judge.concept(text, topic) or 0 for text in texts) / max(1, len(texts))
 
     def is_active(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
-        """Whether the feature is said to be active, for each topic's name and text; None where there is nothing to rate."""
+        """None where there is nothing to rate."""
         texts = self.judge.read([text for _, text in pairs])
         ratings = [self.judge.concept(text, self.topics.index(name)) for (name, _), text in zip(pairs, texts, strict=True)]
         return [None if rating is None else rating > 0 for rating in ratings]

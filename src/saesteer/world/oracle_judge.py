@@ -17,15 +17,15 @@ speech. The reference model would say the same at the price of a forward pass a 
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from scipy.special import softmax
 
 from saesteer.analysis.acceptability import Acceptable, distinct_bigram_share, fluency, moved_on
@@ -89,17 +89,6 @@ def load_oracle(folder: Path) -> Oracle:
     pair_counts = np.zeros((vocab, vocab), dtype=np.float32)
     pair_counts[tuple(weights["pairs"].T.astype(np.int64))] = weights["pair_counts"]
     return Oracle(weights["log_likelihood"], weights["log_prior"], pair_counts, Thresholds(**as_tuples))
-
-
-def save_oracle(oracle: Oracle, about: Mapping[str, Any], folder: Path) -> None:
-    """Write what `load_oracle` reads; `about` says how the cuts in oracle.json were found."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pairs = np.ascontiguousarray(np.argwhere(oracle.pair_counts), dtype=np.uint16)  # safetensors would write another order's bytes
-    counts = oracle.pair_counts[tuple(pairs.T.astype(np.int64))].astype(np.uint16)
-    weights = {"log_likelihood": oracle.log_likelihood, "log_prior": oracle.log_prior, "pairs": pairs, "pair_counts": counts}
-    save_file(weights, folder / WEIGHTS)
-    settings = {"thresholds": asdict(oracle.thresholds), **about}
-    (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def topic_posterior(oracle: Oracle, token_ids: Sequence[int]) -> Float[np.ndarray, "token topic"]:
