@@ -34,10 +34,11 @@ def used(work: Callable[[], Any]) -> Used:
     return Used(time.process_time() - process, time.perf_counter() - wall, result)
 
 
-def peak_flops(size: int = 2048, repeats: int = 5) -> float:
-    """Operations a second of one large float32 matrix product, best of several, by process time."""
+def peak_flops() -> float:
+    """Operations a second of one large float32 matrix product, best of five, by process time."""
+    size = 2048
     left, right = (torch.randn(size, size) for _ in range(2))
-    return 2 * size**3 / min(used(lambda: left @ right).process for _ in range(repeats))
+    return 2 * size**3 / min(used(lambda: left @ right).process for _ in range(5))
 
 
 def load_note() -> str:

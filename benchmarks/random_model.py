@@ -121,23 +121,23 @@ def random_gemma2(shape: Shape, texts: Sequence[str], device: str = "cpu", dtype
     return language_model(model, tokenizer)
 
 
-def random_sae_tensors(shape: Shape, seed: int, device: str = "cpu") -> dict[str, Tensor]:
+def random_sae_tensors(shape: Shape, seed: int) -> dict[str, Tensor]:
     """Unit decoder rows in random directions; the encoder is their transpose."""
-    generator = torch.Generator(device).manual_seed(seed)
-    decoder = torch.randn(shape.n_features, shape.d_model, generator=generator, device=device)
+    generator = torch.Generator().manual_seed(seed)
+    decoder = torch.randn(shape.n_features, shape.d_model, generator=generator)
     decoder /= decoder.norm(dim=1, keepdim=True)
     return {
         "W_enc": decoder.T.contiguous(),
-        "b_enc": torch.zeros(shape.n_features, device=device),
-        "threshold": torch.full((shape.n_features,), 2.0, device=device),
+        "b_enc": torch.zeros(shape.n_features),
+        "threshold": torch.full((shape.n_features,), 2.0),
         "W_dec": decoder,
-        "b_dec": torch.zeros(shape.d_model, device=device),
+        "b_dec": torch.zeros(shape.d_model),
     }
 
 
-def sae_meta(shape: Shape, layer: int, sha256: str = "") -> SaeMeta:
+def sae_meta(shape: Shape, layer: int) -> SaeMeta:
     """What a random SAE says of itself."""
-    return SaeMeta("random", "", 1, "jumprelu", "resid_post", False, layer, shape.d_model, shape.n_features, sha256)
+    return SaeMeta("random", "", 1, "jumprelu", "resid_post", False, layer, shape.d_model, shape.n_features, "")
 
 
 def random_sae(shape: Shape, layer: int) -> Sae:
@@ -163,10 +163,9 @@ def swept(
     prefixes: Mapping[str, str],
     sampling: Sampling,
     factors: Sequence[str] = (SWEEP_FACTOR,),
-    batch: int | None = None,
 ) -> pl.DataFrame:
     """Generations, one a feature, factor and prefix."""
     rows = [(feature, factor, name, 0) for feature in range(n_features) for factor in factors for name in prefixes]
     schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
     table = pl.DataFrame(rows, schema=schema, orient="row")
-    return pl.concat(feature_texts(lm, sae, sae.meta.layer, table, prefixes, sampling, 0, batch))
+    return pl.concat(feature_texts(lm, sae, sae.meta.layer, table, prefixes, sampling, 0))

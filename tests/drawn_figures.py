@@ -17,10 +17,12 @@ from saesteer.core.tables import by_name
 from saesteer.figures import registry
 from saesteer.figures.definition import Options
 from saesteer.methods.compare.damage import equal_cost, equal_cost_scores, method_damage
+from saesteer.methods.compare.means import ELSEWHERE, FAMILIES, family_of
 from saesteer.methods.compare.paper_values import our_protocol
 from saesteer.methods.compare.tables import METHOD_DAMAGE, METHOD_EQUAL_COST, METHOD_SUMMARIES
 from saesteer.settings import load_experiment
 from saesteer.settings.methods import MethodSettings
+from saesteer.settings.registry import METHODS
 from saesteer.summaries.summary import summaries_of
 
 FIGURES = registry.FIGURES
@@ -28,21 +30,24 @@ FEW_DRAWS = {"random_draws": 50, "permutations": 50, "bootstrap_draws": 50}
 """Enough for intervals to be drawn; other tests check their ends."""
 OPTIONS = Options("capped", selection_settings(**FEW_DRAWS))
 Tables = dict[str, pl.DataFrame]
+SOME_METHODS = [row.name for family in FAMILIES if family != ELSEWHERE for row in [row for row in METHODS if family_of(row) == family][:5]]
+"""A few of each family: intervals of all pairs of all methods take long."""
 
 
-def data_of(name: str, tables: Tables) -> pl.DataFrame:
-    """What a figure draws, from no table but those it names."""
+def data_of(name: str, tables: Tables | None = None) -> pl.DataFrame:
+    """What a figure draws, from no table but those it names; of the sample tables where none are given."""
+    tables = sample(name) if tables is None else tables
     return FIGURES[name].data({table: tables[table] for table in FIGURES[name].tables}, OPTIONS)
 
 
-def drawn(name: str, tables: Tables) -> tuple[pl.DataFrame, Figure]:
-    """A figure's data and the figure."""
-    return _drawn_world(name) if tables is world() else _drawn(name, tables)
+def drawn(name: str, tables: Tables | None = None) -> tuple[pl.DataFrame, Figure]:
+    """A figure's data and the figure; that of the sample tables is drawn once."""
+    return _drawn_sample(name) if tables is None else _drawn(name, tables)
 
 
 @cache
-def _drawn_world(name: str) -> tuple[pl.DataFrame, Figure]:
-    return _drawn(name, world())
+def _drawn_sample(name: str) -> tuple[pl.DataFrame, Figure]:
+    return _drawn(name, sample(name))
 
 
 def _drawn(name: str, tables: Tables) -> tuple[pl.DataFrame, Figure]:
@@ -53,7 +58,7 @@ def _drawn(name: str, tables: Tables) -> tuple[pl.DataFrame, Figure]:
 
 
 def method_tables(n_concepts: int = 6, **changes: object) -> Tables:
-    settings = method_settings(**changes)
+    settings = method_settings(**{"methods": SOME_METHODS} | changes)
     protocols = {LAYER: our_protocol(settings, "model", LAYER, "judge", n_concepts)}
     tables = method_summaries(synthetic_rows(settings, n_concepts), PROMPTS, settings, protocols)
     return with_damage(tables, settings)
@@ -74,13 +79,13 @@ def with_damage(tables: Tables, settings: MethodSettings) -> Tables:
 
 
 @cache
-def world() -> Tables:
-    """The summary tables of an experiment and of a comparison of methods."""
-    return main_tables(**FEW_DRAWS) | methods_of_one_layer()
+def sweep() -> Tables:
+    """The summary tables of an experiment with a sweep."""
+    return main_tables(**FEW_DRAWS)
 
 
 @cache
-def methods_of_one_layer() -> Tables:
+def comparison() -> Tables:
     """The tables of a comparison of methods, from few draws."""
     return method_tables(bootstrap_draws=100)
 
@@ -88,7 +93,12 @@ def methods_of_one_layer() -> Tables:
 @cache
 def two_layers() -> Tables:
     """The same methods at another layer too."""
-    return {name: pl.concat([world()[name], world()[name].with_columns(layer=pl.lit(9, pl.UInt16))]) for name in methods_of_one_layer()}
+    return {name: pl.concat([table, table.with_columns(layer=pl.lit(9, pl.UInt16))]) for name, table in comparison().items()}
+
+
+def sample(name: str) -> Tables:
+    """The sample tables that hold those that a figure reads."""
+    return comparison() if name in METHOD_FIGURES else sweep()
 
 
 def reading(*groups: Mapping[str, object]) -> list[str]:

@@ -1,6 +1,7 @@
 """Plausible tables of a world that does not exist: what the statistics and the figures are tested on, without a model."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import polars as pl
@@ -70,9 +71,10 @@ def synthetic_features(n_layers: int = 8, n_features: int = 30, seed: int = 0) -
     return pl.DataFrame(rows, schema=FEATURES.schema)
 
 
-def synthetic_steering(features: pl.DataFrame, factors: tuple[str, ...] = FACTORS, n: int = 10, seed: int = 0) -> pl.DataFrame:
+def synthetic_steering(features: pl.DataFrame, factors: tuple[str, ...] = FACTORS, seed: int = 0) -> pl.DataFrame:
     """A STEERING table: success and perplexity rise with the factor, success faster where the output score is high."""
     rng, rng_whole = np.random.default_rng(seed + 1), np.random.default_rng(seed + 5)
+    n = 10  # texts of a half
     rows = []
     for feature in features.iter_rows(named=True):
         gain = 2.5 * feature["output_score"] ** 0.5 * rng.lognormal(0, 0.5)
@@ -110,10 +112,10 @@ def synthetic_steering(features: pl.DataFrame, factors: tuple[str, ...] = FACTOR
     return pl.DataFrame(rows, schema=STEERING.schema)
 
 
-def synthetic_texts(n: int = 200, seed: int = 0) -> pl.DataFrame:
+def synthetic_texts(seed: int = 0) -> pl.DataFrame:
     """Labelled texts' ids and tokens; the last two words occur in none."""
     rng = np.random.default_rng(seed + 2)
-    rows = [{"text_id": f"{i:016x}", "token_ids": rng.integers(0, len(WORDS) - 2, 8).tolist()} for i in range(n)]
+    rows = [{"text_id": f"{i:016x}", "token_ids": rng.integers(0, len(WORDS) - 2, 8).tolist()} for i in range(200)]
     return pl.DataFrame(rows, schema={"text_id": pl.String, "token_ids": pl.List(pl.UInt32)})
 
 
@@ -159,16 +161,23 @@ def synthetic_examples(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
 
 
 def main_tables(
-    n_layers: int = 8, n_features: int = 30, factors: tuple[str, ...] = FACTORS, seed: int = 0, **changes: object
+    n_layers: int = 8,
+    n_features: int = 30,
+    factors: tuple[str, ...] = FACTORS,
+    seed: int = 0,
+    order: Callable[[pl.DataFrame], pl.DataFrame] = lambda rows: rows,
+    **changes: object,
 ) -> dict[str, pl.DataFrame]:
-    """Every summary table of the main job, by name; `changes` are selection settings."""
+    """Every summary table of the main job, by name, each from tables whose rows are in the order that `order` gives them; `changes` are
+    selection settings."""
     settings = selection_settings(**changes)
     features = synthetic_features(n_layers, n_features, seed)
-    steering = synthetic_steering(features, factors, seed=seed)
-    generations = synthetic_generations(features, factors, seed)
-    best = best_factors(steering, BestFactorSettings())
-    results = outcomes(best, features)
-    frequencies = lens_frequencies(generations.filter(factor="0"), features)
+    steering = order(synthetic_steering(features, factors, seed=seed))
+    generations = order(synthetic_generations(features, factors, seed))
+    local_examples, features = order(synthetic_examples(features, seed)), order(features)
+    best = order(best_factors(steering, BestFactorSettings()))
+    results = order(outcomes(best, features))
+    frequencies = order(lens_frequencies(generations.filter(factor="0"), features))
     pmi = feature_pmi(generations, results, features, synthetic_texts(seed=seed), "capped")
     chosen = (generations, PREFIXES, "capped", 8, settings.late_layers_from)
     return {
@@ -181,5 +190,5 @@ def main_tables(
         "factor_bins": factor_bins(steering, features, (0.0, 0.01, 0.1, 0.3, 1.0), settings),
         "feature_pmi": pmi,
         "pmi": pmi_by_threshold(pmi, settings),
-        "examples": examples(results, features, synthetic_examples(features, seed), *chosen),
+        "examples": examples(results, features, local_examples, *chosen),
     }

@@ -11,52 +11,44 @@ import pytest
 from drawn_figures import (
     FIGURES,
     METHOD_FIGURES,
-    OPTIONS,
     THIN,
     assert_labelled_and_inside,
+    comparison,
     data_of,
     drawn,
+    sweep,
     thin,
     two_layers,
-    world,
 )
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from saesteer.figures.method_families import LOOKS
 from saesteer.figures.save import flat, save_figure
-from saesteer.figures.style import PAGE
+from saesteer.figures.style import LOOKS, PAGE
 from saesteer.methods.compare.means import FAMILIES
 from saesteer.summaries.summary import summary_tables
 
 A4 = 11.69
 """The width in inches of a page on its side, which the overview fills."""
-AS_PNG_TOO = ("overview", "examples", "method_curves")
-"""Figures whose PNG is compared between processes, too, not the PDF and the CSV alone."""
+OF_EACH_KIND = ("overview", "examples", "method_curves")
 ELSEWHERE = """
 import sys
 from pathlib import Path
 import polars as pl
-from saesteer.figures import save
-from saesteer.figures.definition import Options
-from saesteer.figures import registry
-from saesteer.settings import SelectionSettings
+from drawn_figures import FIGURES, data_of
+from saesteer.figures.save import save_figure
 
-FIGURES = registry.FIGURES
-tables, folder, *names = map(Path, sys.argv[1:])
-read = {path.stem: pl.read_ipc(path) for path in tables.iterdir() if path.suffix == ".arrow"}
-options = Options("capped", SelectionSettings.model_validate_json((tables / "selection.json").read_text()))
-for name in map(str, names):
-    if name not in AS_PNG_TOO:
-        save._METADATA.pop("png", None)
-    data = FIGURES[name].data({table: read[table] for table in FIGURES[name].tables}, options)
-    save.save_figure(FIGURES[name].draw(data), data, folder / name)
+tables, folder, *names = sys.argv[1:]
+read = {path.stem: pl.read_ipc(path) for path in Path(tables).iterdir()}
+for name in names:
+    data = data_of(name, read)
+    save_figure(FIGURES[name].draw(data), data, Path(folder) / name)
 print("torch" in sys.modules)
 """
 """Draws the named figures of tables in a folder."""
 
 
-IN_FILES = [pytest.param(name, marks=() if name in AS_PNG_TOO else pytest.mark.exhaustive) for name in FIGURES]
+IN_FILES = [pytest.param(name, marks=() if name in OF_EACH_KIND else pytest.mark.exhaustive) for name in FIGURES]
 
 
 @dataclass(frozen=True)
@@ -74,13 +66,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=FIGURES)
 def drawing(request: pytest.FixtureRequest) -> Drawing:
     """A figure of the sample tables, as it is when it is drawn at its own size."""
-    return Drawing(request.param, *drawn(request.param, world()))
+    return Drawing(request.param, *drawn(request.param))
 
 
 def in_files(name: str, folder: Path) -> Path:
     """A figure of the sample tables in files, without their endings."""
     if not (folder / f"{name}.pdf").is_file():
-        data = data_of(name, world())
+        data = data_of(name)
         save_figure(FIGURES[name].draw(data), data, folder / name)
     return folder / name
 
@@ -137,7 +129,7 @@ def test_files_hold_what_is_drawn(name: str, folder: Path) -> None:
     assert b"/FontFile2" in pdf  # embedded TrueType, so that the text stays text
     assert len(stem.with_suffix(".png").read_bytes()) > 100
     assert sorted(path.suffix for path in folder.glob(f"{name}.*")) == [".csv", ".pdf", ".png"]
-    data = flat(data_of(name, world()))
+    data = flat(data_of(name))
     assert pl.read_csv(stem.with_suffix(".csv"), schema=data.schema).equals(data)
 
 
@@ -149,29 +141,28 @@ def test_the_order_of_the_tables_rows_changes_nothing(drawing: Drawing) -> None:
 
 
 def shuffled(seed: int) -> dict[str, pl.DataFrame]:
-    return {table: frame.sample(fraction=1.0, shuffle=True, seed=seed) for table, frame in world().items()}
+    return {table: frame.sample(fraction=1.0, shuffle=True, seed=seed) for table, frame in (sweep() | comparison()).items()}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "names", [[*AS_PNG_TOO], pytest.param([*FIGURES], marks=pytest.mark.exhaustive)], ids=["of each kind", "every figure"]
+    "names", [OF_EACH_KIND, pytest.param(tuple(FIGURES), marks=pytest.mark.exhaustive)], ids=["of each kind", "every figure"]
 )
-def test_another_process_writes_the_same_bytes_without_torch(names: list[str], folder: Path, tmp_path: Path) -> None:
+def test_another_process_writes_the_same_bytes_without_torch(names: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
     """From tables in another order, and with another hash seed."""
-    names = sorted(names, key=lambda name: name not in AS_PNG_TOO)
     tables, elsewhere = tmp_path / "tables", tmp_path / "figures"
     tables.mkdir()
     elsewhere.mkdir()
     for table, frame in shuffled(seed=2).items():
         frame.write_ipc(tables / f"{table}.arrow")
-    (tables / "selection.json").write_text(OPTIONS.selection.model_dump_json())
-    command = [sys.executable, "-c", f"AS_PNG_TOO = {AS_PNG_TOO}\n{ELSEWHERE}", str(tables), str(elsewhere), *names]
-    done = subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": "7"}, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", ELSEWHERE, str(tables), str(elsewhere), *names]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.stderr, done.stdout.split()) == ("", ["False"])
     for name in names:
-        here = in_files(name, folder)
-        for kind in ("pdf", "csv", *(["png"] if name in AS_PNG_TOO else [])):
-            assert here.with_suffix(f".{kind}").read_bytes() == (elsewhere / f"{name}.{kind}").read_bytes(), (name, kind)
+        for kind in (".pdf", ".png", ".csv"):
+            here = in_files(name, folder).with_suffix(kind)
+            assert here.read_bytes() == (elsewhere / f"{name}{kind}").read_bytes(), (name, kind)
 
 
 @pytest.mark.parametrize(("name", "case"), [(name, case) for name, cases in THIN.items() for case in cases])
@@ -187,5 +178,5 @@ def test_thin_tables_are_drawn(name: str, case: str) -> None:
 
 
 def test_lists_are_saved_as_text() -> None:
-    data = data_of("examples", world())
+    data = data_of("examples")
     assert flat(data)["top_logit_lens_tokens"][0] == " ".join(data["top_logit_lens_tokens"][0])

@@ -41,12 +41,6 @@ def test_a_small_group_leaves_its_places(n: int, late_from: int, n_early: int, n
     assert chosen.is_duplicated().sum() == 0
 
 
-def test_choice_does_not_depend_on_order() -> None:
-    features = synthetic_features(4, 10)
-    shuffled = features.sample(fraction=1.0, shuffle=True, seed=1)
-    assert example_features(features, 7, 2).equals(example_features(shuffled, 7, 2))
-
-
 def test_texts_are_the_first_prefix_at_the_held_out_factor() -> None:
     features = synthetic_features(2, 4, seed=3)
     outcomes = main_tables(2, 4, FACTORS, seed=3)["outcomes"].sort("rule", "layer", "feature")

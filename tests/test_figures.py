@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from drawn_figures import FIGURES, assert_same, data_of, drawn, thin, world
+from drawn_figures import FIGURES, assert_same, data_of, drawn, sweep, thin
 from matplotlib.figure import Figure
 
+from saesteer.figures.definition import banded, where_something_changes
 from saesteer.figures.save import save_drawing
 from saesteer.figures.style import BLUE, MAGENTA, log_axis, zero_apart
-from saesteer.figures.thresholds import banded, where_something_changes
 
 
 def lines(figure: Figure, panel: int, label: str) -> np.ndarray:
@@ -19,30 +19,31 @@ def lines(figure: Figure, panel: int, label: str) -> np.ndarray:
     return np.asarray(line.get_ydata(), dtype=float)
 
 
-def test_roles_draws_medians_of_every_layer() -> None:
-    data, figure = drawn("roles", world())
+def test_roles_draws_medians_of_every_layer_and_counts_each_score_apart() -> None:
+    data, figure = drawn("roles")
     assert data.height == 8
-    for score in ("input_score", "output_score"):
-        medians = world()["features"].group_by("layer").agg(pl.col(score).median()).sort("layer")[score]
-        np.testing.assert_allclose(lines(figure, 0, score.replace("_", " ")), medians.to_numpy())
-    assert data["n_without_input_score"].sum() == world()["features"]["input_score"].null_count()
+    for score, colour in (("input_score", BLUE), ("output_score", MAGENTA)):
+        of_layers = sweep()["features"].group_by("layer").agg(pl.col(score).median(), n=pl.col(score).count()).sort("layer")
+        np.testing.assert_allclose(lines(figure, 0, score.replace("_", " ")), of_layers[score].to_numpy())
+        assert [text.get_text() for text in figure.axes[0].texts if text.get_color() == colour] == [*map(str, of_layers["n"]), "n"]
+    assert data["n_without_input_score"].sum() == sweep()["features"]["input_score"].null_count() > 0
 
 
 def test_scatters_draw_every_feature_that_has_both_values() -> None:
-    data, figure = drawn("input_vs_output", world())
+    data, figure = drawn("input_vs_output")
     offsets = np.asarray(figure.axes[0].collections[0].get_offsets())
     assert len(offsets) == data["input_score"].count() == 240 - data["input_score"].null_count()
     counts = [int(text.get_text().removeprefix("n = ")) for text in figure.axes[0].texts]
     assert sum(counts) == len(offsets)
-    data, figure = drawn("output_score_vs_outcome", world())
+    data, figure = drawn("output_score_vs_outcome")
     assert figure.get_supxlabel().startswith("n = 240 features; 117 have a judge score, 123 have none.")
     for panel, measure in enumerate(("net_gen_success_20", "gen_success_20", "judge_score")):
-        values = world()["outcomes"].filter(rule="capped").sort("layer", "feature")[measure].drop_nulls()
+        values = sweep()["outcomes"].filter(rule="capped").sort("layer", "feature")[measure].drop_nulls()
         np.testing.assert_array_equal(np.asarray(figure.axes[panel].collections[0].get_offsets())[:, 1], values.to_numpy())
 
 
 def test_curves_draw_every_threshold_at_which_something_changes() -> None:
-    data, figure = drawn("gen_success_by_threshold", world())
+    data, figure = drawn("gen_success_by_threshold")
     for panel, (measure, layers) in enumerate(product(("net_gen_success_20", "gen_success_20"), ("all", "late"))):
         curve = data.filter(measure=measure, layers=layers)
         assert_same(lines(figure, panel, "kept by output score"), curve["mean"])
@@ -50,26 +51,26 @@ def test_curves_draw_every_threshold_at_which_something_changes() -> None:
         assert len(figure.axes[panel].get_xticks()) == curve.height
         assert [text.get_text() for text in figure.axes[panel].texts][: curve.height] == [str(n) for n in curve["n_kept"]]
         assert curve.select("threshold", "mean").equals(
-            world()["selection"]
+            sweep()["selection"]
             .filter(pl.col("threshold").is_in(curve["threshold"].implode()), rule="capped", measure=measure, layers=layers)
             .sort("threshold")
             .select("threshold", "mean")
         )
-    assert set(data["threshold"]) >= {0.0, *(one for one in world()["selection"]["threshold"] if one >= 1e-4)}
-    data, figure = drawn("overview", world())
+    assert set(data["threshold"]) >= {0.0, *(one for one in sweep()["selection"]["threshold"] if one >= 1e-4)}
+    data, figure = drawn("overview")
     for label, measure in (("kept by output score", "net_gen_success_20"), ("kept, GenSuccess@20 (P1)", "gen_success_20")):
         curve = data.filter(figure="gen_success_by_threshold", layers="all", measure=measure)
         assert_same(lines(figure, 3, label), curve["mean"])
-    data, figure = drawn("pmi_by_threshold", world())
+    data, figure = drawn("pmi_by_threshold")
     assert_same(lines(figure, 1, "kept by output score"), data.filter(layers="late")["mean"])
-    data, figure = drawn("judge_kept_removed", world())
+    data, figure = drawn("judge_kept_removed")
     for panel, measure in enumerate(("concept_rating", "fluency_rating", "judge_score")):
         assert_same(lines(figure, panel, "kept"), data.filter(measure=measure)["mean"])
         assert_same(lines(figure, panel, "removed"), data.filter(measure=measure)["removed_mean"])
 
 
 def test_factors_draw_a_line_for_each_bin() -> None:
-    data, figure = drawn("by_factor", world())
+    data, figure = drawn("by_factor")
     bins = data.partition_by("output_score_low", maintain_order=True)
     for panel, quantity in enumerate(("gen_success_20", "perplexity")):
         drawn_lines = figure.axes[panel].lines
@@ -82,7 +83,7 @@ def test_factors_draw_a_line_for_each_bin() -> None:
 
 
 def test_cells_of_the_examples_do_not_overlap() -> None:
-    wide = world()["examples"].with_columns(
+    wide = sweep()["examples"].with_columns(
         pl.lit("Wherever MMMM WWWW many wide words come, the table " * 3).alias("unsteered"),
         pl.lit("anger management and other long ones").alias("concept"),
         pl.lit("W" * 120).alias("top_context"),
@@ -94,18 +95,9 @@ def test_cells_of_the_examples_do_not_overlap() -> None:
     assert not [pair for pair in combinations(boxes, 2) if pair[0].overlaps(pair[1])]
 
 
-def test_roles_counts_each_score_apart() -> None:
-    data, figure = drawn("roles", world())
-    written = {colour: [text.get_text() for text in figure.axes[0].texts if text.get_color() == colour] for colour in (BLUE, MAGENTA)}
-    for score, colour in (("input_score", BLUE), ("output_score", MAGENTA)):
-        counted = world()["features"].group_by("layer").agg(pl.col(score).count()).sort("layer")[score]
-        assert written[colour] == [*map(str, counted), "n"]
-    assert (data["n_without_input_score"] > 0).any()
-
-
 def test_counts_of_the_quarters_hide_no_point() -> None:
     """They stand where no score can be: below 0 or above 1."""
-    _, figure = drawn("input_vs_output", world())
+    _, figure = drawn("input_vs_output")
     axes = figure.axes[0]
     heights = [axes.transData.inverted().transform(text.get_window_extent())[:, 1] for text in axes.texts]
     assert sum(high < 0 for _, high in heights) == sum(low > 1 for low, _ in heights) == 2
@@ -113,7 +105,7 @@ def test_counts_of_the_quarters_hide_no_point() -> None:
 
 def test_panels_of_ratings_are_left_out_where_there_are_none() -> None:
     for name, rated, unrated in (("overview", 6, 5), ("output_score_vs_outcome", 3, 2), ("judge_kept_removed", 3, 1)):
-        for tables, expected in ((world(), rated), (thin("no scores"), unrated)):
+        for tables, expected in ((sweep(), rated), (thin("no scores"), unrated)):
             _, figure = drawn(name, tables)
             panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
             assert len(panels) == expected
@@ -122,7 +114,7 @@ def test_panels_of_ratings_are_left_out_where_there_are_none() -> None:
 
 
 def test_line_breaks_and_control_characters_are_visible() -> None:
-    tables = world()["examples"].with_columns(
+    tables = sweep()["examples"].with_columns(
         pl.lit(["\n", "<0x0A>", "▁", "a\x07b", "<0x41>"], pl.List(pl.String)).alias("top_logit_lens_tokens"),
         pl.lit(" one\ntwo\t").alias("steered"),
         pl.lit("… [\n] <0x0A>").alias("top_context"),
@@ -135,16 +127,16 @@ def test_line_breaks_and_control_characters_are_visible() -> None:
 
 def test_a_byte_order_mark_in_a_text_is_left_out(tmp_path: Path) -> None:
     """matplotlib's PDF breaks off at one."""
-    tables = world()["examples"].with_columns(pl.lit("one\ufeff two").alias("steered"), pl.lit("\ufeffa [word]").alias("top_context"))
+    tables = sweep()["examples"].with_columns(pl.lit("one\ufeff two").alias("steered"), pl.lit("\ufeffa [word]").alias("top_context"))
     _, figure = drawn("examples", {"examples": tables.with_columns(concept=pl.lit("\ufeffsea"))})
     assert save_drawing(figure, tmp_path / "examples")[0].stat().st_size > 0
 
 
 def test_norms_of_decoder_rows_are_told_where_they_are_not_one() -> None:
-    features = world()["features"]
+    features = sweep()["features"]
     for norms, note in (((0.5, 2.25), "norms of 0.5 to 2.25."), ((0.999, 1.001), "above the panel."), ((None, None), "above the panel.")):
         ends = pl.when(pl.int_range(pl.len()) % 2 == 0).then(norms[0]).otherwise(norms[1]).cast(pl.Float64)
-        tables = world() | {"features": features.with_columns(decoder_norm=ends)}
+        tables = sweep() | {"features": features.with_columns(decoder_norm=ends)}
         assert FIGURES["roles"].counts(data_of("roles", tables)).endswith(note)
         assert ("Decoder rows" in FIGURES["overview"].counts(data_of("overview", tables))) == (norms == (0.5, 2.25))
 
@@ -165,20 +157,20 @@ def test_small_thresholds_are_left_out_where_no_curve_changes() -> None:
 def test_means_of_few_features_have_no_band() -> None:
     """The mean stays, and the note says so."""
     for name in ("gen_success_by_threshold", "judge_kept_removed", "by_factor"):
-        assert "no bands for fewer than 5 features" in FIGURES[name].counts(data_of(name, world()))
-    pmi = data_of("pmi_by_threshold", world())
+        assert "no bands for fewer than 5 features" in FIGURES[name].counts(data_of(name))
+    pmi = data_of("pmi_by_threshold")
     assert "none of fewer than 30" in FIGURES["pmi_by_threshold"].counts(pmi)
     assert set(pmi.filter(pl.col("low").is_null())["n_kept"]) == {n for n in pmi["n_kept"] if n < 30}
     rows = pl.DataFrame({"n": [5, 4], "mean": [1.0, 2.0], "low": [0.0, 1.0]})
     assert banded(rows, "n", "low").to_dict(as_series=False) == {"n": [5, 4], "mean": [1.0, 2.0], "low": [0.0, None]}
-    judged = data_of("judge_kept_removed", world())
+    judged = data_of("judge_kept_removed")
     assert judged.filter(pl.col("n_features") - pl.col("n_kept") < 5)["removed_low"].drop_nulls().is_empty()
 
 
 def test_every_factor_axis_has_one_scale() -> None:
     """Logarithmic above the smallest positive factor, so that equal ratios are equal distances; below 0 its mirror image."""
     for name, panel in (("by_factor", 0), ("by_factor", 1), ("overview", 4)):
-        axes = drawn(name, world())[1].axes[panel]
+        axes = drawn(name)[1].axes[panel]
         places = axes.transScale.transform([(factor, 1) for factor in (2, 4, 8)])[:, 0]
         np.testing.assert_allclose(np.diff(places)[0], np.diff(places)[1])
     axes = Figure().subplots()
@@ -193,7 +185,7 @@ def test_matches_are_highlighted_and_tell_good_examples_from_bad() -> None:
     """A token matches as a whole word; one without a space before it only at the end of a word."""
     tokens = ["▁garden", "▁drowsy", ",", "ed", "▁C"]
     texts = [" a gardener, and the garden.", " C", " drowsyness", None]
-    shown = world()["examples"].head(4).with_columns(pl.lit(tokens).alias("top_logit_lens_tokens"), pl.Series("steered", texts))
+    shown = sweep()["examples"].head(4).with_columns(pl.lit(tokens).alias("top_logit_lens_tokens"), pl.Series("steered", texts))
     data, figure = drawn("examples", {"examples": shown})
     assert data["n_matches"].sort().to_list() == [0, 0, 1, 2]
     assert (data["n_matches"] > 0).to_list() == [True, True, False, False]

@@ -113,14 +113,6 @@ def test_a_features_frequency_is_the_share_of_unsteered_tokens_that_are_its_own(
     assert lens_frequencies(texts.head(0), features)["frequency"].to_list() == [None] * 3
 
 
-def test_the_order_of_features_changes_nothing(world: dict[str, pl.DataFrame], variants: pl.DataFrame) -> None:
-    shuffled = world["features"].sample(fraction=1.0, shuffle=True, seed=3)
-    again = filter_variants(
-        world["steering"].sample(fraction=1.0, shuffle=True, seed=4), shuffled, frequencies_of(world["features"]), CHOICE, SETTINGS
-    )
-    assert again.sort(FILTER_VARIANTS.keys).equals(variants.sort(FILTER_VARIANTS.keys))
-
-
 def test_the_axis_ends_where_gains_can_be_read() -> None:
     row = dict.fromkeys(f"{gain}{end}" for gain in ("ratio", "within_layers", "matched") for end in ("", "_low", "_high"))
     few, wide = pl.DataFrame([row | {"ratio": 1.5, "ratio_high": 2.5}]), pl.DataFrame([row | {"ratio": 4.0, "ratio_high": 1e18}])

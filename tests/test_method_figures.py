@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from drawn_figures import drawn, method_tables, two_layers, world
+from drawn_figures import comparison, drawn, method_tables, two_layers
 from matplotlib.axes import Axes
 from method_rows import LAYER
 
@@ -32,10 +32,10 @@ def segments(axes: Axes) -> set[tuple[float, ...]]:
 
 
 def test_every_method_is_drawn_at_its_score_best_first() -> None:
-    _, figure = drawn("methods", world())
+    _, figure = drawn("methods")
     (axes,) = figure.axes
     bars = segments(axes)
-    ordered = world()["methods"].sort("score", descending=True)
+    ordered = comparison()["methods"].sort("score", descending=True)
     assert [tick.get_text().split(" (")[0] for tick in axes.get_yticklabels()] == [title.split(" (")[0] for title in ordered["title"]]
     assert axes.yaxis_inverted()
     n_hollow = 0
@@ -55,12 +55,12 @@ def test_every_method_is_drawn_at_its_score_best_first() -> None:
 
 
 def test_curves_draw_every_factor_of_the_best_of_each_family() -> None:
-    data, figure = drawn("method_curves", world())
-    curves = world()["method_curves"].with_columns(pl.col("factor").cast(pl.Float64))
+    data, figure = drawn("method_curves")
+    curves = comparison()["method_curves"].with_columns(pl.col("factor").cast(pl.Float64))
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.axison}
     assert list(panels) == [family for family in FAMILIES if family != ELSEWHERE]
     for family, axes in panels.items():
-        best = world()["methods"].filter(family=family).sort("score", descending=True).head(N_SHOWN)
+        best = comparison()["methods"].filter(family=family).sort("score", descending=True).head(N_SHOWN)
         assert [text.get_text() for text in axes.get_legend().get_texts()] == [
             one.get_label() for one in axes.lines if not str(one.get_label()).startswith("_")
         ]
@@ -76,7 +76,7 @@ def test_curves_draw_every_factor_of_the_best_of_each_family() -> None:
             assert tuple(np.round(bar, 9).tolist()) in segments(axes)
         unsteered = curves.filter(method="unsteered")
         assert line(axes, "_unsteered")[1].item() == unsteered["concept_rating"].item()
-    assert data["method"].n_unique() == sum(min(N_SHOWN, group.height) for group in world()["methods"].partition_by("family"))
+    assert data["method"].n_unique() == sum(min(N_SHOWN, group.height) for group in comparison()["methods"].partition_by("family"))
 
 
 def test_differences_are_row_minus_column() -> None:
@@ -108,7 +108,7 @@ def test_layers_of_the_methods_have_one_panel_and_a_marker_each() -> None:
     _, figure = drawn("methods", higher)
     (axes,) = figure.axes
     assert axes.get_title(loc="left") == "layers 5 and 9"
-    ordered = world()["methods"].sort("score", descending=True)
+    ordered = comparison()["methods"].sort("score", descending=True)
     for place, row in enumerate(ordered.iter_rows(named=True)):
         found = [one for one in axes.lines if str(one.get_label()).startswith(f"score/{row['method']}/")]
         assert len({one.get_marker() for one in found}) == 2
@@ -126,9 +126,9 @@ def test_two_layers_have_panels_of_their_own() -> None:
 
 
 def test_damage_is_drawn_at_its_place_and_the_frontier_climbs() -> None:
-    data, figure = drawn("method_damage", world())
+    data, figure = drawn("method_damage")
     (axes,) = figure.axes
-    for row in world()["method_damage"].iter_rows(named=True):
+    for row in comparison()["method_damage"].iter_rows(named=True):
         x, y = line(axes, row["method"])
         assert (x.item(), y.item()) == (row["loss_rise"], row["score"])
     best = data.filter("frontier")
@@ -142,7 +142,7 @@ def test_damage_is_drawn_at_its_place_and_the_frontier_climbs() -> None:
 
 
 def test_a_score_under_a_limit_is_drawn_over_the_score_without_one_and_the_note_says_how_the_orders_agree() -> None:
-    data, figure = drawn("method_equal_cost", world())
+    data, figure = drawn("method_equal_cost")
     assert [axes.get_title(loc="left") for axes in figure.axes] == [f"≤ {limit:g} nats" for limit in LIMITS]
     note = " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
     for limit, axes in zip(LIMITS, figure.axes, strict=True):

@@ -21,7 +21,8 @@ from saesteer.settings.registry import METHODS, method
 from saesteer.site.method_report import method_notes, report_markdown
 from saesteer.steps.features import FEATURES
 
-SETTINGS = method_settings()
+NAMES = {value.method for value in PAPER_VALUES} | {"unsteered", "sae_mutual_information"}
+SETTINGS = method_settings(methods=[row.name for row in METHODS if row.name in NAMES])
 PROTOCOLS = {LAYER: our_protocol(SETTINGS, "data/world/model", LAYER, "oracle", 6)}
 
 

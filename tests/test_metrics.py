@@ -8,10 +8,13 @@ import polars as pl
 import pytest
 from scipy.stats import spearmanr
 from synthetic_tables import main_tables, selection_settings
+from workflow_folder import ROOT
 
 from saesteer.analysis.metrics import _depth, _variants, findings, headline
-from saesteer.settings import BestFactorSettings
+from saesteer.settings import BestFactorSettings, load_experiment
 from saesteer.site.headline import headline_markdown, times
+from saesteer.site.paper import paper_markdown
+from saesteer.summaries.summary import summary_tables
 
 SETTINGS = selection_settings()
 
@@ -109,9 +112,16 @@ def _unsteered_rows(world: dict[str, pl.DataFrame]) -> list[dict[str, Any]]:
     return [row | {"feature_of": (row["layer"], row["feature"], row["output_score"])} for row in rows]
 
 
-def test_order_changes_nothing_and_it_is_json(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
-    shuffled = {name: frame.sample(fraction=1.0, shuffle=True, seed=5) for name, frame in world.items()}
-    assert json.dumps(numbers_of(shuffled), allow_nan=False) == json.dumps(numbers, allow_nan=False)
+def test_no_table_and_no_number_depends_on_the_order_of_rows(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
+    """Nor the page that sets them beside the paper's; and the numbers are JSON."""
+    in_another_order = main_tables(order=lambda rows: rows.sample(fraction=1.0, shuffle=True, seed=5))
+    for name, table in world.items():
+        keys = summary_tables()[name].keys
+        assert in_another_order[name].sort(keys).equals(table.sort(keys)), name
+    assert json.dumps(numbers_of(in_another_order), allow_nan=False) == json.dumps(numbers, allow_nan=False)
+    sweep = load_experiment("gemma-2-2b", ROOT / "config/experiments").model_copy(update={"selection": SETTINGS})
+    first, again = ([tables[name] for name in ("features", "outcomes", "selection")] for tables in (world, in_another_order))
+    assert paper_markdown("gemma-2-2b", sweep, *first) == paper_markdown("gemma-2-2b", sweep, *again)
 
 
 def passing() -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.statistics import pmi as slow_pmi
-from synthetic_tables import FACTORS, main_tables, selection_settings, synthetic_features, synthetic_generations, synthetic_texts
+from synthetic_tables import main_tables, selection_settings, synthetic_features, synthetic_generations, synthetic_texts
 
 from saesteer.analysis.pmi import N_TOP, feature_pmi, holding_matrix, mean_pmi, pmi_by_threshold, top_tokens
 from saesteer.analysis.tables import FEATURE_PMI, PMI
@@ -51,13 +51,6 @@ def test_only_texts_at_chosen_factors_count() -> None:
         assert row["pmi"] == (pytest.approx(float(np.mean(values))) if values else None)
     assert table["pmi"].null_count() == 1
     validate(FEATURE_PMI, table, "test")
-
-
-def test_order_changes_nothing() -> None:
-    whole = main_tables(2, 6)
-    features = whole["features"].sample(fraction=1.0, shuffle=True, seed=1)
-    generations = synthetic_generations(whole["features"], FACTORS).sample(fraction=1.0, shuffle=True, seed=1)
-    assert feature_pmi(generations, whole["outcomes"], features, synthetic_texts(), "capped").equals(whole["feature_pmi"])
 
 
 def test_by_threshold_is_the_mean_of_kept_features() -> None:

@@ -18,7 +18,7 @@ from test_report_pages import pytestmark as pytestmark
 
 from saesteer.core.tables import write_summary
 from saesteer.site import feature_table
-from saesteer.site.example_words import words_each
+from saesteer.site.feature_table import words_each
 from saesteer.site.folder import write_report
 from saesteer.steps.features import FEATURES
 

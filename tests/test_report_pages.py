@@ -16,7 +16,7 @@ import pytest
 from report_folders import compared, swept
 from workflow_folder import ROOT
 
-from saesteer.analysis.recommended_factor import recommended_factors
+from saesteer.analysis.best_factor import recommended_factors
 from saesteer.analysis.tables import OUTCOMES, STEERING
 from saesteer.rating.agreement import read_answers
 from saesteer.rating.sheet import rated_texts, sheet_html

@@ -65,11 +65,6 @@ def test_adding_a_threshold_changes_no_other_row(outcomes: pl.DataFrame) -> None
     assert kept.sort(SELECTION.keys).equals(few.sort(SELECTION.keys))
 
 
-def test_permuting_features_changes_nothing(outcomes: pl.DataFrame) -> None:
-    shuffled = outcomes.sample(fraction=1.0, shuffle=True, seed=4)
-    assert selection(shuffled, SETTINGS).equals(selection(outcomes, SETTINGS))
-
-
 def test_another_measure_or_rule_has_its_own_draws(outcomes: pl.DataFrame) -> None:
     same = outcomes.with_columns(pl.col("gen_success_20").alias("fluency_rating"))
     frame = selection(same, SETTINGS)

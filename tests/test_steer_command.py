@@ -16,7 +16,7 @@ from test_evaluation import NAME, comparison, finished_fits  # noqa: F401
 from typer.testing import CliRunner
 
 from saesteer import api
-from saesteer.analysis.recommended_factor import recommended_factors
+from saesteer.analysis.best_factor import recommended_factors
 from saesteer.analysis.tables import STEERING
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError

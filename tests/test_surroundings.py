@@ -12,7 +12,7 @@ from pathlib import Path
 import huggingface_hub
 import matplotlib
 import pytest
-from drawn_figures import FIGURES, data_of, world
+from drawn_figures import FIGURES, data_of
 from hub_server import use_hub
 from typer.testing import CliRunner
 from workflow_folder import BIN, ROOT, Checkout, Folder
@@ -110,7 +110,7 @@ def test_a_terminal_without_a_character_shows_another(finished: Folder, tmp_path
 )
 def test_a_users_settings_of_matplotlib_change_no_figure(tmp_path: Path, settings: dict[str, object]) -> None:
     def files(name: str) -> dict[str, bytes]:
-        data = data_of("roles", world())
+        data = data_of("roles")
         return {path.suffix: path.read_bytes() for path in save_figure(FIGURES["roles"].draw(data), data, tmp_path / name)}
 
     expected = files("expected")

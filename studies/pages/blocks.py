@@ -1,6 +1,5 @@
 """The generated blocks of the pages: which page a block stands on, and the table that it shows."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,17 +8,8 @@ from saesteer.settings import SettingsError
 from saesteer.site.headline import findings_markdown, headline_markdown
 from studies.pages import findings, public
 from studies.pages.carried_over import CARRIED_OVER
-from studies.pages.demonstration import demonstration
 from studies.pages.grid_ends import GRID_ENDS
-from studies.pages.methods import equal_cost_markdown, methods_markdown, published_order_markdown, scores_markdown
-from studies.pages.scores import HIGH
 from studies.pages.tables import Row, Shown
-
-SCORES = Shown(lambda root: json.loads((root / "docs/scores/tiny-all.json").read_text(encoding="utf-8")), "layer", {
-    "layer": "layer", "features": "n", "without input score": "n_without_input_score", "input score": "input_score .3f",
-    "output score": "output_score .3f", "delta token confidence (nats)": "delta_token_confidence .3f",
-    f"output score above {HIGH:g}": "share_output_high .1%", "both above": "share_both_high .1%",
-})  # fmt: skip
 
 
 def _sae_classes(_root: Path) -> Iterator[Row]:
@@ -39,21 +29,12 @@ SAES = Shown(_sae_classes, "place form verdict", {
     "hook point": "place", "form": "form", "releases": "releases", "SAEs": "n ,", "can be used": "verdict",
 })  # fmt: skip
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
-    "README.md": {
-        "demonstration": demonstration,
-        "answers": public.answers_markdown,
-    },
+    "README.md": {"demonstration": public.demonstration, "answers": public.answers_markdown},
     "docs/tutorial.md": {"headline": lambda root: headline_markdown(findings.metrics(root, "tiny")).rstrip()},
-    "docs/own-models.md": {"scores": SCORES.markdown},
     "docs/reference/saes.md": {"saes": SAES.markdown},
-    "docs/methods.md": {"methods": scores_markdown},
     "docs/findings.md": {"answers": public.answers_markdown, "carried-over": CARRIED_OVER.markdown},
-    "docs/known-truth.md": {
-        "findings": lambda root: findings_markdown(findings.metrics(root, "tiny")).rstrip(),
-        "p4": published_order_markdown,
-    },
+    "docs/known-truth.md": {"findings": lambda root: findings_markdown(findings.metrics(root, "tiny")).rstrip()},
     "docs/tables/public-models.md": {"headlines": public.headlines_markdown, "grid-ends": GRID_ENDS.markdown},
-    "docs/tables/methods.md": {"methods": methods_markdown, "equal-cost": equal_cost_markdown},
 }
 """Page -> its generated blocks by name, each with what writes its text from the repository's root."""
 

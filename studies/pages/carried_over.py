@@ -6,7 +6,8 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.core.markdown import number
-from saesteer.site.headline import times
+from saesteer.methods.compare.tables import METHOD_DIFFERENCES
+from saesteer.site.headline import times, with_interval
 from studies.pages import methods, public
 from studies.pages.findings import metrics, results_file
 from studies.pages.results import SHIPPED
@@ -40,8 +41,8 @@ def _rows(root: Path) -> Iterator[Row]:
         for finding, name in GAINS.items():
             yield {"finding": finding, "model": model, "measured": times(numbers[name]) if numbers else public.NOT_RUN}
         folder = methods.FOLDER if experiment == SHIPPED else public.methods_folder(experiment)
-        compared = (root / folder / f"{methods.DIFFERENCES.name}.csv").is_file()
-        pairs = methods.results(root, methods.DIFFERENCES, folder) if compared else pl.DataFrame()
+        compared = (root / folder / f"{METHOD_DIFFERENCES.name}.csv").is_file()
+        pairs = methods.results(root, METHOD_DIFFERENCES, folder) if compared else pl.DataFrame()
         for finding, pair in DIFFERENCES.items():
             measured = "; ".join(differences(pairs, *pair)) or number(None) if compared else public.NOT_RUN
             yield {"finding": finding, "model": model, "measured": measured}
@@ -50,9 +51,8 @@ def _rows(root: Path) -> Iterator[Row]:
 def differences(pairs: pl.DataFrame, method: str, other: str) -> Iterator[str]:
     """METHOD_DIFFERENCES -> a method's mean less another's with its interval, at each layer; each pair is there in one order."""
     for row in pairs.filter(pl.concat_list("method", "other").list.sort() == sorted((method, other))).sort("layer").iter_rows(named=True):
-        ends = [row["mean"], row["low"], row["high"]] if row["method"] == method else [-row["mean"], -row["high"], -row["low"]]
-        mean, low, high = (number(end) for end in ends)
-        yield f"{mean} [{low}, {high}]"
+        same_order = row["method"] == method
+        yield with_interval(*(row["mean"], row["low"], row["high"]) if same_order else (-row["mean"], -row["high"], -row["low"]))
 
 
 CARRIED_OVER = Shown(_rows, "finding", {"finding": "finding"} | {name: ("measured", {"model": name}) for name in MODELS.values()})

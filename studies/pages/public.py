@@ -1,4 +1,5 @@
-"""The answers to docs/plan.md's questions on the two public models, beside what P1 reports, from results in git."""
+"""The answers to docs/plan.md's questions on the two public models, beside what P1 reports, and the README's demonstration, from results in
+git."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -11,16 +12,16 @@ from jaxtyping import Float
 
 from saesteer.analysis.metrics import DOES_NOT_HOLD, HOLDS, OPEN
 from saesteer.analysis.recommendation import Verdict
-from saesteer.core.markdown import table
+from saesteer.core.markdown import escaped, table
 from saesteer.core.uncertainty import RATINGS, Estimate, Interval, mean_interval
 from saesteer.methods.compare.tables import METHOD_SCORES
 from saesteer.site.headline import depth_rho, headline_markdown, p_value, share, times
 from saesteer.site.method_pages import SHOWN_LIMIT
 from studies.pages import methods
 from studies.pages.findings import metrics, results_file
-from studies.pages.tables import Row, Shown, beside, best_first
+from studies.pages.tables import Row, Shown, beside, best_first, every
 from studies.public import judges, recommendations
-from studies.public.recommendations import N_BRUTE_FORCE, SCHEMA
+from studies.public.recommendations import DEMONSTRATION, N_BRUTE_FORCE, SCHEMA
 
 MODELS = {"smollm2": "SmolLM2-135M", "gemma-3-270m": "Gemma 3 270M"}
 """Sweep -> model."""
@@ -161,6 +162,15 @@ def _crossing(holds: Callable[[float], bool], low: float, high: float) -> float:
     return low
 
 
+def demonstration(root: Path) -> str:
+    """A Markdown table of the plan's prompts, a column unsteered and one steered by what `recommend` says of the plan's concept."""
+    rows = pl.read_csv(root / recommendations.FOLDER / "demonstration.csv", schema=DEMONSTRATION)
+    first = rows.row(0, named=True)
+    steered = f"feature {first['layer']}/{first['feature']}, factor {first['factor']}"
+    texts = rows.select("prompt", "unsteered", "steered").iter_rows()
+    return table(["prompt", "unsteered", steered], [[prompt, *(escaped(text.strip()) for text in both)] for prompt, *both in texts])
+
+
 def headlines_markdown(root: Path) -> str:
     """All headline numbers, a table a model that was run."""
     run = {name: model for name, model in MODELS.items() if results_file(root, name).is_file()}
@@ -194,8 +204,8 @@ def _agreements(root: Path, experiment: str) -> pl.DataFrame:
 
 AT_LIMIT = f"at most {SHOWN_LIMIT} nats, {{model}}"
 METHODS = Shown(_of_models(_methods), "method", {
-    "method": "title", "{model}": "score ±", AT_LIMIT: "limited ±", "loss rise": methods.DAMAGE["loss rise"],
-}, order=best_first("method", "score"))  # fmt: skip
+    "method": "title", "{model}": "score ±", AT_LIMIT: "limited ±", "loss rise": every("loss_rise .2"),
+}, order=best_first)  # fmt: skip
 RECOMMENDED = Shown(_of_models(recommendation_summary), "model", {
     "model": "model", "concepts": "n", **{verdict: verdict.replace(" ", "_") for verdict in get_args(Verdict)}, "interval holds": "held",
     "score on fresh prompts": "fresh ±",

@@ -6,14 +6,13 @@ import numpy as np
 import polars as pl
 
 from saesteer.analysis.tables import SELECTION
-from saesteer.figures.style import GREY, PAGE, Axes, Figure, band, legend_entry, new_figure, styled, threshold_axis
-from saesteer.figures.thresholds import FEW_NOTE, SMALL, banded
-from studies.pages.dots import LOOKS, DotPanel, Mark, draw_dots, points
+from saesteer.figures.definition import FEW_NOTE, SMALL, banded
+from saesteer.figures.style import BLACK, GREY, MAGENTA, PAGE, Axes, Figure, Look, band, legend_entry, new_figure, styled, threshold_axis
 from studies.pages.findings import metrics
-from studies.pages.methods import METHODS_TABLE, results
+from studies.pages.methods import METHODS, results
 from studies.pages.public import MODELS, REGISTERED, RESULTS, methods_folder
 
-MARKS = {model: Mark(*look) for model, look in zip(MODELS.values(), LOOKS, strict=True)}
+MARKS = dict(zip(MODELS.values(), (Look(BLACK, "o"), Look(MAGENTA, "D")), strict=True))
 _ENDS = {"mean": "value", "low": "low", "high": "high"}
 REPORTED = (2.0, 3.0)
 """P1's gain on Gemma-2 2B and 9B, not net of unsteered texts."""
@@ -31,8 +30,8 @@ def data(root: Path) -> pl.DataFrame:
             gain = numbers["filter"][REGISTERED]["all"]["net"]["within_layers"]
             within = pl.DataFrame([{"threshold": numbers["threshold"]} | {f"times_{end}": gain[of] for end, of in _ENDS.items()}])
             parts += [of.with_columns(panel=pl.lit(name), model=pl.lit(model)) for name, of in ((_CURVE, curves), (_WITHIN, within))]
-        if (root / methods_folder(experiment) / f"{METHODS_TABLE.name}.csv").is_file():
-            methods = results(root, METHODS_TABLE, methods_folder(experiment))
+        if (root / methods_folder(experiment) / f"{METHODS.name}.csv").is_file():
+            methods = results(root, METHODS, methods_folder(experiment))
             parts.append(methods.with_columns(panel=pl.lit(_METHODS), model=pl.lit(model)))
     return pl.concat(parts, how="diagonal_relaxed")
 
@@ -65,8 +64,19 @@ def draw(rows: pl.DataFrame) -> Figure:
 def _draw_methods(axes: Axes, methods: pl.DataFrame) -> None:
     """Each method's held-out score, a mark a model."""
     order = methods.group_by("title").agg(pl.col("score").mean()).sort("score", "title", descending=[True, False])["title"].to_list()
-    shown = points(methods, "score", row=pl.col("title"), mark=pl.col("model"))
-    draw_dots(axes, DotPanel(shown, order, "judge score (0–2)", left=0.0, title="Which way of steering?"), MARKS)
+    for beside, (model, mark) in zip((-0.25, 0.25), MARKS.items(), strict=True):
+        for row in methods.filter(model=model).drop_nulls("score").iter_rows(named=True):
+            place = order.index(row["title"]) + beside
+            if row["score_low"] is not None and row["score_low"] < row["score_high"]:
+                axes.hlines(place, row["score_low"], row["score_high"], color=mark.colour, linewidth=1.2)
+            axes.plot([row["score"]], [place], mark.marker, color=mark.colour, markersize=4.5)
+    axes.set_yticks(range(len(order)), order)
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.grid(axis="y", color="#E4E4E4", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+    axes.set_xlabel("judge score (0–2)")
+    axes.set_title("Which way of steering?")
     axes.legend(loc="lower right", handles=[legend_entry(name, mark.colour, marker=mark.marker) for name, mark in MARKS.items()])
 
 

@@ -18,14 +18,9 @@ from saesteer.settings import SettingsError
 from studies.pages import methods, public, public_figure, schematic
 from studies.pages.findings import results_file
 from studies.pages.grid_ends import update_grid_ends
-from studies.pages.scores import scores_by_layer
 
 SHIPPED = "tiny"
-FIGURES = {
-    "overview": "tiny/overview",
-    "filter-variants": "tiny/filter_variants",
-    "methods": "tiny-methods/methods",
-}
+FIGURES = {"overview": "tiny/overview", "filter-variants": "tiny/filter_variants"}
 """Figure of the documentation -> the figure that it is a copy of."""
 
 
@@ -42,7 +37,6 @@ class Snapshot:
 
 SNAPSHOTS = (
     Snapshot(SHIPPED, by_name(SELECTION, FILTER_VARIANTS), f"docs/results/{SHIPPED}"),
-    Snapshot(methods.COMPARISON, by_name(*methods.TABLES), str(methods.FOLDER), methods.TABLE_COLUMNS),
     *(Snapshot(name, by_name(SELECTION, FILTER_VARIANTS), str(public.RESULTS / name)) for name in public.MODELS),
     *(
         Snapshot(public.comparison(name), by_name(*methods.TABLES, METHOD_SCORES), str(public.methods_folder(name)), public.TABLE_COLUMNS)
@@ -60,8 +54,6 @@ def update_results(root: Path) -> None:
         raise SettingsError(f"docs/results/{SHIPPED}.json is missing: run `make grammar`, then `make readme`")
     for snapshot in SNAPSHOTS:
         write_snapshot(root, snapshot)
-    if scored := list((root / "data/tiny-all/features").glob("layer_*.parquet")):
-        write_json(root / "docs/scores/tiny-all.json", scores_by_layer(scored))
     update_grid_ends(root)
     answered = public_figure.data(root)
     save_figure(public_figure.draw(answered), answered, root / "docs/answer")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.core.markdown import number, table
+from saesteer.site.headline import with_interval
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -31,23 +32,17 @@ def text_of(cell: Cell, rows: Rows) -> str:
     if re.fullmatch(r"\.\d", form):
         return number(value, int(form[1:]))
     if form == "±":
-        low, high = (rows[0][f"{name}_{end}"] for end in ("low", "high"))
-        return number(value) + (f" [{number(low)}, {number(high)}]" if low is not None else "")
+        return with_interval(value, rows[0][f"{name}_low"], rows[0][f"{name}_high"])
     return format(value, form)
 
 
-def last(cell: Cell) -> Cell:
-    """The same of the last row."""
-    return lambda rows: text_of(cell, rows[-1:])
-
-
-def every(cell: Cell, separator: str = " / ") -> Cell:
-    """The same of each row."""
-    return lambda rows: separator.join(text_of(cell, [row]) for row in rows)
+def every(cell: Cell) -> Cell:
+    """What a cell shows of each row, the rows apart by a slash."""
+    return lambda rows: " / ".join(text_of(cell, [row]) for row in rows)
 
 
 def beside(separator: str, *cells: Cell) -> Cell:
-    """Several in one."""
+    """What several cells show, in one."""
     return lambda rows: separator.join(text_of(cell, rows) for cell in cells)
 
 
@@ -62,21 +57,13 @@ class Shown:
     columns: Mapping[str, Column]
     """By heading. One that names columns in braces stands for a column for each of their values, of which the last named varies slowest."""
     order: Callable[[Rows], Rows] = list
-    note: Callable[[Rows], str] | None = None
-    """What stands below."""
 
     def markdown(self, root: Path) -> str:
-        """The table, and the note."""
-        rows = list(self.rows(root))
-        text = markdown(self.order(rows), self.lines, self.columns)
-        return f"{text}\n\n{self.note(rows)}" if self.note else text
-
-
-def markdown(rows: Rows, lines: str, columns: Mapping[str, Column]) -> str:
-    """Columns of rows, a line for each value of the columns `lines`."""
-    spread = [spread_column for heading, column in columns.items() for spread_column in _spread(rows, heading, column)]
-    cells = ([text_of(cell, matching(line, where)) for _, cell, where in spread] for line in grouped(rows, lines).values())
-    return table([heading for heading, *_ in spread], cells)
+        """The table."""
+        rows = self.order(list(self.rows(root)))
+        spread = [spread_column for heading, column in self.columns.items() for spread_column in _spread(rows, heading, column)]
+        cells = ([text_of(cell, matching(line, where)) for _, cell, where in spread] for line in grouped(rows, self.lines).values())
+        return table([heading for heading, *_ in spread], cells)
 
 
 def _spread(rows: Rows, heading: str, column: Column) -> Iterator[tuple[str, Cell, Mapping[str, Any]]]:
@@ -101,13 +88,8 @@ def matching(rows: Iterable[Row], where: Mapping[str, Any]) -> list[Row]:
     return [row for row in rows if all(row.get(name) == value for name, value in where.items())]
 
 
-def best_first(key: str, by: str, **where: Any) -> Callable[[Rows], Rows]:
-    """Orders rows by the mean of a column over those of the same key, largest first; means are over the rows with the values `where`, and
-    keys without such rows are left out."""
-
-    def order(rows: Rows) -> Rows:
-        values = {name: [row[by] for row in group if row[by] is not None] for (name,), group in grouped(matching(rows, where), key).items()}
-        means = {name: statistics.fmean(group) if group else -math.inf for name, group in values.items()}
-        return sorted((row for row in rows if row[key] in means), key=lambda row: (-means[row[key]], row[key]))
-
-    return order
+def best_first(rows: Rows) -> Rows:
+    """Rows of methods in the order of each method's mean score over its rows, largest first."""
+    scores = {name: [row["score"] for row in group if row["score"] is not None] for (name,), group in grouped(rows, "method").items()}
+    means = {name: statistics.fmean(group) if group else -math.inf for name, group in scores.items()}
+    return sorted(rows, key=lambda row: (-means[row["method"]], row["method"]))

@@ -50,8 +50,6 @@ KINDS = {
 }
 N_ANSWERS = 120
 """About each concept that methods are compared on, before cleaning: 72 are to be left."""
-N_READ = 10
-"""Features of a layer that are read by eye."""
 SHIPPED = train.Recipe(k=64)
 SHIPPED_TO = Path("data/public")
 CONFIGFILE = Path("config/config.yaml")
@@ -178,7 +176,7 @@ def examples(job: Job) -> None:
     rows = job.written_rows(lm)
     for layer in job.layers:
         sae = sae_from_folder(job.folder / "saes" / f"layer_{layer:02d}" / "rounded", "float32", "cpu")
-        page = read.page(lm, sae, rows, activations.read(job.folder / "written", layer), N_READ, job.seed)
+        page = read.page(lm, sae, rows, activations.read(job.folder / "written", layer), job.seed)
         (job.folder / f"examples_{layer:02d}.txt").write_text(page, encoding="utf-8")
 
 
@@ -234,7 +232,7 @@ def recommendations(
 ) -> None:
     """What `saesteer recommend` says of the plan's concepts, into docs/recommend; it takes minutes a concept, and goes on where it was."""
     concepts = [*compared_concepts(), *FURTHER_CONCEPTS]
-    write_recommendations(FOLDER, workflow_of(CONFIGFILE), experiment, concepts, CONFIGFILE, cores)
+    write_recommendations(workflow_of(CONFIGFILE), experiment, concepts, CONFIGFILE, cores)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import BFloat16
+from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.engine.head import token_nll
@@ -26,7 +26,7 @@ class Quality:
 
 
 @torch.no_grad()
-def quality(sae: Sae, x: BFloat16[Tensor, "token d_in"]) -> Quality:
+def quality(sae: Sae, x: Float[Tensor, "token d_in"]) -> Quality:
     """On stored residuals."""
     active, error = 0.0, torch.zeros(x.shape[1], dtype=torch.float64)
     fired = torch.zeros(sae.meta.n_features, dtype=torch.bool)
@@ -68,8 +68,7 @@ def loss_with_sae(lm: LanguageModel, sae: Sae, rows: Rows) -> float:
     """The loss where the SAE's reconstruction stands for the residual at all tokens but the first."""
 
     def reconstructed(residual: Tensor) -> Tensor:
-        x = residual[:, 1:].flatten(0, 1)
-        return torch.cat([residual[:, :1], decode(sae, encode(sae, x)).view_as(residual[:, 1:])], dim=1)
+        return torch.cat([residual[:, :1], decode(sae, encode(sae, residual[:, 1:]))], dim=1)
 
     return _loss(lm, sae.meta.layer, rows, reconstructed)
 

@@ -9,15 +9,15 @@ from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae, encode
 from studies.public.activations import Rows
 
-N_EXAMPLES = 10
+N_FEATURES, N_EXAMPLES = 10, 10
 AROUND = 12
 """Tokens shown on each side of the largest."""
 
 
 @torch.no_grad()
-def page(lm: LanguageModel, sae: Sae, rows: Rows, x: BFloat16[Tensor, "token d_in"], n: int, seed: int) -> str:
-    """n features drawn at random, each with the texts in which it is most active. x: residuals at the used tokens of the rows."""
-    features = np.sort(np.random.default_rng([seed, sae.meta.layer]).permutation(sae.meta.n_features)[:n])
+def page(lm: LanguageModel, sae: Sae, rows: Rows, x: BFloat16[Tensor, "token d_in"], seed: int) -> str:
+    """N_FEATURES features drawn at random, each with the texts in which it is most active. x: residuals at the used tokens of the rows."""
+    features = np.sort(np.random.default_rng([seed, sae.meta.layer]).permutation(sae.meta.n_features)[:N_FEATURES])
     values = torch.cat([encode(sae, part.float())[:, features] for part in x.split(8192)])
     row, place = map(torch.from_numpy, np.nonzero(rows.used))
     parts = []

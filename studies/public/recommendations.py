@@ -42,9 +42,9 @@ SCHEMA = pl.Schema({
 n_fresh prompts that neither chose nor scored."""
 
 
-def write_recommendations(folder: Path, workflow: Workflow, name: str, concepts: Sequence[str], configfile: Path, cores: int) -> None:
+def write_recommendations(workflow: Workflow, name: str, concepts: Sequence[str], configfile: Path, cores: int) -> None:
     """Fill NAME.csv with the rows (SCHEMA) of an experiment that was run, and NAME.parquet with the texts on fresh prompts."""
-    file, texts_file = (folder / f"{name}.{ending}" for ending in ("csv", "parquet"))
+    file, texts_file = (FOLDER / f"{name}.{ending}" for ending in ("csv", "parquet"))
     rows = pl.read_csv(file, schema=SCHEMA) if file.exists() else pl.DataFrame(schema=SCHEMA)
     wanted = [*((concept, None) for concept in concepts), *((concept, N_BRUTE_FORCE) for concept in BRUTE_FORCE)]
     finished = set(rows.select("concept", "n_per_layer").iter_rows())

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from drawn_figures import thin
 from scipy import stats
 
+from saesteer.core.tables import write_summary
 from saesteer.core.uncertainty import Interval, mean_interval
 from studies import ROOT
 from studies.pages.carried_over import CARRIED_OVER, differences
-from studies.pages.demonstration import demonstration
 from studies.pages.grid_ends import grid_ends
 from studies.pages.methods import TABLES
 from studies.pages.public import (
@@ -22,11 +23,14 @@ from studies.pages.public import (
     answers,
     answers_markdown,
     brute_force_pairs,
+    comparison,
+    demonstration,
     headlines_markdown,
     near,
     ratio_of_means,
 )
 from studies.pages.public_figure import data, draw
+from studies.pages.results import SNAPSHOTS, write_snapshot
 from studies.public.recommendations import DEMONSTRATION, N_BRUTE_FORCE, SCHEMA
 
 
@@ -97,6 +101,18 @@ def test_pages_show_both_models(root: Path) -> None:
     lines = METHODS.markdown(root).splitlines()
     assert lines[0].startswith("| method | Gemma 3 270M | SmolLM2-135M | at most 0.1 nats, Gemma 3 270M |")
     assert "| LoRA | 1.52 [1.36, 1.67] | 1.52 [1.36, 1.67] | 1.51 [1.28, 1.69] | 1.51 [1.28, 1.69] | 0.20 / 0.20 |" in lines
+
+
+def test_a_comparisons_tables_are_taken_over_all_or_none(tmp_path: Path) -> None:
+    tables = thin("one concept")
+    (snapshot,) = [snapshot for snapshot in SNAPSHOTS if snapshot.experiment == comparison("smollm2")]
+    for name, table in snapshot.tables.items():
+        assert not (tmp_path / snapshot.folder).exists()
+        write_summary(table, tables[name], tmp_path / f"data/{snapshot.experiment}/tables/{name}.parquet")
+        write_snapshot(tmp_path, snapshot)
+    scores = pl.read_csv(tmp_path / snapshot.folder / "method_scores.csv")
+    assert scores.columns == list(snapshot.columns["method_scores"])
+    assert scores.height == tables["method_scores"].height
 
 
 def test_a_difference_is_shown_in_the_order_of_its_line_at_each_layer() -> None:

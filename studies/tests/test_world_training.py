@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from saesteer.engine.saes import Sae, SaeMeta, decode, encode
 from saesteer.world.lexicon import load_lexicon
 from studies.world import build, card, corpus, measure, train_model, train_saes
 from studies.world.oracle import OracleSizes
@@ -84,11 +85,18 @@ def sparse_data(n: int, generator: torch.Generator) -> torch.Tensor:
     return 20 * (codes @ directions) + 3
 
 
+def as_sae(weights: dict[str, torch.Tensor]) -> Sae:
+    """The weights as the package reads them."""
+    d_in, d_sae = weights["W_enc"].shape
+    return Sae(**weights, meta=SaeMeta("test", "", 1, "jumprelu", "resid_post", False, 1, d_in, d_sae, ""))
+
+
 def test_sae_learns_sparse_directions():
     x = sparse_data(6000, torch.Generator().manual_seed(0))
     recipe = replace(TINY_SAE, d_sae=48, steps=300, batch=256)
-    trained = measure.sae_metrics(train_saes.train_sae(x[:5000], recipe, 0, 0), x[5000:])
-    barely = measure.sae_metrics(train_saes.train_sae(x[:5000], replace(recipe, steps=1), 0, 0), x[5000:])
+    trained, barely = (
+        measure.sae_metrics(as_sae(train_saes.train_sae(x[:5000], replace(recipe, steps=steps), 0, 0)), x[5000:]) for steps in (300, 1)
+    )
     assert trained["explained_variance"] > 0.7 > barely["explained_variance"] + 0.2
     assert trained["l0"] == pytest.approx(recipe.k, abs=1.0)
 
@@ -100,12 +108,12 @@ def test_stored_form_computes_what_was_trained():
     with torch.no_grad():
         sae.b_enc.normal_(generator=generator)
     x, scale, threshold = 10 * torch.randn(50, 16, generator=generator), 0.13, 0.4
-    stored = train_saes.jump_relu_weights(sae, scale, threshold)
+    stored = as_sae(train_saes.jump_relu_weights(sae, scale, threshold))
     with torch.no_grad():
         pre = sae.pre(scale * x)
         codes = pre * (pre > threshold)
-        torch.testing.assert_close(measure.encode(stored, x), codes / scale, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(measure.decode(stored, codes / scale), (codes @ sae.W_dec + sae.b_dec) / scale, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(encode(stored, x), codes / scale, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(decode(stored, codes / scale), (codes @ sae.W_dec + sae.b_dec) / scale, rtol=1e-4, atol=1e-4)
 
 
 def mirror_sae(d: int) -> dict[str, torch.Tensor]:
@@ -124,8 +132,8 @@ def test_measures_of_a_perfect_and_a_blind_sae(rows: np.ndarray):
     model = train_model.new_model(TINY_MODEL, len(TOKENIZER), 0, "model").eval()
     x = train_saes.residuals(model, rows[:40])[1]
     clean = measure.held_out_loss(model, rows[:40])
-    perfect = mirror_sae(32)
-    blind = {**perfect, "threshold": torch.full((64,), torch.inf), "b_dec": x.mean(0)}
+    perfect = as_sae(mirror_sae(32))
+    blind = replace(perfect, threshold=torch.full((64,), torch.inf), b_dec=x.mean(0))
     metrics = measure.sae_metrics(perfect, x)
     assert metrics["explained_variance"] == pytest.approx(1.0, abs=1e-6)
     assert metrics["l0"] == pytest.approx(32.0)

@@ -98,13 +98,13 @@ def training_rows(build: Build) -> UInt16[np.ndarray, "row context"]:
     return corpus.training_rows(build.lexicon, build.tokenizer, build.seed, "train", recipe.steps * recipe.batch)
 
 
-def train_all_saes(build: Build, model_name: str = MODEL_NAME) -> None:
+def train_all_saes(build: Build) -> None:
     """Train and store an SAE for each layer of the stored model, on texts of their own stream."""
     model = measure.load_model(build.folder / MODEL)
     rows = corpus.training_rows(build.lexicon, build.tokenizer, build.seed, "saes", build.recipe.sae_documents)
     for layer, x in enumerate(train_saes.residuals(model, rows)):
         weights = train_saes.train_sae(x, build.recipe.sae, build.seed, layer)
-        train_saes.save_sae(weights, build.folder / SAES / f"layer_{layer:02d}", layer, model_name)
+        train_saes.save_sae(weights, build.folder / SAES / f"layer_{layer:02d}", layer, MODEL_NAME)
 
 
 def finish(build: Build) -> dict[str, Any]:

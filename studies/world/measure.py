@@ -1,17 +1,18 @@
 """What the card reports of a trained world, measured on held-out texts with the weights as stored (float16, computed in float32)."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt16
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from saesteer.engine.sae_convert import sae_from_folder
+from saesteer.engine.saes import Sae, decode, encode
 from saesteer.engine.structure import untried_structure
 from saesteer.world.streams import stream_seed
+from studies.public.measure import quality
 from studies.world.train_model import token_losses
 from studies.world.train_saes import residuals
 
@@ -31,22 +32,6 @@ def load_model(folder: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
 
 
-def load_sae(folder: Path) -> dict[str, Tensor]:
-    """A stored SAE's weights in float32."""
-    return {name: tensor.float() for name, tensor in load_file(folder / "sae_weights.safetensors").items()}
-
-
-def encode(sae: Mapping[str, Tensor], x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_sae"]:
-    """JumpReLU: the pre-activation where it exceeds the threshold, else 0."""
-    pre = torch.relu(x @ sae["W_enc"] + sae["b_enc"])
-    return pre * (pre > sae["threshold"])
-
-
-def decode(sae: Mapping[str, Tensor], activations: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_in"]:
-    """The residual that feature activations stand for."""
-    return activations @ sae["W_dec"] + sae["b_dec"]
-
-
 def held_out_loss(model: PreTrainedModel, rows: UInt16[np.ndarray, "row context"]) -> float:
     """Mean loss in nats a token, BOS and padding not counted."""
     with torch.no_grad():
@@ -54,26 +39,16 @@ def held_out_loss(model: PreTrainedModel, rows: UInt16[np.ndarray, "row context"
     return float(torch.cat(losses).double().mean())
 
 
-def sae_metrics(sae: Mapping[str, Tensor], x: Float[Tensor, "token d_in"]) -> dict[str, int | float]:
+def sae_metrics(sae: Sae, x: Float[Tensor, "token d_in"]) -> dict[str, int | float]:
     """Explained variance (1 - squared error / variance, summed over coordinates), mean active features, features that never fire."""
-    error, l0, fired = 0.0, 0.0, torch.zeros(sae["W_enc"].shape[1], dtype=torch.bool)
-    for part in x.split(8192):
-        codes = encode(sae, part)
-        error += float((part - decode(sae, codes)).double().square().sum())
-        l0 += float((codes > 0).sum())
-        fired |= (codes > 0).any(0)
-    variance = float((x - x.mean(0)).double().square().sum())
-    return {
-        "explained_variance": 1 - error / variance,
-        "l0": l0 / len(x),
-        "dead": int((~fired).sum()),
-        "residual_norm": float(x.norm(dim=-1).mean()),
-    }
+    of = quality(sae, x)
+    dead = round(of.dead * sae.meta.n_features)
+    return {"explained_variance": of.explained_variance, "l0": of.l0, "dead": dead, "residual_norm": float(x.norm(dim=-1).mean())}
 
 
 def loss_recovered(
     model: PreTrainedModel,
-    sae: Mapping[str, Tensor],
+    sae: Sae,
     layer: int,
     rows: UInt16[np.ndarray, "row context"],
     mean: Float[Tensor, " d_in"],
@@ -102,7 +77,7 @@ def measures_of_saes(
     """What each layer's stored SAE keeps of the rows' residuals; `clean` is the model's loss on them."""
     layers = []
     for layer, x in enumerate(residuals(model, rows)):
-        sae = load_sae(saes / f"layer_{layer:02d}")
+        sae = sae_from_folder(saes / f"layer_{layer:02d}", "float32", "cpu")
         recovered = loss_recovered(model, sae, layer, rows, x.mean(0), clean)
         layers.append({"layer": layer, **sae_metrics(sae, x), "loss_recovered": recovered})
     return layers

@@ -242,7 +242,7 @@ def fit_oracle(
     oracle = fit_concept(oracle, concept_items(lexicon, tokenizer, seed, "oracle/concept_calibration", sizes.items))
     calibration = fluency_items(lexicon, tokenizer, seed, "oracle/fluency_calibration", sizes.items)
     oracle = fit_fluency(oracle, continuation_losses(reference, calibration), calibration)
-    return oracle, measure_oracle(oracle, lexicon, tokenizer, reference, seed, "test", sizes)
+    return oracle, measure_oracle(oracle, lexicon, tokenizer, reference, seed, sizes)
 
 
 def measure_oracle(
@@ -251,19 +251,18 @@ def measure_oracle(
     tokenizer: PreTrainedTokenizerFast,
     reference: PreTrainedModel,
     seed: int,
-    split: str,
     sizes: OracleSizes,
 ) -> dict[str, float]:
-    """Accuracies on fresh texts of the streams of `split`."""
-    rng = text_stream(seed, f"oracle/sentence_{split}")
+    """Accuracies on the texts of the test split."""
+    rng = text_stream(seed, "oracle/sentence_test")
     topics = [rng.randrange(len(lexicon.topics)) for _ in range(sizes.sentences)]
     sentences = [(_ids(tokenizer, grammar.single_sentence(lexicon, topic, 0.0, rng).words), topic) for topic in topics]
     accuracy, calibration_error = sentence_accuracy(oracle, sentences)
-    fluency = fluency_items(lexicon, tokenizer, seed, f"oracle/fluency_{split}", sizes.items)
+    fluency = fluency_items(lexicon, tokenizer, seed, "oracle/fluency_test", sizes.items)
     return {
         "sentence_accuracy": accuracy,
         "calibration_error": calibration_error,
-        "concept_accuracy": concept_accuracy(oracle, concept_items(lexicon, tokenizer, seed, f"oracle/concept_{split}", sizes.items)),
+        "concept_accuracy": concept_accuracy(oracle, concept_items(lexicon, tokenizer, seed, "oracle/concept_test", sizes.items)),
         "fluency_accuracy": fluency_accuracy(oracle, continuation_losses(reference, fluency), fluency),
     }
 

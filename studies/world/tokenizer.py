@@ -34,11 +34,6 @@ def build_tokenizer(lexicon: Lexicon) -> PreTrainedTokenizerFast:
     """The tokenizer in Hugging Face form. It puts BOS in front on its own and, like Gemma's, no space before the first word."""
     tokenizer = Tokenizer(models.Unigram(pieces(lexicon), unk_id=UNK_ID, byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="never", split=True)
-    return hugging_face_form(tokenizer, CONTEXT)
-
-
-def hugging_face_form(tokenizer: Tokenizer, context: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of `▁` pieces and bytes with its decoder and special tokens; it puts BOS in front of each text."""
     tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, BOS_ID)])
@@ -48,7 +43,7 @@ def hugging_face_form(tokenizer: Tokenizer, context: int) -> PreTrainedTokenizer
         eos_token=EOS,
         pad_token=PAD,
         unk_token=UNK,
-        model_max_length=context,
+        model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,
         padding_side="right",
     )

@@ -6,7 +6,6 @@ P1's output score is flat over layers; the card reports that negative result.
 """
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,6 @@ from saesteer.world.streams import stream_seed
 from studies.world.tokenizer import BOS_ID, CONTEXT, EOS_ID, PAD_ID
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT_SECONDS = 240
 
 
 @dataclass(frozen=True)
@@ -97,52 +94,18 @@ def new_model(recipe: ModelRecipe, vocab_size: int, seed: int, name: str) -> Gem
 def train(model: PreTrainedModel, rows: UInt16[np.ndarray, "row context"], recipe: ModelRecipe, seed: int, name: str) -> list[float]:
     """AdamW over the rows in the order that the stream `name` gives; returns each step's loss in nats a token."""
     order = torch.randperm(len(rows), generator=tensor_stream(seed, f"{name}/order")).numpy()
-
-    def batch_of(step: int) -> UInt16[np.ndarray, "row context"]:
-        return rows[order[np.arange(step * recipe.batch, (step + 1) * recipe.batch) % len(rows)]]
-
-    return descend(model, batch_of, recipe, name)
-
-
-def descend(
-    model: PreTrainedModel,
-    batch_of: Callable[[int], UInt16[np.ndarray, "row context"]],
-    recipe: ModelRecipe,
-    name: str,
-    losses_of: Callable[[PreTrainedModel, Tensor], Tensor] | None = None,
-    rows_at_once: int | None = None,
-    checkpoint: Path | None = None,
-) -> list[float]:
-    """The recipe's steps of AdamW, each on a batch whose rows go through the model a few at once (None: all); gives each step's loss in
-    nats a token, by `token_losses` or what is given in its place. With `checkpoint` there, training goes on from it, also when the recipe
-    has got more steps since."""
     optimizer, shape, losses = adamw(model, recipe), learning_rate_shape(recipe), list[float]()
-    if checkpoint and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        losses = state["losses"]
-        logger.info("goes on from step %d of %s", len(losses), checkpoint)
     model.train()
-    saved_at, first = time.monotonic(), len(losses)
-    for step in tqdm(range(first, recipe.steps), desc=name, unit="step", mininterval=20, initial=first, total=recipe.steps):
+    for step in tqdm(range(recipe.steps), desc=name, unit="step", mininterval=20):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * shape(step)
         optimizer.zero_grad(set_to_none=True)
-        parts = torch.from_numpy(batch_of(step).astype(np.int64)).split(rows_at_once or recipe.batch)
-        total = 0.0
-        for part in parts:
-            loss = (losses_of or token_losses)(model, part).mean() / len(parts)
-            loss.backward()
-            total += loss.item()
+        batch = rows[order[np.arange(step * recipe.batch, (step + 1) * recipe.batch) % len(rows)]]
+        loss = token_losses(model, torch.from_numpy(batch.astype(np.int64))).mean()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append(total)
-        if checkpoint and (time.monotonic() - saved_at > CHECKPOINT_SECONDS or step + 1 == recipe.steps):
-            partial = checkpoint.with_name(checkpoint.name + ".partial")
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}, partial)
-            partial.rename(checkpoint)
-            saved_at = time.monotonic()
+        losses.append(loss.item())
     model.eval()
     logger.info("%s: training loss %.3f nats a token after %d steps", name, float(np.mean(losses[-20:])), recipe.steps)
     return losses

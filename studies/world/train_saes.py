@@ -119,7 +119,7 @@ def jump_relu_weights(sae: BatchTopK, scale: float, threshold: float) -> dict[st
         }
 
 
-def save_sae(weights: dict[str, Tensor], folder: Path, layer: int, model_name: str, context: int = CONTEXT) -> None:
+def save_sae(weights: dict[str, Tensor], folder: Path, layer: int, model_name: str) -> None:
     """Write sae-lens's on-disk form: float16 weights and a config that asks for float32 arithmetic."""
     folder.mkdir(parents=True, exist_ok=True)
     stored = {name: tensor.to(torch.float16).contiguous() for name, tensor in weights.items()}
@@ -143,7 +143,7 @@ def save_sae(weights: dict[str, Tensor], folder: Path, layer: int, model_name: s
             "model_class_name": "AutoModelForCausalLM",
             "hook_name": f"blocks.{layer}.hook_resid_post",
             "prepend_bos": True,
-            "context_size": context,
+            "context_size": CONTEXT,
         },
     }
     (folder / "cfg.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

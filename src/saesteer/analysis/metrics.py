@@ -242,10 +242,7 @@ def correlations(outcomes: pl.DataFrame, measure: str, settings: SelectionSettin
     x, y = present["output_score"].to_numpy(), present[measure].to_numpy()
     layers = present["layer"].cast(pl.Int64).to_numpy()
     strata = {"overall": np.zeros_like(layers), "within_layers": layers}
-    by_scope = {}
-    for name, labels in strata.items():
-        by_scope[name] = rank_correlation(x, y, labels, settings.confidence)._asdict()
-    return by_scope
+    return {scope: rank_correlation(x, y, labels, settings.confidence)._asdict() for scope, labels in strata.items()}
 
 
 def _choices(best_factors: pl.DataFrame) -> Numbers:

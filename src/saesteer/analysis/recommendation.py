@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from saesteer.analysis.recommended_factor import highest
+from saesteer.analysis.best_factor import highest
 from saesteer.core.uncertainty import RATINGS, Interval, difference_interval, mean_interval, of_differences, student_interval
 from saesteer.settings import IntervalSettings
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from saesteer.analysis.recommended_factor import factors_by_judge, recommended_factors
+from saesteer.analysis.best_factor import factors_by_judge, recommended_factors
 from saesteer.analysis.tables import STEERING
 from saesteer.core.errors import SettingsError
 from saesteer.core.names import check_known

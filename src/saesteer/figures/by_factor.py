@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
+from saesteer.figures.definition import FEW_NOTE, FigureDefinition, Options, Tables, banded, confidence
 from saesteer.figures.style import (
     PAGE,
     Axes,
@@ -17,7 +17,6 @@ from saesteer.figures.style import (
     with_ends,
     zero_apart,
 )
-from saesteer.figures.thresholds import FEW_NOTE, banded
 
 LABELS = {
     "gen_success_20": "GenSuccess@20 (tokens per text)",

@@ -9,6 +9,11 @@ from saesteer.figures.style import Figure
 from saesteer.settings import Experiment, IntervalSettings, SelectionSettings
 
 Tables = Mapping[str, pl.DataFrame]
+SMALL = 1e-4
+"""Thresholds below it are shown only where they keep other features than the threshold before."""
+FEWEST = 5
+"""Means of fewer features have no band: their intervals span most of the axis and say nothing."""
+FEW_NOTE = f"no bands for fewer than {FEWEST} features"
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,16 @@ def n_of(sizes: pl.Series) -> str:
     return f"n = {most}" if fewest == most else f"n = {fewest} to {most}"
 
 
-def counted(column: str, unit: str, rest: str) -> Callable[[pl.DataFrame], str]:
-    """The note "n = ... UNIT" by a column of sample sizes, and the rest of it, in which {level} is the level of the intervals."""
+def where_something_changes(curves: pl.DataFrame, *curve: str, always: float | None = None) -> pl.DataFrame:
+    """Rows of `threshold` and `n_kept` without the small thresholds at which every curve keeps as many features as at the threshold before;
+    `curve`: the columns that name a curve. The threshold `always` stays."""
+    before = pl.col("n_kept").shift(1).over(*(curve or (pl.lit(0),)), order_by="threshold")
+    small = curves.with_columns(changes=before.is_null() | (pl.col("n_kept") != before)).filter(pl.col("threshold") < SMALL)
+    shown = small.filter("changes" if always is None else pl.col("changes") | (pl.col("threshold") == always))["threshold"]
+    return curves.filter((pl.col("threshold") >= SMALL) | pl.col("threshold").is_in(shown.unique().implode()))
 
-    def counts(data: pl.DataFrame) -> str:
-        sizes = data[column].drop_nulls()
-        if sizes.is_empty():
-            return f"n = 0 {unit}."
-        return f"{n_of(sizes)} {unit}{rest.format(level=format(data['confidence'][0], '.0%'))}"
 
-    return counts
+def banded(rows: pl.DataFrame, n: pl.Expr | str, *ends: str) -> pl.DataFrame:
+    """The rows, the ends of intervals null where they are of fewer than FEWEST features."""
+    enough = (pl.col(n) if isinstance(n, str) else n).cast(pl.Int64) >= FEWEST
+    return rows.with_columns(pl.when(enough).then(end).alias(end) for end in ends)

@@ -8,7 +8,7 @@ import polars as pl
 
 from saesteer.analysis.best_factor import RULES
 from saesteer.analysis.selection import LAYER_SETS
-from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
+from saesteer.figures.definition import FEW_NOTE, FigureDefinition, Options, Tables, banded, confidence, where_something_changes
 from saesteer.figures.style import (
     BLACK,
     BLUE,
@@ -23,7 +23,6 @@ from saesteer.figures.style import (
     new_figure,
     threshold_axis,
 )
-from saesteer.figures.thresholds import FEW_NOTE, banded, where_something_changes
 
 LABELS = {"net_gen_success_20": "net success", "gen_success_20": "GenSuccess@20"}
 """Net of the same prompts' unsteered texts, and P1's own."""

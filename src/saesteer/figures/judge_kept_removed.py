@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
+from saesteer.figures.definition import FEW_NOTE, FigureDefinition, Options, Tables, banded, confidence, where_something_changes
 from saesteer.figures.style import (
     GREY,
     MAGENTA,
@@ -17,7 +17,6 @@ from saesteer.figures.style import (
     new_figure,
     threshold_axis,
 )
-from saesteer.figures.thresholds import FEW_NOTE, banded, where_something_changes
 from saesteer.settings import Experiment, NoJudge, Sweep
 
 TITLES = {"concept_rating": "concept", "fluency_rating": "fluency", "judge_score": "harmonic mean"}

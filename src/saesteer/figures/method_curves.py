@@ -6,8 +6,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
-from saesteer.figures.method_families import families_in
-from saesteer.figures.style import BLACK, NO_RATINGS, PAGE, SMALLEST, Axes, Figure, empty_panel, new_figure
+from saesteer.figures.style import BLACK, NO_RATINGS, PAGE, SMALLEST, Axes, Figure, empty_panel, families_in, new_figure
 from saesteer.settings.registry import method
 
 N_SHOWN = 4

@@ -3,8 +3,20 @@
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
-from saesteer.figures.method_families import LOOKS, family_handles
-from saesteer.figures.style import BLACK, GREY, PAGE, SMALLEST, Axes, Figure, empty_panel, legend_above, legend_entry, new_figure
+from saesteer.figures.style import (
+    BLACK,
+    GREY,
+    LOOKS,
+    PAGE,
+    SMALLEST,
+    Axes,
+    Figure,
+    empty_panel,
+    family_handles,
+    legend_above,
+    legend_entry,
+    new_figure,
+)
 
 _COLUMNS = (
     "layer", "method", "title", "family", "n", "score", "score_low", "score_high", "loss_rise", "loss_rise_low", "loss_rise_high",

@@ -3,8 +3,7 @@
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
-from saesteer.figures.method_families import LOOKS, family_handles
-from saesteer.figures.style import GREY, PAGE, Axes, Figure, empty_panel, legend_above, legend_entry, new_figure
+from saesteer.figures.style import GREY, LOOKS, PAGE, Axes, Figure, empty_panel, family_handles, legend_above, legend_entry, new_figure
 
 _RHO = ("rank_correlation", "rank_correlation_low", "rank_correlation_high")
 

@@ -5,8 +5,7 @@ from typing import Any
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
-from saesteer.figures.method_families import LOOKS, families_in
-from saesteer.figures.style import BLACK, GREY, PAGE, Axes, Figure, empty_panel, legend_above, legend_entry, new_figure
+from saesteer.figures.style import BLACK, GREY, LOOKS, PAGE, Axes, Figure, empty_panel, families_in, legend_above, legend_entry, new_figure
 from saesteer.settings.registry import method
 
 _UNSTEERED = method("unsteered")

@@ -6,9 +6,8 @@ import polars as pl
 
 from saesteer.analysis.best_factor import RULES
 from saesteer.figures import by_factor, gen_success_by_threshold, input_vs_output, judge_kept_removed, output_score_vs_outcome, roles
-from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.definition import FEW_NOTE, FigureDefinition, Options, Tables
 from saesteer.figures.style import SMALLEST, Figure, layer_bar, new_figure
-from saesteer.figures.thresholds import FEW_NOTE
 
 NET, GEN_SUCCESS = gen_success_by_threshold.LABELS
 _PARTS = (roles, input_vs_output, output_score_vs_outcome, gen_success_by_threshold, by_factor, judge_kept_removed)

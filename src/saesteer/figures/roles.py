@@ -32,8 +32,8 @@ def panel(axes: Axes, data: pl.DataFrame) -> None:
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("layer")
     axes.set_ylabel("score (0 to 1)")
-    above = row_above(axes, layers, data["n"].to_list(), "n", 5.0, MAGENTA)
-    above = row_above(axes, layers, (data["n"] - data["n_without_input_score"]).to_list(), "n", above - 2, BLUE)
+    above = row_above(axes, layers, data["n"].to_list(), 5.0, MAGENTA)
+    above = row_above(axes, layers, (data["n"] - data["n_without_input_score"]).to_list(), above - 2, BLUE)
     axes.set_title("scores by layer", pad=above)
 
 

@@ -5,6 +5,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
@@ -165,7 +166,7 @@ def threshold_axis(axes: Axes, thresholds: Sequence[float], n_kept: Sequence[int
     axes.set_xticks(positions, [threshold_label(threshold) for threshold in thresholds], rotation=60, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.5, len(thresholds) - 0.5)
     axes.set_xlabel(THRESHOLD_LABEL)
-    axes.set_title(title, pad=row_above(axes, positions, n_kept, "n"))
+    axes.set_title(title, pad=row_above(axes, positions, n_kept))
 
 
 THRESHOLD_LABEL = "features kept: output score ≥"
@@ -181,9 +182,9 @@ def threshold_label(threshold: float) -> str:
 
 
 def row_above(
-    axes: Axes, positions: Sequence[float] | np.ndarray, numbers: Sequence[int], title: str, height: float = 6.0, colour: str = GREY
+    axes: Axes, positions: Sequence[float] | np.ndarray, numbers: Sequence[int], height: float = 6.0, colour: str = GREY
 ) -> float:
-    """Numbers in a row above the panel, at a height in points, in its x coordinates; its title goes left of them. Where they are too wide
+    """Sample sizes in a row above the panel, at a height in points, in its x coordinates; an n goes left of them. Where they are too wide
     to stand beside one another they are turned, and where they are too many some are left out. Returns the height above them."""
     grid = axes.get_subplotspec()
     columns = grid.get_gridspec().ncols if grid else 1
@@ -197,7 +198,7 @@ def row_above(
     look: dict[str, Any] = {"ha": "center", "rotation": 90 if turned else 0}
     for position, number in list(zip(positions, numbers, strict=True))[::every]:
         axes.annotate(str(number), (position, 1), (0, height), axes.get_xaxis_transform(), **look, **place)
-    axes.annotate(title, (0, 1), (-4, height), "axes fraction", ha="right", **place)
+    axes.annotate("n", (0, 1), (-4, height), "axes fraction", ha="right", **place)
     return height + (width if turned else SMALLEST) + 5
 
 
@@ -240,3 +241,34 @@ def legend_entry(label: str, colour: str, **look: Any) -> Line2D:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], **{"linestyle": "", "color": colour, "label": label, **look})
+
+
+@dataclass(frozen=True)
+class Look:
+    """A colour and a marker, apart from others for colour-blind readers and grey printers."""
+
+    colour: str
+    marker: str
+
+
+LOOKS = {
+    "Controls": Look(GREY, "x"),
+    "Prompt": Look(BLACK, "*"),
+    "Trained weights": Look("#D55E00", "s"),
+    "Vectors": Look("#009E73", "^"),
+    "SAE features": Look(BLUE, "o"),
+    "Effects of steering": Look(MAGENTA, "D"),
+    "From elsewhere": Look("#E69F00", "P"),
+}
+"""By the families of saesteer.methods.compare.means, in the order in which they are shown."""
+
+
+def families_in(data: pl.DataFrame) -> list[str]:
+    """The families that a table holds, in the order in which they are shown."""
+    present = set(data["family"])
+    return [family for family in LOOKS if family in present]
+
+
+def family_handles(data: pl.DataFrame) -> list[Line2D]:
+    """The legend's entries of the families in the data."""
+    return [legend_entry(family, LOOKS[family].colour, marker=LOOKS[family].marker, markersize=6) for family in families_in(data)]

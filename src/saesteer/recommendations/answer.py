@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from saesteer.analysis.best_factor import highest
 from saesteer.analysis.halves import split_halves
 from saesteer.analysis.recommendation import (
     FEATURE,
@@ -30,7 +31,6 @@ from saesteer.analysis.recommendation import (
     recommend,
     unsteered_texts,
 )
-from saesteer.analysis.recommended_factor import highest
 from saesteer.analysis.repeats import without_repeats
 from saesteer.analysis.suppression import ABLATED, CLAMPED, CONTROL, edit_of, recommend_less, scored_by_absence
 from saesteer.core.errors import SettingsError

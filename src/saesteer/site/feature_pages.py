@@ -1,7 +1,8 @@
-"""What a page of one feature shows: its row, where its scores lie in the layer, max-activating examples, a histogram of activations, logit
+"""What a page of one feature shows: first its answer (how well it steers at the recommended factor, how far texts stay fluent, one good
+text); its row, where its scores lie in the layer, max-activating examples, a histogram of activations, logit
 lens, curves over factors, steered texts, neighbours."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ import numpy as np
 import polars as pl
 from safetensors import safe_open
 
+from saesteer.analysis.best_factor import TIE, both_halves
 from saesteer.analysis.tables import OUTCOMES, STEERING
 from saesteer.core.texts import SINGLE_FEATURE, of_features
 from saesteer.run import Run
 from saesteer.settings import Sweep
-from saesteer.site.answers import answers
 from saesteer.site.feature_table import N_LOGIT_LENS_TOKENS
 from saesteer.site.labels import with_labels
 from saesteer.site.pieces import grouped, shortened, write_list
@@ -44,6 +45,9 @@ _MEASURES = {  # column of STEERING -> the column by which its two halves count
     "judge_score": "n_judged",
 }
 CURVE_COLUMNS = ("factor", "n", *_MEASURES)
+_ANSWERED = ("judge_score", "gen_success_20", "log_perplexity")
+LEAST_FLUENCY = 1.0
+"""Texts count as fluent where their mean fluency rating, of 2, is at least this."""
 TEXT_KEYS = ("factor", "prompt", "sample")
 TEXT_COLUMNS = ("text", "concept_rating", "instruction_rating", "fluency_rating", "judge_score", "mean_nll", "gen_success_20")
 _LENS = ("logits", "suppressed_tokens", "suppressed_logits")
@@ -185,6 +189,48 @@ def steered_texts(run: Run, layer: int, method: str | None = None) -> pl.DataFra
     texts = texts.with_columns(prefix_id=pl.col("prefix_id").replace_strict(numbers, return_dtype=pl.UInt32))
     order = ["method", "target", pl.col("factor").cast(pl.Float64), "prefix_id", "sample"]
     return texts.sort(order).select("layer", "method", "target", "factor", "prefix_id", "sample", *TEXT_COLUMNS, "reason")
+
+
+def answers(steering: pl.DataFrame, recommended: Mapping[int, Sequence[Any]], texts: pl.DataFrame | None) -> dict[int, dict[str, Any]]:
+    """Feature of a layer -> `at`, its means over all prompts at the recommended factor; `unsteered`, those at factor 0;
+    `fluent`, see `fluent_up_to`; `text`, prompt and sample of the text that is shown. What is not known is left out."""
+    curves = both_halves(steering).partition_by("feature", as_dict=True, maintain_order=True)
+    best = {} if texts is None else _best_texts(texts, recommended)
+    made = {}
+    for (feature,), curve in curves.items():
+        rows = {row["factor"]: row for row in shortened(curve).to_dicts()}
+        answer: dict[str, Any] = {"fluent": fluent_up_to(rows), "text": best.get(feature)}
+        for name, factor in (("at", recommended[feature][0]), ("unsteered", "0")):
+            answer[name] = {measure: rows[factor][measure] for measure in _ANSWERED} if factor in rows else None
+        made[feature] = {name: value for name, value in answer.items() if value is not None}
+    return made
+
+
+def fluent_up_to(rows: Mapping[str, Mapping[str, Any]]) -> list[Any] | None:
+    """The largest factor up to which the texts of every factor are fluent, null where those of the smallest are not, and whether it is
+    the largest of all. None where fluency was not rated."""
+    steered = [(factor, row["fluency_rating"]) for factor, row in rows.items() if float(factor) > 0]
+    if all(fluency is None for _, fluency in steered):
+        return None
+    last = None
+    for factor, fluency in steered:
+        if fluency is None or fluency < LEAST_FLUENCY - TIE:
+            return [last, False]
+        last = factor
+    return [last, True]
+
+
+def _best_texts(texts: pl.DataFrame, recommended: Mapping[int, Sequence[Any]]) -> dict[int, tuple[int, int]]:
+    """Each feature's text at the recommended factor with the highest judge score, or the highest GenSuccess@20 where there is no judge
+    score; of equal ones the first prompt's first. Texts without a score, and empty ones, come last."""
+    factors = pl.DataFrame({"feature": list(recommended), "factor": [factor for factor, *_ in recommended.values()]})
+    rows = texts.join(factors.cast({"feature": texts.schema["feature"], "factor": pl.String}), on=["feature", "factor"], how="semi")
+    empty = pl.col("text").fill_null("").str.strip_chars() == ""
+    highest = [-pl.col("judge_score"), -pl.col("gen_success_20").cast(pl.Int64)]
+    rows = rows.sort("feature", empty, *highest, "prefix_id", "sample", nulls_last=True).unique(
+        "feature", keep="first", maintain_order=True
+    )
+    return {feature: (prompt, sample) for feature, prompt, sample in rows.select("feature", "prefix_id", "sample").rows()}
 
 
 def neighbours(decoder: Path, features: list[int]) -> dict[int, list[tuple[int, float]]]:

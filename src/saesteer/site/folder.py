@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.analysis.recommended_factor import recommended_factors
+from saesteer.analysis.best_factor import recommended_factors
 from saesteer.analysis.tables import STEERING
 from saesteer.core.errors import SaesteerError
 from saesteer.core.files import file_digest, write_folder

@@ -142,9 +142,13 @@ def finished_words(run: Run) -> Iterator[str]:
 
 
 def _interval(numbers: _Numbers, name: str) -> str:
-    """A number, with its interval where it has one."""
-    interval = "" if numbers["low"] is None else f" [{number(numbers['low'])}, {number(numbers['high'])}]"
-    return number(numbers[name]) + interval
+    return with_interval(numbers[name], numbers["low"], numbers["high"])
+
+
+def with_interval(value: float | None, low: float | None, high: float | None, digits: int = 2) -> str:
+    """A number, with its interval where it has one: 1.60 [1.19, 2.04]."""
+    ends = "" if low is None or high is None else f" [{number(low, digits)}, {number(high, digits)}]"
+    return number(value, digits) + ends
 
 
 def percent(value: float | None) -> str:

@@ -14,6 +14,7 @@ from saesteer.methods.compare.paper_values import FACTS, PAPER_VALUES, Protocol
 from saesteer.methods.compare.protocol import UNSTEERED, row_of
 from saesteer.settings.methods import HELD_OUT_TEXTS, MethodSettings
 from saesteer.settings.registry import method
+from saesteer.site.headline import with_interval
 
 _Row = dict[str, Any]
 _CHOICES = {
@@ -301,8 +302,4 @@ def _table(header: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _interval(middle: float | None, low: float | None, high: float | None) -> str:
-    return number(middle, 3) if middle is None or low is None or high is None else f"{number(middle, 3)} {_ends(low, high)}"
-
-
-def _ends(low: float, high: float) -> str:
-    return f"[{number(low, 3)}, {number(high, 3)}]"
+    return with_interval(middle, low, high, 3)

@@ -13,9 +13,10 @@ import numpy as np
 import polars as pl
 
 from saesteer.analysis.selection import LAYER_SETS
-from saesteer.core.markdown import number, table
+from saesteer.core.markdown import table
 from saesteer.core.uncertainty import Estimate, Interval, rank_correlation, ratio_interval
 from saesteer.settings import SelectionSettings, Sweep
+from saesteer.site.headline import with_interval
 
 PAPER_FIGURES = Path(__file__).with_name("paper_figures.csv")
 KEPT, REMOVED, HIGH = 0.9, 0.01, 0.5
@@ -70,8 +71,8 @@ def same(published: dict[str, Any], ours: Measured) -> str:
 
 
 def _cells(published: dict[str, Any] | None, ours: Measured) -> tuple[str, ...]:
-    ends = f" [{number(ours.interval.low)}, {number(ours.interval.high)}]" if ours.interval else ""
-    here = number(ours.value, 3 if "/" in ours.quantity else 2) + ends
+    low, high = ours.interval or (None, None)
+    here = with_interval(ours.value, low, high, 3 if "/" in ours.quantity else 2)
     if published is None:
         return ours.what, "no number in the paper", "", here, "–"
     low, high = published["low"], published["high"]
