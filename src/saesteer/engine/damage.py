@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from saesteer.core.errors import SaesteerError
 from saesteer.engine.conditional import switched
 from saesteer.engine.finite import rows_named
 from saesteer.engine.generations import placed
@@ -137,7 +138,7 @@ def compared(lm: LanguageModel, steered: Read, unsteered: Read) -> tuple[Float64
     return torch.cat(losses), torch.cat(divergences)
 
 
-class TooFewTextsError(ValueError):
+class TooFewTextsError(SaesteerError, ValueError):
     """Too few ordinary texts are long enough to measure what steering breaks."""
 
 

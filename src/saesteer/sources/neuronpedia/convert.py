@@ -28,8 +28,10 @@ _DTYPES: Mapping[str, Any] = {
     "max_activation": pl.Float32,
     "histogram_activations": pl.List(pl.Float32),
     "histogram_counts": pl.List(pl.UInt32),
+    "n_examples": pl.UInt32,
     "examples": pl.List(EXAMPLE),
     "explanations": pl.List(pl.String),
+    "source": pl.String,
     "reason": pl.String,
 }
 _MOST_TOKENS = 2**16  # token_index is a UInt16
@@ -218,7 +220,7 @@ def rows(layer: int, features: Sequence[Known]) -> pl.DataFrame:
         "source": ["neuronpedia"] * len(features),
         "reason": [item.reason for item in features],
     }
-    return pl.DataFrame(columns, schema_overrides=_DTYPES)
+    return pl.DataFrame(columns, schema=_DTYPES)
 
 
 def _max_activation(item: Known) -> float | None:
