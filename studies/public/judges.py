@@ -53,7 +53,8 @@ def by_endpoint(texts: pl.DataFrame, base_url: str, model: str, folder: Path) ->
     """JUDGEMENTS rows by a language model, whose answers stay in the folder."""
     judge = EndpointJudge(kind="endpoint", base_url=base_url, model=model, key_variable=None, concurrency=2, timeout_seconds=600)
     written = texts.with_columns(reason=pl.lit(None, pl.String))
-    return pl.concat(judge_texts(written, None, endpoint_asker(judge, {}, folder), folder / "answers", part_seconds=30.0))
+    rated = judge_texts(written, None, endpoint_asker(judge, {}, folder), folder / "answers", part_seconds=30.0)
+    return pl.concat(map(JUDGEMENTS.of, rated))
 
 
 def ratings_of(rated: Mapping[str, pl.DataFrame], texts: pl.DataFrame) -> pl.DataFrame:
@@ -75,4 +76,4 @@ def agreements(rated: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
 
 def _judgements(texts: pl.DataFrame) -> pl.DataFrame:
     """Rated texts with all of JUDGEMENTS' columns."""
-    return pl.concat([pl.DataFrame(schema=JUDGEMENTS.schema), texts.select(*GENERATIONS.keys, *RATINGS)], how="diagonal")
+    return JUDGEMENTS.of(texts.select(*GENERATIONS.keys, *RATINGS))
