@@ -114,6 +114,7 @@ def test_vectors_of_words_are_computed_once(embedder: SentenceEmbedder, tmp_path
         ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling is max_tokens"),
         ("1_Pooling/config.json", {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, "mean_tokens and cls_token"),
         ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, "pooling is lasttoken"),
+        ("1_Pooling/config.json", {"pooling_mode_mean_tokens": True, "pooling_mode_other": True}, "mean_tokens and other"),
         ("1_Pooling/config.json", [], "says nothing"),
         ("modules.json", [{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}], "has a module Dense"),
         ("model.safetensors", "", r"model\.safetensors: not a readable safetensors file"),

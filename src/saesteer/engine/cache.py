@@ -66,7 +66,7 @@ def gathered(
 ) -> list[Cache]:
     """Caches of `n_rows` rows each from runs' keys and values, layer by layer ([row kv_head position head_dim], of one length in a run;
     states of linear layers as they are), for the rows `which` of all runs. Each row's positions end at `length`, with zeros before the
-    first, and there is room for so many more."""
+    first, and there is room for this many more."""
     packed = [row_layers(lm, length + room) for _ in which.split(n_rows)]
     for number, of_runs in enumerate(layers):
         keys_and_values: list[list[Tensor]] = [[], []]
@@ -88,7 +88,7 @@ class Prefixes:
         self.runs: dict[tuple[int, ...], Prefill] = {}
 
     def caches(self, beginnings: Sequence[tuple[int, ...]], n_rows: int, length: int, room: int) -> list[Cache]:
-        """Caches of `n_rows` rows each that begin with these token ids: they end at `length`, with room for so many positions more."""
+        """Caches of `n_rows` rows each that begin with these token ids: they end at `length`, with room for this many more positions."""
         distinct = {ids: number for number, ids in enumerate(dict.fromkeys(beginnings))}
         new = [ids for ids in distinct if ids not in self.runs]
         new_runs = prefills(self.lm, [[*ids, 0] for ids in new])  # the last token is not run

@@ -133,7 +133,7 @@ def buffer_length(lm: LanguageModel, n_prompt: int, n_new: int, shortest: int = 
 
 
 def step_bytes(lm: LanguageModel, capacity: int, device: torch.device) -> int:
-    """About the bytes of a row's step with so many positions in its cache: its forward, which on a GPU copies nothing of the cache
+    """About the bytes of a row's step with this many positions in its cache: its forward, which on a GPU copies nothing of the cache
     (engine.attention), or, after it, two copies of its logits."""
     return max(forward_bytes(lm, 1, 0 if device.type == "cuda" else capacity), 8 * lm.n_vocab)
 

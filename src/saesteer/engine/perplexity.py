@@ -22,7 +22,7 @@ from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, fewest
 ALGORITHM_VERSION = 5
 
 LENGTH_STEP = (4, 16)
-"""What texts do not share is padded to the next multiple of so many tokens, on a CPU in float32 and where shapes matter: few shapes, and
+"""What texts do not share is padded to the next multiple of this many tokens, on a CPU in float32 and where shapes matter: few shapes, and
 none that depends on a row's neighbours."""
 
 AT_A_TIME = (1024, 8192)

@@ -29,7 +29,7 @@ class Structure:
     linear: tuple[bool, ...]  # of each block: whether it attends linearly, so that a prompt leaves it states of one size
     logit_scale: float  # what the head's outputs are multiplied by
     final_logit_softcapping: float | None
-    n_extras: int | None = None  # a block puts out a tuple of its residual and so many things more; None: its residual alone
+    n_extras: int | None = None  # a block puts out a tuple of its residual and this many other values; None: its residual alone
     projections: tuple[nn.Module | None, ...] = ()  # of each block: the linear map that attention, or what is in its place, ends in
 
 

@@ -43,7 +43,7 @@ class Target:
 
     form: str  # of FORMATS
     path: Path
-    n_texts: int  # at least so many are measured of each form of steering
+    n_texts: int  # the fewest that are measured for each form of steering
     model_id: str | None = None  # what Neuronpedia calls the model
 
 

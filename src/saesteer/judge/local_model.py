@@ -26,7 +26,7 @@ from saesteer.settings import LocalModelJudge
 ALGORITHM_VERSION = 2
 
 LENGTH_STEP = 32
-"""Prompts are padded to a multiple of so many tokens."""
+"""Prompts are padded to a multiple of this many tokens."""
 
 MOST_ROWS = (32, 512)
 """Largest batch on a CPU and on a GPU."""

@@ -65,7 +65,7 @@ def detection_question(name: str, text: str) -> Question:
 
 
 def estimate_labels(n_features: int, n_tokens: int, section: ExplanationSettings, settings: Endpoint) -> Estimate:
-    """The cost of naming so many features, with so many top logit-lens tokens, and scoring each name: before their examples are known, of
+    """The cost of naming features by their top logit-lens tokens and of scoring each name: before their examples are known, of
     as many and as long ones as there can be."""
     excerpt = "x" * round((BEFORE + 1 + AFTER) * CHARACTERS_PER_TOKEN)
     shown = () if section.evidence == "lens" else (excerpt,) * section.n_shown

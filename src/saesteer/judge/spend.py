@@ -43,7 +43,7 @@ LEDGER = "spent.jsonl"
 """Name of the ledger in an experiment's data folder, beside the folders that are shared: what was spent here is this clone's."""
 
 USD_DIGITS = 9
-"""Sums of prices are compared with the limit in so many decimals: those beyond are the arithmetic's error."""
+"""Decimals to which sums of prices are compared with the limit: further ones are rounding."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Spend:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Before the run: what so many requests will probably cost, and what they can cost at most."""
+    """What a run's requests will probably cost, and what they can cost at most."""
 
     requests: int
     typical: Spend
@@ -110,8 +110,8 @@ def estimate(asks: Sequence[Ask], settings: Endpoint) -> Estimate:
 
 
 def estimate_texts(n_texts: int, text_characters: int, answers_instructions: bool, settings: Endpoint) -> Estimate:
-    """The cost of rating before there are texts: of so many texts of about so many characters. Equal texts, which are asked about once,
-    count in full."""
+    """The cost of rating before there are texts, by how many there will be and how many characters each will have. Equal texts, which are
+    asked about once, count in full."""
     sample = questions("x" * text_characters, "x" * 80, "x" * 200 if answers_instructions else None)
     return estimate([Ask(question, 0) for question in sample.values()], settings) * n_texts
 

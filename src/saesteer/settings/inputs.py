@@ -249,7 +249,7 @@ class LocalExamples(Settings):
     texts: Path
     """Parquet of texts whose activations give the max-activating examples: a column text, or text_id and token_ids."""
     max_tokens: Annotated[int, Field(gt=1)] = 256
-    """Texts that come without token_ids are cut after so many."""
+    """Texts without token_ids are cut after this many tokens."""
     n_examples: Annotated[int, Field(gt=0)] = 100
     """Max-activating examples kept per feature: the texts in which its maximum is largest."""
     every_feature: Annotated[bool, Field(exclude_if=lambda every: not every)] = False

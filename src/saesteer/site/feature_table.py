@@ -116,7 +116,7 @@ def _first_shown(rows: pl.DataFrame) -> pl.Series:
 
 
 def words_each(n_features: int) -> int:
-    """How many words of a feature are searched in a table of so many."""
+    """How many words of each feature can be searched, by how many features the table has."""
     least, most = N_WORDS
     return min(most, max(least, _ALL_WORDS // max(n_features, 1)))
 

@@ -38,7 +38,7 @@ def bytes_of_weights(folder: Path, dtype: str) -> int:
 
 
 def total_bytes(n_quantised: int, n_full: int, dtype: str) -> int:
-    """What so many numbers of matrices that are quantised, where the format says so, and of other weights take."""
+    """Bytes that weights take: those of matrices that are quantised, where the format says so, and others."""
     return round(n_quantised * (QUANTISED | BYTES)[dtype] + n_full * BYTES.get(dtype, BYTES["bfloat16"]))
 
 
@@ -52,5 +52,5 @@ def check_library(dtype: str) -> None:
 
 
 def n_gpus(weights: int, gpu: int) -> int:
-    """GPUs of so many bytes each that a model needs: one, or as many as hold its weights spread."""
+    """How many GPUs of this size in bytes a model needs: one, or as many as hold its weights spread."""
     return 1 if weights <= ON_ONE * gpu else math.ceil(weights / (OF_EACH * gpu))

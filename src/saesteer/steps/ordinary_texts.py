@@ -14,7 +14,7 @@ def ordinary_texts_pin(experiment: Steering) -> str | None:
 
 
 def ordinary(run: Run, n_texts: int, n_tokens: int = ORDINARY_TOKENS) -> list[list[int]]:
-    """The first tokens of so many ordinary texts."""
+    """The first `n_tokens` tokens of `n_texts` ordinary texts."""
     from saesteer.engine.damage import ordinary_texts
 
     file, model = run.file(str(ordinary_texts_pin(run.steering))), run.experiment.model

@@ -81,7 +81,7 @@ class Problem:
     label: int | None = None  # the feature whose label is the concept; None where none is
     effects: Approximator | None = None
     vector: Float[Tensor, " d_model"] | None = None  # of the concept, trained elsewhere
-    n_prefix: int | None = None  # tokens of a text after the first so many count in vectors; None: those of its output
+    n_prefix: int | None = None  # vectors leave out this many first tokens of a text; None: all but its output's
     prompts: tuple[str | None, ...] = ()  # written for the concept by a language model; empty: none was asked
     words: tuple[str, ...] = ()  # that stand for the concept
     ordinary_texts: tuple[list[int], ...] = ()  # on which pilot factors are measured; none: methods name their own strength
@@ -137,7 +137,7 @@ class Problem:
 @torch.no_grad()
 def tokens(lm: LanguageModel, hook_point: HookPoint, texts: tuple[Text, ...], n_prefix: int | None = None) -> Tokens:
     """Run texts, `TEXTS_AT_A_TIME` together, and give what lies at the hook point, and what is read there, of their outputs; with
-    `n_prefix`, of all their tokens after the first so many."""
+    `n_prefix`, of all their tokens but this many first ones."""
     values, reads = [], []
     for batch in text_batches(texts):
         at_hook_point = reading(lm, padded_ids(lm, batch), hook_point)  # [text seq width]
