@@ -75,7 +75,7 @@ def as_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, functools.cache(getattr(module, name).__wrapped__))
 
 
-CACHED = ("code_digest", "algorithm_versions", "_graph", "_text", "_digest")
+CACHED = ("code_digest", "algorithm_versions", "_graph", "_pieces", "_text", "_digest")
 
 
 def clear() -> None:

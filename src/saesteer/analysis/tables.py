@@ -88,7 +88,7 @@ CHOSEN_STRENGTHS = Table(
         "multiple": Column(pl.String, "the factor as a multiple of the feature's pilot factor", "factor is null"),
         "norm_share": Column(
             pl.Float64,
-            ("norm of what is added at that factor over the norm of what it is added to, mean over tokens of ordinary texts"),
+            "norm of what is added at that factor over the norm of what it is added to, mean over tokens of ordinary texts",
             "factor is null",
         ),
     },

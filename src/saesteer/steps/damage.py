@@ -27,7 +27,7 @@ DAMAGE = Table(
         "unsteered_loss": Column(pl.Float64, "the same, unsteered"),
         "divergence": Column(
             pl.Float64,
-            ("mean over the tokens of the Kullback-Leibler divergence of the next-token distribution from the unsteered one, in nats"),
+            "mean over the tokens of the Kullback-Leibler divergence of the next-token distribution from the unsteered one, in nats",
             "the method abstains",
         ),
         "n_tokens": Column(pl.UInt32, "tokens counted; 0 where the method abstains"),

@@ -32,7 +32,7 @@ EXPLANATIONS = Table(
         "n_shown": Column(pl.UInt16, "max-activating examples that were shown"),
         "detection": Column(
             pl.Float64,
-            ("balanced accuracy, in [0, 1], by which the label tells held-out texts in which the feature is active from others"),
+            "balanced accuracy, in [0, 1], by which the label tells held-out texts in which the feature is active from others",
             "see reason",
         ),
         "n_active": Column(pl.UInt16, "held-out max-activating examples with a readable answer"),

@@ -27,7 +27,7 @@ OUTPUT_SCORE = Table(
         "delta_token_confidence": Column(pl.Float64, "log probability (nats) of the likeliest token unsteered, minus steered; P5"),
         "a_max": Column(
             pl.Float64,
-            ("largest activation of any feature at the prompt's last position, times the size that the SAE divides its input by"),
+            "largest activation of any feature at the prompt's last position, times the size that the SAE divides its input by",
         ),
     },
 )

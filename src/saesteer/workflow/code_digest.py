@@ -105,7 +105,8 @@ def _file(module: str) -> Path:
     return module_file(PACKAGE, module)
 
 
-def _pieces(functions: Sequence[str], scripts: Sequence[Path]) -> dict[str, list[ast.stmt]]:
+@functools.cache
+def _pieces(functions: tuple[str, ...], scripts: tuple[Path, ...]) -> dict[str, list[ast.stmt]]:
     """Scripts and functions of `IN_PARTS`, with the functions of that room that they import, as statements."""
     pieces = {script.name: ast.parse(_text(script), filename=str(script)).body for script in scripts}
     waiting = [*functions, *(name for body in pieces.values() for name in _functions_imported(body))]

@@ -29,7 +29,7 @@ METHOD_HALVES = Table(
         "choose_by": Column(
             pl.Float64,
             "what the factor is chosen by: the score, or P1's ratio (settings: methods.factor_rule)",
-            ("this factor may not be chosen: no text could be rated; of P1's ratio: too much success, or every text is empty"),
+            "this factor may not be chosen: no text could be rated; of P1's ratio: too much success, or every text is empty",
         ),
     },
 )
@@ -153,7 +153,7 @@ METHODS_TABLE = Table(
         ),
         "concept_share": Column(
             pl.Float64,
-            ("median over those of them that are labelled with the concept of the share of their max-activating examples' maxima on it"),
+            "median over those of them that are labelled with the concept of the share of their max-activating examples' maxima on it",
             "none of them is, or labels come without a share",
         ),
         "labelled_texts": Column(pl.Float64, "labelled texts that choose or train (FITS.n_texts), mean over concepts"),
@@ -299,7 +299,7 @@ METHOD_EQUAL_COST_SCORES = Table(
         **COMPARED_CONCEPTS.some("concept_id"),
         "score": Column(
             pl.Float64,
-            ("mean over the halves reported on, the factor chosen among those within the limit; where it abstains, the unsteered text's"),
+            "mean over the halves reported on, the factor chosen among those within the limit; where it abstains, the unsteered text's",
             "none of them has a score",
         ),
         "divergence": Column(
