@@ -13,8 +13,7 @@ from engine_models import shipped_model, tiny_model
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from saesteer.engine.adapters import adapter_layers
-from saesteer.engine.interventions import LowRankSubspace, LowRankWeights, WeightChange
+from saesteer.engine.adapters import LowRankSubspace, LowRankWeights, WeightChange, adapter_layers
 from saesteer.engine.models import LanguageModel
 from saesteer.methods.fit import lora
 

@@ -19,6 +19,9 @@ from small_adapters import a_change, a_lora, a_loreft, hooks_of, left_as_it_was,
 from torch import Tensor, nn
 
 from saesteer.engine.adapters import (
+    LowRankSubspace,
+    LowRankWeights,
+    WeightChange,
     adapter_layers,
     attention_output,
     changed_weights,
@@ -28,8 +31,9 @@ from saesteer.engine.adapters import (
     weights_installed,
 )
 from saesteer.engine.hook_points import HookPoint
-from saesteer.engine.interventions import Intervention, LowRankSubspace, LowRankWeights, Nothing, WeightChange, packed, unpacked
+from saesteer.engine.interventions import Nothing, packed, unpacked
 from saesteer.engine.models import LanguageModel
+from saesteer.engine.steering import Intervention
 from saesteer.methods.fit import lora, loreft, sft
 from saesteer.methods.fit.problem import Problem, Text
 from saesteer.methods.fit.training import ReadText, losses_behind, token_losses

@@ -19,8 +19,9 @@ from saesteer.core.errors import NotFiniteError
 from saesteer.core.tables import validate
 from saesteer.core.tokens import load_tokens
 from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts, text_damage
-from saesteer.engine.interventions import ActivationEdit, Addition, Intervention, Nothing, PromptText, packed
+from saesteer.engine.interventions import ActivationEdit, Addition, Nothing, PromptText, packed
 from saesteer.engine.saes import encode
+from saesteer.engine.steering import Intervention
 from saesteer.methods.compare.damage import method_damage
 from saesteer.methods.compare.tables import METHOD_CHOICES, METHODS_TABLE
 from saesteer.settings import load_experiment

@@ -25,10 +25,10 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id, write_json
 from saesteer.core.store import WantedRows, complete
 from saesteer.core.tables import write_summary
-from saesteer.engine.interventions import Addition, ConditionalAddition, Intervention, PromptText, packed
+from saesteer.engine.interventions import Addition, ConditionalAddition, PromptText, packed
 from saesteer.engine.models import language_model, prompt_token_ids
 from saesteer.engine.sae_convert import convert_sae
-from saesteer.engine.steering import steered_model
+from saesteer.engine.steering import Intervention, steered_model
 from saesteer.exchange.evaluation import Tasks, harness_model, results_of
 from saesteer.methods.compare.tables import METHOD_CHOICES
 from saesteer.run import Run, open_run

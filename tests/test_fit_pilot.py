@@ -14,20 +14,11 @@ from test_damage import LAYER, ordinary
 
 from saesteer.core.errors import SettingsError
 from saesteer.engine import fit_pilot
+from saesteer.engine.adapters import WeightChange
 from saesteer.engine.damage import loss_rises
 from saesteer.engine.fit_pilot import at_pilot_factor, pilot_factor
-from saesteer.engine.interventions import (
-    ActivationEdit,
-    Addition,
-    Intervention,
-    Nothing,
-    Projection,
-    PromptText,
-    WeightChange,
-    packed,
-    scaled,
-    unpacked,
-)
+from saesteer.engine.interventions import ActivationEdit, Addition, Nothing, Projection, PromptText, packed, unpacked
+from saesteer.engine.steering import Intervention
 from saesteer.methods.fit.fits import fitted_rows
 from saesteer.settings import load_experiment
 from saesteer.settings.load import experiment_of
@@ -66,7 +57,7 @@ def test_at_factor_1_the_loss_of_ordinary_texts_has_risen_by_the_target(kind: st
 
 def test_what_has_no_strength_stays_and_what_never_breaks_text_gets_the_end_of_the_range() -> None:
     for plain in (Nothing(), PromptText(("a",)), Projection(torch.ones(LM.d_model)), Addition(torch.ones(LM.d_model), None)):
-        assert scaled(plain, 2.0) is None
+        assert plain.scaled(2.0) is None
         assert at_pilot_factor(LM, SAE, plain, ordinary(), 1.0) is plain
     addition = kinds()["addition"]
     assert isinstance(addition, Addition)
@@ -77,7 +68,7 @@ def test_what_has_no_strength_stays_and_what_never_breaks_text_gets_the_end_of_t
 def test_a_fit_without_a_unit_keeps_its_bytes() -> None:
     plain = a_loreft(LM)
     assert '"unit"' not in packed(plain)[1]
-    doubled = scaled(plain, 2.0)
+    doubled = plain.scaled(2.0)
     assert doubled is not None
     rises = (loss_rises(LM, SAE, one, [factor], ordinary()) for one, factor in ((plain, 2.0), (doubled, 1.0)))
     assert torch.equal(*rises)

@@ -16,7 +16,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 
 from saesteer.core.counter_rng import text_keys
 from saesteer.core.texts import FEATURE_TEXT
-from saesteer.engine import continuation, steering
+from saesteer.engine import continuation, interventions
 from saesteer.engine.continuation import Sampling, continuation_texts, ending_tokens
 from saesteer.engine.generations import feature_texts
 from saesteer.engine.models import LanguageModel, prompt_token_ids
@@ -120,7 +120,7 @@ def test_factor_0_equals_no_hook(family: str, monkeypatch: pytest.MonkeyPatch) -
     rows = sweep_rows(120).filter(pl.col("factor") == "0")
     with recorded_steps() as (logits, _):
         steered = swept(lm, sae, rows, family, Sampling(max_new_tokens=6))
-    monkeypatch.setattr(steering, "amplify", lambda residual, *_args: residual)
+    monkeypatch.setattr(interventions, "amplify", lambda residual, *_args: residual)
     with recorded_steps() as (expected, _):
         unsteered = swept(lm, sae, rows, family, Sampling(max_new_tokens=6))
     assert_frame_equal(steered, unsteered, check_exact=True)
@@ -233,7 +233,7 @@ def test_hooks_are_gone_when_the_consumer_stops_or_the_model_fails(monkeypatch: 
     def failing(*_args: Any) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("saesteer.engine.steering.largest_activation", failing)
+    monkeypatch.setattr("saesteer.engine.interventions.largest_activation", failing)
     with pytest.raises(RuntimeError, match="broken"):
         next(feature_texts(lm, sae, 1, sweep_rows(100), TINY, Sampling(), 0))
     assert not any(block._forward_hooks for block in lm.blocks)

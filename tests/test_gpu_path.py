@@ -26,9 +26,9 @@ from test_judge_local import judge_model
 from torch import Tensor
 
 from saesteer.engine import continuation
-from saesteer.engine.interventions import Intervention, tensors_of
 from saesteer.engine.models import LanguageModel, language_model, pad_columns
 from saesteer.engine.saes import TENSORS, Sae
+from saesteer.engine.steering import Intervention
 from saesteer.methods.fit.problem import Problem
 from saesteer.settings.registry import METHODS
 
@@ -160,8 +160,8 @@ def on(problem: Problem, device: str, dtype: str) -> Problem:
 
 def rounding(expected: Intervention, other: Intervention) -> float:
     """The largest relative difference of two fits' tensors, as far as they have the same shapes."""
-    theirs = tensors_of(other)
-    pairs = ((tensor.cpu().double(), theirs[name].cpu().double()) for name, tensor in tensors_of(expected).items())
+    theirs = other.tensors
+    pairs = ((tensor.cpu().double(), theirs[name].cpu().double()) for name, tensor in expected.tensors.items())
     return max((float((one - two).norm() / one.norm().clamp(min=1e-30)) for one, two in pairs if one.shape == two.shape), default=0.0)
 
 
@@ -186,8 +186,8 @@ def test_a_method_fits_what_it_fits_on_a_cpu(name: str, dtype: str, gpu: Counter
             assert set(ours) == set(theirs)
         elif not isinstance(theirs, Tensor | dict):
             assert ours == (pytest.approx(theirs, rel=error) if isinstance(theirs, float) else theirs)
-    for key, tensor in tensors_of(expected).items():
-        ours, theirs = tensors_of(fitted)[key].cpu().double(), tensor.double()
+    for key, tensor in expected.tensors.items():
+        ours, theirs = fitted.tensors[key].cpu().double(), tensor.double()
         assert float((ours - theirs).norm()) <= error * float(theirs.norm()), key
 
 

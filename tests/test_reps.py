@@ -10,9 +10,8 @@ from oracles.plain_hooks import token_losses
 from slow_vectors import cosine
 from torch import Tensor, nn
 
-from saesteer.engine.adapters import adapter_layers
+from saesteer.engine.adapters import LowRankSubspace, LowRankWeights, adapter_layers
 from saesteer.engine.hook_points import HookPoint
-from saesteer.engine.interventions import LowRankSubspace, LowRankWeights
 from saesteer.methods.fit import loreft, reps
 from saesteer.methods.fit.means import diffmean
 from saesteer.methods.fit.problem import Problem, Text

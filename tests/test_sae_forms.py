@@ -30,7 +30,7 @@ from saesteer.engine.output_score import output_scores, output_scores_from_file
 from saesteer.engine.sae_convert import convert_sae, fetch_and_convert
 from saesteer.engine.sae_read import read
 from saesteer.engine.saes import Sae, decode, encode, encode_some, largest_activation, largest_activation_in_file, load_sae, written_size
-from saesteer.engine.steering import steering_of
+from saesteer.engine.steering import SteeredRows, steering_of
 from saesteer.settings import SaeSettings
 from saesteer.sources.hub import Fetched
 from saesteer.sources.pins import sae_entry
@@ -337,13 +337,10 @@ def test_additions_and_code_edits_are_in_units_of_the_residuals_size(k: int | No
     residual = residual_at(lm, torch.tensor([[1, 5, 9, 4]] * 32), depth_of(lm, 2, "resid_post"))
     features = torch.tensor([4, int(encode(sae, residual[0, 3]).argmax()), 50])
     edit = ActivationEdit(features, torch.tensor([2.0, 0.5, 1.0]))
-    factor, which = torch.full((32,), 1.5), torch.zeros(32, dtype=torch.long)
-    hook_point = hook_point_of(lm, 2, "resid_post")
-    edited, clamped = (
-        steering_of(lm, [one], which, factor, sae, hook_point).changed(residual, residual)
-        for one in (edit, ConditionalClamp(features, None))
-    )
-    added = steering_of(lm, [Addition(sae.W_dec[7], None, "last")], which, factor, sae, hook_point)._added(residual, residual, 0)
+    which, factor = torch.zeros(32, dtype=torch.long), torch.full((32,), 1.5)
+    rows = SteeredRows(lm, which, factor, sae, hook_point_of(lm, 2, "resid_post"))
+    edited, clamped = (steering_of([one], rows).changed(residual, residual) for one in (edit, ConditionalClamp(features, None)))
+    added = steering_of([Addition(sae.W_dec[7], None, "last")], rows)._added(residual, residual, 0)
     for position in range(4):
         codes, size = codes_in_its_units(sae, residual[0, position])
         change = sum((1.5 * float(value) - codes[f]) * size * sae.W_dec[f] for f, value in zip(features, edit.values, strict=True))

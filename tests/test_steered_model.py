@@ -1,20 +1,22 @@
 """A model steered while transformers runs it, in batches, padded on either side, with a cache: against plain hooks, text by text."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from engine_models import shipped_model, shipped_sae
+from jaxtyping import Float
 from methods_world import texts_of
 from oracles.plain_hooks import at_hook_point
 from small_adapters import a_change, a_lora, a_loreft, left_as_it_was, peft_model
 from torch import Tensor
 
 from saesteer.core.errors import SettingsError
+from saesteer.engine.continuation import Steering
 from saesteer.engine.interventions import (
     KINDS,
     ActivationEdit,
@@ -22,7 +24,6 @@ from saesteer.engine.interventions import (
     ConditionalAddition,
     ConditionalClamp,
     DecayingAddition,
-    Intervention,
     Nothing,
     Projection,
     ProjectionFloor,
@@ -30,7 +31,7 @@ from saesteer.engine.interventions import (
     ScaledComponent,
 )
 from saesteer.engine.saes import Sae, encode
-from saesteer.engine.steering import check_every_position, steered_model
+from saesteer.engine.steering import AtEveryPosition, Intervention, SteeredRows, check_every_position, steered_model
 from saesteer.engine.vector_formats import check_constant
 
 LAYER, FACTOR = 3, 1.5
@@ -82,6 +83,26 @@ def changed_copy() -> Any:
     return model
 
 
+@dataclass(frozen=True)
+class Rescaled(Intervention):
+    """A new kind, added as CONTRIBUTING.md says: `h * (1 + factor * share)` at every position."""
+
+    kind, not_constant = "rescaled", "scales each position"
+    share: float
+
+    @classmethod
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+        return RescaledRows(rows.hook_point, 1 + rows.factor * rows.numbers([one.share for one in interventions]))
+
+
+@dataclass(frozen=True)
+class RescaledRows(AtEveryPosition):
+    scale: Float[Tensor, " row"]
+
+    def changed(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
+        return value * self.scale[:, None, None]
+
+
 TOPK = replace(shipped_sae(LAYER), meta=replace(shipped_sae(LAYER).meta, k=12))
 CODES = ActivationEdit(torch.tensor([7, 9]), torch.tensor([4.0, 2.0]))
 CLAMP = ConditionalClamp(torch.tensor([7, 9]), torch.tensor([-4.0, -2.0]))
@@ -94,6 +115,7 @@ CASES: dict[str, tuple[Intervention, Sae, Callable[[], Any]]] = {
     "projection": (Projection(VECTOR), TOPK, lambda: hooked(lambda h: h - FACTOR * (h @ VECTOR)[:, :, None] * VECTOR)),
     "component": (ScaledComponent(VECTOR), TOPK, lambda: hooked(lambda h: h + FACTOR * (h @ VECTOR)[:, :, None] * VECTOR)),
     "floor": (ProjectionFloor(VECTOR, 9.0), TOPK, lambda: hooked(lambda h: h + (FACTOR * 9 - h @ VECTOR).relu()[:, :, None] * VECTOR)),
+    "a new kind": (Rescaled(0.2), TOPK, lambda: hooked(lambda h: h * (1 + FACTOR * 0.2))),
     "LoRA": (a_lora(shipped_model()), TOPK, lambda: nullcontext(peft_model(shipped_model(), a_lora(shipped_model()), "shipped", FACTOR))),
     "weights": (a_change(shipped_model()), TOPK, lambda: nullcontext(changed_copy())),
 }

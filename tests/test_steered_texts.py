@@ -20,7 +20,6 @@ from saesteer.engine.interventions import (
     ConditionalAddition,
     ConditionalClamp,
     DecayingAddition,
-    Intervention,
     Nothing,
     Projection,
     ProjectionFloor,
@@ -30,7 +29,7 @@ from saesteer.engine.interventions import (
 )
 from saesteer.engine.models import LanguageModel, prompt_token_ids, residual_at
 from saesteer.engine.saes import Sae, encode
-from saesteer.engine.steering import steered_model
+from saesteer.engine.steering import Intervention, steered_model
 
 LAYER = 1
 GREEDY = Sampling(max_new_tokens=6, temperature=0.0, stop="")

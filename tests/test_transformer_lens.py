@@ -21,7 +21,7 @@ from saesteer.engine.continuation import Sampling
 from saesteer.engine.generations import feature_texts
 from saesteer.engine.interventions import Addition
 from saesteer.engine.saes import Sae, encode
-from saesteer.engine.steering import steering_of
+from saesteer.engine.steering import SteeredRows, steering_of
 
 pytestmark = pytest.mark.slow  # importing TransformerLens takes several seconds
 PROMPT = "From ba be dibo tuda"
@@ -181,7 +181,7 @@ def test_steering_gives_the_logits_and_texts_of_steering_there(family: str, laye
         for feature, factor in ((7, 0.0), (7, 3.0), (50, 10.0)):
             addition = Addition(ours.W_dec[feature], None, "last")
             at = hook_points.sae_hook_point(lm, layer, ours.meta)
-            steering = steering_of(lm, [addition], torch.tensor([0]), torch.tensor([factor]), ours, at)
+            steering = steering_of([addition], SteeredRows(lm, torch.tensor([0]), torch.tensor([factor]), ours, at))
             with steering.installed(lm, 0, ids.shape[1]):
                 logits = lm.model(ids).logits[0, -1]
             hooks = _steering(model, layer, theirs, feature, factor, ids.shape[1] - 1)
@@ -209,7 +209,7 @@ def test_codes_of_a_centred_sae_are_those_of_the_centred_model(family: str, hook
     torch.testing.assert_close(dense, expected, rtol=1e-4, atol=1e-4)
     addition = Addition(ours.W_dec[7], None, "last")  # by a_max of what it reads there
     at = hook_points.sae_hook_point(lm, 2, ours.meta)
-    with steering_of(lm, [addition], torch.tensor([0]), torch.tensor([3.0]), ours, at).installed(lm, 0, ids.shape[1]):
+    with steering_of([addition], SteeredRows(lm, torch.tensor([0]), torch.tensor([3.0]), ours, at)).installed(lm, 0, ids.shape[1]):
         logits = lm.model(ids).logits[0, -1]
     hooks = _steering(lens_model(family, centred=True), 2, theirs, 7, 3.0, ids.shape[1] - 1)
     torch.testing.assert_close(logits, lens_model(family, centred=True).run_with_hooks(ids, fwd_hooks=hooks)[0, -1], rtol=1e-4, atol=1e-4)

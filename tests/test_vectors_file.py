@@ -14,7 +14,8 @@ from safetensors.torch import save_file as save_torch
 
 from saesteer.core.files import text_id
 from saesteer.core.tables import validate
-from saesteer.engine.interventions import ActivationEdit, Addition, Intervention, packed
+from saesteer.engine.interventions import ActivationEdit, Addition, packed
+from saesteer.engine.steering import Intervention
 from saesteer.methods.fit.vectors_file import read_vectors, write_vectors
 from saesteer.settings import SettingsError
 from saesteer.steps.fits import FITS

@@ -24,6 +24,7 @@ from saesteer.engine.continuation import Sampling as Sampling
 from saesteer.engine.generations import feature_texts
 from saesteer.engine.gguf_convert import converted_gguf
 from saesteer.engine.hook_points import to_residual, width_at
+from saesteer.engine.interventions import features_steered
 from saesteer.engine.logit_lens import logit_lens_tokens as _logit_lens_tokens
 from saesteer.engine.models import LanguageModel as LanguageModel
 from saesteer.engine.models import language_model, load_language_model
@@ -32,7 +33,6 @@ from saesteer.engine.sae_convert import published_sae, sae_from_folder, sae_from
 from saesteer.engine.saes import Sae as Sae
 from saesteer.engine.saes import SaeMeta as SaeMeta
 from saesteer.engine.saes import check_features
-from saesteer.engine.steering import features_steered
 from saesteer.engine.structure import structure_of
 from saesteer.engine.weights import available_device, number_type
 from saesteer.recommendations.answer import Answer as Answer

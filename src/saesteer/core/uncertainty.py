@@ -1,4 +1,4 @@
-"""Intervals of every number that is reported, by formulas that cover by simulation what they say (docs/audit.md, "Intervals that cover").
+"""Intervals of every number that is reported, by formulas that cover by simulation what they say (docs/tables/intervals.md).
 
 Percentile bootstrap intervals of a mean cover 80 to 93 % of the time for 95 % said, with 8 to 34 values. Means, differences and ratios of
 means and rank correlations have closed forms of Student's t instead, corrected for skewness, and on a scale for what few values cannot

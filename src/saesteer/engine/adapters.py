@@ -1,11 +1,13 @@
-"""Adapters and changed weights as they act on a running model: installed for one forward of rows [row seq], and always removed.
+"""Adapters and changed weights, and how they act on a running model: installed for one forward of rows [row seq], and always removed.
 
 The same code runs while an adapter is trained and while it steers: gradients flow to the adapter's tensors where they ask for them.
 Arithmetic is in the adapter's number format, its result in the model's.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,14 +15,146 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from saesteer.engine.interventions import LowRankSubspace, LowRankWeights, WeightChange
+from saesteer.engine.continuation import Steering
 from saesteer.engine.models import LanguageModel, depth_of, residual_changed
 from saesteer.engine.quantised import is_quantised
+from saesteer.engine.steering import Intervention, SteeredRows
 
 ALGORITHM_VERSION = 2
 
 DEPTHS = (5 / 26, 10 / 26, 15 / 26, 20 / 26)
 """Adapted layers as shares of the model's layers: 5, 10, 15 and 20 of Gemma-2-2b's 26 (P4, arXiv 2501.17148)."""
+
+
+@dataclass(frozen=True)
+class Adapter(Intervention, ABC):
+    """Of low rank; rows differ in all but what `kind_of_batch` says: their tensors are then [layer row ...]."""
+
+    at_layer = False
+
+    @property
+    def kind_of_batch(self) -> object:
+        values = tuple(value for name, value in vars(self).items() if name not in {*self.tensors, "unit"})  # layers, scaling, positions
+        return type(self), values, tuple(tensor.shape for tensor in self.tensors.values())
+
+    @classmethod
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+        every = [adapter.tensors for adapter in interventions]
+        tensors = {name: torch.stack([of[name].to(rows.factor.device) for of in every], dim=1)[:, rows.which] for name in every[0]}
+        units = rows.numbers([getattr(adapter, "unit", 1.0) for adapter in interventions])
+        return _AdaptedRows(replace(interventions[0], **tensors), rows.factor * units)
+
+    @abstractmethod
+    def installed(self, lm: LanguageModel, factor: Float[Tensor, " row"], start: int, prompt_length: int) -> AbstractContextManager[None]:
+        """As of `Steering`, with each row's adapter and factor."""
+
+
+@dataclass(frozen=True)
+class LowRankWeights(Adapter):
+    """LoRA: `W + factor * scaling * B @ A` for the output projection of attention in some layers (P4)."""
+
+    kind = "low_rank_weights"
+    not_constant = "is an adapter (LoRA), which changes weights"
+
+    layers: tuple[int, ...]
+    A: Float[Tensor, "layer *row rank d_in"]  # with rows: one adapter a row of a batch
+    B: Float[Tensor, "layer *row d_out rank"]
+    scaling: float  # alpha / sqrt(rank), as P4's program has it
+
+    def scaled(self, unit: float) -> Intervention | None:
+        return replace(self, B=unit * self.B)
+
+    def installed(self, lm: LanguageModel, factor: Float[Tensor, " row"], start: int, prompt_length: int) -> AbstractContextManager[None]:
+        return low_rank_weights_installed(lm, self, factor)
+
+
+@dataclass(frozen=True)
+class LowRankSubspace(Adapter):
+    """LoReFT: `h + factor * R^T (W h + b - R h)` after some layers, at the first and last positions of the prompt (P4)."""
+
+    kind = "low_rank_subspace"
+    not_constant = "is an adapter (LoReFT), whose edit depends on the residual"
+    not_everywhere = "edits the first and last positions of the prompt, and another program's batches do not say where it ends"
+
+    layers: tuple[int, ...]
+    R: Float[Tensor, "layer *row rank d_model"]  # orthonormal; with rows: one edit a row of a batch
+    W: Float[Tensor, "layer *row rank d_model"]
+    b: Float[Tensor, "layer *row rank"]
+    n_first: int
+    n_last: int
+    unit: float = 1.0  # what factor 1 is multiplied by
+
+    def scaled(self, unit: float) -> Intervention | None:
+        return replace(self, unit=unit * self.unit)
+
+    @property
+    def plain_values(self) -> dict[str, Any]:
+        values = super().plain_values
+        if self.unit == 1:  # what is fitted without a pilot has the bytes that it had before there were units
+            del values["unit"]
+        return values
+
+    def installed(self, lm: LanguageModel, factor: Float[Tensor, " row"], start: int, prompt_length: int) -> AbstractContextManager[None]:
+        return low_rank_subspace_installed(lm, self, factor, start, prompt_length)
+
+
+@dataclass(frozen=True)
+class WeightChange(Intervention):
+    """Fine-tuned weights: every parameter `p + factor * change[p]`."""
+
+    kind, at_layer = "weight_change", False
+    not_constant = "is a fine-tuned model"
+
+    change: Mapping[str, Tensor]
+
+    @property
+    def kind_of_batch(self) -> object:
+        return id(self)
+
+    def scaled(self, unit: float) -> Intervention | None:
+        return WeightChange({name: unit * tensor for name, tensor in self.change.items()})
+
+    @classmethod
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+        return _ChangedWeights(changed_weights(rows.lm, interventions[0], rows.factor))
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(self.change)
+
+    @property
+    def plain_values(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor], plain_values: dict[str, Any]) -> Intervention:
+        return cls(tensors)
+
+
+@dataclass(frozen=True)
+class _AdaptedRows:
+    adapters: Adapter  # tensors [layer row ...]
+    factor: Float[Tensor, " row"]
+
+    def take(self, rows: Int[Tensor, " kept"]) -> Steering:
+        tensors = {name: tensor[:, rows] for name, tensor in self.adapters.tensors.items()}
+        return _AdaptedRows(replace(self.adapters, **tensors), self.factor[rows])
+
+    def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
+        return self.adapters.installed(lm, self.factor, start, prompt_length)
+
+
+@dataclass(frozen=True)
+class _ChangedWeights:
+    """Rows under one model's changed weights."""
+
+    weights: Mapping[str, Tensor]  # by parameter
+
+    def take(self, rows: Int[Tensor, " kept"]) -> Steering:
+        return self
+
+    def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
+        return weights_installed(lm, self.weights)
 
 
 def adapter_layers(n_layers: int, published: tuple[int, ...] = ()) -> tuple[int, ...]:

@@ -7,8 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saesteer.engine.hook_points import HookPoint, reading
-from saesteer.engine.interventions import ConditionalAddition, Intervention
+from saesteer.engine.interventions import ConditionalAddition
 from saesteer.engine.models import LanguageModel
+from saesteer.engine.steering import Intervention
 
 ALGORITHM_VERSION = 1
 

@@ -20,10 +20,10 @@ from saesteer.engine.finite import rows_named
 from saesteer.engine.generations import placed
 from saesteer.engine.head import raw_logits, rows_of_logits, soft_capped
 from saesteer.engine.hook_points import sae_hook_point
-from saesteer.engine.interventions import Intervention, PromptText, unpacked
+from saesteer.engine.interventions import PromptText, unpacked
 from saesteer.engine.models import MIN_ROWS, LanguageModel, hidden_states, padded_ids, plain_token_ids, residual_at, spliced
 from saesteer.engine.saes import Sae
-from saesteer.engine.steering import steering_of
+from saesteer.engine.steering import Intervention, SteeredRows, steering_of
 
 ALGORITHM_VERSION = 1
 
@@ -118,7 +118,7 @@ def reader_under(
     below = residual_at(lm, plain.ids, layer) if intervention.at_layer else None
 
     def steered(factor: float) -> Read:
-        steering = steering_of(lm, [intervention], which, factor * met, sae, hook_point)
+        steering = steering_of([intervention], SteeredRows(lm, which, factor * met, sae, hook_point))
         with nullcontext() if below is None else spliced(lm, layer, below), steering.installed(lm, 0, N_CONTEXT):
             return read(lm, plain)
 

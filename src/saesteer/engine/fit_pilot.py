@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from saesteer.engine.damage import compared, read, reader_under, with_padding
-from saesteer.engine.interventions import Intervention, scaled
 from saesteer.engine.loss_rise import at_rise
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae
+from saesteer.engine.steering import Intervention
 
 ALGORITHM_VERSION = 1
 
@@ -25,10 +25,10 @@ HALVINGS = 5
 
 def at_pilot_factor(lm: LanguageModel, sae: Sae, intervention: Intervention, texts: Sequence[Sequence[int]], target: float) -> Intervention:
     """The intervention with its pilot factor as factor 1; as it is where its strength cannot be scaled."""
-    if scaled(intervention, 1.0) is None:
+    if intervention.scaled(1.0) is None:
         return intervention
     unit = pilot_factor(lm, sae, intervention, texts, target)
-    made = scaled(intervention, unit)
+    made = intervention.scaled(unit)
     assert made is not None
     return made
 

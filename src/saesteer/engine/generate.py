@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache
 
 from saesteer.core.counter_rng import draws
 from saesteer.core.errors import NotFiniteError
+from saesteer.engine.adapters import WeightChange
 from saesteer.engine.cache import Prefixes, gathered, row_layers, taken
 from saesteer.engine.conditional import switched
 from saesteer.engine.continuation import (
@@ -41,11 +42,11 @@ from saesteer.engine.continuation import (
 )
 from saesteer.engine.finite import check_logits, fault, rows_named
 from saesteer.engine.hook_points import HookPoint, sae_hook_point
-from saesteer.engine.interventions import Intervention, WeightChange, features_of
+from saesteer.engine.interventions import features_of
 from saesteer.engine.memory import Halving, rows_that_fit, rows_within
 from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, check_not_empty, fewest_texts, prefills
 from saesteer.engine.saes import Sae
-from saesteer.engine.steering import changes_prompt, steering_of, together
+from saesteer.engine.steering import Intervention, SteeredRows, steering_of, together
 
 ALGORITHM_VERSION = 2
 
@@ -282,9 +283,9 @@ def _start(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> Slo
     factor_dtype = torch.promote_types(run.sae.W_dec.dtype, torch.float32)  # a factor of 0.8 in bfloat16 is 0.8008
     factor = torch.tensor([float(factor) for factor in chunk["factor"]], dtype=factor_dtype, device=lm.device)
     factor = switched(lm, run.hook_point, interventions, which, factor, [run.prompts[place] for place in chunk["prompt"]])
-    steering = steering_of(lm, interventions, which, factor, run.sae, run.hook_point).take(slot)
+    steering = steering_of(interventions, SteeredRows(lm, which, factor, run.sae, run.hook_point)).take(slot)
     prompts = [run.prompts[place] for place in chunk["prompt"].to_numpy()[row]]
-    if changes_prompt(interventions[0]) and length > 1:
+    if interventions[0].changes_prompt and length > 1:
         caches = _steered_prefills(run, prompts, len(chunk), steering, length - 1, tile)
     else:
         caches = run.prefixes.caches([tuple(prompt[:-1]) for prompt in prompts], tile or len(row), length - 1, room)

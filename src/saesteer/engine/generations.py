@@ -13,17 +13,10 @@ from saesteer.core.texts import FEATURE_TEXT, FIT_TEXT, NO_FIT
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.finite import fault
 from saesteer.engine.generate import steered_texts, steered_texts_by_token
-from saesteer.engine.interventions import (
-    ActivationEdit,
-    Addition,
-    ConditionalClamp,
-    Intervention,
-    Projection,
-    PromptText,
-    unpacked,
-)
+from saesteer.engine.interventions import ActivationEdit, Addition, ConditionalClamp, Projection, PromptText, unpacked
 from saesteer.engine.models import LanguageModel, check_length, prompt_token_ids
 from saesteer.engine.saes import Sae, check_features
+from saesteer.engine.steering import Intervention
 
 ALGORITHM_VERSION = 2
 

@@ -1,53 +1,46 @@
-"""What a method gives back: how the model is to be steered, at every strength. One frozen dataclass a kind, which says all that is asked of
-it but how it acts on a running model (engine.steering).
-
-`factor` 1 is the strength that the method itself names (an activation on the concept's texts, an adapter as trained); steering with a
-factor f scales the edit by f. Each kind is stored as tensors and JSON values (`packed`, `unpacked`).
-"""
+"""The kinds of intervention: what methods give back. One frozen dataclass a kind says all that the rest of the package needs
+(engine.steering.Intervention), and how it acts. It is stored as tensors and JSON values (`packed`, `unpacked`)."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import torch
 from jaxtyping import Float, Int
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
+
+from saesteer.engine.adapters import LowRankSubspace, LowRankWeights, WeightChange
+from saesteer.engine.amplify import amplify
+from saesteer.engine.continuation import Steering
+from saesteer.engine.hook_points import sae_hook_point, steered
+from saesteer.engine.models import LanguageModel
+from saesteer.engine.saes import Sae, encode, encoder_input, largest_activation, written_size
+from saesteer.engine.steering import AtEveryPosition, AtHookPoint, Intervention, SteeredRows
 
 ALGORITHM_VERSION = 2
-
-
-@dataclass(frozen=True)
-class Intervention:
-    """Of any kind."""
-
-    kind: ClassVar[str]
-    """Its name in tables."""
-    at_layer: ClassVar[bool] = True
-    """Whether it leaves the blocks below the layer as they are."""
-    not_constant: ClassVar[str]
-    """Why it is no vector that is added without a look at the text: it ..."""
-    not_everywhere: ClassVar[str] = ""
-    """Why it is more, or other, than a change at each position by itself: it ..."""
-
-    @property
-    def from_last_token(self) -> bool:
-        """Whether it acts from the prompt's last token on."""
-        return False
-
-    @property
-    def kind_of_batch(self) -> object:
-        """What interventions have in common that can steer rows of one batch."""
-        return type(self)
 
 
 @dataclass(frozen=True)
 class Nothing(Intervention):
     """The model as it is: the unsteered control."""
 
-    kind, at_layer = "nothing", False
+    kind, at_layer, changes_prompt = "nothing", False, False
     not_constant = "changes nothing"
     not_everywhere = "changes nothing: it is the unsteered model"
+
+
+@dataclass(frozen=True)
+class PromptText(Intervention):
+    """What is put before the prompt; `texts[i]` at factor i + 1. For a model that answers it is part of the user's turn."""
+
+    kind, at_layer, changes_prompt = "prompt_text", False, False
+    not_constant = "puts text before the prompt"
+    not_everywhere = "puts text before the prompt and steers nothing: put the text into the tasks' prompts"
+
+    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -70,6 +63,13 @@ class Addition(Intervention):
     def kind_of_batch(self) -> object:
         return Addition, self.positions, self.scale is None
 
+    def scaled(self, unit: float) -> Intervention | None:
+        return None if self.scale is None else replace(self, scale=unit * self.scale)
+
+    @classmethod
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+        return _additions(interventions, rows)
+
 
 @dataclass(frozen=True)
 class ConditionalAddition(Intervention):
@@ -85,6 +85,13 @@ class ConditionalAddition(Intervention):
     condition: Float[Tensor, " d_model"]  # c
     threshold: float
     above: bool
+
+    def scaled(self, unit: float) -> Intervention | None:
+        return replace(self, scale=unit * self.scale)
+
+    @classmethod
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+        return _additions(interventions, rows)
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,58 @@ class DecayingAddition(Intervention):
     decay: float  # in [0, 1]
     features: tuple[int, ...] = ()  # as of Addition
 
+    def scaled(self, unit: float) -> Intervention | None:
+        return replace(self, scale=unit * self.scale)
+
+    @classmethod
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+        return _additions(interventions, rows, rows.numbers([one.decay for one in interventions]))
+
+
+@dataclass(frozen=True)
+class _Additions(AtHookPoint):
+    """`amplify` with each row's vector and factor, at every position or from the prompt's last token on, where it may decay."""
+
+    sae: Sae
+    vector: Float[Tensor, "row d_model"]
+    factor: Float[Tensor, " row"]
+    scale: Float[Tensor, " row"] | None  # None: a_max, each position's own (the authors' program takes the whole batch's)
+    everywhere: bool
+    decay: Float[Tensor, " row"] | None  # None: as strong at every position
+
+    def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
+        first = 0 if self.everywhere else max(0, prompt_length - 1 - start)  # place of the first position that is steered
+        tokens_before = start + first - (prompt_length - 1)
+
+        return steered(lm, self.hook_point, lambda value, read: self.added_from(first, value, read, tokens_before))
+
+    def added_from(
+        self, first: int, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"], tokens_before: int = 0
+    ) -> Float[Tensor, "row seq width"]:
+        """The value with the addition from a position on."""
+        if not first:
+            return self._added(value, read, tokens_before)
+        return torch.cat([value[:, :first], self._added(value[:, first:], read[:, first:], tokens_before)], dim=1)
+
+    def _added(
+        self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"], tokens_before: int
+    ) -> Float[Tensor, "row seq width"]:
+        if self.scale is None:
+            scale = largest_activation(self.sae, read.flatten(0, 1)).reshape(read.shape[:2])
+        else:
+            scale = self.scale[:, None].expand(value.shape[:2])
+        if self.decay is not None:
+            scale = scale * self.decay[:, None] ** torch.arange(tokens_before, tokens_before + value.shape[1], device=value.device)
+        return amplify(value, self.vector[:, None], self.factor[:, None], scale)
+
+
+def _additions(
+    additions: Sequence[Addition | ConditionalAddition | DecayingAddition], rows: SteeredRows, decay: Float[Tensor, " row"] | None = None
+) -> _Additions:
+    scales = [addition.scale for addition in additions if addition.scale is not None]
+    vector, scale = rows.vectors([addition.vector for addition in additions]), rows.numbers(scales) if scales else None
+    return _Additions(rows.hook_point, rows.sae, vector, rows.factor, scale, not additions[0].from_last_token, decay)
+
 
 @dataclass(frozen=True)
 class ActivationEdit(Intervention):
@@ -113,6 +172,13 @@ class ActivationEdit(Intervention):
 
     features: Int[Tensor, " k"]
     values: Float[Tensor, " k"]  # activations at factor 1
+
+    def scaled(self, unit: float) -> Intervention | None:
+        return replace(self, values=unit * self.values)
+
+    @classmethod
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+        return _activation_edits(interventions, rows, where_active=False)
 
 
 @dataclass(frozen=True)
@@ -130,6 +196,65 @@ class ConditionalClamp(Intervention):
     def kind_of_batch(self) -> object:
         return ConditionalClamp, self.values is None
 
+    def scaled(self, unit: float) -> Intervention | None:
+        return None if self.values is None else replace(self, values=unit * self.values)
+
+    @classmethod
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+        return _activation_edits(interventions, rows, where_active=True)
+
+
+@dataclass(frozen=True)
+class _ActivationEdits(AtEveryPosition):
+    """Features' activations set, in float32 also of a narrower SAE, as `encode` reads them."""
+
+    sae: Sae
+    features: Int[Tensor, "row k"]
+    encoder: Float[Tensor, "row k d_model"]
+    bias: Float[Tensor, "row k"]
+    threshold: Float[Tensor, "row k"]
+    decoder: Float[Tensor, "row k d_model"]
+    values: Float[Tensor, "row k"]  # activations, or multiples of a_max
+    present: Float[Tensor, "row k"]  # 0.0 where a row has fewer features than others
+    where_active: bool  # only at positions where the feature is active
+    by_a_max: bool
+
+    def changed(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
+        activations = self._activations(read)  # [row seq k]
+        size = written_size(self.sae.meta, read)[:, :, None]
+        if self.by_a_max:  # which has the size in it
+            a_max = largest_activation(self.sae, read.flatten(0, 1)).reshape(*read.shape[:2], 1)
+            written = self.values[:, None] * a_max - activations * size
+        else:
+            written = (self.values[:, None] - activations) * size
+        written = written * self.present[:, None]
+        if self.where_active:
+            written = written * (activations != 0)
+        return value + torch.einsum("rsk,rkd->rsd", written, self.decoder).to(value.dtype)
+
+    def _activations(self, read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq k"]:
+        if self.sae.meta.k is not None:  # which activations are kept depends on all of them
+            return encode(self.sae, read).gather(2, self.features[:, None].expand(*read.shape[:2], -1))
+        rows = encoder_input(self.sae.meta, read, self.sae.W_enc.dtype).to(self.encoder)
+        pre = torch.einsum("rsd,rkd->rsk", rows, self.encoder) + self.bias[:, None]
+        return pre.masked_fill(pre <= self.threshold[:, None], 0)
+
+
+def _activation_edits(edits: Sequence[ActivationEdit | ConditionalClamp], rows: SteeredRows, *, where_active: bool) -> _ActivationEdits:
+    factor, sae = rows.factor, rows.sae
+
+    def stacked(parts: Sequence[Tensor]) -> Tensor:  # [row k], short ones filled with 0
+        return nn.utils.rnn.pad_sequence(list(parts), batch_first=True)[rows.which]
+
+    ones = [torch.ones(len(edit.features)).to(factor) for edit in edits]
+    values = stacked([one if edit.values is None else edit.values.to(factor) for edit, one in zip(edits, ones, strict=True)])
+    present = stacked(ones)
+    features = stacked([edit.features.to(factor.device) for edit in edits])
+    encoder, bias, threshold, decoder = (part[features].to(factor) for part in (sae.W_enc.T, sae.b_enc, sae.threshold, sae.W_dec))
+    by_a_max = edits[0].values is None
+    values = values * factor[:, None]
+    return _ActivationEdits(rows.hook_point, sae, features, encoder, bias, threshold, decoder, values, present, where_active, by_a_max)
+
 
 @dataclass(frozen=True)
 class Projection(Intervention):
@@ -140,6 +265,10 @@ class Projection(Intervention):
     not_constant = "takes away what each position has along its vector, a different amount at each"
 
     vector: Float[Tensor, " d_model"]  # unit norm
+
+    @classmethod
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+        return _ScaledComponents(rows.hook_point, rows.vectors([one.vector for one in interventions]), -rows.factor)
 
 
 @dataclass(frozen=True)
@@ -152,6 +281,10 @@ class ScaledComponent(Intervention):
 
     vector: Float[Tensor, " d_model"]  # unit norm
     features: tuple[int, ...] = ()  # as of Addition
+
+    @classmethod
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+        return _ScaledComponents(rows.hook_point, rows.vectors([one.vector for one in interventions]), rows.factor)
 
 
 @dataclass(frozen=True)
@@ -166,73 +299,40 @@ class ProjectionFloor(Intervention):
     scale: float  # floor at factor 1
     features: tuple[int, ...] = ()  # as of Addition
 
+    def scaled(self, unit: float) -> Intervention | None:
+        return replace(self, scale=unit * self.scale)
 
-@dataclass(frozen=True)
-class Adapter(Intervention):
-    """Of low rank."""
-
-    at_layer = False
-
-    @property
-    def kind_of_batch(self) -> object:
-        tensors = tensors_of(self)
-        values = tuple(value for name, value in vars(self).items() if name not in {*tensors, "unit"})  # layers, scaling, positions
-        return type(self), values, tuple(tensor.shape for tensor in tensors.values())
+    @classmethod
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+        floor = rows.factor * rows.numbers([one.scale for one in interventions])
+        return _Floors(rows.hook_point, rows.vectors([one.vector for one in interventions]), floor)
 
 
 @dataclass(frozen=True)
-class LowRankWeights(Adapter):
-    """LoRA: `W + factor * scaling * B @ A` for the output projection of attention in some layers (P4)."""
+class _ScaledComponents(AtEveryPosition):
+    """`amplify` with the residual's component along each row's vector: h + factor * (h . v) v, which factor -1 projects out."""
 
-    kind = "low_rank_weights"
-    not_constant = "is an adapter (LoRA), which changes weights"
+    vector: Float[Tensor, "row d_model"]
+    factor: Float[Tensor, " row"]
 
-    layers: tuple[int, ...]
-    A: Float[Tensor, "layer *row rank d_in"]  # with rows: one adapter a row of a batch
-    B: Float[Tensor, "layer *row d_out rank"]
-    scaling: float  # alpha / sqrt(rank), as P4's program has it
+    def changed(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
+        return amplify(value, self.vector[:, None], self.factor[:, None], _component(value, self.vector))
 
 
-@dataclass(frozen=True)
-class LowRankSubspace(Adapter):
-    """LoReFT: `h + factor * R^T (W h + b - R h)` after some layers, at the first and last positions of the prompt (P4)."""
-
-    kind = "low_rank_subspace"
-    not_constant = "is an adapter (LoReFT), whose edit depends on the residual"
-    not_everywhere = "edits the first and last positions of the prompt, and another program's batches do not say where it ends"
-
-    layers: tuple[int, ...]
-    R: Float[Tensor, "layer *row rank d_model"]  # orthonormal; with rows: one edit a row of a batch
-    W: Float[Tensor, "layer *row rank d_model"]
-    b: Float[Tensor, "layer *row rank"]
-    n_first: int
-    n_last: int
-    unit: float = 1.0  # what factor 1 is multiplied by
+def _component(value: Float[Tensor, "row seq width"], vector: Float[Tensor, "#row d_model"]) -> Float[Tensor, "row seq"]:
+    return (value.to(vector) * vector[:, None]).sum(dim=2)
 
 
 @dataclass(frozen=True)
-class WeightChange(Intervention):
-    """Fine-tuned weights: every parameter `p + factor * change[p]`."""
+class _Floors(AtEveryPosition):
+    """The residual's component along each row's vector, raised to the row's floor where it is below."""
 
-    kind, at_layer = "weight_change", False
-    not_constant = "is a fine-tuned model"
+    vector: Float[Tensor, "row d_model"]
+    floor: Float[Tensor, " row"]
 
-    change: Mapping[str, Tensor]
-
-    @property
-    def kind_of_batch(self) -> object:
-        return id(self)
-
-
-@dataclass(frozen=True)
-class PromptText(Intervention):
-    """What is put before the prompt; `texts[i]` at factor i + 1. For a model that answers it is part of the user's turn."""
-
-    kind, at_layer = "prompt_text", False
-    not_constant = "puts text before the prompt"
-    not_everywhere = "puts text before the prompt and steers nothing: put the text into the tasks' prompts"
-
-    texts: tuple[str, ...]
+    def changed(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
+        lacking = (self.floor[:, None] - _component(value, self.vector)).clamp(min=0)
+        return value + (lacking[:, :, None] * self.vector[:, None]).to(value.dtype)
 
 
 _KINDS: tuple[type[Intervention], ...] = (
@@ -254,52 +354,29 @@ KINDS = {kind.kind: kind for kind in _KINDS}
 """By name."""
 
 
-def scaled(intervention: Intervention, unit: float) -> Intervention | None:
-    """The intervention whose factor 1 is the factor `unit` of this one; None where it has no strength, or another at each position."""
-    match intervention:
-        case Addition(scale=float(scale)) | ConditionalAddition(scale=scale) | DecayingAddition(scale=scale):
-            return replace(intervention, scale=unit * scale)
-        case ProjectionFloor(scale=scale):
-            return replace(intervention, scale=unit * scale)
-        case ActivationEdit(values=values) | ConditionalClamp(values=Tensor() as values):
-            return replace(intervention, values=unit * values)
-        case LowRankWeights(B=B):
-            return replace(intervention, B=unit * B)
-        case LowRankSubspace(unit=before):
-            return replace(intervention, unit=unit * before)
-        case WeightChange(change=change):
-            return WeightChange({name: unit * tensor for name, tensor in change.items()})
-    return None
-
-
 def features_of(intervention: Intervention) -> list[int]:
     """The SAE's features that an intervention is made of; none where it is made of something else."""
     features = getattr(intervention, "features", ())
     return features.tolist() if isinstance(features, Tensor) else list(features)
 
 
-def tensors_of(intervention: Intervention) -> dict[str, Tensor]:
-    """An intervention's tensors by name."""
-    if isinstance(intervention, WeightChange):
-        return dict(intervention.change)
-    values = {field.name: getattr(intervention, field.name) for field in fields(intervention)}
-    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
-
-
 def packed(intervention: Intervention) -> tuple[bytes, str]:
     """An intervention as safetensors bytes and JSON."""
-    tensors = tensors_of(intervention)
-    names = [field.name for field in fields(intervention) if field.name not in {*tensors, "change"}]
-    plain = {name: getattr(intervention, name) for name in names}
-    if plain.get("unit") == 1:  # what is fitted without a pilot has the bytes that it had before there were units
-        del plain["unit"]
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}), json.dumps(plain, sort_keys=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in intervention.tensors.items()}
+    return save(tensors), json.dumps(intervention.plain_values, sort_keys=True)
 
 
 def unpacked(kind: str, tensors: bytes, values: str) -> Intervention:
     """An intervention from what `packed` made, in the host's memory."""
-    loaded = load(tensors)
-    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(values).items()}
-    if kind == "weight_change":
-        return WeightChange(loaded)
-    return KINDS[kind](**loaded, **plain)
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(values).items()}
+    return KINDS[kind].of(load(tensors), plain)
+
+
+def features_steered(lm: LanguageModel, sae: Sae, factors: Mapping[int, float], everywhere: bool) -> AbstractContextManager[None]:
+    """Within the context, every forward adds the sum over features of factor * a_max * decoder direction (P1, arXiv 2505.20063, section 3)
+    at its last position or at every one, whatever code runs it."""
+    weights = torch.tensor(list(factors.values()), device=sae.W_dec.device)
+    vector = (weights[:, None] * sae.W_dec[list(factors)]).sum(dim=0, keepdim=True).to(lm.device)
+    hook_point = sae_hook_point(lm, sae.meta.layer, sae.meta)
+    additions = _Additions(hook_point, sae, vector, torch.ones(1, device=lm.device), None, everywhere, None)
+    return steered(lm, hook_point, lambda value, read: additions.added_from(0 if everywhere else value.shape[1] - 1, value, read))

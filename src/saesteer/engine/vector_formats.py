@@ -23,9 +23,10 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.files import write_atomically, write_json, write_text
 from saesteer.engine.finite import check_finite
 from saesteer.engine.hook_points import hook_point_of, reading, sae_hook_point
-from saesteer.engine.interventions import Addition, Intervention
+from saesteer.engine.interventions import Addition
 from saesteer.engine.models import LanguageModel, pad_rows
 from saesteer.engine.saes import Sae, largest_activation
+from saesteer.engine.steering import Intervention
 
 About = Mapping[str, Any]
 """What a file says of its vector, as JSON values: model, SAE, factor, expected effect."""

@@ -10,7 +10,8 @@ from saesteer.analysis.tables import STEERING
 from saesteer.core.errors import SettingsError
 from saesteer.core.names import check_known
 from saesteer.core.texts import SINGLE_FEATURE, of_features
-from saesteer.engine.interventions import Intervention, unpacked
+from saesteer.engine.interventions import unpacked
+from saesteer.engine.steering import Intervention
 from saesteer.methods.compare.protocol import at_every_layer
 from saesteer.methods.compare.tables import METHOD_CHOICES
 from saesteer.run import Run

@@ -18,10 +18,11 @@ from saesteer.analysis.repeats import without_repeats
 from saesteer.core.counter_rng import streams, text_keys
 from saesteer.core.uncertainty import SCALES, mean_interval, student_interval
 from saesteer.engine.generate import steered_texts
-from saesteer.engine.interventions import Intervention, Nothing
+from saesteer.engine.interventions import Nothing
 from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.engine.perplexity import text_losses
 from saesteer.engine.saes import Sae
+from saesteer.engine.steering import Intervention
 from saesteer.run import Run
 from saesteer.settings import Experiment, NoJudge
 from saesteer.steps.generations import GENERATIONS, sampling_of

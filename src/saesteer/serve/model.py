@@ -20,10 +20,11 @@ from saesteer.engine.conversation import rendered
 from saesteer.engine.generate import next_log_probs
 from saesteer.engine.generations import feature_addition, features_addition, placed, prompted_ids
 from saesteer.engine.hook_points import to_residual
-from saesteer.engine.interventions import Intervention, PromptText
+from saesteer.engine.interventions import PromptText
 from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel, check_length, prompt_token_ids, with_bos
 from saesteer.engine.saes import Sae, check_features
+from saesteer.engine.steering import Intervention
 from saesteer.exchange.fits import fit_of
 from saesteer.run import Run
 from saesteer.serve.requests import FeatureStrength, FitStrength, Message, NextRequest, SteeringField

@@ -21,9 +21,9 @@ from saesteer.core.errors import SaesteerError
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.finite import fault
 from saesteer.engine.generate import Growing, steered_texts_by_token
-from saesteer.engine.interventions import Intervention
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae
+from saesteer.engine.steering import Intervention
 
 MOST_ROWS = 64
 """Texts of a batch."""

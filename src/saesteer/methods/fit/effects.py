@@ -26,11 +26,12 @@ from saesteer.engine.continuation import Sampling
 from saesteer.engine.finite import check_finite
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.hook_points import HookPoint, reading, sae_hook_point
-from saesteer.engine.interventions import Addition, Intervention, Nothing
+from saesteer.engine.interventions import Addition, Nothing
 from saesteer.engine.loss_rise import loss_rises, padded, strengths_at_rise, unsteered
 from saesteer.engine.memory import Halving
 from saesteer.engine.models import LanguageModel, fewest_texts, pad_rows, shape_matters
 from saesteer.engine.saes import Sae, encode
+from saesteer.engine.steering import Intervention
 from saesteer.settings.methods import EffectSettings, most_effect_vectors
 
 ALGORITHM_VERSION = 1

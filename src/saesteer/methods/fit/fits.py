@@ -13,9 +13,9 @@ from saesteer.engine.conditional import switched
 from saesteer.engine.finite import rows_named
 from saesteer.engine.fit_pilot import at_pilot_factor
 from saesteer.engine.hook_points import reading
-from saesteer.engine.interventions import Intervention, PromptText, features_of, packed
+from saesteer.engine.interventions import PromptText, features_of, packed
 from saesteer.engine.models import fewest_texts
-from saesteer.engine.steering import steering_of
+from saesteer.engine.steering import Intervention, SteeredRows, steering_of
 from saesteer.methods.fit.problem import Abstains, Problem
 from saesteer.methods.fit.training import Trained
 from saesteer.settings.registry import METHODS, Method
@@ -93,7 +93,7 @@ def residual_change(problem: Problem, intervention: Intervention, neutral: Seque
         norms.append(plain.float().norm(dim=1))
         if not isinstance(intervention, PromptText):
             switches = switched(lm, hook_point, [intervention], which, factor, [prompt] * n_rows)
-            steering = steering_of(lm, [intervention], which, switches, problem.sae, hook_point)
+            steering = steering_of([intervention], SteeredRows(lm, which, switches, problem.sae, hook_point))
             with steering.installed(lm, 0, len(prompt)):
                 changes.append((reading(lm, ids, hook_point).value[0, 1:] - plain).float().norm(dim=1))
     mean_norm = float(torch.cat(norms).mean())

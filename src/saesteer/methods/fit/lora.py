@@ -13,9 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saesteer.engine.adapters import attention_output, input_width, low_rank_weights_installed
+from saesteer.engine.adapters import LowRankWeights, attention_output, input_width, low_rank_weights_installed
 from saesteer.engine.hook_points import HookPoint
-from saesteer.engine.interventions import LowRankWeights
 from saesteer.engine.models import LanguageModel
 from saesteer.methods.fit.problem import Problem
 from saesteer.methods.fit.training import (

@@ -12,9 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from saesteer.engine.adapters import subspace_edited
+from saesteer.engine.adapters import LowRankSubspace, subspace_edited
 from saesteer.engine.hook_points import HookPoint
-from saesteer.engine.interventions import LowRankSubspace
 from saesteer.engine.models import LanguageModel
 from saesteer.methods.fit.problem import Problem
 from saesteer.methods.fit.training import ReadText, Trained, Trainee, adapted_layers, first_hook_point, losses_behind, read_texts, trained

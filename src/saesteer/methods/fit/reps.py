@@ -25,10 +25,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saesteer.engine.adapters import LowRankSubspace
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.hook_points import HookPoint
-from saesteer.engine.interventions import Addition, LowRankSubspace, Nothing
+from saesteer.engine.interventions import Addition, Nothing
 from saesteer.methods.fit.lora import adapted_losses, new_adapter, trainee_of
 from saesteer.methods.fit.loreft import edited_losses, edits_together, new_edits
 from saesteer.methods.fit.problem import TEXTS_AT_A_TIME, Abstains, Problem, Text, unit

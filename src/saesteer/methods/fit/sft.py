@@ -11,8 +11,7 @@ import copy
 
 import torch
 
-from saesteer.engine.adapters import check_changeable
-from saesteer.engine.interventions import WeightChange
+from saesteer.engine.adapters import WeightChange, check_changeable
 from saesteer.engine.models import LanguageModel, language_model
 from saesteer.methods.fit.problem import Problem, Text
 from saesteer.methods.fit.training import Trained, Trainee, token_losses, trained

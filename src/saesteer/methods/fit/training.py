@@ -16,8 +16,9 @@ from saesteer.core.errors import NotFiniteError
 from saesteer.engine.adapters import adapter_layers
 from saesteer.engine.head import raw_logits, scaled
 from saesteer.engine.hook_points import HookPoint, hidden_after, hook_point_of, reading
-from saesteer.engine.interventions import Intervention, Nothing
+from saesteer.engine.interventions import Nothing
 from saesteer.engine.models import LanguageModel, hidden_states
+from saesteer.engine.steering import Intervention
 from saesteer.methods.fit.problem import Abstains, Problem, Text, output_mask, padded_ids, text_batches
 from saesteer.settings.recipes import Recipe
 
