@@ -5,6 +5,7 @@ import csv
 import importlib.util
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,7 @@ from studies.pages.blocks import PAGES, with_block, written
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-RESULTS = ["README.md", *(f"docs/{page}.md" for page in ("findings", "known-truth", "open-questions", "methods"))]
+RESULTS = ["README.md", *(f"docs/{page}.md" for page in ("findings", "known-truth", "methods"))]
 """Pages whose words say what was measured."""
 INTERVAL = re.compile(r"(?P<mean>[−+]?\d*\.?\d+)(?: times|×)?\s+\[(?P<low>[−+]?\d*\.?\d+),\s+(?P<high>[−+]?\d*\.?\d+)\]")
 
@@ -103,6 +104,12 @@ def test_every_link_leads_somewhere() -> None:
             headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
             anchors = {re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert not anchor or anchor in anchors or target.name == "performance.md", f"{page.name}: {path}#{anchor}"
+
+
+def test_the_repositorys_address_is_said_in_one_way() -> None:
+    address = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    assert f"git clone {address}" in README
+    assert f"\nrepository-code: {address}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 @pytest.mark.parametrize("page", [*FILES, ROOT / "docs/formulas.csv"], ids=lambda page: page.name)

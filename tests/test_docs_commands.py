@@ -50,11 +50,12 @@ COMMANDS = {
     r"make (pythia-70m|gemma-2-2b)": here("dry", "test_real_inputs.py::test_one_command_checks_runs_and_sets_ours_beside_the_papers"),
     r"make world SEED=1": here("dry", "test_world_training.py::test_a_world_from_nothing_is_complete"),
     r"make (push|pull)( EXPERIMENTS=.*)?": here("run"),
+    r"git clone https://example\.org/saesteer\.git": by("test_docs.py::test_the_repositorys_address_is_said_in_one_way"),
     r"git checkout v1 && make pull": here("run"),
     r"(make grammar|git checkout main) && make (push|pull)": by("test_docs_commands.py::test_a_command_runs"),  # each by itself
     r"\. \.venv/bin/activate": here("run"),
     r"pip wheel --no-deps \.|pip install saesteer-\*\.whl|saesteer init": by(INSTALLED),
-    r"saesteer (check|report) micro|saesteer run( micro.*)?|snakemake --cores 2": by(
+    r"saesteer check tiny|saesteer run( (micro|tiny).*)?|snakemake --cores 2": by(
         "test_installed.py::test_everything_works_in_that_project"
     ),
     r"snakemake --report report\.html": by("test_module.py::test_it_runs_in_a_foreign_folder"),
