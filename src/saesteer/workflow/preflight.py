@@ -94,7 +94,7 @@ def check_experiment(name: str, experiment: Experiment, workflow: Workflow, envi
     checks: list[tuple[Level, str, Callable[[_Subject], str]]] = [("ok", "files", _files)]
     checks += [("ok", pin, partial(_model, pin=pin)) for pin in MODELS if pin in pins(experiment)]
     checks += [("ok", "tokens", _tokens), ("ok", "SAEs", _saes), ("ok", "max_activating_examples", _examples)]
-    checks += [("estimate", "disk", _disk), ("estimate", "GPU memory", _gpu), ("estimate", "this machine", _machine)]
+    checks += [("estimate", "disk", _disk), ("estimate", "this machine", _machine), ("estimate", "on a GPU", _gpu)]
     if not isinstance(experiment, Scores):
         is_paid = (judge := judge_of(experiment)) is not None and judge.endpoint is not None
         checks.append(("estimate" if is_paid else "ok", "judge", _judge))
@@ -285,7 +285,7 @@ def _gpu(subject: _Subject) -> str:
         n_new = experiment.sampling.max_new_tokens
         taken = [(sweep_bytes(lm, resident, n * size * 2**30, settings.prompt_format, n_new), n * size) for size, n in needed.items()]
         of_sizes = ", ".join(f"{gib(n_bytes)} of {whole}" for n_bytes, whole in taken)
-        parts.append(f"texts take about {of_sizes} GiB, {gib(resident)} of it weights and SAE")
+        parts.append(f"texts take about {of_sizes} GiB of memory, {gib(resident)} of it weights and SAE")
     losses = [model.n_bytes for pin, model in models.items() if pin != "model"]
     if losses:
         parts.append(f"the second model's losses about {gib(max(losses) + WORKSPACE)}")
