@@ -21,7 +21,7 @@ from saesteer.engine.models import residual_at
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import encode
 from saesteer.methods.fit.fits import labelled_feature
-from saesteer.methods.fit.problem import Approximator, Problem, Text, Tokens, output_mask, padded_ids
+from saesteer.methods.fit.problem import Approximator, Problem, Tokens, TrainingText, output_mask, padded_ids
 from saesteer.methods.fit.training import ReadText, read_texts, trained_epochs
 from saesteer.settings.recipes import Training, recipes_of
 from saesteer.steps.features import FEATURES
@@ -71,7 +71,7 @@ def random_effects(seed: int = 0) -> Approximator:
     return Approximator(torch.tensor(rng.normal(size=(128, 1024))).float(), torch.tensor(rng.normal(size=1024)).float(), 0.5)
 
 
-def read(given: Problem, texts: Sequence[Text]) -> list[ReadText]:
+def read(given: Problem, texts: Sequence[TrainingText]) -> list[ReadText]:
     """Texts with what the model has at the problem's hook point."""
     return read_texts(given.lm, given.hook_point, texts)
 
@@ -115,13 +115,13 @@ def words_of(topic: str) -> tuple[str, ...]:
     return tuple(word for name in ("things", "people", "places") for word in lists.get(name, ()))
 
 
-def texts_of(topic: str, n: int, seed: int = 0) -> list[Text]:
+def texts_of(topic: str, n: int, seed: int = 0) -> list[TrainingText]:
     """Sentences of a topic, each after a neutral opener; the first 10 of 20 are the 10."""
     rng = random.Random(f"{seed}/{topic}")
     return [_text(lexicon().names.index(topic), rng) for _ in range(n)]
 
 
-def texts_not_of(topic: str, n: int, seed: int = 0) -> list[Text]:
+def texts_not_of(topic: str, n: int, seed: int = 0) -> list[TrainingText]:
     """Sentences of the other topics, in turn."""
     rng = random.Random(f"{seed}/not {topic}")
     others = [number for number, name in enumerate(lexicon().names) if name != topic]
@@ -129,7 +129,7 @@ def texts_not_of(topic: str, n: int, seed: int = 0) -> list[Text]:
     return [_text(others[place % len(others)], rng) for place in range(n)]
 
 
-def _text(topic: int, rng: random.Random) -> Text:
+def _text(topic: int, rng: random.Random) -> TrainingText:
     sentence = single_sentence(lexicon(), topic, 0.9999, rng)
     n_opening = sentence.topics.count(NO_TOPIC)
     tokenizer = shipped_model().tokenizer
@@ -137,7 +137,7 @@ def _text(topic: int, rng: random.Random) -> Text:
     context = tokenizer(join_words(sentence.words[:n_opening]))["input_ids"]
     assert ids[: len(context)] == context
     assert len(context) > 1
-    return Text(list(ids), len(context))
+    return TrainingText(list(ids), len(context))
 
 
 @cache

@@ -11,7 +11,7 @@ from oracles import inner_hook_points
 
 from saesteer.core.tables import validate
 from saesteer.engine.saes import Sae, SaeMeta
-from saesteer.methods.fit.problem import Problem, Text
+from saesteer.methods.fit.problem import Problem, TrainingText
 from saesteer.settings.recipes import Training, recipes_of
 from saesteer.steps.features import FEATURES
 
@@ -65,8 +65,8 @@ def by_codes(
         sae=reading_sae(n_features, decoder),
         layer=3,
         concept="by hand",
-        positive=tuple(Text([1] * (1 + len(text)), 1) for text in positive),
-        negative=tuple(Text([1] * (1 + len(text)), 1) for text in negative),
+        positive=tuple(TrainingText([1] * (1 + len(text)), 1) for text in positive),
+        negative=tuple(TrainingText([1] * (1 + len(text)), 1) for text in negative),
         features=table(n_features, **columns),
         label=label,
         effects=None,
@@ -83,10 +83,10 @@ def one_token_each(values: Sequence[Sequence[float]]) -> list[list[list[float]]]
     return [[list(codes)] for codes in values]
 
 
-def without(problem: Problem, feature: int, share: float) -> Callable[[torch.Tensor, Text], torch.Tensor]:
+def without(problem: Problem, feature: int, share: float) -> Callable[[torch.Tensor, TrainingText], torch.Tensor]:
     """A change for `slow_vectors.slow_loss`: `share` of what the feature writes taken off where the text says something."""
 
-    def edit(residual: torch.Tensor, text: Text) -> torch.Tensor:
+    def edit(residual: torch.Tensor, text: TrainingText) -> torch.Tensor:
         changed = residual.clone()
         output = slice(text.n_context, len(text.ids))
         codes = inner_hook_points.codes(problem.sae, residual[output])[:, feature].float()

@@ -9,7 +9,7 @@ import torch
 from oracles.plain_hooks import at_hook_point, token_losses
 from torch import Tensor, nn
 
-from saesteer.methods.fit.problem import Problem, Text
+from saesteer.methods.fit.problem import Problem, TrainingText
 
 
 @functools.cache
@@ -18,14 +18,14 @@ def _apart(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model)
 
 
-def slow_residuals(given: Problem, text: Text) -> np.ndarray:
+def slow_residuals(given: Problem, text: TrainingText) -> np.ndarray:
     """[token d_model] of what a text says, from `output_hidden_states`."""
     with torch.no_grad():
         out = _apart(given.lm.model)(input_ids=torch.tensor([text.ids]), output_hidden_states=True)
     return out.hidden_states[given.layer + 1][0, text.n_context :].double().numpy()
 
 
-def slow_loss(given: Problem, texts: Sequence[Text], change: Callable[[Tensor, Text], Tensor]) -> Tensor:
+def slow_loss(given: Problem, texts: Sequence[TrainingText], change: Callable[[Tensor, TrainingText], Tensor]) -> Tensor:
     """Mean -log p of the said tokens; the residual [seq d_model] is changed by a plain hook."""
     losses = []
     for text in texts:
@@ -34,11 +34,11 @@ def slow_loss(given: Problem, texts: Sequence[Text], change: Callable[[Tensor, T
     return torch.cat(losses).mean()
 
 
-def slow_reft_loss(given: Problem, texts: Sequence[Text], w: Tensor, progress: float) -> Tensor:
+def slow_reft_loss(given: Problem, texts: Sequence[TrainingText], w: Tensor, progress: float) -> Tensor:
     """The formula of P4 (arXiv 2501.17148), read word by word."""
     others = []
 
-    def pushed(residual: Tensor, text: Text) -> Tensor:
+    def pushed(residual: Tensor, text: TrainingText) -> Tensor:
         activations = [torch.relu(row @ w) for row in residual[text.n_context :]]
         ordered = sorted(activations, key=lambda one: float(one.detach()), reverse=True)
         top, rest = ordered[:8], ordered[8:]
@@ -49,7 +49,7 @@ def slow_reft_loss(given: Problem, texts: Sequence[Text], w: Tensor, progress: f
     return loss + 0.005 * progress * sum(others)
 
 
-def slow_batches(texts: Sequence[Text], size: int, epochs: int, generator: torch.Generator) -> list[list[Text]]:
+def slow_batches(texts: Sequence[TrainingText], size: int, epochs: int, generator: torch.Generator) -> list[list[TrainingText]]:
     batches = []
     for _ in range(epochs):
         order = torch.randperm(len(texts), generator=generator).tolist()

@@ -35,7 +35,7 @@ from saesteer.engine.interventions import Nothing, packed, unpacked
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.steering import Intervention
 from saesteer.methods.fit import lora, loreft, sft
-from saesteer.methods.fit.problem import Problem, Text
+from saesteer.methods.fit.problem import Problem, TrainingText
 from saesteer.methods.fit.training import ReadText, losses_behind, token_losses
 from saesteer.settings.recipes import recipes_of
 
@@ -288,7 +288,7 @@ def _loss(given: Problem, adapter: Intervention = Nothing(), factor: float = 1.0
         return float(token_losses(given.lm, given.positive).mean())
 
 
-def _their_loss(model: Any, texts: Sequence[Text]) -> Tensor:
+def _their_loss(model: Any, texts: Sequence[TrainingText]) -> Tensor:
     """Hugging Face's own loss, the context's labels masked."""
     width = max(len(text.ids) for text in texts)
     ids = torch.tensor([text.ids + [0] * (width - len(text.ids)) for text in texts])
@@ -327,4 +327,4 @@ def _plain_training(
 
 def test_a_text_whose_first_token_nothing_predicts_is_refused() -> None:
     with pytest.raises(ValueError, match="a text without context"):
-        token_losses(tiny_model("gemma2"), [Text([1, 2], 1), Text([1, 2], 0)])
+        token_losses(tiny_model("gemma2"), [TrainingText([1, 2], 1), TrainingText([1, 2], 0)])

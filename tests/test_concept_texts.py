@@ -18,7 +18,7 @@ from saesteer.core.tokens import load_tokens
 from saesteer.engine.hook_points import hook_point_of
 from saesteer.engine.models import prompt_token_ids
 from saesteer.engine.perplexity import continuation_nll
-from saesteer.methods.fit.problem import Text, tokens
+from saesteer.methods.fit.problem import TrainingText, tokens
 from saesteer.methods.fit.tokenised import MOST_TOKENS, n_prefix_tokens, training_texts
 from saesteer.methods.fit.training import token_losses
 from saesteer.settings import SettingsError
@@ -220,7 +220,7 @@ def test_prompts_count_from_where_they_differ(prompt_format: str):
     hook_point = hook_point_of(lm, 1, "resid_post")
     said, every = tokens(lm, hook_point, positive), tokens(lm, hook_point, positive, n_prefix)
     for number, text in enumerate(positive):
-        alone = tokens(lm, hook_point, (Text(text.ids, n_prefix),)).residual
+        alone = tokens(lm, hook_point, (TrainingText(text.ids, n_prefix),)).residual
         assert len(alone) == len(text.ids) - n_prefix
         torch.testing.assert_close(every.by_text()[number], alone)
         torch.testing.assert_close(every.by_text()[number][text.n_context - n_prefix :], said.by_text()[number])

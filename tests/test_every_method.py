@@ -24,7 +24,7 @@ from saesteer.engine.interventions import (
 )
 from saesteer.methods.fit import sae_features, sae_ssv
 from saesteer.methods.fit.fits import fit_of
-from saesteer.methods.fit.problem import Problem, Text
+from saesteer.methods.fit.problem import Problem, TrainingText
 from saesteer.methods.fit.training import Trained
 from saesteer.settings.registry import METHODS, method
 
@@ -137,6 +137,6 @@ def test_a_vector_has_unit_norm_and_the_papers_scale(name: str) -> None:
 
 @pytest.mark.parametrize("name", TRAINING)
 def test_the_model_is_left_as_it_was_when_training_fails(name: str) -> None:
-    broken = replace(given(name), positive=(Text([0, 10**6], 1),))  # no such token
+    broken = replace(given(name), positive=(TrainingText([0, 10**6], 1),))  # no such token
     with left_as_it_was(broken.lm), pytest.raises(IndexError):
         fit(name, broken)

@@ -29,7 +29,7 @@ from saesteer.engine.models import LanguageModel, language_model, prompt_token_i
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import Sae
 from saesteer.methods.fit import fits, sae_ablation, sae_gradient_input
-from saesteer.methods.fit.problem import Problem, Text
+from saesteer.methods.fit.problem import Problem, TrainingText
 from saesteer.settings.registry import METHODS
 
 PROMPT = "From ba be dibo tuda"
@@ -314,12 +314,12 @@ def test_ablation_and_gradients_equal_plain_hooks(hook_point: str) -> None:
         assert float(estimated[place]) == pytest.approx(slope, rel=2e-2, abs=2e-4)
 
 
-def rise(made: Problem, hook_point: str, texts: tuple[Text, ...], feature: int, share: float) -> float:
+def rise(made: Problem, hook_point: str, texts: tuple[TrainingText, ...], feature: int, share: float) -> float:
     """Rise of the mean loss of what texts say when a share of what a feature writes there is taken away."""
     total, counted = 0.0, 0
     for text in texts:
 
-        def removed(x: Tensor, text: Text = text) -> Tensor:
+        def removed(x: Tensor, text: TrainingText = text) -> Tensor:
             code = inner_hook_points.codes(made.sae, x)[..., feature]
             code[:, : text.n_context] = 0
             return (-share * code[..., None] * made.sae.W_dec[feature].double()).float()

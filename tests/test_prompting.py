@@ -13,7 +13,7 @@ from saesteer.engine.generations import prompted_ids
 from saesteer.engine.interventions import PromptText
 from saesteer.judge.prompt_writing import INSISTENCE
 from saesteer.methods.fit import prompting
-from saesteer.methods.fit.problem import Abstains, Text
+from saesteer.methods.fit.problem import Abstains, TrainingText
 from saesteer.settings.methods import FactorGrids
 
 N_TEXTS = 24
@@ -69,7 +69,7 @@ def test_a_factor_without_a_text_and_what_is_too_long_are_refused() -> None:
 def test_prompting_abstains_without_a_text() -> None:
     given = problem(n_texts=2)
     with pytest.raises(Abstains, match="could stand before a prompt"):
-        prompting.fit(replace(given, positive=(Text(given.positive[0].ids[:1], 1),)))
+        prompting.fit(replace(given, positive=(TrainingText(given.positive[0].ids[:1], 1),)))
 
 
 def test_the_search_draws_candidates_that_leave_room() -> None:

@@ -14,7 +14,7 @@ from saesteer.engine.adapters import LowRankSubspace, LowRankWeights, adapter_la
 from saesteer.engine.hook_points import HookPoint
 from saesteer.methods.fit import loreft, reps
 from saesteer.methods.fit.means import diffmean
-from saesteer.methods.fit.problem import Problem, Text
+from saesteer.methods.fit.problem import Problem, TrainingText
 from saesteer.methods.fit.training import Trainee, first_hook_point
 
 
@@ -23,7 +23,7 @@ def sea() -> Problem:
     return problem("sea", n_texts=6)
 
 
-Steer = Callable[[Text, float], AbstractContextManager[None]]
+Steer = Callable[[TrainingText, float], AbstractContextManager[None]]
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def hooked(module: nn.Module, change: Callable[[Tensor, Tensor], Tensor]) -> Ite
     handle.remove()
 
 
-def slow_log_p(given: Problem, text: Text, steered: AbstractContextManager[None]) -> Tensor:
+def slow_log_p(given: Problem, text: TrainingText, steered: AbstractContextManager[None]) -> Tensor:
     """Sum of log p over what a text says, by an unpadded model."""
     with steered:
         return -token_losses(given.lm.model, text.ids, text.n_context).sum()
@@ -47,10 +47,10 @@ def slow_log_p(given: Problem, text: Text, steered: AbstractContextManager[None]
 def slow_loss(given: Problem, pair: reps.Pair, steer: Steer) -> Tensor:
     """Equation by equation."""
 
-    def said(text: Text) -> int:
+    def said(text: TrainingText) -> int:
         return len(text.ids) - text.n_context
 
-    def log_p(text: Text, factor: float) -> Tensor:
+    def log_p(text: TrainingText, factor: float) -> Tensor:
         return slow_log_p(given, text, steer(text, factor))
 
     concept, own, a = pair.concept.text, pair.plain.text, pair.factor
@@ -62,7 +62,7 @@ def slow_loss(given: Problem, pair: reps.Pair, steer: Steer) -> Tensor:
 
 
 def slow_vector(given: Problem, w: Tensor) -> Steer:
-    def steer(_text: Text, factor: float) -> AbstractContextManager[None]:
+    def steer(_text: TrainingText, factor: float) -> AbstractContextManager[None]:
         def change(_read: Tensor, h: Tensor) -> Tensor:
             return h + factor * w if factor > 0 else torch.stack([row - torch.relu(row @ w) / (w @ w) * w for row in h])
 
@@ -73,7 +73,7 @@ def slow_vector(given: Problem, w: Tensor) -> Steer:
 
 def slow_loreft(given: Problem, one: LowRankSubspace) -> Steer:
     @contextmanager
-    def steer(text: Text, factor: float) -> Iterator[None]:
+    def steer(text: TrainingText, factor: float) -> Iterator[None]:
         n = text.n_context
         places = sorted({*range(min(5, n)), *range(max(0, n - 5), n)})
 
@@ -93,7 +93,7 @@ def slow_loreft(given: Problem, one: LowRankSubspace) -> Steer:
 
 def slow_lora(given: Problem, one: LowRankWeights) -> Steer:
     @contextmanager
-    def steer(_text: Text, factor: float) -> Iterator[None]:
+    def steer(_text: TrainingText, factor: float) -> Iterator[None]:
         def adapted(A: Tensor, B: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
             return lambda x, out: out + factor * 16 * (x @ A.T) @ B.T  # rsLoRA: 32 / sqrt(4)
 

@@ -14,7 +14,7 @@ from slow_vectors import slow_loss
 from saesteer.engine.interventions import Addition
 from saesteer.methods.fit import problem as fit_problem
 from saesteer.methods.fit import sae_ablation, sae_features, sae_gradient_input, sae_gradient_output
-from saesteer.methods.fit.problem import Abstains, Problem, Text
+from saesteer.methods.fit.problem import Abstains, Problem, TrainingText
 
 FEW = (8, 53, 77, 98, 397, 665, 640, 898)  # features of layer 5 for what is too slow for all
 
@@ -25,13 +25,13 @@ def french() -> Problem:
     return problem("french", 36, features=FEW)
 
 
-def loss(given_: Problem, texts: tuple[Text, ...], feature: int = 0, share: float = 0.0) -> float:
+def loss(given_: Problem, texts: tuple[TrainingText, ...], feature: int = 0, share: float = 0.0) -> float:
     """Mean loss of texts by the slow loop, with a share of what a feature writes taken off."""
     with torch.no_grad():
         return float(slow_loss(given_, texts, without(given_, feature, share)))
 
 
-def slope_of_removal(given_: Problem, texts: tuple[Text, ...], feature: int, step: float = 0.05) -> float:
+def slope_of_removal(given_: Problem, texts: tuple[TrainingText, ...], feature: int, step: float = 0.05) -> float:
     """Central difference of the mean loss in the share of the feature that is removed."""
     more, less = (loss(given_, texts, feature, share) for share in (step, -step))
     return (more - less) / (2 * step)
@@ -77,7 +77,7 @@ def test_ablation_takes_the_largest_rise_of_the_best_detectors(monkeypatch: pyte
     given_ = problem("sea", 6, features=FEW)
     order = sae_features.ranked(sae_features.with_auroc(given_), "auroc")["feature"].to_list()
 
-    def rise(feature: int, texts: tuple[Text, ...]) -> float:
+    def rise(feature: int, texts: tuple[TrainingText, ...]) -> float:
         return loss(given_, texts, feature, 1.0) - loss(given_, texts)
 
     rises = {feature: rise(feature, given_.positive) - rise(feature, given_.negative) for feature in order}
@@ -150,11 +150,11 @@ def test_the_output_gradient_takes_the_largest_slope_of_the_concepts_features() 
 def test_contexts_are_the_texts_each_once_in_turn() -> None:
     given_ = replace(
         by_codes([[[1.0]]], [[[0.0]]]),
-        positive=(Text([1, 5, 9], 2), Text([1, 6, 9], 2), Text([1, 5, 8], 2), Text([1, 4, 8, 8], 3)),
-        negative=(Text([1, 7, 9], 2), Text([1, 6, 7], 2)),
+        positive=(TrainingText([1, 5, 9], 2), TrainingText([1, 6, 9], 2), TrainingText([1, 5, 8], 2), TrainingText([1, 4, 8, 8], 3)),
+        negative=(TrainingText([1, 7, 9], 2), TrainingText([1, 6, 7], 2)),
     )
     contexts = sae_gradient_output.contexts(given_)
     assert [text.ids for text in contexts] == [[1, 5], [1, 7], [1, 6], [1, 4, 8]]
     assert [text.n_context for text in contexts] == [2, 2, 2, 3]
-    many = replace(given_, positive=tuple(Text([1, token, 9], 2) for token in range(40)))
+    many = replace(given_, positive=tuple(TrainingText([1, token, 9], 2) for token in range(40)))
     assert len(sae_gradient_output.contexts(many)) == 16

@@ -11,14 +11,14 @@ from torch import Tensor
 from saesteer.engine.interventions import Addition
 from saesteer.methods.fit import reft_r1, ssv
 from saesteer.methods.fit.controls import random_vector
-from saesteer.methods.fit.problem import Problem, Text, steering_scale
+from saesteer.methods.fit.problem import Problem, TrainingText, steering_scale
 
 
-def long_texts(topic: str, n: int) -> list[Text]:
+def long_texts(topic: str, n: int) -> list[TrainingText]:
     """Three sentences each, so that there are more tokens than the top k."""
     parts = texts_of(topic, 3 * n, seed=5)
     joined = [(a, [*a.ids, *b.ids[b.n_context :], *c.ids[c.n_context :]]) for a, b, c in zip(*[iter(parts)] * 3, strict=True)]
-    return [Text(ids, first.n_context) for first, ids in joined]
+    return [TrainingText(ids, first.n_context) for first, ids in joined]
 
 
 @pytest.fixture(scope="module")

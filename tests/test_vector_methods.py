@@ -16,7 +16,7 @@ from saesteer.methods.fit import probe
 from saesteer.methods.fit.components import lat, pair_differences, pca
 from saesteer.methods.fit.controls import from_file
 from saesteer.methods.fit.means import caa, diffmean, mean_of_text_means
-from saesteer.methods.fit.problem import Abstains, Problem, Text
+from saesteer.methods.fit.problem import Abstains, Problem, TrainingText
 
 Vector = Callable[[Problem], Addition]
 
@@ -34,7 +34,8 @@ def test_prompts_tokens_count_where_they_are_asked_for_and_the_first_never_does(
     every = replace(sea, n_prefix=1)
     for given, start in ((sea, None), (every, 1)):
         residuals = [
-            [slow_residuals(given, Text(text.ids, start or text.n_context)) for text in texts] for texts in (given.positive, given.negative)
+            [slow_residuals(given, TrainingText(text.ids, start or text.n_context)) for text in texts]
+            for texts in (given.positive, given.negative)
         ]
         token_means = [np.concatenate(of_texts).mean(axis=0) for of_texts in residuals]
         text_means = [np.mean([rows.mean(axis=0) for rows in of_texts], axis=0) for of_texts in residuals]

@@ -22,7 +22,7 @@ VECTORS_AT_A_TIME = 32
 
 
 @dataclass(frozen=True)
-class Unsteered:
+class UnsteeredTexts:
     """Texts as the model reads them at a hook point, and what is added to them where a vector is."""
 
     value: Float[Tensor, "text seq width"]
@@ -33,7 +33,7 @@ class Unsteered:
     multiple: Float[Tensor, "text seq"]  # of a vector, that is added at each position
 
 
-def unsteered(lm: LanguageModel, hook_point: HookPoint, texts: Sequence[Sequence[int]], n_context: int = 1) -> Unsteered:
+def unsteered(lm: LanguageModel, hook_point: HookPoint, texts: Sequence[Sequence[int]], n_context: int = 1) -> UnsteeredTexts:
     """Texts (token ids) whose first `n_context` tokens are not predicted. Vectors are added once at every position."""
     ids, is_text = padded(texts, max(map(len, texts)))
     text, position = is_text[:, n_context:].nonzero(as_tuple=True)
@@ -41,7 +41,7 @@ def unsteered(lm: LanguageModel, hook_point: HookPoint, texts: Sequence[Sequence
     targets = ids[text, position + 1].to(lm.device)
     at_hook_point = reading(lm, ids.to(lm.device), hook_point)
     predicting, ones = (text.to(lm.device), position.to(lm.device)), torch.ones(ids.shape, device=lm.device)
-    return Unsteered(at_hook_point.value, at_hook_point.read, at_hook_point.past, targets, predicting, ones)
+    return UnsteeredTexts(at_hook_point.value, at_hook_point.read, at_hook_point.past, targets, predicting, ones)
 
 
 def padded(texts: Sequence[Sequence[int]], width: int) -> tuple[Int[Tensor, "text seq"], Bool[Tensor, "text seq"]]:
@@ -51,7 +51,7 @@ def padded(texts: Sequence[Sequence[int]], width: int) -> tuple[Int[Tensor, "tex
 
 @torch.no_grad()
 def loss_rises(
-    lm: LanguageModel, hook_point: HookPoint, vectors: Float[Tensor, "vector width"], of: Unsteered
+    lm: LanguageModel, hook_point: HookPoint, vectors: Float[Tensor, "vector width"], of: UnsteeredTexts
 ) -> Float64[Tensor, " vector"]:
     """By how much each vector raises the mean loss of the texts, in nats a token."""
     return _losses(lm, hook_point, vectors, of) - _losses(lm, hook_point, torch.zeros_like(vectors[:1]), of)
@@ -62,7 +62,7 @@ def strengths_at_rise(
     lm: LanguageModel,
     hook_point: HookPoint,
     directions: Float[Tensor, "vector width"],
-    of: Unsteered,
+    of: UnsteeredTexts,
     target: float,
     octaves: tuple[Float64[Tensor, " vector"], Float64[Tensor, " vector"]],
     halvings: int,
@@ -101,7 +101,9 @@ def at_rise(
     return (low + share * (high - low)).exp2(), above.isnan().long() - below.isnan().long()
 
 
-def _losses(lm: LanguageModel, hook_point: HookPoint, vectors: Float[Tensor, "vector width"], of: Unsteered) -> Float64[Tensor, " vector"]:
+def _losses(
+    lm: LanguageModel, hook_point: HookPoint, vectors: Float[Tensor, "vector width"], of: UnsteeredTexts
+) -> Float64[Tensor, " vector"]:
     """Mean loss of the texts under each vector; only the model above the hook point runs."""
     n_texts, width = of.value.shape[:2]
     least = -(-fewest_texts(lm, width) // n_texts)

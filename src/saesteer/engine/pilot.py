@@ -16,7 +16,7 @@ from torch import Tensor
 from saesteer.engine.damage import N_CONTEXT
 from saesteer.engine.finite import rows_named
 from saesteer.engine.hook_points import HookPoint, sae_hook_point
-from saesteer.engine.loss_rise import VECTORS_AT_A_TIME, Unsteered, strengths_at_rise, unsteered
+from saesteer.engine.loss_rise import VECTORS_AT_A_TIME, UnsteeredTexts, strengths_at_rise, unsteered
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae, check_features, largest_activation
 from saesteer.settings.base import three_digits
@@ -44,7 +44,7 @@ class _Layer:
     lm: LanguageModel
     sae: Sae
     hook_point: HookPoint
-    texts: Unsteered  # with a_max of each position that is steered
+    texts: UnsteeredTexts  # with a_max of each position that is steered
     target: float
 
     @property

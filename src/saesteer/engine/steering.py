@@ -80,7 +80,7 @@ class Intervention:
     @classmethod
     def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
         """The steering of rows by interventions that can steer rows of one batch."""
-        return Unsteered()
+        return UnsteeredRows()
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ class Intervention:
 
 
 @dataclass(frozen=True)
-class Unsteered:
+class UnsteeredRows:
     """Rows in the model as it is."""
 
     def take(self, rows: Int[Tensor, " kept"]) -> Steering:

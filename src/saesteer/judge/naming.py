@@ -12,7 +12,7 @@ from saesteer.core.files import value_digest
 from saesteer.judge.answers import AnswerBook, Ask, Asker, answer_all, unanswered
 from saesteer.judge.parse import Rating, Words
 from saesteer.judge.rubric import ATTEMPTS, Question, labelled_question
-from saesteer.judge.spend import CHARACTERS_PER_TOKEN, Estimate, estimate
+from saesteer.judge.spend import CHARACTERS_PER_TOKEN, CostEstimate, estimate
 from saesteer.settings import Endpoint, ExplanationSettings
 
 ALGORITHM_VERSION = 1
@@ -64,7 +64,7 @@ def detection_question(name: str, text: str) -> Question:
     return labelled_question("detection", _DETECT, {"name": name, "text": text}, "Answer", ("no", "yes"))
 
 
-def estimate_labels(n_features: int, n_tokens: int, section: ExplanationSettings, settings: Endpoint) -> Estimate:
+def estimate_labels(n_features: int, n_tokens: int, section: ExplanationSettings, settings: Endpoint) -> CostEstimate:
     """The cost of naming features by their top logit-lens tokens and of scoring each name: before their examples are known, of
     as many and as long ones as there can be."""
     excerpt = "x" * round((BEFORE + 1 + AFTER) * CHARACTERS_PER_TOKEN)

@@ -73,15 +73,15 @@ class Spend:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """What a run's requests will probably cost, and what they can cost at most."""
 
     requests: int
     typical: Spend
     most: Spend
 
-    def __mul__(self, times: int) -> "Estimate":
-        return Estimate(self.requests * times, self.typical * times, self.most * times)
+    def __mul__(self, times: int) -> "CostEstimate":
+        return CostEstimate(self.requests * times, self.typical * times, self.most * times)
 
 
 def priced(settings: Endpoint, input_tokens: int, output_tokens: int) -> Spend:
@@ -101,15 +101,15 @@ def most(settings: Endpoint, messages: Iterable[Mapping[str, str]]) -> Spend:
     return priced(settings, prompt, settings.max_tokens)
 
 
-def estimate(asks: Sequence[Ask], settings: Endpoint) -> Estimate:
+def estimate(asks: Sequence[Ask], settings: Endpoint) -> CostEstimate:
     """What requests will cost if nothing has to be asked again."""
     n_requests, answer_tokens = len(asks), min(TYPICAL_ANSWER_TOKENS, settings.max_tokens)
     prompt_tokens = _tokens(sum(prompt_characters(ask) for ask in asks)) + n_requests * TOKENS_AROUND_A_MESSAGE
     worst = sum((most(settings, ask.messages) for ask in asks), Spend())
-    return Estimate(n_requests, priced(settings, prompt_tokens, n_requests * answer_tokens), worst)
+    return CostEstimate(n_requests, priced(settings, prompt_tokens, n_requests * answer_tokens), worst)
 
 
-def estimate_texts(n_texts: int, text_characters: int, answers_instructions: bool, settings: Endpoint) -> Estimate:
+def estimate_texts(n_texts: int, text_characters: int, answers_instructions: bool, settings: Endpoint) -> CostEstimate:
     """The cost of rating before there are texts, by how many there will be and how many characters each will have. Equal texts, which are
     asked about once, count in full."""
     sample = questions("x" * text_characters, "x" * 80, "x" * 200 if answers_instructions else None)

@@ -144,7 +144,7 @@ def _n_bytes(name: str, shape: tuple[int, ...], kind: int) -> int:
 
 
 @dataclass(frozen=True)
-class Form:
+class Architecture:
     """How an architecture's header says what transformers' configuration says."""
 
     model_type: str
@@ -168,15 +168,15 @@ _OPTIONAL = ("attention.key_length", "attention.head_count_kv", "rope.freq_base"
 
 
 _SOFTCAPS = {name: name for name in ("attn_logit_softcapping", "final_logit_softcapping")}
-FORMS = {
-    "llama": Form("llama", _KEYS),
-    "qwen2": Form("qwen2", _KEYS),
-    "qwen3": Form("qwen3", _KEYS),
-    "gemma2": Form("gemma2", _KEYS | _WINDOW | _SOFTCAPS),
-    "gemma3": Form("gemma3_text", _KEYS | _WINDOW | {"rope.freq_base_swa": "rope_local_base_freq"}),
-    "phi3": Form("phi3", _KEYS | _WINDOW),
+ARCHITECTURES = {
+    "llama": Architecture("llama", _KEYS),
+    "qwen2": Architecture("qwen2", _KEYS),
+    "qwen3": Architecture("qwen3", _KEYS),
+    "gemma2": Architecture("gemma2", _KEYS | _WINDOW | _SOFTCAPS),
+    "gemma3": Architecture("gemma3_text", _KEYS | _WINDOW | {"rope.freq_base_swa": "rope_local_base_freq"}),
+    "phi3": Architecture("phi3", _KEYS | _WINDOW),
 }
-"""llama.cpp's name of an architecture -> its form; these are those that can be converted."""
+"""By llama.cpp's name: those that can be converted."""
 
 
 def _fixed(config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
@@ -198,17 +198,17 @@ def _fixed(config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
 
 def config_of(gguf: Gguf) -> dict[str, Any]:
     """What transformers' config.json says of the model; refused where the file says what no such configuration does."""
-    form = FORMS.get(gguf.architecture)
-    if form is None:
+    architecture = ARCHITECTURES.get(gguf.architecture)
+    if architecture is None:
         raise SettingsError(
-            f"{gguf.path}: models of the architecture {gguf.architecture} cannot be converted from GGUF, only {', '.join(FORMS)}: take the"
-            " model in Hugging Face's form (safetensors)"
+            f"{gguf.path}: models of the architecture {gguf.architecture} cannot be converted from GGUF, only {', '.join(ARCHITECTURES)}:"
+            " take the model in Hugging Face's form (safetensors)"
         )
-    missing = [key for key in form.keys if gguf.of_model(key) is None and key not in (*_OPTIONAL, *_SOFTCAPS)]
+    missing = [key for key in architecture.keys if gguf.of_model(key) is None and key not in (*_OPTIONAL, *_SOFTCAPS)]
     if missing or "token_embd.weight" not in gguf.tensors:
         raise SettingsError(f"{gguf.path} lacks {gguf.architecture}.{missing[0]}" if missing else f"{gguf.path} has no token_embd.weight")
-    config = {"model_type": form.model_type} | {
-        name: gguf.of_model(key) for key, name in form.keys.items() if gguf.of_model(key) is not None
+    config = {"model_type": architecture.model_type} | {
+        name: gguf.of_model(key) for key, name in architecture.keys.items() if gguf.of_model(key) is not None
     }
     config["vocab_size"] = gguf.tensors["token_embd.weight"].shape[0]
     config["tie_word_embeddings"] = "output.weight" not in gguf.tensors
@@ -222,7 +222,7 @@ def config_of(gguf: Gguf) -> dict[str, Any]:
     config = {"head_dim": config["hidden_size"] // n_heads, "num_key_value_heads": n_heads, "rope_theta": 10000.0} | config
     if gguf.architecture.startswith("gemma"):
         config["query_pre_attn_scalar"] = _gemma_scale(config)
-    _check_keys(gguf, form, config)
+    _check_keys(gguf, architecture, config)
     return config
 
 
@@ -232,12 +232,12 @@ def _gemma_scale(config: Mapping[str, Any]) -> int:
     return int(config["hidden_size"] // config["num_attention_heads"] if large else config["head_dim"])
 
 
-def _check_keys(gguf: Gguf, form: Form, config: Mapping[str, Any]) -> None:
+def _check_keys(gguf: Gguf, architecture: Architecture, config: Mapping[str, Any]) -> None:
     """Refuse a key of the architecture's section that the conversion does not know, or whose value transformers would not go by."""
     allowed, section = _fixed(config), f"{gguf.architecture}."
     for key, value in gguf.values.items():
         name = key.removeprefix(section)
-        if name != key and name not in form.keys and value not in allowed.get(name, ()):
+        if name != key and name not in architecture.keys and value not in allowed.get(name, ()):
             raise SettingsError(
                 f"{gguf.path}: {key} is {value!r:.60}, which changes what the model computes in a way that is not known here: take the"
                 " model in Hugging Face's form (safetensors)"

@@ -22,7 +22,7 @@ from saesteer.settings import SaeSettings, SettingsError
 
 
 @dataclass(frozen=True)
-class Form:
+class PublishedForm:
     """A published form: the names of an SAE's files, `{path}` standing for what the list or the id calls its folder or file."""
 
     configs: tuple[str, ...]
@@ -35,18 +35,18 @@ class Form:
 
 
 FORMS = {
-    "sae_lens": Form(("{path}/cfg.json",), "{path}/sae_weights.safetensors", told_by_files=True),
-    "sparsify": Form(("{path}/cfg.json",), "{path}/sae.safetensors", told_by_files=True),
-    "dictionary_learning_1": Form(("{path}/config.json",), "{path}/ae.pt", told_by_files=True),
-    "gemma_2": Form((), "{path}/params.npz", config_first=False, told_by_files=True),
-    "gemma_2_transcoder": Form((), "{path}/params.npz", config_first=False, layer=r"layer_(\d+)/", hook="ln2.hook_normalized"),
-    "gemma_3": Form((), "{path}/params.safetensors", ("{path}/config.json",), config_first=False, told_by_files=True),
-    "llama_scope": Form(("{path}/hyperparams.json",), "{path}/checkpoints/final.safetensors", told_by_files=True),
-    "llama_scope_r1_distill": Form(("{path}/config.json",), "{path}/sae_weights.safetensors", told_by_files=True),
-    "deepseek_r1": Form((), "{path}", layer=r"l(\d+)"),
-    "goodfire": Form((), "{path}", layer=r"-l(\d+)\.pth?$"),
-    "qwen_scope": Form((), "{path}", layer=r"layer(\d+)\.sae\.pt$"),
-    "mwhanna_transcoder": Form(
+    "sae_lens": PublishedForm(("{path}/cfg.json",), "{path}/sae_weights.safetensors", told_by_files=True),
+    "sparsify": PublishedForm(("{path}/cfg.json",), "{path}/sae.safetensors", told_by_files=True),
+    "dictionary_learning_1": PublishedForm(("{path}/config.json",), "{path}/ae.pt", told_by_files=True),
+    "gemma_2": PublishedForm((), "{path}/params.npz", config_first=False, told_by_files=True),
+    "gemma_2_transcoder": PublishedForm((), "{path}/params.npz", config_first=False, layer=r"layer_(\d+)/", hook="ln2.hook_normalized"),
+    "gemma_3": PublishedForm((), "{path}/params.safetensors", ("{path}/config.json",), config_first=False, told_by_files=True),
+    "llama_scope": PublishedForm(("{path}/hyperparams.json",), "{path}/checkpoints/final.safetensors", told_by_files=True),
+    "llama_scope_r1_distill": PublishedForm(("{path}/config.json",), "{path}/sae_weights.safetensors", told_by_files=True),
+    "deepseek_r1": PublishedForm((), "{path}", layer=r"l(\d+)"),
+    "goodfire": PublishedForm((), "{path}", layer=r"-l(\d+)\.pth?$"),
+    "qwen_scope": PublishedForm((), "{path}", layer=r"layer(\d+)\.sae\.pt$"),
+    "mwhanna_transcoder": PublishedForm(
         (),
         "{path}",
         ("config.yaml", "wandb-config.yaml", "wanb-config.yaml"),
@@ -195,7 +195,7 @@ def with_form(source: SaeSource, names: Iterable[str]) -> SaeSource:
     raise SettingsError(f"{source.name} is no SAE in a form that is known here: it lacks {lacks}")
 
 
-def files_of(source: SaeSource) -> Form:
+def files_of(source: SaeSource) -> PublishedForm:
     """The form of an SAE with its own files' names."""
     form = FORMS[str(source.loader)]
     configs, optional = (tuple(name.format(path=source.folder) for name in names) for names in (form.configs, form.optional))

@@ -30,7 +30,7 @@ class Abstains(Exception):
 
 
 @dataclass(frozen=True)
-class Text:
+class TrainingText:
     """A training text: `ids[:n_context]` are the beginning-of-sequence token and the prompt, the rest is its output."""
 
     ids: list[int]
@@ -73,8 +73,8 @@ class Problem:
     sae: Sae
     layer: int
     concept: str
-    positive: tuple[Text, ...]  # texts that show the concept
-    negative: tuple[Text, ...]  # texts that do not
+    positive: tuple[TrainingText, ...]  # texts that show the concept
+    negative: tuple[TrainingText, ...]  # texts that do not
     features: pl.DataFrame  # FEATURES rows (saesteer.core.tables) of the layer: the candidates, with their scores
     seed: int
     training: Training  # of methods that learn by gradient descent
@@ -135,7 +135,7 @@ class Problem:
 
 
 @torch.no_grad()
-def tokens(lm: LanguageModel, hook_point: HookPoint, texts: tuple[Text, ...], n_prefix: int | None = None) -> Tokens:
+def tokens(lm: LanguageModel, hook_point: HookPoint, texts: tuple[TrainingText, ...], n_prefix: int | None = None) -> Tokens:
     """Run texts, `TEXTS_AT_A_TIME` together, and give what lies at the hook point, and what is read there, of their outputs; with
     `n_prefix`, of all their tokens but this many first ones."""
     values, reads = [], []
@@ -151,18 +151,18 @@ def tokens(lm: LanguageModel, hook_point: HookPoint, texts: tuple[Text, ...], n_
     )
 
 
-def text_batches(texts: tuple[Text, ...]) -> Iterator[tuple[Text, ...]]:
+def text_batches(texts: tuple[TrainingText, ...]) -> Iterator[tuple[TrainingText, ...]]:
     """Texts in order, as many as one forward takes."""
     for start in range(0, len(texts), TEXTS_AT_A_TIME):
         yield texts[start : start + TEXTS_AT_A_TIME]
 
 
-def padded_ids(lm: LanguageModel, texts: Sequence[Text]) -> Int[Tensor, "text seq"]:
+def padded_ids(lm: LanguageModel, texts: Sequence[TrainingText]) -> Int[Tensor, "text seq"]:
     """Token ids of texts, padded at the end."""
     return models.padded_ids([text.ids for text in texts]).to(lm.device)
 
 
-def output_mask(texts: Sequence[Text], device: torch.device) -> Bool[Tensor, "text seq"]:
+def output_mask(texts: Sequence[TrainingText], device: torch.device) -> Bool[Tensor, "text seq"]:
     """Where padded texts have their output: not the context, not the padding."""
     position = torch.arange(max(len(text.ids) for text in texts))
     starts, ends = (torch.tensor(values)[:, None] for values in zip(*((text.n_context, len(text.ids)) for text in texts), strict=True))

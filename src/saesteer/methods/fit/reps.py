@@ -32,7 +32,7 @@ from saesteer.engine.hook_points import HookPoint
 from saesteer.engine.interventions import Addition, Nothing
 from saesteer.methods.fit.lora import adapted_losses, new_adapter, trainee_of
 from saesteer.methods.fit.loreft import edited_losses, edits_together, new_edits
-from saesteer.methods.fit.problem import TEXTS_AT_A_TIME, Abstains, Problem, Text, unit
+from saesteer.methods.fit.problem import TEXTS_AT_A_TIME, Abstains, Problem, TrainingText, unit
 from saesteer.methods.fit.training import ReadText, Trained, Trainee, adapted_layers, first_hook_point, losses_behind, read_texts, trained
 
 FACTORS = tuple(range(2, 21, 2))
@@ -125,7 +125,7 @@ def pairs(problem: Problem, hook_point: HookPoint) -> list[Pair]:
     frames = steered_texts(lm, problem.sae, problem.layer, rows, [Nothing()], prompts, sampling)
     written = pl.concat(frames).sort("row")["token_ids"].to_list()
     texts = zip(problem.positive, prompts, written, strict=True)
-    plain = [Text(prompt + token_ids[: text.n_output], len(prompt)) for text, prompt, token_ids in texts]
+    plain = [TrainingText(prompt + token_ids[: text.n_output], len(prompt)) for text, prompt, token_ids in texts]
     if any(text.n_output == 0 for text in plain):
         raise Abstains("the model writes nothing after one of the concept's prompts")
     factors = [float(FACTORS[place]) for place in torch.randint(len(FACTORS), (n,), generator=generator).tolist()]

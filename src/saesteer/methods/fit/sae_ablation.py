@@ -16,7 +16,7 @@ from saesteer.engine.hook_points import hidden_after, reading
 from saesteer.engine.interventions import Addition
 from saesteer.engine.models import MIN_ROWS, fewest_texts, pad_rows
 from saesteer.engine.saes import encode_some, written_size
-from saesteer.methods.fit.problem import Problem, Text, output_mask, padded_ids, text_batches
+from saesteer.methods.fit.problem import Problem, TrainingText, output_mask, padded_ids, text_batches
 from saesteer.methods.fit.sae_features import addition, best, ranked, with_auroc
 
 N_CANDIDATES = 32
@@ -24,13 +24,13 @@ N_CANDIDATES = 32
 
 
 @torch.no_grad()
-def measured_rise(problem: Problem, texts: tuple[Text, ...], features: list[int]) -> Float64[Tensor, " feature"]:
+def measured_rise(problem: Problem, texts: tuple[TrainingText, ...], features: list[int]) -> Float64[Tensor, " feature"]:
     """By how much removing each of some features from the texts raises their mean loss per token (nats)."""
     summed = torch.stack([_rises(problem, batch, features) for batch in text_batches(texts)]).sum(dim=0)
     return summed / sum(text.n_output for text in texts)
 
 
-def _rises(problem: Problem, texts: tuple[Text, ...], features: list[int]) -> Float64[Tensor, " feature"]:
+def _rises(problem: Problem, texts: tuple[TrainingText, ...], features: list[int]) -> Float64[Tensor, " feature"]:
     """Rise of the summed loss of a batch of texts by removing each of some features: the model above the SAE's hook point, `MIN_ROWS` texts
     with a feature removed in a forward."""
     lm, ids = problem.lm, padded_ids(problem.lm, texts)

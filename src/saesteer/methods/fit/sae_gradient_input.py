@@ -14,12 +14,12 @@ from torch import Tensor
 
 from saesteer.engine.interventions import Addition
 from saesteer.engine.saes import encode, written_size
-from saesteer.methods.fit.problem import Problem, Text, text_batches
+from saesteer.methods.fit.problem import Problem, TrainingText, text_batches
 from saesteer.methods.fit.sae_features import addition, best, candidates, residual_as_leaf, scored
 from saesteer.methods.fit.training import token_losses
 
 
-def first_order_rise(problem: Problem, texts: tuple[Text, ...]) -> Float64[Tensor, " n_features"]:
+def first_order_rise(problem: Problem, texts: tuple[TrainingText, ...]) -> Float64[Tensor, " n_features"]:
     """By how much removing each feature from the texts would raise their mean loss per token (nats), to first order."""
     sae, n_tokens = problem.sae, sum(text.n_output for text in texts)
     rise = torch.zeros(sae.meta.n_features, dtype=torch.float64, device=problem.lm.device)

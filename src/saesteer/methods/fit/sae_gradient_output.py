@@ -18,7 +18,7 @@ from torch import Tensor
 
 from saesteer.engine.interventions import Addition
 from saesteer.engine.models import hidden_states, pad_rows
-from saesteer.methods.fit.problem import Problem, Text, padded_ids
+from saesteer.methods.fit.problem import Problem, TrainingText, padded_ids
 from saesteer.methods.fit.sae_features import addition, best, detectors, direction, ranked, residual_as_leaf
 from saesteer.methods.fit.training import logits_with_gradients
 
@@ -28,11 +28,11 @@ N_CONTEXTS = 16
 """Contexts averaged over, where there are more: the first ones, of a positive and a negative text in turn."""
 
 
-def contexts(problem: Problem) -> tuple[Text, ...]:
+def contexts(problem: Problem) -> tuple[TrainingText, ...]:
     """What the training texts follow, without their outputs; each once."""
-    in_turn: Iterator[Text | None] = chain.from_iterable(zip_longest(problem.positive, problem.negative))
+    in_turn: Iterator[TrainingText | None] = chain.from_iterable(zip_longest(problem.positive, problem.negative))
     distinct = dict.fromkeys(tuple(text.ids[: text.n_context]) for text in in_turn if text is not None)
-    return tuple(Text(list(ids), len(ids)) for ids in islice(distinct, N_CONTEXTS))
+    return tuple(TrainingText(list(ids), len(ids)) for ids in islice(distinct, N_CONTEXTS))
 
 
 @torch.enable_grad()

@@ -13,7 +13,7 @@ import torch
 
 from saesteer.engine.adapters import WeightChange, check_changeable
 from saesteer.engine.models import LanguageModel, language_model
-from saesteer.methods.fit.problem import Problem, Text
+from saesteer.methods.fit.problem import Problem, TrainingText
 from saesteer.methods.fit.training import Trained, Trainee, token_losses, trained
 
 
@@ -22,7 +22,7 @@ def fit(problem: Problem) -> Trained:
     return trained(problem, "sft", untrained, problem.positive)
 
 
-def untrained(problem: Problem, _generator: torch.Generator) -> Trainee[Text]:
+def untrained(problem: Problem, _generator: torch.Generator) -> Trainee[TrainingText]:
     """What training starts from: the model's weights."""
     tuned = trainable_copy(problem.lm)
 

@@ -7,7 +7,7 @@ import polars as pl
 
 from saesteer.core.tokens import with_bos
 from saesteer.engine.models import LanguageModel, prompt_token_ids
-from saesteer.methods.fit.problem import Text
+from saesteer.methods.fit.problem import TrainingText
 
 ALGORITHM_VERSION = 1
 
@@ -17,7 +17,7 @@ MOST_TOKENS = 128
 log = logging.getLogger(__name__)
 
 
-def training_texts(texts: pl.DataFrame, lm: LanguageModel) -> tuple[tuple[Text, ...], tuple[Text, ...]]:
+def training_texts(texts: pl.DataFrame, lm: LanguageModel) -> tuple[tuple[TrainingText, ...], tuple[TrainingText, ...]]:
     """The positive and the negative texts of one concept (its CONCEPT_TEXTS rows), in the order of their numbers.
 
     A model that continues reads input, a space and output as one text, whose tokens that end within the input are its context; one that
@@ -40,14 +40,14 @@ def n_prefix_tokens(lm: LanguageModel) -> int:
     return max(1, sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*prompts, strict=False))))
 
 
-def _text(lm: LanguageModel, row: dict[str, object]) -> Text:
+def _text(lm: LanguageModel, row: dict[str, object]) -> TrainingText:
     before, output = str(row["input"]), str(row["output"])
     if lm.prompt_format == "chat":
         context = prompt_token_ids(lm, before)
-        whole = Text(context + lm.tokenizer(output, add_special_tokens=False)["input_ids"], len(context))
+        whole = TrainingText(context + lm.tokenizer(output, add_special_tokens=False)["input_ids"], len(context))
     else:
         whole = _continuation(lm, before, output)
-    text = Text(whole.ids[: min(whole.n_context + MOST_TOKENS, lm.n_positions)], whole.n_context)
+    text = TrainingText(whole.ids[: min(whole.n_context + MOST_TOKENS, lm.n_positions)], whole.n_context)
     if text.n_output <= 0:
         kind = "positive" if row["positive"] else "negative"
         raise ValueError(
@@ -59,9 +59,9 @@ def _text(lm: LanguageModel, row: dict[str, object]) -> Text:
     return text
 
 
-def _continuation(lm: LanguageModel, before: str, output: str) -> Text:
+def _continuation(lm: LanguageModel, before: str, output: str) -> TrainingText:
     encoded = lm.tokenizer(f"{before} {output}" if before else output, return_offsets_mapping=True)
     ids = with_bos(encoded["input_ids"], lm.bos, lm.tokenizer.bos_token_id)
     within = takewhile(lambda offset: offset[1] <= len(before), encoded["offset_mapping"])
     n_context = len(ids) - len(encoded["input_ids"]) + sum(1 for _ in within)
-    return Text(ids, max(n_context, 1))  # nothing predicts the first token, so it is context in any case
+    return TrainingText(ids, max(n_context, 1))  # nothing predicts the first token, so it is context in any case

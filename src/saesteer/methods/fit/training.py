@@ -19,7 +19,7 @@ from saesteer.engine.hook_points import HookPoint, hidden_after, hook_point_of, 
 from saesteer.engine.interventions import Nothing
 from saesteer.engine.models import LanguageModel, hidden_states
 from saesteer.engine.steering import Intervention
-from saesteer.methods.fit.problem import Abstains, Problem, Text, output_mask, padded_ids, text_batches
+from saesteer.methods.fit.problem import Abstains, Problem, TrainingText, output_mask, padded_ids, text_batches
 from saesteer.settings.recipes import Recipe
 
 ALGORITHM_VERSION = 3
@@ -32,7 +32,7 @@ PATIENCE = 4
 log = logging.getLogger(__name__)
 
 
-def token_losses(lm: LanguageModel, texts: Sequence[Text]) -> Float[Tensor, " token"]:
+def token_losses(lm: LanguageModel, texts: Sequence[TrainingText]) -> Float[Tensor, " token"]:
     """-log p(token | what is before it) of each token of the outputs (contexts are read, not scored), text after text, in nats; gradients
     flow through it, to what the caller has installed."""
     ids = padded_ids(lm, texts)  # [text seq]
@@ -40,7 +40,7 @@ def token_losses(lm: LanguageModel, texts: Sequence[Text]) -> Float[Tensor, " to
 
 
 def _output_losses(
-    lm: LanguageModel, texts: Sequence[Text], ids: Int[Tensor, "text seq"], hidden: Float[Tensor, "text seq d_model"]
+    lm: LanguageModel, texts: Sequence[TrainingText], ids: Int[Tensor, "text seq"], hidden: Float[Tensor, "text seq d_model"]
 ) -> Float[Tensor, " token"]:
     if any(text.n_context == 0 for text in texts):
         raise ValueError("a text without context has a first token that nothing predicts: give it a beginning-of-sequence token at least")
@@ -54,7 +54,7 @@ class ReadText:
     """A training text with what the unsteered model has at a hook point at each of its positions: training that changes nothing before
     the hook point need not run the blocks before it again."""
 
-    text: Text
+    text: TrainingText
     value: Float[Tensor, "seq width"]
     past: Float[Tensor, "seq d_model"] | None  # of hook_z: the residual that goes past it
 
@@ -69,7 +69,7 @@ def first_hook_point(problem: Problem, recipe: str) -> HookPoint:
     return hook_point_of(problem.lm, min(adapted_layers(problem, recipe)), "resid_pre")
 
 
-def read_texts(lm: LanguageModel, hook_point: HookPoint, texts: Sequence[Text]) -> list[ReadText]:
+def read_texts(lm: LanguageModel, hook_point: HookPoint, texts: Sequence[TrainingText]) -> list[ReadText]:
     """Run texts up to a hook point, `TEXTS_AT_A_TIME` together."""
     read = []
     for batch in text_batches(tuple(texts)):
