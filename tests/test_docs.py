@@ -112,6 +112,13 @@ def test_the_repositorys_address_is_said_in_one_way() -> None:
     assert f"\nrepository-code: {address}\n" in (ROOT / "CITATION.cff").read_text()
 
 
+def test_a_page_that_names_a_paper_says_which_it_is() -> None:
+    pages = [page for page in (ROOT / "docs").glob("*.md") if page.name != "plan.md"]  # which is fixed
+    names_one = [page for page in pages if re.search(r"\bP[1-6]\b", page.read_text())]
+    assert len(names_one) > 7
+    assert [page.name for page in names_one if not re.search(r"#the-papers\)|^## The papers", page.read_text(), re.MULTILINE)] == []
+
+
 @pytest.mark.parametrize("page", [*FILES, ROOT / "docs/formulas.csv"], ids=lambda page: page.name)
 def test_every_function_and_module_named_exists(page: Path) -> None:
     mark = "" if page.suffix == ".csv" else "`"
