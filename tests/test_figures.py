@@ -1,10 +1,12 @@
 """The figures of the main job: what is drawn is the data."""
 
+import re
 from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 from drawn_figures import FIGURES, assert_same, data_of, drawn, sweep, thin
 from matplotlib.figure import Figure
 
@@ -125,11 +127,29 @@ def test_line_breaks_and_control_characters_are_visible() -> None:
     assert any(cell.replace("\n", " ").endswith("one⏎two⏎") for cell in cells)
 
 
-def test_a_byte_order_mark_in_a_text_is_left_out(tmp_path: Path) -> None:
-    """matplotlib's PDF breaks off at one."""
-    tables = sweep()["examples"].with_columns(pl.lit("one\ufeff two").alias("steered"), pl.lit("\ufeffa [word]").alias("top_context"))
-    _, figure = drawn("examples", {"examples": tables.with_columns(concept=pl.lit("\ufeffsea"))})
-    assert save_drawing(figure, tmp_path / "examples")[0].stat().st_size > 0
+@pytest.mark.filterwarnings("error")
+def test_characters_that_the_font_lacks_stand_as_their_numbers(tmp_path: Path) -> None:
+    """Chinese, Japanese, Korean, Thai, Arabic, an emoji; and a byte-order mark, at which matplotlib's PDF breaks off, is left out."""
+    text = "\ufeff中文 カナ 한국 ไทย العربية 🧭 word"
+    tables = sweep()["examples"].with_columns(
+        pl.lit([f" {text}", " word"], pl.List(pl.String)).alias("top_logit_lens_tokens"),
+        pl.lit(f"one {text}").alias("steered"),
+        pl.lit(f"[{text}]").alias("top_context"),
+        pl.lit(text).alias("concept"),
+    )
+    _, figure = drawn("examples", {"examples": tables})
+    save_drawing(figure, tmp_path / "examples")
+    shown = " ".join(cell.get_text() for cell in figure.axes[0].texts)
+    assert all(number in shown for number in ("\\u4e2d\\u6587", "\\u30ab", "\\ud55c", "\\u0e44", "العربية", "\\U0001f9ed"))
+    assert not re.search("[\ufeff\u0e00-\u0eff\u3000-\ud7ff\U0001f9ed]", shown)
+
+
+def test_function_words_are_no_success_of_an_example() -> None:
+    tables = sweep()["examples"].with_columns(
+        pl.lit([" The", " that", " .", " sea"], pl.List(pl.String)).alias("top_logit_lens_tokens"),
+        pl.Series("steered", [" The sea that was" if i else " The day that was" for i in range(sweep()["examples"].height)]),
+    )
+    assert sorted(data_of("examples", {"examples": tables})["n_matches"]) == [0, *[1] * (tables.height - 1)]
 
 
 def test_norms_of_decoder_rows_are_told_where_they_are_not_one() -> None:

@@ -96,11 +96,6 @@ def test_a_page_begins_with_the_best_text_at_the_recommended_factor(sweep: tuple
     index = piece(folder, "index")
     for page in entries(folder, "f", index["features"]["starts"]):
         factor, answer = page["recommended"][0], page["answer"]
-        curve = {one[0]: dict(zip(index["features"]["curve"], one, strict=True)) for one in page["curve"]}
-        for name in ("judge_score", "gen_success_20", "log_perplexity"):
-            mean = curve[factor][name]
-            assert answer["at"][name] == (None if mean is None else pytest.approx(mean, rel=1e-5))
-        assert answer["unsteered"]["gen_success_20"] == pytest.approx(curve["0"]["gen_success_20"], rel=1e-5)
         texts = [dict(zip(index["features"]["texts"], text, strict=True)) for text in page["texts"]]
         of_factor = sorted(
             (-text["judge_score"], -text["gen_success_20"], text["prompt"], text["sample"]) for text in texts if text["factor"] == factor
@@ -165,12 +160,12 @@ def test_neighbours_are_the_nearest_by_cosine(sweep: tuple[Any, Path]) -> None:
 def test_the_table_has_the_recommended_factor_and_its_first_order(sweep: tuple[Any, Path]) -> None:
     results, folder = sweep
     table, features = piece(folder, "index")["table"], results.summary(FEATURES)
-    assert [name for name, _ in table["numbers"]][:2] == ["judge_score", "strength"]
+    assert [name for name, _ in table["numbers"]][:3] == ["gain", "strength", "judge_score"]
     factors = np.frombuffer(base64.b64decode(piece(folder, "c/strength/0")), "<f4")
     known = [recommended_factor(results, *row)[0] for row in features.select("layer", "feature").rows()]
     assert factors.tolist() == pytest.approx(known)
     order = np.frombuffer(base64.b64decode(piece(folder, "c/order/0")), "<u4")
-    judged = np.frombuffer(base64.b64decode(piece(folder, "c/judge_score/0")), "<f4")[order]
+    judged = np.frombuffer(base64.b64decode(piece(folder, "c/gain/0")), "<f4")[order]
     assert sorted(order) == list(range(features.height))
     n_judged = np.isfinite(judged).sum()
     assert judged[:n_judged].tolist() == sorted(judged[:n_judged].tolist(), reverse=True)

@@ -102,15 +102,25 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
     return reported(compared(tmp_path_factory.mktemp("compared")))
 
 
+def gains(run: Run) -> dict[str, float | None]:
+    """LAYER/FEATURE -> held-out judge score minus the mean of the unsteered texts' over both halves; None without a judge score."""
+    keys, steering = ["layer", "feature"], run.summary(STEERING)
+    unsteered = steering.filter(factor="0").group_by(keys).agg(unsteered=pl.col("judge_score").mean())
+    rows = run.summary(OUTCOMES).filter(rule=run.sweep.best_factor.rule).join(unsteered, on=keys)
+    gain = pl.col("judge_score") - pl.col("unsteered")
+    return {f"{layer}/{feature}": value for layer, feature, value in rows.select(*keys, gain.alias("gain")).rows()}
+
+
 def first_order(run: Run) -> list[str]:
-    """Every feature in the order in which the table shows them first: by judge score, without one by net success, then by label."""
+    """Every feature in the order in which the table shows them first: by gain, without one by net success, then by label."""
     features, outcomes = run.summary(FEATURES), run.summary(OUTCOMES).filter(rule=run.sweep.best_factor.rule)
-    measured = {(row["layer"], row["feature"]): row for row in outcomes.iter_rows(named=True)}
+    net = {f"{row['layer']}/{row['feature']}": row["net_gen_success_20"] for row in outcomes.iter_rows(named=True)}
+    by_gain = gains(run)
 
     def key(row: dict[str, Any]) -> tuple[Any, ...]:
-        of_row, label = measured[row["layer"], row["feature"]], " ".join((row["concept"] or row["explanation"] or "").split())
-        judge, success = of_row["judge_score"], of_row["net_gen_success_20"]
-        score = (0, -judge) if judge is not None else (1, -success) if success is not None else (2, -row["output_score"])
+        name, label = f"{row['layer']}/{row['feature']}", " ".join((row["concept"] or row["explanation"] or "").split())
+        gain, success = by_gain[name], net[name]
+        score = (0, -gain) if gain is not None else (1, -success) if success is not None else (2, -row["output_score"])
         return score, label == "", label, row["layer"], row["feature"]
 
     return [f"{row['layer']}/{row['feature']}" for row in sorted(features.iter_rows(named=True), key=key)]
@@ -262,10 +272,10 @@ def test_a_page_begins_with_its_answer_and_a_command_to_copy(sweep: tuple[Run, P
     page = opened(report, f"feature/{number}")
     page.wait_for_selector(".pair .chosen")
     sentence, below = page.inner_text(".answer"), page.inner_text("main")
-    assert re.search(
-        rf"[Ss]teers .*towards [^:]*: judge score [\d.]+ of 2 at factor {re.escape(factor)}; texts stay fluent", sentence, re.DOTALL
-    )
-    assert f"The factor was chosen by {chosen_by}. Held out: judge score" in below
+    interval = r"[−\d.]+ \[[−\d.]+, [−\d.]+\]"
+    told = rf"steer.* towards [^:]*: gain {interval} over unsteered, held-out judge score {interval} of 2, n = 4 prompts; texts stay fluent"
+    assert re.search(told, sentence, re.DOTALL | re.IGNORECASE)
+    assert f"Recommended: factor {factor}, chosen by {chosen_by}. Held out: each half of the prompts" in below
     assert page.locator(".pair h2").all_inner_texts() == ["unsteered", f"steered, factor {factor}"]
     headings = page.locator("main section h2").all_inner_texts()
     shown = ["What it fires on", "What it writes", "How active", "How hard", "Steered texts"]
@@ -287,17 +297,50 @@ def test_without_a_judge_score_the_answer_is_net_of_unsteered_texts(sweep: tuple
     row = outcomes.filter(pl.col("judge_score").is_null()).drop_nulls("net_gen_success_20").row(0, named=True)
     page = opened(report, f"feature/{row['layer']}/{row['feature']}")
     page.wait_for_selector(".answer")
-    sentence = r"(Steers|Hardly steers) .*: net success (\S+), GenSuccess@20 (\S+) \(unsteered (\S+)\)"
+    sentence = r"(.+) towards .*: gain (\S+) \[.*\] over unsteered, held-out GenSuccess@20 (\S+) \[.*\] of 20, n = 4 prompts"
     parts = re.match(sentence, page.inner_text(".answer"), re.DOTALL)
     assert parts
-    net, own, unsteered = (float(number.replace("−", "-")) for number in parts.groups()[1:])
-    assert net == pytest.approx(own - unsteered, abs=0.01)
-    assert unsteered > 0
-    assert (parts[1] == "Steers") == (net >= 1)
-    held_out = re.search(r"Held out: net success (\S+), GenSuccess@20 (\S+), each half", page.inner_text("main"))
-    assert held_out
-    shown = [float(number.replace("−", "-")) for number in held_out.groups()]
+    assert parts[1] in ("Steers", "Hardly steers", "Not shown to steer")
+    shown = [float(number.replace("−", "-")) for number in parts.groups()[1:]]
     assert shown == pytest.approx([row["net_gen_success_20"], row["gen_success_20"]], abs=0.01)
+
+
+def test_one_number_of_a_feature_on_every_page(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
+    """Overview, table, its own page with both tables, beside another: the same gain and the same held-out score everywhere."""
+    results, report = sweep
+    page, by_gain = opened(report, "features"), gains(results)
+    page.wait_for_selector("[role=row][data-at]")
+    cells = (
+        "(all) => all.map((row) => ['.id', '.gain', '.judge_score', '.gen_success_20'].map((one) => row.querySelector(one).textContent))"
+    )
+    rows = {name: numbers for name, *numbers in page.eval_on_selector_all("[role=row][data-at]", cells)}
+    assert rows.keys() == by_gain.keys()
+    told: dict[str, set[str]] = {name: set() for name in rows}
+
+    def said(name: str, text: str) -> None:
+        told[name].add(re.search(r"gain \S+ \[.*?\] over unsteered, held-out [^;]*?prompts", text.replace("\n", " "), re.DOTALL)[0])
+
+    for name, (gain, judged, success) in rows.items():
+        visit(page, report, f"feature/{name}")
+        page.wait_for_selector(f"h1:text-is('Feature {name}') ~ .answer")
+        said(name, page.inner_text(".answer"))
+        (sentence,) = told[name]
+        held_out = page.locator("div[aria-label='Held-out outcomes'] tbody tr:has-text('capped') td").all_inner_texts()
+        assert [judged, success] == [held_out[-1], held_out[3]]
+        assert f"held-out {'GenSuccess@20' if judged == '–' else 'judge score'} {success if judged == '–' else judged} [" in sentence
+        assert sentence.startswith(f"gain {held_out[2] if judged == '–' else gain} [")
+        if by_gain[name] is not None:
+            assert float(gain.replace("−", "-")) == pytest.approx(by_gain[name], abs=5e-3)
+        visit(page, report, f"compare/features/{name}")
+        page.wait_for_selector(".beside .answer")
+        said(name, page.inner_text(".beside .answer"))
+    visit(page, report, "")
+    page.wait_for_selector("article.best")
+    best = page.locator("article.best").all_inner_texts()
+    assert [re.search(r"\d+/\d+", one)[0] for one in best] == first_order(results)[: len(best)]
+    for one in best:
+        said(re.search(r"\d+/\d+", one)[0], one)
+    assert all(len(sentences) == 1 for sentences in told.values())
 
 
 def test_suppressed_tokens_and_the_histogram_are_those_of_the_tables(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
@@ -353,7 +396,7 @@ def test_on_a_phone_the_table_keeps_labels_scores_and_factors(sweep: tuple[Run, 
     page = opened(sweep[1], "features", PHONE)
     page.wait_for_selector("[role=row][data-at]")
     edge = page.locator(".grid").bounding_box()
-    for name in ("id", "label", "lens", "judge_score", "strength"):
+    for name in ("id", "label", "lens", "gain", "strength"):
         box = page.locator(f"[role=row][data-at='0'] .{name}").bounding_box()
         assert box["width"] > 30, name
         assert edge["x"] <= box["x"], name

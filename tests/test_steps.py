@@ -10,7 +10,7 @@ from workflow_folder import Folder
 
 from saesteer.run import Run
 from saesteer.settings import load_experiment, load_workflow
-from saesteer.steps.step import steps_of
+from saesteer.steps.step import step_tables, steps_of
 from saesteer.summaries.summary import summaries, summaries_of
 from saesteer.workflow import outputs, plan
 
@@ -68,8 +68,12 @@ def _data(path: str, name: str) -> Path:
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_step_comes_after_the_steps_that_it_reads(path: Path) -> None:
-    seen: set[str] = set()
+    """As steps are run, and as their tables are listed in the documentation and in reports."""
     steps = steps_of(load_experiment(path.stem, EXPERIMENTS))
+    listed = [name for name in step_tables() if name in steps]
+    for name in listed:
+        assert not set(steps[name].inputs) & set(listed[listed.index(name) :])
+    seen: set[str] = set()
     for name, step in steps.items():
         assert set(step.inputs) & set(steps) <= seen
         assert step.table.name == name

@@ -3,13 +3,13 @@
 import { useContext } from "preact/hooks";
 import { Copy, From, Index, Num, objects, show, visible } from "./parts.jsx";
 
-const GOOD = 1, FAIR = 0.5; // judge scores, of 2, from which a feature steers, and steers weakly; GOOD of net success, too: a token a text
+const GOOD = 1, FAIR = 0.5; // judge scores, of 2, from which a feature steers, and steers weakly; GOOD of a gain in GenSuccess@20, too: a token a text
 const quoted = (token) => `“${visible(token).trim()}”`;
 const list = (names) => names.join(", ");
 
 /** Where a feature steers to, in words: its label, or its first top logit-lens tokens. */
-function towards(row) {
-  if (row.concept) return row.concept;
+function towards(row, { label }) {
+  if (row.concept) return label;
   return `its top logit-lens tokens (${list(row.top_logit_lens_tokens.slice(0, 3).map(quoted))})`;
 }
 
@@ -18,35 +18,33 @@ function fluency([factor, isLargest]) {
   return isLargest ? `texts stay fluent at every factor, up to ${factor}` : `texts stay fluent up to factor ${factor}`;
 }
 
-function Sentence({ row, page: { answer, recommended } }) {
-  const { at, fluent, unsteered } = answer, fluentTo = fluent && `; ${fluency(fluent)}`;
-  if (!at) return <>Does not steer: no text at any factor {row.concept ? "has a judge score above 0" : "has one of its top logit-lens tokens"}{fluentTo}.</>;
-  const num = (column, value) => <Num table="steering" column={column} value={value} />;
-  if (at.judge_score !== null) {
-    const how = at.judge_score >= GOOD ? "Steers" : at.judge_score >= FAIR ? "Steers weakly" : "Hardly steers";
-    return <>{how} towards {towards(row)}: judge score {num("judge_score", at.judge_score)} of 2 at factor {recommended[0]}{fluentTo}.</>;
-  }
-  const before = (name, f = (x) => x) => (typeof unsteered?.[name] === "number" ? ` (unsteered ${show(f(unsteered[name]))})` : "");
-  const perplexity = at.log_perplexity !== null && <>, perplexity {num("log_perplexity", Math.exp(at.log_perplexity))}{before("log_perplexity", Math.exp)}</>;
-  const net = at.gen_success_20 - (unsteered?.gen_success_20 ?? 0), success = <>GenSuccess@20 {num("gen_success_20", at.gen_success_20)}{before("gen_success_20")}</>;
-  return <>{net >= GOOD ? "Steers" : "Hardly steers"} towards {towards(row)}: {typeof unsteered?.gen_success_20 === "number" && <>net success {show(net)}, </>}{success} at factor {recommended[0]}{perplexity}{fluentTo}.</>;
+const SCORES = { judge_score: ["judge score", 2], gen_success_20: ["GenSuccess@20", 20] };
+const ends = (low, high) => (low === null ? "" : ` [${show(low)}, ${show(high)}]`);
+
+/** A feature's score on prompts that took no part in choosing the factor, and how far it is above the unsteered texts'. */
+export const heldOut = (index, page) => objects({ columns: index.features.answer, rows: [page.answer.held_out] })[0];
+
+export function HeldOut({ page }) {
+  const index = useContext(Index), of = heldOut(index, page), [title, most] = SCORES[of.measure];
+  return <>{of.gain !== null && <>gain {show(of.gain)}{ends(of.gain_low, of.gain_high)} over unsteered, </>}held-out {title}{" "}
+    <Num table="outcomes" column={of.measure} value={of.score} />{ends(of.score_low, of.score_high)} of {most}, n = {of.n} prompts</>;
 }
 
-/** Scores on the half of the prompts that took no part in choosing the factor. */
-function HeldOut({ outcomes }) {
-  const index = useContext(Index), row = objects({ columns: index.features.outcomes, rows: outcomes ?? [] }).find((one) => one.rule === index.features.rule);
-  if (!row || (row.judge_score === null && row.gen_success_20 === null)) return null;
-  const shown = row.judge_score !== null ? [["judge_score", "judge score"]] : [["net_gen_success_20", "net success"], ["gen_success_20", "GenSuccess@20"]].filter(([column]) => row[column] !== null);
-  const factors = [...new Set(row.factors.map((one) => one ?? "none"))];
-  return <> Held out: {shown.map(([column, title]) => <>{title} <Num table="outcomes" column={column} value={row[column]} />, </>)}each half of the prompts at the factor chosen on the other ({factors.join(" and ")}).</>;
+function Sentence({ row, page }) {
+  const index = useContext(Index), { held_out: values, fluent } = page.answer, fluentTo = fluent && `; ${fluency(fluent)}`;
+  if (page.recommended[0] === null) return <>Does not steer: no text at any factor {row.concept ? "has a judge score above 0" : "has one of its top logit-lens tokens"}{fluentTo}.</>;
+  if (!values) return <>Its texts have no held-out score{fluentTo}.</>;
+  const of = heldOut(index, page), [good, fair] = of.measure === "judge_score" ? [of.score >= GOOD, of.score >= FAIR] : [of.gain >= GOOD, false];
+  const how = !(of.gain_low > 0) ? "Not shown to steer" : good ? "Steers" : fair ? "Steers weakly" : "Hardly steers";
+  return <>{how} towards {towards(row, page)}: <HeldOut page={page} />{fluentTo}.</>;
 }
 
 /** The same prompt, unsteered and steered. */
-function Pair({ columns, page: { answer, recommended, texts } }) {
-  const index = useContext(Index), rows = objects({ columns, rows: texts });
+export function Pair({ columns, page: { answer, recommended, texts }, level = 2 }) {
+  const Title = `h${level}`, index = useContext(Index), rows = objects({ columns, rows: texts });
   const of = (factor, same) => rows.find((row) => row.factor === factor && row.prompt === answer.text[0] && (!same || row.sample === answer.text[1]));
   const pair = [[of("0", true) ?? of("0"), "unsteered"], [of(recommended[0], true), `steered, factor ${recommended[0]}`]].filter(([row]) => row);
-  return <div class="beside two pair">{pair.map(([row, title]) => <div class={row.factor === "0" ? "card" : "card chosen"}><h2>{title}</h2>
+  return <div class="beside two pair">{pair.map(([row, title]) => <div class={row.factor === "0" ? "card" : "card chosen"}><Title>{title}</Title>
     <p class="text"><span class="quiet">{index.prompts[row.prompt]}</span>{row.text || <em class="quiet"> (nothing)</em>}</p>
     {row.judge_score !== null && <p class="quiet">judge score <Num table="judge" column="judge_score" value={row.judge_score} /></p>}</div>)}</div>;
 }
@@ -60,8 +58,8 @@ export function Answer({ row, page, layer, feature }) {
   const prompt = index.prompts[answer.text?.[0] ?? 0];
   return <>
     <p class="answer"><Sentence row={row} page={page} /></p>
-    {answer.at && <p>The factor was chosen by {recommended[1]}.<HeldOut outcomes={page.outcomes} /> <From tables={["steering", "outcomes"]} /></p>}
+    {recommended[0] !== null && <p>Recommended: factor {recommended[0]}, chosen by {recommended[1]}. Held out: each half of the prompts at the factor chosen on the other by the rule “{index.features.rule}”. Brackets: 95 % intervals over prompts. <From tables={["steering", "outcomes"]} /></p>}
     {answer.text && <Pair columns={index.features.texts} page={page} />}
-    {answer.at && prompt !== undefined && <Copy text={`saesteer steer ${index.name} ${layer}/${feature} ${word(prompt)}`} what="Command" />}
+    {recommended[0] !== null && prompt !== undefined && <Copy text={`saesteer steer ${index.name} ${layer}/${feature} ${word(prompt)}`} what="Command" />}
   </>;
 }

@@ -37,7 +37,7 @@ function Feature({ page, layer, feature, level }) {
   const index = useContext(Index), row = Object.fromEntries(index.features.columns.map((name, i) => [name, page.row[i]]));
   return <>
     <Answer row={row} page={page} layer={layer} feature={feature} />
-    {row.concept && <p>Concept: {row.concept}{row.concept_share !== null && <span class="quiet"> (the most active token is on it in {show(100 * row.concept_share)} % of the max-activating examples)</span>}</p>}
+    {row.concept && <p>Concept: {page.label}{row.concept_share !== null && <span class="quiet"> (the most active token is on it in {show(100 * row.concept_share)} % of the max-activating examples)</span>}</p>}
     {row.explanations.filter((one) => one !== row.concept).map((one) => <p>{one}</p>)}
     <p class="links">{/^https?:\/\//.test(row.page ?? "") && <a href={row.page} rel="noopener noreferrer" target="_blank">On Neuronpedia</a>}
       {served && level === 1 && <a href={`#/steer?f=${layer}/${feature}*${page.recommended?.[0] ?? 1}`}>Steer with it</a>}

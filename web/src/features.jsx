@@ -7,7 +7,7 @@ import { Choice, From, Index, Waiting, show, useMedia, usePromise } from "./part
 
 const ROW = 38, NARROW_ROW = 94; // heights of a row; on a narrow screen it has its texts below each other
 const MOST = 400_000; // rows that a browser can scroll over: taller boxes are cut off
-export const TITLES = { strength: "factor", output_score: "output score", input_score: "input score", density: "density", net_gen_success_20: "net success", gen_success_20: "GenSuccess@20", judge_score: "judge score" };
+export const TITLES = { gain: "gain", strength: "factor", output_score: "output score", input_score: "input score", density: "density", net_gen_success_20: "net success", gen_success_20: "GenSuccess@20", judge_score: "judge score" };
 const FIRST = { needle: "", layer: "", concept: "", input_score: "", output_score: "", sort: "", descending: true, at: 0 };
 const id = (needle) => /^\s*(\d+)\/(\d+)\s*$/.exec(needle);
 let kept = FIRST; // so that one comes back to the same rows

@@ -42,7 +42,7 @@ function App({ index, table }) {
 const pages = (index) => [["", "Overview"], ["features", "Features"], ...(index.methods ? [["methods", "Methods"]] : []), ...(served ? [["steer", "Steer"]] : []), ["compare", "Compare"], ["files", "Files"]];
 
 function page(kind, rest, query, index, table) {
-  if (kind === "") return <Overview />;
+  if (kind === "") return <Overview table={table} />;
   if (kind === "features") return <Features table={table} query={query} />;
   if (kind === "feature") return <FeaturePage table={table} layer={Number(rest[0])} feature={Number(rest[1])} />;
   if (kind === "steer" && served) return <Steer key={query.toString()} table={table} query={query} />;

@@ -134,8 +134,8 @@ def best_factors(steering: pl.DataFrame, settings: BestFactorSettings) -> pl.Dat
 
 
 def both_halves(steering: pl.DataFrame) -> pl.DataFrame:
-    """Per layer, feature and factor the means over all prefixes: the halves' means weighted by the texts behind them."""
-    means = []
+    """Per layer, feature and factor `n` and the means over all prefixes: the halves' means weighted by the texts behind them."""
+    means = [pl.col("n").sum()]
     for column, weight in _WEIGHTS.items():
         known = pl.col(weight).cast(pl.Float64) * pl.col(column).is_not_null()
         total = (pl.col(column) * known).sum()

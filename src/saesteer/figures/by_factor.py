@@ -20,7 +20,7 @@ from saesteer.figures.style import (
 
 LABELS = {
     "gen_success_20": "GenSuccess@20 (tokens per text)",
-    "perplexity": "perplexity of the continuation",
+    "perplexity": "perplexity of the continuation\nlog axis",
 }
 TITLES = {"gen_success_20": "success by factor", "perplexity": "perplexity by factor"}
 FACTOR_LABELS = {
@@ -29,7 +29,6 @@ FACTOR_LABELS = {
 }
 """Column of the data that has the factors -> what they are multiples of."""
 _MARKERS = "osD^vP*X"
-_SUCCESS_TICKS = (0, 0.25, 0.5, 0.75, 1, 2, 3, 5, 10, 20)
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
@@ -60,11 +59,9 @@ def panel(axes: Axes, data: pl.DataFrame, quantity: str) -> None:
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(ticker.NullLocator())
     else:
-        axes.set_yscale("symlog", linthresh=1)
-        axes.set_ylim(bottom=-0.03)
-        axes.set_yticks([tick for tick in _SUCCESS_TICKS if tick <= axes.get_ylim()[1]])
+        axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    axes.set_ylabel(LABELS[quantity] + ("\nlog axis" if quantity == "perplexity" else "\nlog axis above 1"))
+    axes.set_ylabel(LABELS[quantity])
 
 
 def _label(members: pl.DataFrame) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from saesteer.analysis.acceptability import is_function_word
 from saesteer.figures.definition import FigureDefinition, Options, Tables
 from saesteer.figures.style import BLACK, GREY, MAGENTA, PAGE, SMALLEST, Axes, Figure, visible
 
@@ -32,11 +33,11 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 
 def _matches(text: str, tokens: list[str]) -> list[tuple[int, int]]:
-    """Start and end of every place in a text where one of the tokens stands, as a whole word if it is one."""
+    """Start and end of every place in a text where one of the tokens stands, as a whole word if it is one; none of function words."""
     spans = set()
     for token in dict.fromkeys(token.replace("▁", " ") for token in tokens):
         word = token.strip(" ")
-        if word:
+        if word and not is_function_word(word):
             before = r"(?<!\S)" if token.startswith(" ") else r"(?<=\S)"
             after = r"(?!\w)" if word[-1].isalnum() else ""
             spans |= {match.span() for match in re.finditer(before + re.escape(word) + after, text)}
@@ -65,7 +66,7 @@ def _texts(row: dict[str, Any]) -> dict[str, str]:
         for name in ("steered", "unsteered")
     )
     texts = {"top_logit_lens_tokens": lens, "top_context": top, "unsteered": unsteered, "steered": steered}
-    return {name: visible(text) for name, text in texts.items()}
+    return {name: re.sub(f"[^{_START}{_END}]+", lambda part: visible(part[0]), text) for name, text in texts.items()}
 
 
 def _heading(row: dict[str, Any]) -> str:
@@ -201,7 +202,8 @@ FIGURE = FigureDefinition(
     tables=("examples",),
     caption="Example features, good ones above bad ones: their scores, the tokens that they promote, the text that they fire on most (its "
     "token in brackets), and the same prefix continued without and with steering. Highlighted: top logit-lens tokens that the texts hold "
-    "as whole words.",
+    "as whole words; function words such as “the” do not count, since any text holds them. A character that the font lacks stands as its "
+    "number, such as \\u4e2d.",
     data=data,
     draw=draw,
     counts=counts,

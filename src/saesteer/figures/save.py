@@ -25,10 +25,6 @@ def save_figure(figure: Figure, data: pl.DataFrame, stem: Path) -> list[Path]:
 
 def save_drawing(figure: Figure, stem: Path) -> list[Path]:
     """Write STEM.pdf and STEM.png of what shows no data; returns their paths."""
-    from matplotlib.text import Text
-
-    for text in figure.findobj(Text):  # matplotlib's PDF breaks off at a byte-order mark, which has no width
-        text.set_text(text.get_text().replace("\ufeff", ""))
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in _METADATA]
     with in_style():
         for path, (kind, metadata) in zip(paths, _METADATA.items(), strict=True):

@@ -67,12 +67,17 @@ def in_style() -> Iterator[None]:
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Decorator of functions that draw."""
+    """Decorator of functions that draw: in the style of all figures, and `drawable` texts only."""
 
     @functools.wraps(draw)
     def draw_in_style(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        from matplotlib.text import Text
+
         with in_style():
-            return draw(*args, **kwargs)
+            figure = draw(*args, **kwargs)
+            for text in figure.findobj(Text):
+                text.set_text(drawable(text.get_text()))
+        return figure
 
     return draw_in_style
 
@@ -210,8 +215,23 @@ _CONTROL = re.compile(r"<0x0[AD]>|[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def visible(text: str) -> str:
-    """The text with a sign in place of each line break or other control character."""
-    return _CONTROL.sub("⏎", text)
+    """The text with a sign in place of each line break or other control character, and else as `drawable`."""
+    return drawable(_CONTROL.sub("⏎", text))
+
+
+def drawable(text: str) -> str:
+    """The text with each character that the font lacks, such as a Chinese one, as its number (\\u4e2d), so that every machine draws the
+    same; and without byte-order marks, at which matplotlib's PDF breaks off."""
+    characters = text.replace("\ufeff", "")
+    return "".join(one if one == "\n" or ord(one) in _drawn() else one.encode("unicode_escape").decode() for one in characters)
+
+
+@functools.cache
+def _drawn() -> frozenset[int]:
+    """The characters that the figures' font has."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    return frozenset(get_font(findfont(FontProperties(family=str(STYLE["font.family"])))).get_charmap())
 
 
 def empty_panel(axes: Axes, message: str) -> None:

@@ -15,7 +15,7 @@ from saesteer.analysis.tables import OUTCOMES, STEERING
 from saesteer.core.texts import SINGLE_FEATURE, of_features
 from saesteer.run import Run
 from saesteer.settings import Sweep
-from saesteer.site.feature_table import N_LOGIT_LENS_TOKENS
+from saesteer.site.feature_table import N_LOGIT_LENS_TOKENS, labels
 from saesteer.site.labels import with_labels
 from saesteer.site.pieces import grouped, shortened, write_list
 from saesteer.steps.activations import ACTIVATIONS
@@ -37,15 +37,9 @@ _BLOCK = 512  # rows of a decoder whose cosines are computed at once
 _CANDIDATES = 4  # times as many as are shown are sorted: their cosines may be equal once they are rounded
 _RANKED = ("output_score", "input_score")
 OUTCOME_COLUMNS = ("rule", "factors", "net_gen_success_20", "gen_success_20", "concept_rating", "fluency_rating", "judge_score")
-_MEASURES = {  # column of STEERING -> the column by which its two halves count
-    "gen_success_20": "n",
-    "log_perplexity": "n_perplexity",
-    "concept_rating": "n",
-    "fluency_rating": "n",
-    "judge_score": "n_judged",
-}
-CURVE_COLUMNS = ("factor", "n", *_MEASURES)
-_ANSWERED = ("judge_score", "gen_success_20", "log_perplexity")
+CURVE_COLUMNS = ("factor", "n", "gen_success_20", "log_perplexity", "concept_rating", "fluency_rating", "judge_score")
+ANSWER = ("measure", "score", "score_low", "score_high", "gain", "gain_low", "gain_high", "n")
+"""Columns of `held_out_scores` that a page begins with."""
 LEAST_FLUENCY = 1.0
 """Texts count as fluent where their mean fluency rating, of 2, is at least this."""
 TEXT_KEYS = ("factor", "prompt", "sample")
@@ -56,9 +50,11 @@ _Feature = dict[int, Any]
 """Feature of a layer -> a part of its page."""
 
 
-def write_feature_pages(folder: Path, run: Run, features: pl.DataFrame, recommended: pl.DataFrame | None) -> dict[str, Any]:
-    """Write every feature's page, in the order of FEATURES; gives what the page has to know of them."""
-    summaries = {table.name: run.summary_if_any(table) for table in (STEERING, OUTCOMES)} | {"recommended": recommended}
+def write_feature_pages(
+    folder: Path, run: Run, features: pl.DataFrame, recommended: pl.DataFrame | None, scores: pl.DataFrame | None
+) -> dict[str, Any]:
+    """Write every feature's page, in the order of FEATURES; gives what the page has to know of them. scores: `held_out_scores`."""
+    summaries = {table.name: run.summary_if_any(table) for table in (STEERING, OUTCOMES)} | {"recommended": recommended, "scores": scores}
     columns = [name for name in features.columns if name not in ("top_logit_lens_token_ids", "explanation")]
 
     def pages() -> Iterator[dict[str, Any]]:
@@ -74,6 +70,7 @@ def write_feature_pages(folder: Path, run: Run, features: pl.DataFrame, recommen
         "starts": write_list(folder, "f", pages()),
         "columns": columns,
         "curve": CURVE_COLUMNS,
+        "answer": ANSWER,
         "outcomes": OUTCOME_COLUMNS,
         "rule": run.experiment.best_factor.rule if isinstance(run.experiment, Sweep) else None,
         "texts": [*TEXT_KEYS, *TEXT_COLUMNS],
@@ -89,7 +86,7 @@ def _with_provenance(run: Run, features: pl.DataFrame) -> pl.DataFrame:
 
 
 def _parts(run: Run, layer: int, rows: pl.DataFrame, summaries: Mapping[str, pl.DataFrame]) -> dict[str, _Feature]:
-    parts = {"place": _ranks(rows)}
+    parts = {"place": _ranks(rows), "label": dict(zip(rows["feature"], labels(rows), strict=True))}
     if run.has_rows(MAX_ACTIVATING_EXAMPLES, layer):
         examples = run.rows(MAX_ACTIVATING_EXAMPLES, [layer], ["examples", *_HISTOGRAM]).join(rows, on="feature", how="semi")
         parts["examples"] = _examples(examples, run.rows(ACTIVATIONS, [layer]) if run.has_rows(ACTIVATIONS, layer) else None)
@@ -107,16 +104,16 @@ def _parts(run: Run, layer: int, rows: pl.DataFrame, summaries: Mapping[str, pl.
         texts = of_features(texts.drop("reason")).drop("layer")
         parts["texts"] = grouped(texts)
     if "steering" in summaries and "recommended" in summaries:
-        parts["curve"] = grouped(_curves(summaries["steering"]))
+        curves = both_halves(summaries["steering"])
+        parts["curve"] = grouped(curves.select("feature", *CURVE_COLUMNS))
         parts["recommended"] = {feature: how for feature, *how in summaries["recommended"].drop("layer").iter_rows()}
-        parts["answer"] = answers(summaries["steering"], parts["recommended"], texts)
+        parts["answer"] = answers(curves, summaries.get("scores"), parts["recommended"], texts)
     if decoder := run.sae_file_if_any(layer):
         nearest = neighbours(decoder, rows["feature"].to_list())
-        label = pl.coalesce("concept", "explanation").fill_null("")
-        labels = rows.select("feature", label, pl.col("top_logit_lens_tokens").list.head(N_LOGIT_LENS_TOKENS))
-        labelled = {feature: shown for feature, *shown in labels.rows()}
+        labelled = rows.select("feature", labels(rows), pl.col("top_logit_lens_tokens").list.head(N_LOGIT_LENS_TOKENS))
+        shown = {feature: names for feature, *names in labelled.rows()}
         parts["neighbours"] = {
-            feature: [(other, cosine, *labelled[other]) for other, cosine in of_feature] for feature, of_feature in nearest.items()
+            feature: [(other, cosine, *shown[other]) for other, cosine in of_feature] for feature, of_feature in nearest.items()
         }
     return parts
 
@@ -133,16 +130,6 @@ def _ranks(rows: pl.DataFrame) -> _Feature:
         feature: [None if rank is None else [rank, n] for rank, n in zip(of_feature, counts, strict=True)]
         for feature, *of_feature in ranks.rows()
     }
-
-
-def _curves(steering: pl.DataFrame) -> pl.DataFrame:
-    """STEERING over both halves: means over all texts, factors in order."""
-    means = [
-        ((pl.col(name) * pl.col(n)).sum() / pl.col(n).filter(pl.col(name).is_not_null()).sum()).fill_nan(None).alias(name)
-        for name, n in _MEASURES.items()
-    ]
-    rows = steering.group_by("feature", "factor").agg(pl.col("n").sum(), *means)
-    return rows.select("feature", *CURVE_COLUMNS).sort("feature", pl.col("factor").cast(pl.Float64))
 
 
 def _examples(examples: pl.DataFrame, activations: pl.DataFrame | None) -> _Feature:
@@ -191,18 +178,17 @@ def steered_texts(run: Run, layer: int, method: str | None = None) -> pl.DataFra
     return texts.sort(order).select("layer", "method", "target", "factor", "prefix_id", "sample", *TEXT_COLUMNS, "reason")
 
 
-def answers(steering: pl.DataFrame, recommended: Mapping[int, Sequence[Any]], texts: pl.DataFrame | None) -> dict[int, dict[str, Any]]:
-    """Feature of a layer -> `at`, its means over all prompts at the recommended factor; `unsteered`, those at factor 0;
-    `fluent`, see `fluent_up_to`; `text`, prompt and sample of the text that is shown. What is not known is left out."""
-    curves = both_halves(steering).partition_by("feature", as_dict=True, maintain_order=True)
+def answers(
+    curves: pl.DataFrame, scores: pl.DataFrame | None, recommended: Mapping[int, Sequence[Any]], texts: pl.DataFrame | None
+) -> dict[int, dict[str, Any]]:
+    """Feature of a layer -> `held_out`, the values of ANSWER; `fluent`, see `fluent_up_to`; `text`, prompt and sample of the text that is
+    shown. What is not known is None. curves: `both_halves`."""
     best = {} if texts is None else _best_texts(texts, recommended)
+    held_out = {} if scores is None else grouped(scores.select("feature", *ANSWER))
     made = {}
-    for (feature,), curve in curves.items():
-        rows = {row["factor"]: row for row in shortened(curve).to_dicts()}
-        answer: dict[str, Any] = {"fluent": fluent_up_to(rows), "text": best.get(feature)}
-        for name, factor in (("at", recommended[feature][0]), ("unsteered", "0")):
-            answer[name] = {measure: rows[factor][measure] for measure in _ANSWERED} if factor in rows else None
-        made[feature] = {name: value for name, value in answer.items() if value is not None}
+    for (feature,), curve in curves.partition_by("feature", as_dict=True, maintain_order=True).items():
+        fluent = fluent_up_to({row["factor"]: row for row in curve.to_dicts()})
+        made[feature] = {"held_out": held_out.get(feature, [None])[0], "fluent": fluent, "text": best.get(feature)}
     return made
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from saesteer.analysis.acceptability import is_function_word
 from saesteer.analysis.tables import OUTCOMES, STEERING
 from saesteer.run import Run
 from saesteer.settings import Sweep
@@ -20,8 +21,9 @@ N_LOGIT_LENS_TOKENS = 8
 MOST_CONCEPTS = 300
 """With more different concepts than this there is no list to choose one from."""
 _NUMBERS = {
-    "judge_score": OUTCOMES,
+    "gain": OUTCOMES,  # of the judge score
     "strength": STEERING,  # the recommended factor
+    "judge_score": OUTCOMES,
     "net_gen_success_20": OUTCOMES,
     "gen_success_20": OUTCOMES,
     "output_score": FEATURES,
@@ -29,7 +31,7 @@ _NUMBERS = {
     "density": FEATURES,
 }
 _SUCCESSES = ("judge_score", "net_gen_success_20", "gen_success_20")
-_RANKED_BY = (*_SUCCESSES, "output_score")
+_RANKED_BY = ("gain", "net_gen_success_20", "gen_success_20", "output_score")
 AROUND = 8
 """Tokens on each side of an example's maximum in which words count."""
 N_WORDS = (8, 60)
@@ -41,10 +43,12 @@ _WORD = r"\p{L}{3,}"
 _SPECIAL = r"<[|/]?\w+\|?>|\[[A-Z]{3,}\]"  # such as <bos>
 
 
-def write_feature_table(folder: Path, run: Run, features: pl.DataFrame, recommended: pl.DataFrame | None) -> dict[str, Any]:
-    """Write the columns of FEATURES (sorted by its keys), of the OUTCOMES by the experiment's rule and of the recommended factors; gives
-    what the page has to know of them."""
-    rows = _measured(run, features, recommended)
+def write_feature_table(
+    folder: Path, run: Run, features: pl.DataFrame, recommended: pl.DataFrame | None, scores: pl.DataFrame | None
+) -> dict[str, Any]:
+    """Write the columns of FEATURES (sorted by its keys), of the OUTCOMES by the experiment's rule, of the recommended factors and of
+    `held_out_scores`; gives what the page has to know of them."""
+    rows = _measured(run, features, recommended, scores)
     numbers = [name for name in _NUMBERS if name in rows.columns and rows[name].null_count() < rows.height]
     more = _searched(run, rows)
     order = _first_shown(rows)
@@ -54,10 +58,10 @@ def write_feature_table(folder: Path, run: Run, features: pl.DataFrame, recommen
         write_piece(folder, f"c/order/{k}", as_json(packed(order.slice(start, CHUNK))))
         for name in numbers:
             write_piece(folder, f"c/{name}/{k}", as_json(packed(part[name].cast(pl.Float32))))
-        texts = part.select(_label(), lens=_one_line(pl.col("top_logit_lens_tokens").list.head(N_LOGIT_LENS_TOKENS)))
+        texts = part.select("label", lens=_one_line(pl.col("top_logit_lens_tokens").list.head(N_LOGIT_LENS_TOKENS)))
         for text in (*texts, more.slice(start, CHUNK)):
             write_piece(folder, f"c/{text.name}/{k}", as_json("\n".join(text)))
-    concepts = rows["concept"].drop_nulls().str.replace_all(r"\s", " ").unique().sort()
+    concepts = rows.drop_nulls("concept")["label"].unique().sort()
     layers = rows.group_by("layer", maintain_order=True).len()
     return {
         "n": rows.height,
@@ -69,21 +73,32 @@ def write_feature_table(folder: Path, run: Run, features: pl.DataFrame, recommen
     }
 
 
-def _measured(run: Run, features: pl.DataFrame, recommended: pl.DataFrame | None) -> pl.DataFrame:
-    """FEATURES with the columns of `_NUMBERS` that other tables have."""
-    rows, outcomes, keys = features, run.summary_if_any(OUTCOMES), ["layer", "feature"]
+def _measured(run: Run, features: pl.DataFrame, recommended: pl.DataFrame | None, scores: pl.DataFrame | None) -> pl.DataFrame:
+    """FEATURES with `label` and the columns of `_NUMBERS` that other tables have."""
+    rows, outcomes, keys = features.with_columns(labels(features)), run.summary_if_any(OUTCOMES), ["layer", "feature"]
     if outcomes is not None and isinstance(run.experiment, Sweep):
         by_rule = outcomes.filter(rule=run.experiment.best_factor.rule).select(*keys, *_SUCCESSES)
         rows = rows.join(by_rule, on=keys, how="left", maintain_order="left")
     if recommended is not None:
         factors = recommended.select(*keys, strength=pl.col("factor").cast(pl.Float64))
         rows = rows.join(factors, on=keys, how="left", maintain_order="left")
+    if scores is not None:
+        gains = scores.filter(measure="judge_score").select(*keys, "gain")
+        rows = rows.join(gains, on=keys, how="left", maintain_order="left")
     return rows
 
 
-def _label() -> pl.Expr:
-    # One string of lines is searched faster than a list of strings, so a text has no line ends.
-    return pl.coalesce("concept", "explanation").fill_null("").str.replace_all(r"\s", " ").alias("label")
+def labels(features: pl.DataFrame) -> pl.Series:
+    """`label`: each feature's concept or explanation, marked where it is a function word, or where there is none and most of the first top
+    logit-lens tokens are. One string of lines is searched faster than a list of strings, so a label has no line ends."""
+    label = pl.coalesce("concept", "explanation").fill_null("").str.replace_all(r"\s", " ")
+    tokens = pl.col("top_logit_lens_tokens").list.head(N_LOGIT_LENS_TOKENS)
+    marked = []
+    for said, lens in features.select(label, tokens).iter_rows():
+        words = [said] if said else [token.strip("▁Ġ ") for token in lens]
+        is_common = 2 * sum(map(is_function_word, words)) > len(words)
+        marked.append(f"{said} (function word{'' if said else 's'})".strip() if is_common else said)
+    return pl.Series("label", marked, pl.String)
 
 
 def _one_line(tokens: pl.Expr) -> pl.Expr:
@@ -102,15 +117,15 @@ def _searched(run: Run, rows: pl.DataFrame) -> pl.Series:
 
 
 def _first_shown(rows: pl.DataFrame) -> pl.Series:
-    """The rows in the order in which the table is shown first: by judge score, then those without one by net success, or GenSuccess@20
-    where there are no unsteered texts, then those without any by output score, the largest first; of equal ones by label, those
-    without label last, then by layer and feature."""
+    """The rows in the order in which the table is shown first: by gain in judge score, then those without one by net success, or by
+    GenSuccess@20 where there are no unsteered texts, then those without any by output score, the largest first; of equal ones by label,
+    those without label last, then by layer and feature."""
     keys, known = [], pl.lit(False)
     for name in _RANKED_BY:
         if name in rows.columns:
             keys.append(pl.when(~known).then(-pl.col(name).cast(pl.Float64)))
             known = known | pl.col(name).is_not_null()
-    ordered = [*(key.alias(f"key{number}") for number, key in enumerate(keys)), (_label() == "").alias("unlabelled"), _label()]
+    ordered = [*(key.alias(f"key{number}") for number, key in enumerate(keys)), (pl.col("label") == "").alias("unlabelled"), "label"]
     by = rows.select(*ordered, "layer", "feature")
     return by.with_row_index("row").sort(by.columns, nulls_last=True)["row"]
 

@@ -11,12 +11,15 @@ The same tables give the same bytes. What there are no tables of is left out and
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+import saesteer
 from saesteer.analysis.best_factor import recommended_factors
 from saesteer.analysis.tables import STEERING
 from saesteer.core.errors import SaesteerError
@@ -27,10 +30,11 @@ from saesteer.figures.registry import FIGURES
 from saesteer.judge.answers import models_behind
 from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.run import Run
-from saesteer.settings import Sweep
+from saesteer.settings import NoJudge, Steering, Sweep
 from saesteer.site.feature_pages import N_EXAMPLES, N_PROMPTS, write_feature_pages
 from saesteer.site.feature_table import write_feature_table
 from saesteer.site.headline import headline_rows
+from saesteer.site.held_out import held_out_scores
 from saesteer.site.method_pages import write_method_pages
 from saesteer.site.pieces import as_json, shortened, write_piece
 from saesteer.steps.features import FEATURES
@@ -41,6 +45,8 @@ from saesteer.summaries.summary import summary_tables
 ASSETS = ("index.html", "report.js", "report.css", "LICENSES.txt")
 _INDEX = "data/index.js"
 _STEPS_SHOWN = {name: table for name, table in step_tables().items() if name != "effects"}
+_DIGITS = 12
+"""Of a revision or a digest."""
 
 
 class ReportError(SaesteerError, RuntimeError):
@@ -71,22 +77,45 @@ def _index(run: Run, features: pl.DataFrame, folder: Path) -> dict[str, Any]:
     recommended = None
     if steering is not None and isinstance(experiment, Sweep):
         recommended = recommended_factors(steering, experiment.best_factor)
+    scores = held_out_scores(run)
     medians = (pl.col(name).median() for name in ("input_score", "output_score"))
     return {
         "name": run.name,
         "description": experiment.description,
-        "model": experiment.model.name,
+        "ran": list(_what_ran(run)),
         "headline": headline_rows(json.loads(metrics.read_text(encoding="utf-8"))) if metrics.is_file() else [],
         "figures": _copied_figures(run.figures, folder),
         "layers": shortened(features.group_by("layer", maintain_order=True).agg(pl.len(), *medians)).rows(),
-        "table": write_feature_table(folder, run, features, recommended),
-        "features": write_feature_pages(folder, run, features, recommended),
+        "table": write_feature_table(folder, run, features, recommended, scores),
+        "features": write_feature_pages(folder, run, features, recommended, scores),
         "methods": None if methods is None else write_method_pages(folder, run, methods),
         "prompts": list(prompts.values())[:N_PROMPTS],
         "limits": {"n_prompts": len(prompts), "n_examples": N_EXAMPLES},
         "missing": _missing(run),
         "mixed": _mixed(run),
     }
+
+
+def _what_ran(run: Run) -> Iterator[tuple[str, str]]:
+    """What was run, on which model and version, and when its tables were written, in words."""
+    experiment, pin = run.experiment, run.data / "pins/model.json"
+    yield "Model", _name(experiment.model.name) + (f", version {_version(pin)}" if pin.is_file() else "")
+    if isinstance(experiment, Sweep) and (prompts := run.prompts_if_any()):
+        yield "Texts", f"{len(prompts)} prompts, {len(experiment.sweep.factors)} factors of each feature"
+    if isinstance(experiment, Steering) and not isinstance(experiment.judge, NoJudge):
+        yield "Judge", experiment.judge.kind
+    written = max(table.stat().st_mtime for table in run.summary_path(FEATURES).parent.iterdir())
+    yield "Tables", f"last written on {datetime.fromtimestamp(written, UTC):%d %B %Y}; this report by saesteer {saesteer.__version__}"
+
+
+def _name(path: str) -> str:
+    """A model's name; of one in a folder elsewhere on this machine the folder's alone."""
+    return Path(path).name if Path(path).is_absolute() else path
+
+
+def _version(pin: Path) -> str:
+    pinned = json.loads(pin.read_text(encoding="utf-8"))
+    return pinned["revision"][:_DIGITS] if pinned["revision"] else f"SHA-256 {pinned['digest'][:_DIGITS]}"
 
 
 def _copied_figures(figures: Path, folder: Path) -> list[list[str]]:
@@ -103,15 +132,21 @@ def _listed_files(run: Run, folder: Path) -> list[dict[str, Any]]:
     SAEs' manifests, too, though they are of no table."""
     listed = []
     paths = [(table, [run.summary_path(table)]) for table in summary_tables().values()]
-    paths += [(table, run.present_manifests(table.name)) for table in (*_STEPS_SHOWN.values(), Table("saes", (), {}))]
+    paths += [(table, run.present_manifests(table.name)) for table in (Table("saes", (), {}), *_STEPS_SHOWN.values())]
     for table, of_table in paths:
         if of_table and of_table[0].is_file():
             names = [f"{run.name}/{path.relative_to(run.data).as_posix()}" for path in of_table]
-            addresses = [Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix() for path in of_table]
+            addresses = [_address(path.resolve(), folder.resolve()) for path in of_table]
             files = [[name, address, file_digest(path)] for name, address, path in zip(names, addresses, of_table, strict=True)]
             columns = [[name, column.meaning, column.null_when] for name, column in table.columns.items()]
             listed.append({"table": table.name, "files": files, "columns": columns})
     return listed
+
+
+def _address(path: Path, folder: Path) -> str | None:
+    """Where a file is, as seen from the report's folder; None where that would spell its whole path on this machine."""
+    together = Path(os.path.commonpath([path, folder]))
+    return None if together == Path(folder.anchor) else Path(os.path.relpath(path, folder)).as_posix()
 
 
 def _mixed(run: Run) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.analysis.best_factor import RULES
-from saesteer.analysis.metrics import MAX_P, MIN_RATIO
+from saesteer.analysis.metrics import MAX_P, MIN_KEPT, MIN_LAYERS, MIN_RATIO
 from saesteer.core.markdown import number, table
 from saesteer.run import Run
 from saesteer.workflow.outputs import planned_outputs
@@ -34,7 +34,7 @@ def findings_markdown(numbers: _Numbers) -> str:
 def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
     """P1's three findings, and the third by a success without lens tokens where there is one: finding, number, and whether it holds by
     the rule fixed beforehand."""
-    depth, both_high, holds, variants = (numbers[name] for name in ("depth", "both_above_half", "findings", "variants"))
+    depth, both_high, variants, holds = (*(numbers[name] for name in ("depth", "both_above_half", "variants")), _verdicts(numbers))
     kept, n = (numbers["filter"]["p1"]["all"][name]["n"] for name in ("kept", "unfiltered"))
     n_without = numbers["features"]["n_without_input_score"]
     unscored = f" ({n_without} more have no input score)" if n_without else ""
@@ -64,6 +64,17 @@ def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
         what = "The same by how the text without the feature's lens tokens is rated for its concept"
         rows.append((what, _variants_gain(outside, outside["variants"]), holds["filter_helps_without_lens_tokens"]))
     return rows
+
+
+def _verdicts(numbers: _Numbers) -> dict[str, str]:
+    """Whether each finding holds, by its rule; of too few layers or features no rule says so."""
+    n_layers, n_kept = numbers["depth"]["n_layers"], numbers["filter"]["p1"]["all"]["kept"]["n"]
+    verdicts = dict(numbers["findings"])
+    if n_layers < MIN_LAYERS:
+        verdicts["roles_change_with_depth"] = f"not testable: {n_layers} layers"
+    if n_kept < MIN_KEPT:
+        verdicts |= dict.fromkeys(("filter_helps", "filter_helps_without_lens_tokens"), f"not testable: {n_kept} features")
+    return verdicts
 
 
 def _variants_gain(net: _Numbers, variants: _Numbers) -> str:

@@ -119,13 +119,19 @@ def is_step(name: str) -> bool:
     return find_spec(module) is not None and hasattr(import_module(module), "step")
 
 
+FLOW = (
+    "activations", "max_activating_examples", "logit_lens", "concepts", "explanations", "input_score", "output_score", "effects", "fits",
+    "damage", "pilot", "generations", "gen_success", "perplexity", "judge",
+)  # fmt: skip
+"""The order in which steps are listed, each after those that it reads."""
+
+
 @cache
 def step_tables() -> dict[str, Table]:
-    """The table of each step, by the step's name."""
+    """The table of each step, by the step's name, in the order of FLOW; steps that it does not name come last."""
     modules = {name: vars(module) for name, module in modules_of(saesteer.steps).items()}
-    return {
-        name: next(value for value in modules[name].values() if isinstance(value, Table) and value.name == name) for name in _definitions()
-    }
+    names = sorted(_definitions(), key=lambda name: FLOW.index(name) if name in FLOW else len(FLOW))
+    return {name: next(value for value in modules[name].values() if isinstance(value, Table) and value.name == name) for name in names}
 
 
 def by_layer(missing: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
