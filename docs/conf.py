@@ -6,6 +6,7 @@ when the site is built (`GENERATED`, autodoc), so there is no copy to forget.
 
 import csv
 import re
+import shutil
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -23,6 +24,7 @@ from saesteer.core.texts import EXAMPLE
 from saesteer.engine import hook_points
 from saesteer.reference.sae_docs import releases_markdown
 from saesteer.settings.registry import METHODS
+from saesteer.site.folder import ASSETS
 from saesteer.steps.step import step_tables
 from saesteer.summaries.summary import summary_tables
 from saesteer.workflow.families import REFUSED
@@ -130,6 +132,16 @@ def _generated(_app: Sphinx, page: str, text: list[str]) -> None:
         text[0] += "\n" + GENERATED[page]()
 
 
+def _with_example(app: Sphinx, failure: Exception | None) -> None:
+    """Put the example of a report beside the pages: its data and figure are kept in docs/example, its page is the package's."""
+    if failure is None:
+        example = app.outdir / "example"
+        shutil.copytree(ROOT / "docs/example", example, dirs_exist_ok=True)
+        for name in ASSETS:
+            shutil.copyfile(ROOT / "src/saesteer/site/assets" / name, example / name)
+
+
 def setup(app: Sphinx) -> None:
     """Sphinx's entry."""
     app.connect("source-read", _generated)
+    app.connect("build-finished", _with_example)

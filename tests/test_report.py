@@ -19,8 +19,13 @@ from report_folders import HOSTILE, METHODS, compared, copy_of, swept
 from safetensors.numpy import load_file
 from workflow_folder import ROOT
 
-from saesteer.analysis.tables import STEERING
+from saesteer.analysis.best_factor import best_factors, outcomes
+from saesteer.analysis.halves import split_halves
+from saesteer.analysis.summaries import steering_table
+from saesteer.analysis.tables import OUTCOMES, STEERING
 from saesteer.core.machine import process_table
+from saesteer.core.tables import write_summary
+from saesteer.core.texts import of_features
 from saesteer.exchange.fits import recommended_factor
 from saesteer.judge.answers import Answer, AnswerBook
 from saesteer.judge.batch import endpoint_asker
@@ -28,10 +33,14 @@ from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.site import folder as folder_module
 from saesteer.site import pieces
 from saesteer.site.feature_pages import N_NEIGHBOURS, fluent_up_to, neighbours
-from saesteer.site.feature_table import ranked_words, word_counts, words_each
+from saesteer.site.feature_table import labels, ranked_words, word_counts, words_each
 from saesteer.site.folder import ReportError, write_report
+from saesteer.site.held_out import _by_prompt, held_out_scores
 from saesteer.site.pieces import as_json, packed, write_list
 from saesteer.steps.features import FEATURES
+from saesteer.steps.gen_success import GEN_SUCCESS
+from saesteer.steps.perplexity import PERPLEXITY
+from saesteer.summaries.counted_ratings import counted_ratings
 
 ASSETS = ROOT / "src/saesteer/site/assets"
 
@@ -117,6 +126,36 @@ def test_texts_are_fluent_up_to_the_last_factor_before_one_whose_are_not(
     fluency: dict[str, float | None], fluent: list[Any] | None
 ) -> None:
     assert fluent_up_to({factor: {"fluency_rating": rating} for factor, rating in fluency.items()}) == fluent
+
+
+def test_the_intervals_are_of_the_texts_behind_score_and_gain(sweep: tuple[Any, Path], tmp_path: Path) -> None:
+    """In tables that are made of the rows, the mean over prompts of what the intervals are of is the table's number."""
+    run = copy_of(sweep[0], tmp_path)
+    success, losses = (of_features(run.rows(table)).drop("reason") for table in (GEN_SUCCESS, PERPLEXITY))
+    rated = of_features(counted_ratings(run)).drop("reason").with_columns(concept_outside=pl.lit(None, pl.Float64))
+    steering = steering_table(success, losses, rated, split_halves(run.prompts_if_any()))
+    chosen = best_factors(steering, run.sweep.best_factor)
+    results = outcomes(chosen, run.summary(FEATURES))
+    write_summary(STEERING, steering, run.summary_path(STEERING))
+    write_summary(OUTCOMES, results, run.summary_path(OUTCOMES))
+    scores = held_out_scores(run)
+    by_prompt = _by_prompt(run, results.filter(rule=run.sweep.best_factor.rule))
+    for row in scores.iter_rows(named=True):
+        texts = by_prompt.filter(layer=row["layer"], feature=row["feature"])
+        mean, before = (texts[f"{row['measure']}{end}"].mean() for end in ("", "_unsteered"))
+        assert (row["score"], row["gain"]) == pytest.approx((mean, mean - before))
+        assert row["n"] == texts.height == 4
+        assert row["score_low"] <= row["score"] <= row["score_high"]
+        assert row["gain_low"] <= row["gain"] <= row["gain_high"]
+    assert scores["gain"].n_unique() > 2
+
+
+def test_function_words_are_marked() -> None:
+    tokens = [[" The", " Every", "▁I", " that", " sea"], [" ship", " sea", " the"]]
+    rows = pl.DataFrame(
+        {"concept": [None, None, "of", "sea"], "explanation": pl.Series([None] * 4, dtype=pl.String), "top_logit_lens_tokens": tokens * 2}
+    )
+    assert labels(rows).to_list() == ["(function words)", "", "of (function word)", "sea"]
 
 
 def test_a_curve_is_the_mean_over_both_halves_texts(sweep: tuple[Any, Path]) -> None:
@@ -230,6 +269,20 @@ def test_every_number_leads_to_a_file_that_is_there(sweep: tuple[Any, Path]) -> 
     assert results.name in files[0]["files"][0][0]
 
 
+def test_no_page_spells_a_path_of_this_machine(sweep: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of a model in a folder of its own, nor of tables that have nothing in common with the report's place but the root."""
+    results, _ = sweep
+    model = results.experiment.model.model_copy(update={"path": results.data / "own-model"})
+    results = replace(results, experiment=results.experiment.model_copy(update={"model": model}))
+    monkeypatch.setattr(folder_module.os.path, "commonpath", lambda paths: "/")
+    folder = write_report(results, tmp_path / "report").parent
+    index = piece(folder, "index")
+    assert index["ran"][0] == ["Model", "own-model"]
+    assert {address for one in index["files"] for _, address, _ in one["files"]} == {None}
+    places = [str(place) for place in (results.workflow.data_dir, tmp_path, ROOT)]
+    assert not [path for path in folder.rglob("*.js") if any(place in path.read_text(encoding="utf-8") for place in places)]
+
+
 def test_reports_that_are_written_at_once_do_not_disturb_one_another(sweep: tuple[Any, Path], tmp_path: Path) -> None:
     """The one that is left is of the same bytes as another of the same tables."""
     results, folder = sweep
@@ -299,6 +352,16 @@ def test_no_features_and_a_folder_of_other_things_are_refused(sweep: tuple[Any, 
     with pytest.raises(ReportError, match="run the experiment first"):
         write_report(results, tmp_path / "report")
     assert not (tmp_path / "report").exists()
+
+
+def test_the_documentations_example_has_what_a_report_of_today_has(sweep: tuple[Any, Path]) -> None:
+    """docs/report.md says how it is made anew. It is of another folder: no link of it leads out of the site."""
+    example, of_today = (piece(folder, "index") for folder in (ROOT / "docs/example", sweep[1]))
+    assert example.keys() == of_today.keys()
+    assert example["features"].keys() == of_today["features"].keys()
+    assert all(example["features"][name] == of_today["features"][name] for name in ("answer", "curve", "outcomes", "texts"))
+    assert {address for one in example["files"] for _, address, _ in one["files"]} == {None}
+    assert [name for name, _ in example["figures"]] == ["overview"]
 
 
 def test_the_assets_are_what_their_sources_give() -> None:

@@ -10,7 +10,7 @@ const list = (names) => names.join(", ");
 /** Where a feature steers to, in words: its label, or its first top logit-lens tokens. */
 function towards(row, { label }) {
   if (row.concept) return label;
-  return `its top logit-lens tokens (${list(row.top_logit_lens_tokens.slice(0, 3).map(quoted))})`;
+  return `its top logit-lens tokens (${list(row.top_logit_lens_tokens.slice(0, 3).map(quoted))})${label === "(function words)" ? ", function words" : ""}`;
 }
 
 function fluency([factor, isLargest]) {

@@ -12,10 +12,8 @@ from saesteer.figures.style import (
     dark_viridis,
     empty_panel,
     legend_above,
-    log_axis,
     new_figure,
     with_ends,
-    zero_apart,
 )
 
 LABELS = {
@@ -47,9 +45,7 @@ def panel(axes: Axes, data: pl.DataFrame, quantity: str) -> None:
     colours = dark_viridis()(np.linspace(0, 1, len(bins)))
     for number, (members, colour) in enumerate(zip(bins, colours, strict=True)):
         marker = _MARKERS[number % len(_MARKERS)]
-        curve = zero_apart(members, factor)
-        band(axes, curve[factor].to_numpy(), curve, with_ends(quantity), colour, _label(members), marker)
-    log_axis(axes, data[factor])
+        band(axes, members[factor].to_numpy(), members, with_ends(quantity), colour, _label(members), marker)
     axes.set_xlabel(FACTOR_LABELS[factor])
     axes.set_title(TITLES[quantity])
     if data[quantity].null_count() == data.height:
@@ -93,8 +89,7 @@ FIGURE = FigureDefinition(
     tables=("factor_bins",),
     caption="Mean GenSuccess@20 (left) and geometric mean perplexity by a second model (right) at each steering factor, one line for "
     "each bin of the output score; factors are in the unit of sweep.edit (an addition's: a_max) or, with a pilot, multiples of each "
-    "feature's pilot factor, on a logarithmic axis on which 0 stands apart. Success that comes before perplexity rises is useful, success "
-    "after it is repetition.",
+    "feature's pilot factor. Success that comes before perplexity rises is useful, success after it is repetition.",
     data=data,
     draw=draw,
     counts=counts,

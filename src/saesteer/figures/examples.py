@@ -1,6 +1,5 @@
 """Example features: scores, top logit-lens tokens, the text they fire on most, and what steering with them writes, tokens highlighted."""
 
-import functools
 import re
 import textwrap
 from collections.abc import Iterator
@@ -16,6 +15,9 @@ _GROUPS = {True: "Steering writes top logit-lens tokens of the feature", False: 
 """Titles of the good and of the bad examples: whether the steered text holds a match."""
 _LABELS = {"top_logit_lens_tokens": "top tokens", "top_context": "fires on", "unsteered": "unsteered", "steered": "steered"}
 _LEFT = 0.95  # inches: where texts begin; their labels stand left of it
+_FONTS = ("DejaVu Sans Mono", "DejaVu Sans")
+"""Of what is highlighted: one width for all characters says where; the second has a few more of them."""
+_CHARACTER = 0.602 * SMALLEST / 72  # inches: the width of a character
 _LINE = 0.155  # inches
 _BASELINE = 0.115  # inches below a line's top
 _MARGIN = 0.1
@@ -86,7 +88,8 @@ def _lines(data: pl.DataFrame) -> Iterator[tuple[str, dict[str, Any], str]]:
                 yield "group", row, title
             yield "name", row, _heading(row)
             for name, text in _texts(row).items():
-                for place, line in enumerate(_wrapped(text, PAGE - 2 * _MARGIN - _LEFT).split("\n")):
+                lines = textwrap.wrap(" ".join(text.split()), int((PAGE - 2 * _MARGIN - _LEFT) / _CHARACTER), break_on_hyphens=False)
+                for place, line in enumerate(lines or [""]):
                     yield name if place == 0 else "", row, line
 
 
@@ -139,52 +142,12 @@ def _write_marked(axes: Axes, top: float, line: str, is_marked: bool, colour: st
         if piece in (_START, _END):
             is_marked = piece == _START
             continue
-        width = _points(piece) / 72
+        width = len(piece) * _CHARACTER
         if is_marked and piece:
             axes.add_patch(Rectangle((left, top - 0.015), width, _LINE - 0.01, facecolor=_HIGHLIGHT, linewidth=0))
         left += width
-    _write(axes, _LEFT, top, _plain(line), color=colour)
+    _write(axes, _LEFT, top, re.sub(f"[{_START}{_END}]", "", line), color=colour, family=_FONTS)
     return is_marked
-
-
-def _plain(text: str) -> str:
-    return text.replace(_START, "").replace(_END, "")
-
-
-def _wrapped(text: str, width: float) -> str:
-    """The text in lines that fit a width in inches; a word longer than a line is broken."""
-    lines, limit = [""], width * 72
-    for word in text.split():
-        joined = f"{lines[-1]} {word}".strip()
-        if _points(_plain(joined)) <= limit:
-            lines[-1] = joined
-            continue
-        pieces = _broken(word, limit)
-        lines = [line for line in lines if line] + pieces
-    return "\n".join(lines)
-
-
-def _broken(word: str, limit: float) -> list[str]:
-    pieces = [""]
-    for character in word:
-        if pieces[-1] and _points(_plain(pieces[-1] + character)) > limit:
-            pieces.append("")
-        pieces[-1] += character
-    return pieces
-
-
-def _points(text: str) -> float:
-    """Width of the text as it is drawn, in points."""
-    measure, font = _measure()
-    return float(measure.get_text_width_height_descent(text, font, False)[0])
-
-
-@functools.cache
-def _measure() -> tuple[Any, Any]:
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextToPath
-
-    return TextToPath(), FontProperties(family="DejaVu Sans", size=SMALLEST)
 
 
 def counts(data: pl.DataFrame) -> str:

@@ -129,42 +129,6 @@ def band(axes: Axes, x: np.ndarray, rows: pl.DataFrame, columns: tuple[str, str,
     axes.vlines(x[alone], low[alone], high[alone], color=colour, linewidth=1)
 
 
-_LINEAR = 0.5
-"""Length between 0 and the smallest positive place of an axis of factors, as a share of a decade."""
-_TICK_GAP = 0.1
-"""Least distance of two labels below, as a share of the axis."""
-
-
-def log_axis(axes: Axes, places: pl.Series) -> None:
-    """A logarithmic axis below, with labels at its places where there is room; 0 stands apart, between the factors below and above it."""
-    from matplotlib.ticker import NullLocator
-
-    values = places.unique().sort().to_list()
-    distances = [abs(value) for value in values if value]
-    if distances and min(values) <= 0:
-        axes.set_xscale("symlog", linthresh=min(distances), linscale=_LINEAR)
-    elif distances:
-        axes.set_xscale("log")
-    at = axes.transScale.transform([(value, 1) for value in values])[:, 0] if values else np.array([])
-    ticks, reached = [], -np.inf
-    for value, place in zip(values, at, strict=True):
-        if (place - reached) / max(at[-1] - at[0], 1e-9) >= _TICK_GAP:
-            ticks.append(value)
-            reached = place
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
-
-
-def zero_apart(rows: pl.DataFrame, x: str) -> pl.DataFrame:
-    """A curve's rows with empty ones beside 0, where its line breaks: on a logarithmic axis 0 has no distance from the others."""
-    rest = rows.filter(pl.col(x) != 0)
-    if rest.is_empty() or rest.height == rows.height:
-        return rows
-    smallest = rest.select(pl.col(x).abs().min() / 2)
-    sides = [smallest * sign for sign in (-1, 1) if not rest.filter(pl.col(x) * sign > 0).is_empty()]
-    return pl.concat([rows, *sides], how="diagonal").sort(x)
-
-
 def threshold_axis(axes: Axes, thresholds: Sequence[float], n_kept: Sequence[int], title: str) -> None:
     """Thresholds at even distances, for they span many orders of magnitude, how many features each keeps above the panel, and its title."""
     positions = np.arange(len(thresholds))

@@ -30,6 +30,7 @@ _NUMBERS = {
     "input_score": FEATURES,
     "density": FEATURES,
 }
+_KEYS = ["layer", "feature"]
 _SUCCESSES = ("judge_score", "net_gen_success_20", "gen_success_20")
 _RANKED_BY = ("gain", "net_gen_success_20", "gen_success_20", "output_score")
 AROUND = 8
@@ -75,16 +76,15 @@ def write_feature_table(
 
 def _measured(run: Run, features: pl.DataFrame, recommended: pl.DataFrame | None, scores: pl.DataFrame | None) -> pl.DataFrame:
     """FEATURES with `label` and the columns of `_NUMBERS` that other tables have."""
-    rows, outcomes, keys = features.with_columns(labels(features)), run.summary_if_any(OUTCOMES), ["layer", "feature"]
+    rows, outcomes, more = features.with_columns(labels(features)), run.summary_if_any(OUTCOMES), []
     if outcomes is not None and isinstance(run.experiment, Sweep):
-        by_rule = outcomes.filter(rule=run.experiment.best_factor.rule).select(*keys, *_SUCCESSES)
-        rows = rows.join(by_rule, on=keys, how="left", maintain_order="left")
+        more.append(outcomes.filter(rule=run.experiment.best_factor.rule).select(*_KEYS, *_SUCCESSES))
     if recommended is not None:
-        factors = recommended.select(*keys, strength=pl.col("factor").cast(pl.Float64))
-        rows = rows.join(factors, on=keys, how="left", maintain_order="left")
+        more.append(recommended.select(*_KEYS, strength=pl.col("factor").cast(pl.Float64)))
     if scores is not None:
-        gains = scores.filter(measure="judge_score").select(*keys, "gain")
-        rows = rows.join(gains, on=keys, how="left", maintain_order="left")
+        more.append(scores.filter(measure="judge_score").select(*_KEYS, "gain"))
+    for table in more:
+        rows = rows.join(table, on=_KEYS, how="left", maintain_order="left")
     return rows
 
 
@@ -125,7 +125,11 @@ def _first_shown(rows: pl.DataFrame) -> pl.Series:
         if name in rows.columns:
             keys.append(pl.when(~known).then(-pl.col(name).cast(pl.Float64)))
             known = known | pl.col(name).is_not_null()
-    ordered = [*(key.alias(f"key{number}") for number, key in enumerate(keys)), (pl.col("label") == "").alias("unlabelled"), "label"]
+    ordered = [
+        *(key.alias(f"key{number}") for number, key in enumerate(keys)),
+        (pl.col("label") == "").alias("unlabelled"),
+        pl.col("label"),
+    ]
     by = rows.select(*ordered, "layer", "feature")
     return by.with_row_index("row").sort(by.columns, nulls_last=True)["row"]
 

@@ -30,7 +30,7 @@ from saesteer.figures.registry import FIGURES
 from saesteer.judge.answers import models_behind
 from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.run import Run
-from saesteer.settings import NoJudge, Steering, Sweep
+from saesteer.settings import Sweep
 from saesteer.site.feature_pages import N_EXAMPLES, N_PROMPTS, write_feature_pages
 from saesteer.site.feature_table import write_feature_table
 from saesteer.site.headline import headline_rows
@@ -45,8 +45,6 @@ from saesteer.summaries.summary import summary_tables
 ASSETS = ("index.html", "report.js", "report.css", "LICENSES.txt")
 _INDEX = "data/index.js"
 _STEPS_SHOWN = {name: table for name, table in step_tables().items() if name != "effects"}
-_DIGITS = 12
-"""Of a revision or a digest."""
 
 
 class ReportError(SaesteerError, RuntimeError):
@@ -98,24 +96,15 @@ def _index(run: Run, features: pl.DataFrame, folder: Path) -> dict[str, Any]:
 
 def _what_ran(run: Run) -> Iterator[tuple[str, str]]:
     """What was run, on which model and version, and when its tables were written, in words."""
-    experiment, pin = run.experiment, run.data / "pins/model.json"
-    yield "Model", _name(experiment.model.name) + (f", version {_version(pin)}" if pin.is_file() else "")
-    if isinstance(experiment, Sweep) and (prompts := run.prompts_if_any()):
-        yield "Texts", f"{len(prompts)} prompts, {len(experiment.sweep.factors)} factors of each feature"
-    if isinstance(experiment, Steering) and not isinstance(experiment.judge, NoJudge):
-        yield "Judge", experiment.judge.kind
+    name, pin = run.experiment.model.name, run.data / "pins/model.json"
+    yield "Model", Path(name).name if Path(name).is_absolute() else name
+    if pin.is_file():
+        pinned = json.loads(pin.read_text(encoding="utf-8"))
+        yield "Version", f"{(pinned['revision'] or pinned['digest'])[:12]} (commit, or digest of its files)"
+    if isinstance(run.experiment, Sweep):
+        yield "Texts", f"{len(run.prompts_if_any())} prompts, {len(run.experiment.sweep.factors)} factors of each feature"
     written = max(table.stat().st_mtime for table in run.summary_path(FEATURES).parent.iterdir())
     yield "Tables", f"last written on {datetime.fromtimestamp(written, UTC):%d %B %Y}; this report by saesteer {saesteer.__version__}"
-
-
-def _name(path: str) -> str:
-    """A model's name; of one in a folder elsewhere on this machine the folder's alone."""
-    return Path(path).name if Path(path).is_absolute() else path
-
-
-def _version(pin: Path) -> str:
-    pinned = json.loads(pin.read_text(encoding="utf-8"))
-    return pinned["revision"][:_DIGITS] if pinned["revision"] else f"SHA-256 {pinned['digest'][:_DIGITS]}"
 
 
 def _copied_figures(figures: Path, folder: Path) -> list[list[str]]:

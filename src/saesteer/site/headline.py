@@ -131,7 +131,8 @@ def _grid_ends(choices: _Numbers, title: str) -> str:
     if share:
         median, low, high = (number(share[name]) for name in ("median", "low", "high"))
         strength = f", norm share {median} (quartiles {low} and {high})"
-    ends = f"{choices['n_at_grid_end']} of {made} choices ({percent(choices['share_at_grid_end'])})"
+    at_end = choices["share_at_grid_end"]
+    ends = f"{choices['n_at_grid_end']} of {made} choices ({'–' if at_end is None else f'{at_end:.1%}'})"
     return f"{ends}, {choices['n_failed']} more failed{strength} ({title})"
 
 
@@ -160,11 +161,6 @@ def with_interval(value: float | None, low: float | None, high: float | None, di
     """A number, with its interval where it has one: 1.60 [1.19, 2.04]."""
     ends = "" if low is None or high is None else f" [{number(low, digits)}, {number(high, digits)}]"
     return number(value, digits) + ends
-
-
-def percent(value: float | None) -> str:
-    """A share with one digit, or a dash where there is none."""
-    return "–" if value is None else f"{value:.1%}"
 
 
 def share(n: int, n_all: int) -> str:

@@ -1,9 +1,11 @@
 """What a page says first of a feature: its held-out score and its gain over unsteered texts of the same prompts, with intervals."""
 
+from typing import Any
+
 import polars as pl
 
 from saesteer.analysis.halves import split_halves
-from saesteer.analysis.tables import BEST_FACTORS, OUTCOMES, STEERING
+from saesteer.analysis.tables import OUTCOMES, STEERING
 from saesteer.core.texts import of_features
 from saesteer.core.uncertainty import SCALES, difference_interval, interval_columns, mean_interval
 from saesteer.run import Run
@@ -22,13 +24,13 @@ def held_out_scores(run: Run) -> pl.DataFrame | None:
     Score and gain are means of OUTCOMES by the experiment's rule, the gain's minus those of STEERING at factor 0. Intervals are over
     prompts, each at the factor that the other half of them chose.
     """
-    outcomes, steering, chosen = (run.summary_if_any(table) for table in (OUTCOMES, STEERING, BEST_FACTORS))
-    if not isinstance(run.experiment, Sweep) or outcomes is None or steering is None or chosen is None:
+    outcomes, steering = (run.summary_if_any(table) for table in (OUTCOMES, STEERING))
+    if not isinstance(run.experiment, Sweep) or outcomes is None or steering is None:
         return None
-    rule, confidence = run.experiment.best_factor.rule, run.experiment.intervals.confidence
-    plain = steering.filter(factor="0").group_by(_FEATURE).agg(pl.col(MEASURES).mean())
-    rows = outcomes.filter(rule=rule).join(plain, on=_FEATURE, how="left", suffix="_unsteered", maintain_order="left")
-    by_prompt = _by_prompt(run, chosen.filter(rule=rule))
+    outcomes, confidence = outcomes.filter(rule=run.experiment.best_factor.rule), run.experiment.intervals.confidence
+    unsteered_means = steering.filter(factor="0").group_by(_FEATURE).agg(pl.col(MEASURES).mean())
+    rows = outcomes.join(unsteered_means, on=_FEATURE, how="left", suffix="_unsteered", maintain_order="left")
+    by_prompt = _by_prompt(run, outcomes)
     by_feature = by_prompt.partition_by(_FEATURE, as_dict=True)
     scores = []
     for row in rows.iter_rows(named=True):
@@ -40,23 +42,23 @@ def held_out_scores(run: Run) -> pl.DataFrame | None:
             intervals = interval_columns("score", score, mean_interval(steered, confidence, scale))
             intervals |= interval_columns("gain", gain, difference_interval(steered, unsteered, confidence, scale))
             scores.append({name: row[name] for name in _FEATURE} | {"measure": measure} | intervals | {"n": len(steered)})
-    schema = {name: outcomes.schema[name] for name in _FEATURE} | {"measure": pl.String}
-    schema |= {f"{name}{end}": pl.Float64 for name in ("score", "gain") for end in ("", "_low", "_high")} | {"n": pl.Int64}
-    return pl.DataFrame(scores, schema=schema)
+    types: dict[str, Any] = {f"{name}{end}": pl.Float64 for name in ("score", "gain") for end in ("", "_low", "_high")}
+    keys = {name: outcomes.schema[name] for name in _FEATURE}
+    return pl.DataFrame(scores, schema=keys | {"measure": pl.String} | types | {"n": pl.Int64})
 
 
-def _by_prompt(run: Run, chosen: pl.DataFrame) -> pl.DataFrame:
-    """layer, feature, prefix_id, and each of MEASURES at the factor with which the prompt is reported, 0 where steering failed, and of its
-    unsteered texts (`_unsteered`). chosen: BEST_FACTORS of one rule."""
+def _by_prompt(run: Run, outcomes: pl.DataFrame) -> pl.DataFrame:
+    """layer, feature, prefix_id, and each of MEASURES at the factor chosen for the prompt's half, 0 where steering failed, and of its
+    unsteered texts (`_unsteered`). outcomes: of one rule."""
     prompt = [*_FEATURE, "prefix_id"]
     success, ratings = run.rows_if_any(GEN_SUCCESS, None, ["gen_success_20"]), counted_ratings(run)
     texts = of_features(success.join(ratings, on=GEN_SUCCESS.keys, how="left"))
-    means = texts.group_by(*prompt, "factor").agg(pl.col(MEASURES).cast(pl.Float64).mean())
-    halves = {prefix: str(half) for prefix, half in split_halves(run.prompts_if_any()).items()}
-    half = pl.col("prefix_id").replace_strict(halves, default=None, return_dtype=pl.String)
-    reported_on = pl.lit("all") if (chosen["reported_on"] == "all").all() else half
-    prompts = means.select(prompt).unique(maintain_order=True).with_columns(reported_on=reported_on)
-    reported = prompts.join(chosen.select(*_FEATURE, "reported_on", "factor"), on=[*_FEATURE, "reported_on"], maintain_order="left")
-    steered = reported.join(means, on=[*prompt, "factor"], how="left", maintain_order="left")
+    means = texts.group_by(*prompt, "factor", maintain_order=True).agg(pl.col(MEASURES).cast(pl.Float64).mean())
+    halves = split_halves(run.prompts_if_any(), run.sweep.best_factor.factor_choice)
+    half = pl.col("prefix_id").replace_strict(halves, default=None, return_dtype=pl.Int64).alias("half")
+    prompts = means.select(*prompt, half).unique(maintain_order=True).drop_nulls("half")
+    chosen = prompts.join(outcomes.select(*_FEATURE, "factors"), on=_FEATURE, maintain_order="left")
+    chosen = chosen.with_columns(factor=pl.col("factors").list.get("half"))
+    steered = chosen.join(means, on=[*prompt, "factor"], how="left", maintain_order="left")
     counted = steered.with_columns(pl.when(pl.col("factor").is_not_null()).then(name).otherwise(0.0).alias(name) for name in MEASURES)
     return counted.join(means.filter(factor="0").drop("factor"), on=prompt, how="left", suffix="_unsteered", maintain_order="left")

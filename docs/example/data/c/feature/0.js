@@ -1,0 +1,1 @@
+saesteer.piece("c/feature/0","AwAAAI0AAABQAgAAjQIAABsAAAC2AAAAHAEAADIDAAA=");

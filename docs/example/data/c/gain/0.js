@@ -1,0 +1,1 @@
+saesteer.piece("c/gain/0","AADAfwAAwH8AAAAAAADAfwAAAD8AAMB/AAAAAKuqqj4=");

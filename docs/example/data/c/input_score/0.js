@@ -1,0 +1,1 @@
+saesteer.piece("c/input_score/0","AACAPgAAgD8fhSs/AACAPylcjz4AAIA/AAAAAAAAAAA=");

@@ -1,0 +1,1 @@
+saesteer.piece("c/order/0","BAAAAAcAAAAGAAAAAgAAAAUAAAADAAAAAQAAAAAAAAA=");

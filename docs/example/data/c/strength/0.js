@@ -1,0 +1,1 @@
+saesteer.piece("c/strength/0","AAAAQAAAAEAAAMB/AAAAQAAAAEAAAABAAACAQAAAAEA=");
