@@ -1,11 +1,14 @@
 """Checks of shapes and types of functions (jaxtyping + beartype) in tests of `make test`; what several files of tests share."""
 
+import functools
 import os
 import re
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpcore2
 import jaxtyping
 import pytest
 from beartype import BeartypeConf
@@ -45,8 +48,25 @@ def of_modules_and_classes(decorator: Callable[..., Any]) -> Callable[..., Any]:
     return with_options
 
 
+def fsync(descriptor: int) -> None:
+    """Refuses what is no open file, and waits for no disk: what a crash may leave is replayed from the calls (crash_states.py)."""
+    os.fstat(descriptor)
+
+
+@functools.cache
+def certificates(file: str | None, folder: str | None, **options: bool) -> ssl.SSLContext:
+    """Those that one environment's clients trust, read once: reading takes longer than most tests of a client."""
+    return DEFAULT_SSL_CONTEXT(**options)
+
+
+DEFAULT_SSL_CONTEXT = httpcore2.default_ssl_context
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Checks on, but in `make test-all`: they would take a third of its time, and see in its longer tests what they see in the others."""
+    os.fsync = fsync
+    places = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+    httpcore2.default_ssl_context = lambda **options: certificates(*map(os.environ.get, places), **options)
     if config.option.markexpr == "exhaustive":
         return
     for place, name in ((jaxtyping, "jaxtyped"), (_clawaststar, "__beartype__")):
