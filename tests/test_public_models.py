@@ -69,6 +69,7 @@ def test_the_public_model_goes_through_the_workflow(model: str, extends: str, la
     if subprocess.run([sys.executable, "-m", *command], check=False, capture_output=True).returncode:
         pytest.skip("the package index cannot be reached")
     folder = Checkout(tmp_path / "run")
+    (folder.path / "data/public").symlink_to(ROOT / "data/public")
     pl.read_parquet(ROOT / "data/public" / model / "texts-first.parquet").head(100).write_parquet(folder.path / "few.parquet")
     folder.edit(NAME, **FEW, extends=extends, layers=[layer], selection={"late_layers_from": layer, **DRAWS})
     code, printed = folder.run(experiment=NAME)

@@ -48,7 +48,7 @@ def log_of_the_next_run(folder: Folder) -> str:
     ("to_all", "signals"),
     [
         pytest.param(False, [signal.SIGTERM], marks=pytest.mark.exhaustive),
-        (True, [signal.SIGTERM]),
+        pytest.param(True, [signal.SIGTERM], marks=pytest.mark.exhaustive),
         (True, [signal.SIGINT] * 3),
     ],
     ids=["script", "every process", "Ctrl-C three times"],

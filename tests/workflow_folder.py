@@ -120,12 +120,13 @@ class Folder:
 
 
 class Checkout(Folder):
-    """A folder with its own copy of everything that git tracks or would track, so that code can be edited and committed there."""
+    """A folder with its own copy of what git tracks or would track, so that code can be edited and committed there; without tests,
+    benchmarks, and the public models' SAEs, which are four fifths of all bytes."""
 
     def __init__(self, path: Path) -> None:
         listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate"]
         for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
-            if not name.startswith(("tests/", "benchmarks/")) and (ROOT / name).is_file():
+            if not name.startswith(("tests/", "benchmarks/", "data/public/")) and (ROOT / name).is_file():
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, path / name)
         super().__init__(path, path)
