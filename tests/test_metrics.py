@@ -12,7 +12,7 @@ from workflow_folder import ROOT
 
 from saesteer.analysis.metrics import _depth, _variants, findings, headline
 from saesteer.settings import BestFactorSettings, load_experiment
-from saesteer.site.headline import headline_markdown, times
+from saesteer.site.headline import depth_rho, headline_markdown, times
 from saesteer.site.paper import paper_markdown
 from saesteer.summaries.summary import summary_tables
 
@@ -237,3 +237,12 @@ def test_an_interval_without_an_end_to_speak_of_is_not_written_out() -> None:
     assert times({"value": 2.5, "low": 0.0, "high": 207551.5}) == "2.50× [0.00, over 1000]"
     assert times({"value": 1.6, "low": 1.19, "high": 2.04}) == "1.60× [1.19, 2.04]"
     assert (times({"value": 1.6, "low": None, "high": None}), times({"value": None})) == ("1.60×", "–")
+
+
+@pytest.mark.parametrize(("medians", "n_layers", "said"), [
+    ([0.0, 0.0], 2, "none (the median is 0.00 in every layer)"), ([0.4], 1, "– (p –)"),
+    ([None, None], 2, "– (p –)"), ([0.1, 0.2], 2, "– (p –)"),
+])  # fmt: skip
+def test_where_no_median_changes_there_is_no_correlation_with_depth(medians: list[float | None], n_layers: int, said: str) -> None:
+    numbers = {"depth": {"n_layers": n_layers, "rho_x": None, "p_x": None}, "layers": [{"median_x": median} for median in medians]}
+    assert depth_rho(numbers, "x") == said

@@ -81,8 +81,8 @@ def answers(root: Path, experiment: str) -> Iterator[str]:
 def of_sweep(root: Path, experiment: str) -> Iterator[str]:
     """The first N_OF_SWEEP of them."""
     numbers = metrics(root, experiment)
-    holds, depth, both = (numbers[name] for name in ("findings", "depth", "both_above_half"))
-    yield _cell(holds["roles_change_with_depth"], f"ρ {depth_rho(depth, 'input_score')} and {depth_rho(depth, 'output_score')}")
+    holds, both = numbers["findings"], numbers["both_above_half"]
+    yield _cell(holds["roles_change_with_depth"], f"ρ {depth_rho(numbers, 'input_score')} and {depth_rho(numbers, 'output_score')}")
     high = f"{times(both['to_independence'])} as many as by chance, {share(both['n'], both['n_scored'])}"
     yield _cell(holds["both_scores_high_is_rare"], high)
     kept, n = (numbers["filter"][REGISTERED]["all"][name]["n"] for name in ("kept", "unfiltered"))

@@ -34,7 +34,7 @@ def findings_markdown(numbers: _Numbers) -> str:
 def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
     """P1's three findings, and the third by a success without lens tokens where there is one: finding, number, and whether it holds by
     the rule fixed beforehand."""
-    depth, both_high, variants, holds = (*(numbers[name] for name in ("depth", "both_above_half", "variants")), _verdicts(numbers))
+    both_high, variants, holds = numbers["both_above_half"], numbers["variants"], _verdicts(numbers)
     kept, n = (numbers["filter"]["p1"]["all"][name]["n"] for name in ("kept", "unfiltered"))
     n_without = numbers["features"]["n_without_input_score"]
     unscored = f" ({n_without} more have no input score)" if n_without else ""
@@ -43,7 +43,7 @@ def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
     rows = [
         (
             "Early layers have high input scores, late layers high output scores",
-            f"rank correlation with depth {depth_rho(depth, 'input_score')} and {depth_rho(depth, 'output_score')}",
+            f"rank correlation with depth {depth_rho(numbers, 'input_score')} and {depth_rho(numbers, 'output_score')}",
             holds["roles_change_with_depth"],
         ),
         (
@@ -89,8 +89,11 @@ def net_gain(net: _Numbers) -> str:
     return f"{times(net['ratio'])}, within layers {within}, with lens tokens as frequent {matched}"
 
 
-def depth_rho(depth: _Numbers, score: str) -> str:
-    """The rank correlation of a score's layer medians with depth, and its p."""
+def depth_rho(numbers: _Numbers, score: str) -> str:
+    """The rank correlation of a score's layer medians with depth, and its p; of equal medians, which have none, what they are."""
+    depth, medians = numbers["depth"], {layer[f"median_{score}"] for layer in numbers["layers"]}
+    if depth["n_layers"] > 1 and len(medians) == 1 and None not in medians:
+        return f"none (the median is {number(medians.pop())} in every layer)"
     return f"{number(depth[f'rho_{score}'])} (p {p_value(depth[f'p_{score}'])})"
 
 
