@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 from engine_models import shipped_model
 
+from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae
 from saesteer.run import Run
 from saesteer.serve.model import Model
@@ -52,9 +53,9 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(run: Run, report: Path, saes: Mapping[int, Sae], token: str | None = None) -> Iterator[Served]:
-    """Serve the shipped model with SAEs by layer, and the pages of a report's folder."""
-    model = Model(run, shipped_model(), saes)
+def serving(run: Run, report: Path, saes: Mapping[int, Sae], token: str | None = None, lm: LanguageModel | None = None) -> Iterator[Served]:
+    """Serve a model (none: the shipped one) with SAEs by layer, and the pages of a report's folder."""
+    model = Model(run, lm or shipped_model(), saes)
     scheduler = Scheduler(model.lm, model.saes.__getitem__)
     server = server_of(application(model, scheduler, report, token))
     with socket.socket() as listening:

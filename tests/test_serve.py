@@ -25,12 +25,16 @@ from test_evaluation import comparison, finished_fits  # noqa: F401
 from workflow_folder import BIN, Folder
 
 from saesteer import api
+from saesteer.core.errors import SettingsError
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.saes import encode
 from saesteer.run import Run
 from saesteer.serve import scheduler as scheduling
 from saesteer.serve.guard import LARGEST_BODY
 from saesteer.serve.requests import SteeringField
+from saesteer.serve.server import serve
+from saesteer.serve.terminal import Request, texts_by_token
+from saesteer.settings import Edit
 from saesteer.steps.generations import sampling_of
 
 PROMPT, LAYER, FEATURE = "People often say that", 6, 548
@@ -48,9 +52,11 @@ def page_in(folder: Path) -> Path:
     return folder
 
 
-def by_the_library(run: Run, prompts: Sequence[str], factors: Sequence[float], samples: int = 1, seed: int = 4) -> list[str]:
+def by_the_library(
+    run: Run, prompts: Sequence[str], factors: Sequence[float], samples: int = 1, seed: int = 4, feature: int = FEATURE
+) -> list[str]:
     sampling = replace(sampling_of(run.experiment), max_new_tokens=12)
-    made = api.steer(shipped_model(), shipped_sae(LAYER), [FEATURE], factors, prompts, n_samples=samples, sampling=sampling, seed=seed)
+    made = api.steer(shipped_model(), shipped_sae(LAYER), [feature], factors, prompts, n_samples=samples, sampling=sampling, seed=seed)
     return made["text"].to_list()
 
 
@@ -61,16 +67,60 @@ def events(served: Served, path: str, body: Any) -> list[Any]:
     return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
-def test_texts_grow_into_those_of_the_library(served: Served, comparison: Run) -> None:
-    body = {"prompt": PROMPT, "steering": MEDICINE, "samples": 2, "max_tokens": 12, "seed": 4}
+def steered(served: Served, **body: Any) -> tuple[list[str], list[str]]:
+    """Two unsteered and two steered texts of at most 12 tokens, which only grow while they are written."""
     last: dict[tuple[bool, int], dict[str, Any]] = {}
-    for event in events(served, "/api/steer", body):
+    for event in events(served, "/api/steer", {"prompt": PROMPT, "samples": 2, "max_tokens": 12, "seed": 4} | body):
         place = event["steered"], event["sample"]
         assert event["text"].startswith(last.get(place, {"text": ""})["text"])
         last[place] = event
-    expected = by_the_library(comparison, [PROMPT], [0, 1.6], samples=2)
-    assert [last[steered, sample]["text"] for steered in (False, True) for sample in (0, 1)] == expected
     assert {event["finish"] for event in last.values()} <= {"stop", "length"}
+    unsteered, texts = ([str(last[side, sample]["text"]) for sample in (0, 1)] for side in (False, True))
+    return unsteered, texts
+
+
+def test_texts_grow_into_those_of_the_library(served: Served, comparison: Run) -> None:
+    expected = by_the_library(comparison, [PROMPT], [0], samples=2, feature=0), by_the_library(comparison, [PROMPT], [1.6], samples=2)
+    assert steered(served, steering=MEDICINE) == expected
+
+
+@pytest.mark.parametrize(("edit", "factor"), [("ablation", 1.0), ("projection", 1.0), ("clamp", -2.0)])
+def test_a_feature_is_edited_as_by_the_command(served: Served, comparison: Run, edit: Edit, factor: float) -> None:
+    made = list(texts_by_token(comparison, Request(LAYER, FEATURE, (factor,), PROMPT, 2, seed=4, max_tokens=12, edit=edit)))[-1][2:]
+    steering = {"features": [{"layer": LAYER, "feature": FEATURE, "factor": factor}], "edit": edit}
+    assert steered(served, steering=steering)[1] == made
+
+
+def test_the_unsteered_text_is_the_same_whatever_it_is_compared_with(served: Served) -> None:
+    """Neither features nor strengths, edits and methods reach it or its random numbers."""
+    features = [[], *([{"layer": LAYER, "feature": feature, "factor": factor}] for feature, factor in ((FEATURE, 1), (7, -2.5), (560, 0)))]
+    steerings: list[dict[str, Any]] = [{"features": one} for one in (*features, [*features[1], *features[2]])]
+    steerings += [{"features": features[1], "edit": edit} for edit in ("ablation", "projection", "clamp")]
+    steerings += [{"fit": {"method": method, "concept": "sea", "layer": LAYER}} for method in ("diffmean", "sae_label")]
+    plain, sampling = served.model.setting(SteeringField()), served.model.sampling(12)
+    expected = [of.text for of in served.ended(served.model.texts(PROMPT, plain, sampling, 2, 4))]
+    for steering in steerings:
+        assert steered(served, steering=steering)[0] == expected
+
+
+def test_temperature_is_the_requests(served: Served) -> None:
+    """At 0 every sample is the likeliest text; at the experiment's they differ."""
+    assert len(set(steered(served, steering=MEDICINE, temperature=0)[1])) == 1
+    assert len(set(steered(served, steering=MEDICINE)[1])) == 2
+
+
+@torch.no_grad()
+def test_activations_of_a_sentence(served: Served) -> None:
+    """Against a plain forward; of the first token, without one before it, they are not measured."""
+    text = "The doctor treated the wound of a patient."
+    made = served.post("/api/activations", {"prompt": text, "layer": LAYER, "feature": FEATURE}).json()
+    lm, sae = shipped_model(), shipped_sae(LAYER)
+    ids = lm.tokenizer(text)["input_ids"]
+    residual = lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[LAYER + 1]
+    expected = encode(sae, residual)[0, :, FEATURE].tolist()
+    assert "".join(made["tokens"]).replace("\u2581", " ").strip() == text
+    assert made["activations"] == pytest.approx(expected[len(ids) - len(made["tokens"]) :], abs=1e-4)
+    assert max(made["activations"]) > 0
 
 
 def test_openais_client_reads_completions_and_streams(served: Served) -> None:
@@ -84,6 +134,47 @@ def test_openais_client_reads_completions_and_streams(served: Served) -> None:
     assert whole.usage.completion_tokens <= 12
     assert client.completions.create(**asked | {"extra_body": {}}).choices[0].text != whole.choices[0].text
     assert client.models.list().data[0].id == served.model.name
+
+
+def test_openais_parameters_are_honoured(served: Served) -> None:
+    """A text ends before the first of its stop texts, of which no part is sent, wherever its tokens end."""
+    client = openai.OpenAI(base_url=f"{served.address}/v1", api_key="none")
+    asked: dict[str, Any] = {"model": "any", "prompt": PROMPT, "max_tokens": 12, "temperature": 0}
+    whole = client.completions.create(**asked).choices[0].text
+    for stop in (whole[9:14], ["no such text", whole[9:14]], whole[-1], [whole[20:23], whole[4:6]]):
+        short = client.completions.create(**asked, stop=stop).choices[0]
+        parts = list(client.completions.create(**asked, stop=stop, stream=True))
+        cut = min(whole.find(one) for one in ([stop] if isinstance(stop, str) else stop) if one in whole)
+        assert (short.text, short.finish_reason) == (whole[:cut], "stop")
+        assert "".join(part.choices[0].text for part in parts) == whole[:cut]
+    several = client.completions.create(**asked | {"temperature": 1, "n": 3, "max_tokens": 5})
+    assert len({choice.text for choice in several.choices}) == 3
+    assert several.usage is not None
+    assert several.usage.completion_tokens <= 15
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"logprobs": 0},
+        {"logprobs": 5},
+        {"logprobs": True},
+        {"echo": True},
+        {"best_of": 3},
+        {"presence_penalty": 1},
+        {"logit_bias": {"5": 1}},
+        {"stream_options": {"include_usage": True}},
+        {"n": 17},
+        {"max_tokens": 0},
+        {"temperature": 2.5},
+        {"stop": [""]},
+        {"stop": ["a", "b", "c", "d", "e"]},
+    ],
+)
+def test_what_is_not_honoured_is_refused_by_name(served: Served, given: dict[str, Any]) -> None:
+    answer = served.post("/v1/completions", {"prompt": PROMPT, **given})
+    (name,) = given
+    assert (answer.status_code, answer.json()["error"]["message"].startswith(name)) == (400, True), answer.text
 
 
 def test_32_clients_at_once_get_the_texts_that_each_gets_alone(served: Served, comparison: Run) -> None:
@@ -155,6 +246,9 @@ def test_log_probabilities_of_the_next_token(served: Served) -> None:
         ({"prompt": "people " * 2000, "steering": {}}, "at most 64"),
         ({"prompt": PROMPT, "steering": {}, "path": "/etc/passwd"}, "path"),
         ({"prompt": PROMPT, "steering": {"fit": {"method": "nonsense", "concept": "sea", "layer": 6}}}, "nonsense"),
+        ({"prompt": PROMPT, "steering": MEDICINE, "temperature": 3}, "temperature"),
+        ({"prompt": PROMPT, "steering": {**MEDICINE, "edit": "ablation"}}, "an ablation has no strength: its factor is 1"),
+        ({"prompt": PROMPT, "steering": {"edit": "clamp"}}, "edit clamp takes one feature, not 0"),
         ("no object", "object"),
     ],
 )
@@ -252,6 +346,16 @@ def test_openais_client_has_a_conversation(served: Served, monkeypatch: pytest.M
     assert plain.choices[0].message.content != alike.choices[0].text
 
 
+def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(comparison: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[Run] = []
+    monkeypatch.setattr(Run, "model", loaded.append)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=rf"^cannot listen on 127.0.0.1, port {port}: Address already in use; name another with"):
+            serve(comparison, "127.0.0.1", port, print)
+    assert loaded == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "address", "stop"),
@@ -273,7 +377,7 @@ def test_the_command(finished: Folder, tmp_path: Path, arguments: list[str], add
             assert match, said
             with httpx.Client(follow_redirects=True, timeout=60) as client:
                 page = client.get(match[1])
-                assert 'data-served="true"' in page.text
+                assert 'data-served="{' in page.text
                 assert client.post(page.url.join("/v1/completions"), json={"prompt": PROMPT, "max_tokens": 3}).json()["choices"][0]["text"]
                 assert client.get(page.url.join("/data/index.json")).json()["name"] == "micro"
             half = socket.create_connection((page.url.host, page.url.port))

@@ -2,9 +2,12 @@
 
 # ruff: noqa: F811 (fixtures of another file)
 
+import copy
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import polars as pl
 import pytest
@@ -14,9 +17,11 @@ from report_folders import write_step
 from served import Served, serving
 from test_report_pages import DESK, PHONE, barriers, browser, comparison, sweep, sync_api  # noqa: F401
 from test_report_pages import pytestmark as pytestmark
+from test_serve_hostile import held
 
 from saesteer.analysis.tables import OUTCOMES
 from saesteer.engine.interventions import Addition, packed
+from saesteer.engine.models import language_model
 from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.run import Run
 from saesteer.serve.requests import SteeringField
@@ -70,10 +75,26 @@ def page(browser: Any, served: Served, compared: Served) -> Iterator[Any]:
 
 def write(page: Any) -> list[str]:
     """Press Write; gives the texts on both sides once they have ended."""
-    page.get_by_role("button", name="Write").click()
-    page.wait_for_selector(".card .text")
-    page.wait_for_selector(".caret", state="detached")
+    with page.expect_request("**/api/steer"):
+        page.get_by_role("button", name="Write").click()
+    return written(page)
+
+
+def written(page: Any) -> list[str]:
+    page.wait_for_selector("[aria-busy=false] .card .text")
     return [text.removeprefix(PROMPT) for text in page.locator(".card .text").all_inner_texts()]
+
+
+def setting(*features: str, **others: str) -> str:
+    """The address of a setting."""
+    return "#/steer?" + urlencode([*(("f", one) for one in features), *({"p": PROMPT} | others).items()])
+
+
+def choose(page: Any, needle: str) -> None:
+    """Add the first feature that the search gives."""
+    page.get_by_label("Add a feature").fill(needle)
+    page.locator("[role=option]").first.wait_for()
+    page.keyboard.press("Enter")
 
 
 def test_search_a_feature_and_steer_with_it(sweep: tuple[Run, Path], served: Served, page: Any) -> None:
@@ -85,22 +106,19 @@ def test_search_a_feature_and_steer_with_it(sweep: tuple[Run, Path], served: Ser
     best = sweep[0].summary(OUTCOMES).sort("judge_score", "layer", "feature", descending=[True, False, False], nulls_last=True)
     assert begun == "{}/{}".format(*best.select("layer", "feature").row(0))
     page.get_by_role("button", name=f"remove {begun}").click()
-    page.get_by_label("Add a feature").fill(f"{layer}/{feature}")
-    page.locator(".found button").click()
+    choose(page, f"{layer}/{feature}")
     page.get_by_label("Prompt").fill(PROMPT)
     page.locator(".strengths input[type=number]").fill("2.5")
     texts = write(page)
     steering = {"features": [{"layer": layer, "feature": feature, "factor": 2.5}]}
-    setting, sampling = served.model.setting(SteeringField.model_validate(steering)), served.model.sampling(None)
-    page.wait_for_selector(".bars")
+    steered = served.model.setting(SteeringField.model_validate(steering))
     assert len(texts) == 4
-    assert texts[2:] == [of.text for of in served.ended(served.model.texts(PROMPT, setting, sampling, 2, 0))]
+    assert texts[2:] == [of.text for of in served.ended(served.model.texts(PROMPT, steered, served.model.sampling(), 2, 0))]
     assert barriers(page) == []
     address = page.url
     page.goto("about:blank")
     page.goto(address)  # the link to the setting
-    page.wait_for_selector(".strengths input[type=number]")
-    assert write(page) == texts
+    assert written(page) == texts
     page.set_viewport_size(PHONE)
     page.emulate_media(color_scheme="dark")
     assert barriers(page) == []
@@ -122,8 +140,8 @@ def test_choose_what_a_method_fitted_and_steer_with_it(comparison: tuple[Run, Pa
     page.get_by_label("Prompt").fill(PROMPT)
     texts = write(page)
     fit = {"fit": {"method": "diffmean", "concept": concept, "layer": run.layers[0], "factor": 3}}
-    setting, sampling = compared.model.setting(SteeringField.model_validate(fit)), compared.model.sampling(None)
-    assert texts[2:] == [of.text for of in compared.ended(compared.model.texts(PROMPT, setting, sampling, 2, 0))]
+    steered = compared.model.setting(SteeringField.model_validate(fit))
+    assert texts[2:] == [of.text for of in compared.ended(compared.model.texts(PROMPT, steered, compared.model.sampling(), 2, 0))]
     assert texts[2:] != texts[:2]
     assert page.locator(".bars").count() == 0  # these are of a feature
     assert barriers(page) == []
@@ -132,17 +150,200 @@ def test_choose_what_a_method_fitted_and_steer_with_it(comparison: tuple[Run, Pa
     page.goto(address)
     sync_api.expect(page.locator(".fields input[type=number]").first).to_have_value("3")
     assert page.get_by_label("for the concept").input_value() == concept
-    assert write(page) == texts
-    page.get_by_label("Add a feature").fill("{}/{}".format(*run.summary(FEATURES).select("layer", "feature").row(0)))
-    page.locator(".found button").click()
+    assert written(page) == texts
+    choose(page, "{}/{}".format(*run.summary(FEATURES).select("layer", "feature").row(0)))
     assert page.get_by_label("Or what a method fitted").input_value() == ""
 
 
-def test_what_the_server_refuses_is_said_on_the_page(served: Served, page: Any) -> None:
-    page.goto(f"{served.address}/#/steer?p={'people+' * 100}")
+def test_what_is_shown_belongs_to_the_setting_that_made_it(sweep: tuple[Run, Path], served: Served, page: Any) -> None:
+    """Texts, bars, link and command, whatever is changed in the form; Back and a reload show it again."""
+    first, second = (f"{layer}/{feature}" for layer, feature in sweep[0].summary(FEATURES).select("layer", "feature").rows()[:2])
+    page.goto(f"{served.address}/{setting(f'{first}*1.6')}")
+    made, shown = written(page), page.locator(".written section").all_inner_texts()
+    page.locator(".strengths input[type=number]").fill("6")
+    page.get_by_label("Prompt").fill("The stock market says that")
+    page.get_by_role("button", name=f"remove {first}").click()
+    assert page.locator(".written.stale").count() == 1
+    assert page.locator(".written section").all_inner_texts() == shown
+    assert barriers(page) == []
+    page.reload()  # what was changed is still there, and what was made is made again
+    sync_api.expect(page.get_by_label("Prompt")).to_have_value("The stock market says that")
+    assert (written(page), page.locator(".written.stale").count()) == (made, 1)
+    page.get_by_role("button", name="go back to their setting").click()
+    assert (page.locator(".written.stale").count(), page.get_by_label("Prompt").input_value()) == (0, PROMPT)
+    page.get_by_role("button", name=f"remove {first}").click()
+    choose(page, second)
+    others = write(page)
+    assert others[:2] == made[:2]  # unsteered: the same prompt and seed
+    assert others[2:] != made[2:]
+    assert f"export-vector tiny {second} --factor" in page.locator(".written").inner_text()
+    asked: list[Any] = []
+    page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
+    page.go_back()
+    page.wait_for_selector(f".written h3:has-text('{first}')")
+    assert page.locator(".written section").all_inner_texts() == shown
+    assert (page.locator(".strengths a").inner_text(), asked) == (first, [])
+
+
+def test_the_best_fit_comes_first_and_enter_takes_it(sweep: tuple[Run, Path], served: Served, page: Any) -> None:
+    """The whole label, a whole word, a word's beginning, then anywhere; only features that can be added; by keyboard alone."""
+    names = ["{}/{}".format(*row) for row in sweep[0].summary(FEATURES).select("layer", "feature").rows()]
+    labels = ["undersea", "a seasoned dish", "the sea", "sea", "sea", "seagull", "law", "law"]
+    for column, lines in {"label": labels, "lens": ["none"] * 8, "more": ["none"] * 6 + ["court", "by the sea"]}.items():
+        page.route(f"**/data/c/{column}/0.json", partial(answer_lines, lines))
+    page.goto(f"{served.address}/#/steer")
+    page.locator(".strengths button").click()
+    box, options = page.get_by_label("Add a feature"), page.locator("[role=option]")
+    box.fill("Sea")
+    sync_api.expect(options).to_have_count(7)
+    places = [names.index(text.split(" ")[0]) for text in options.all_inner_texts()]
+    assert [set(places[:2]), *places[2:4], set(places[4:6]), places[6]] == [{3, 4}, 2, 7, {1, 5}, 0]
+    box.press("ArrowDown")
+    assert page.locator("[aria-selected=true]").get_attribute("id") == box.get_attribute("aria-activedescendant")
+    assert page.locator("[aria-selected=true] strong").inner_text() == names[places[1]]
+    assert barriers(page) == []
+    box.press("ArrowUp")
+    box.press("Enter")
+    first = names[places[0]]
+    assert page.locator(".strengths a").all_inner_texts() == [first]
+    box.fill("sea")
+    combined = {name for name in names if name.split("/")[0] == first.split("/")[0]} - {first, names[6]}
+    assert set(options.locator("strong").all_inner_texts()) == combined
+    assert page.locator(".written").count() == 0  # Enter has written nothing
+
+
+def answer_lines(lines: list[str], route: Any) -> None:
+    route.fulfill(json="\n".join(lines))
+
+
+def test_stop_says_so(served: Served, page: Any) -> None:
+    with held(served):
+        page.goto(f"{served.address}/{setting('1/836*2')}")
+        page.wait_for_selector(".caret")
+        page.get_by_role("button", name="Stop").click()
+        page.wait_for_selector("[aria-busy=false]")
+        assert page.locator(".caret").count() == 0
+        assert page.locator(".card .text").all_inner_texts() == [f"{PROMPT} stopped"] * 4
+    assert len(write(page)) == 4
+
+
+def test_bars_have_the_lengths_of_their_numbers(served: Served, page: Any) -> None:
+    for size in (DESK, PHONE):
+        page.set_viewport_size(size)
+        page.goto(f"{served.address}/{setting('1/836*2')}")
+        written(page)
+        values = [float(text.replace("\u2212", "-")) for text in page.locator(".bars td").all_inner_texts()]
+        widths = page.locator(".bar").evaluate_all("bars => bars.map((bar) => bar.getBoundingClientRect().width)")
+        least, per_nat = min(values), max(widths) / (max(values) - min(values))
+        assert widths == pytest.approx([per_nat * (value - least) for value in values], abs=0.15 * per_nat)  # numbers are shown to a tenth
+
+
+@pytest.mark.parametrize(
+    ("label", "value", "said"),
+    [
+        ("1/836 cooking", "", "The strength of 1/836 is no number: type one, 0 for the unsteered text."),
+        ("Seed", "", "The seed is empty: type a whole number from 0 up."),
+        ("Tokens at most", "2.5", "The length is “2.5”: type a whole number from 1 up."),
+        ("Temperature", "-1", "The temperature is “-1”: type a number from 0 up."),
+        ("Prompt", "", "The prompt is empty: type a text to go on from."),
+        ("Temperature", "3", "temperature: Input should be less than or equal to 2"),
+    ],
+)
+def test_what_cannot_be_written_is_said(served: Served, page: Any, label: str, value: str, said: str) -> None:
+    page.goto(f"{served.address}/{setting('1/836*2')}")
+    written(page)
+    page.get_by_label(label).and_(page.locator("input:not([type=range])")).fill(value)
     page.get_by_role("button", name="Write").click()
+    assert page.locator("[role=alert]").inner_text() == said
+
+
+def test_what_a_link_cannot_write_is_said(served: Served, page: Any) -> None:
+    page.goto(f"{served.address}/{setting('1/836*')}")
+    assert "strength of 1/836 is no number" in page.locator("[role=alert]").inner_text()
+    page.goto("about:blank")
+    page.goto(f"{served.address}/#/steer?p={'people+' * 100}")
     assert "at most 64" in page.locator("[role=alert]").inner_text()
     assert page.locator(".caret, .copy").count() == 0  # no text is being written
+
+
+def test_a_server_that_is_gone_is_said(served: Served, page: Any) -> None:
+    """Before a text and amid one."""
+    part = 'data: {"steered": true, "sample": 0, "text": " the", "finish": null}\n\n'
+    page.route("**/api/steer", lambda route: route.fulfill(body=part, content_type="text/event-stream"))
+    page.goto(f"{served.address}/{setting('1/836*2')}")
+    assert page.locator("[role=alert]").inner_text() == "The server cannot be reached: start `saesteer serve` again."
+    assert page.locator(".caret").count() == 0
+    assert f"{PROMPT} the stopped" in page.locator(".card .text").all_inner_texts()
+
+
+def test_a_conversation_has_its_turns_in_boxes(sweep: tuple[Run, Path], browser: Any) -> None:
+    """A system prompt, an answer, and a second question; each side answers the whole conversation."""
+    run, page_path = sweep
+    tokenizer = copy.deepcopy(shipped_model().tokenizer)
+    tokenizer.chat_template = (
+        "{% for turn in messages %}{{ turn.content }} {% endfor %}{% if add_generation_prompt %}People often say that{% endif %}"
+    )
+    lm = language_model(shipped_model().model, tokenizer, prompt_format="chat")
+    with serving(run, page_path.parent, {layer: shipped_sae(layer) for layer in run.layers}, lm=lm) as server:
+        page = browser.new_page(viewport=DESK)
+        page.goto(f"{server.address}/{setting('1/836*2', p='the doctor')}")
+        one = server.model.texts("the doctor", server.model.setting(SteeringField()), server.model.sampling(), 2, 0)
+        written(page)
+        assert page.locator(".card .turn-box.assistant .text").all_inner_texts()[:2] == [of.text for of in server.ended(one)]
+        page.get_by_role("button", name="Go on from this answer").nth(2).click()
+        page.get_by_role("button", name="Add a system prompt").click()
+        page.get_by_label("system", exact=True).fill("It turned out that")
+        page.get_by_label("user", exact=True).last.fill("the sea.")
+        assert page.locator(".written.stale").count() == 1
+        with page.expect_request("**/api/steer") as sent:
+            page.get_by_role("button", name="Write").click()
+        roles = [turn["role"] for turn in sent.value.post_data_json["prompt"]]
+        assert roles == ["system", "user", "assistant", "user"]
+        written(page)
+        assert page.locator(".written .turn-box > span").all_inner_texts() == [*roles, *["assistant"] * 4]
+        assert barriers(page) == []
+        texts = page.locator(".card .turn-box.assistant .text").all_inner_texts()
+        page.reload()
+        written(page)
+        assert page.locator(".card .turn-box.assistant .text").all_inner_texts() == texts
+        page.close()
+
+
+def test_how_a_feature_acts_is_chosen(served: Served, page: Any) -> None:
+    """An ablation has no strength; temperature and length are the page's."""
+    page.goto(f"{served.address}/{setting('1/836*2')}")
+    written(page)
+    page.get_by_label("What is done with the feature").select_option("ablation")
+    page.get_by_label("Temperature").fill("0")
+    page.get_by_label("Tokens at most").fill("5")
+    assert page.locator(".strengths input:enabled").count() == 0
+    texts = write(page)
+    steering = SteeringField.model_validate({"features": [{"layer": 1, "feature": 836, "factor": 1}], "edit": "ablation"})
+    made = served.model.texts(PROMPT, served.model.setting(steering), served.model.sampling(5, 0.0), 2, 0)
+    assert texts[2:] == [of.text for of in served.ended(made)]
+    assert "steered (set to 0 (ablate): 1/836)" in page.locator(".written h3").all_inner_texts()
+    page.get_by_role("button", name="Reset").click()
+    sync_api.expect(page.locator(".written")).to_have_count(0)
+    assert page.get_by_label("Tokens at most").input_value() == "20"
+    example = page.locator(".presets a").first
+    assert example.get_attribute("href").startswith("#/steer?f=1%2F836*")
+
+
+def test_a_sentence_shows_where_it_activates_a_feature(served: Served, page: Any) -> None:
+    """The most active token stands out; a sentence that has been changed since is not the one that was looked at."""
+    text, of_text = "The doctor treated the wound of a patient.", {"prompt": "The doctor treated the wound of a patient.", "layer": 1}
+    made = {at: served.post("/api/activations", {**of_text, "feature": at}).json() for at in range(40)}
+    feature = next(at for at, one in made.items() if max(one["activations"]) > 0)
+    page.goto(f"{served.address}/{setting(f'1/{feature}*2')}")
+    page.get_by_label("Sentence").fill(text)
+    page.get_by_role("button", name="Look").click()
+    assert page.locator(".activated").inner_text().strip() == text
+    most = made[feature]["activations"].index(max(made[feature]["activations"]))
+    assert page.locator(".activated .most").inner_text() == made[feature]["tokens"][most].strip("\u2581 ")
+    assert page.locator(".activated mark").count() == sum(value > 0 for value in made[feature]["activations"])
+    assert barriers(page) == []
+    page.get_by_label("Sentence").fill("Another one.")
+    assert page.locator(".stale .activated").inner_text().strip() == text
 
 
 def test_a_report_opened_from_disk_has_no_page_to_steer(sweep: tuple[Run, Path], browser: Any) -> None:

@@ -1,8 +1,9 @@
 // Data in pieces. A page opened from disk may not fetch: there each is a script file, which calls saesteer.piece(name, value) once. A
 // server sends them as JSON, which no other site's page can run.
 
-/** Whether `saesteer serve` is behind this page. */
-export const served = document.documentElement.dataset.served === "true";
+/** What `saesteer serve` begins with, where it is behind this page: { max_tokens, temperature, turns }; otherwise null. */
+export const served = JSON.parse(document.documentElement.dataset.served ?? "null");
+const GONE = "The server cannot be reached: start `saesteer serve` again.";
 const pieces = new Map();
 const loading = new Map();
 window.saesteer = { piece: (name, value) => pieces.set(name, value) };
@@ -21,10 +22,28 @@ const byScript = (name) => new Promise((resolve, reject) => {
 /** What the server answers; where it refuses, or has ended, that is an error that says so. */
 export async function ask(path, options) {
   const answer = await fetch(path, options).catch((error) => {
-    throw error.name === "AbortError" ? error : new Error("The server cannot be reached: start `saesteer serve` again.");
+    throw error.name === "AbortError" ? error : new Error(GONE);
   });
   if (!answer.ok) throw new Error((await answer.json().catch(() => null))?.error?.message ?? `the server answered ${answer.status}`);
   return answer;
+}
+
+export const post = (path, body, signal) =>
+  ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
+
+/** The events of a stream, each a JSON value; where the server ends before all of them, that is an error. */
+export async function* events(answer, areAll) {
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let rest = ""; ;) {
+    const { value, done } = await reader.read().catch((error) => {
+      throw error.name === "AbortError" ? error : new Error(GONE);
+    });
+    const lines = (rest + (value ?? "")).split(/\r?\n/);
+    rest = lines.pop();
+    for (const line of lines) if (line.startsWith("data: ")) yield JSON.parse(line.slice(6));
+    if (done && !areAll()) throw new Error(GONE);
+    if (done) return;
+  }
 }
 
 const byFetch = async (name) => (await ask(`data/${name}.json`)).json();
@@ -64,6 +83,8 @@ function lines(joined, n) {
 }
 
 const WHOLE = ["feature", "order"]; // columns of whole numbers
+const LETTER = /[\p{L}\p{N}]/u;
+export const FITS = { anywhere: 3, prefix: 6, word: 9, whole: 12 };
 
 /** The columns of the table of all features; each is loaded when it is first needed, texts chunk by chunk. */
 export function openTable({ n, chunk, layers }) {
@@ -112,14 +133,16 @@ export function openTable({ n, chunk, layers }) {
     return part ? part.shown.slice(part.at[i], part.at[i + 1] - 1) : null;
   }
 
-  /** Marks the rows of a column whose text has the needle in it, or is the needle. */
-  function mark(column, needle, rows, whole) {
-    column.chunks.forEach((part, k) => {
-      const [text, at] = whole ? [part.shown, part.at] : [part.lower, part.lowerAt];
-      for (let from = text.indexOf(needle), i = 0; from >= 0; from = text.indexOf(needle, from)) {
+  /** Marks the rows of a column whose text has the needle, in lower case, by where: FITS.whole, word, prefix or anywhere. The larger mark
+   * stays; `more` is added to it. */
+  function mark(column, needle, rows, more = 0) {
+    column.chunks.forEach(({ lower: text, lowerAt: at }, k) => {
+      for (let from = text.indexOf(needle), i = 0; from >= 0; from = text.indexOf(needle, from + 1)) {
         while (at[i + 1] <= from) i += 1;
-        if (!whole || (from === at[i] && from + needle.length === at[i + 1] - 1)) rows[k * chunk + i] = 1;
-        from = at[i + 1];
+        const to = from + needle.length, begins = from === at[i], ends = to === at[i + 1] - 1;
+        const isPrefix = begins || !LETTER.test(text[from - 1]), isWord = isPrefix && (ends || !LETTER.test(text[to]));
+        const fit = begins && ends ? FITS.whole : isWord ? FITS.word : isPrefix ? FITS.prefix : FITS.anywhere;
+        rows[k * chunk + i] = Math.max(rows[k * chunk + i], fit + more);
       }
     });
     return rows;
@@ -170,7 +193,7 @@ export function ordered(values, descending) {
 export function matching(order, [low, high], least, marks) {
   const rows = new Uint32Array(order.length), fits = new Uint8Array(order.length).fill(1, low, high);
   for (const [values, value] of least) for (let row = low; row < high; row++) if (!(values[row] >= value)) fits[row] = 0;
-  for (const marked of marks) for (let row = low; row < high; row++) fits[row] &= marked[row];
+  for (const marked of marks) for (let row = low; row < high; row++) if (!marked[row]) fits[row] = 0;
   let n = 0;
   for (let i = 0; i < order.length; i++) if (fits[order[i]]) rows[n++] = order[i];
   return rows.subarray(0, n);

@@ -1,7 +1,7 @@
 import { useContext, useMemo } from "preact/hooks";
 import { Answer } from "./answer.jsx";
 import { entry, served } from "./data.js";
-import { Index, Num, Panels, Section, Table, Texts, Waiting, objects, show, usePromise, visible } from "./parts.jsx";
+import { Activations, Index, Num, Panels, Section, Table, Texts, Waiting, objects, show, usePromise, visible } from "./parts.jsx";
 
 export function FeaturePage({ table, layer, feature, level = 1 }) {
   const index = useContext(Index);
@@ -76,12 +76,7 @@ function MaxActivatingExamples({ examples, n }) {
     {n > examples.length && <p class="quiet">The {examples.length} with the largest activations, of {n}.</p>}
     <ol class="examples">{examples.map(([value, at, tokens, active, [cutBefore, cutAfter]]) => <li>
       <span class="quiet"><Num table="max_activating_examples" column="examples" value={value} /></span>
-      <p>{cutBefore && "… "}{tokens.map((token, i) => {
-        const own = active ? active.find(([place]) => place === i)?.[1] ?? 0 : i === at ? value : 0;
-        if (!own && i !== at) return visible(token);
-        const [, space, rest] = /^(\s*)([^]*)$/.exec(visible(token));
-        return <>{rest && space}<mark class={i === at ? "most" : undefined} style={{ "--heat": `${Math.round(15 + 85 * Math.min(1, own / most))}%` }} title={show(own)}>{rest || space}</mark></>;
-      })}{cutAfter && " …"}</p></li>)}</ol>
+      <p>{cutBefore && "… "}<Activations {...{ tokens, most, at }} values={tokens.map((_, i) => (active ? active.find(([place]) => place === i)?.[1] : i === at ? value : 0))} />{cutAfter && " …"}</p></li>)}</ol>
     <p class="quiet">{examples[0]?.[3] ? "Colour: the feature's activation at each token; underlined: the largest." : "Only the largest activation of each text is known."}</p>
   </Section>;
 }

@@ -2,7 +2,7 @@
 
 import { useContext, useEffect, useId, useLayoutEffect, useMemo, useReducer, useRef, useState } from "preact/hooks";
 import { Virtualizer, elementScroll, observeElementOffset, observeElementRect } from "@tanstack/virtual-core";
-import { matching, ordered } from "./data.js";
+import { FITS, matching, ordered } from "./data.js";
 import { Choice, From, Index, Waiting, show, useMedia, usePromise } from "./parts.jsx";
 
 const ROW = 38, NARROW_ROW = 94; // heights of a row; on a narrow screen it has its texts below each other
@@ -43,7 +43,7 @@ function Grid({ table, columns, names }) {
   const order = useMemo(() => (sort === first && view.descending ? columns.order : sort === "feature" ? Uint32Array.from({ length: table.n }, (_, i) => (view.descending ? table.n - 1 - i : i)) : ordered(columns[sort], view.descending)), [sort, view.descending]);
   const marks = useMemo(() => {
     const blank = () => new Uint8Array(table.n);
-    return [...(needle && !id(needle) ? [[label, lens, more].reduce((rows, column) => (column ? table.mark(column, needle, rows) : rows), blank())] : []), ...(view.concept ? [table.mark(label, view.concept, blank(), true)] : [])];
+    return [...(needle && !id(needle) ? [[label, lens, more].reduce((rows, column) => (column ? table.mark(column, needle, rows) : rows), blank())] : []), ...(view.concept ? [table.mark(label, view.concept.toLowerCase(), blank()).map((fit) => fit === FITS.whole)] : [])];
   }, [view.needle, view.concept, view.needle || view.concept ? nTexts : 0]);
   const rows = useMemo(() => {
     const [, layer, feature] = id(view.needle) ?? [], within = layer ?? view.layer;

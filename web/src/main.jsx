@@ -45,7 +45,7 @@ function page(kind, rest, query, index, table) {
   if (kind === "") return <Overview table={table} />;
   if (kind === "features") return <Features table={table} query={query} />;
   if (kind === "feature") return <FeaturePage table={table} layer={Number(rest[0])} feature={Number(rest[1])} />;
-  if (kind === "steer" && served) return <Steer key={query.toString()} table={table} query={query} />;
+  if (kind === "steer" && served) return <Steer table={table} query={query} />;
   if (kind === "methods" && index.methods) return <Methods />;
   if (kind === "method" && index.methods) return <MethodPage method={rest[0]} />;
   if (kind === "compare") return <Compare of={rest[0] === "methods" && index.methods ? "methods" : "features"} rest={rest.slice(1)} index={index} table={table} />;

@@ -103,6 +103,20 @@ export function Table({ caption, headers, rows, sortable }) {
     </table></div>;
 }
 
+/** A text's tokens, coloured by a feature's activation at each; underlined at the largest. */
+export function Activations({ tokens, values, most, at }) {
+  return tokens.map((token, i) => {
+    if (!values[i] && i !== at) return visible(token);
+    const [, space, rest] = /^(\s*)([^]*)$/.exec(visible(token)), heat = Math.round(15 + 85 * Math.min(1, (values[i] ?? 0) / most));
+    return <>{rest && space}<mark class={i === at ? "most" : undefined} style={{ "--heat": `${heat}%` }} title={show(values[i])}>{rest || space}</mark></>;
+  });
+}
+
+export function Field({ label, grow, type = "number", children, ...input }) {
+  const id = useId();
+  return <span class={grow ? "field grow" : "field"}><label for={id}>{label}</label><input id={id} type={type} step="any" {...input} />{children}</span>;
+}
+
 export function Choice({ label, value, options, onChange }) {
   const id = useId();
   return <span class="field"><label for={id}>{label}</label>

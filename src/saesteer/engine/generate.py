@@ -156,7 +156,8 @@ def steered_texts_by_token(
 ) -> Iterator[Growing]:
     """The texts of `steered_texts` while they are written, after each token: those of a few rows, which must be able to share a batch
     (one kind of intervention, one length of prompts)."""
-    run, group, slots = _one_batch(lm, sae, layer, rows, interventions, prompts, sampling)
+    run = _Run(lm, sae, sae_hook_point(lm, layer, sae.meta), interventions, prompts, sampling, Prefixes(lm))
+    group, slots = _one_batch(run, rows)
     for continued in continued_steps(lm, slots, group.height, sampling, run.ending):
         yield Growing(_texts_of(run, group, continued)[1], continued.stopped.tolist())
 
@@ -166,26 +167,18 @@ def next_log_probs(
     lm: LanguageModel, sae: Sae, layer: int, rows: pl.DataFrame, interventions: Sequence[Intervention], prompts: Sequence[Sequence[int]]
 ) -> Float[Tensor, "row vocab"]:
     """Log-probabilities of the token after the prompt, of rows that can share a batch, as in `steered_texts_by_token`."""
-    run, group, slots = _one_batch(lm, sae, layer, rows, interventions, prompts, Sampling(max_new_tokens=1))
+    run = _Run(lm, sae, sae_hook_point(lm, layer, sae.meta), interventions, prompts, Sampling(max_new_tokens=1), Prefixes(lm))
+    group, slots = _one_batch(run, rows)
     logits = step_logits(lm, next(slots.tiles()), slots.place + 1)[: group.height].float()
     with rows_named(lambda row: _name(run, group.row(row, named=True))):
         check_logits(logits, lm.head.weight)
     return logits.log_softmax(dim=-1)
 
 
-def _one_batch(
-    lm: LanguageModel,
-    sae: Sae,
-    layer: int,
-    rows: pl.DataFrame,
-    interventions: Sequence[Intervention],
-    prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
-) -> tuple[_Run, pl.DataFrame, Slots]:
+def _one_batch(run: _Run, rows: pl.DataFrame) -> tuple[pl.DataFrame, Slots]:
     """Rows that can share a batch, each at its prompt's last token."""
-    run = _Run(lm, sae, sae_hook_point(lm, layer, sae.meta), interventions, prompts, sampling, Prefixes(lm))
     ((length, group),) = _groups(run, rows)
-    return run, group, _start(run, group, length, tile_rows(lm, group.height, group.height, full_tile(lm.device, length)))
+    return group, _start(run, group, length, tile_rows(run.lm, group.height, group.height, full_tile(run.lm.device, length)))
 
 
 def _rows_that_fit(run: _Run, length: int, full: int) -> int:

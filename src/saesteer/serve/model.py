@@ -15,25 +15,26 @@ from saesteer.core.counter_rng import hex_keys, streams, text_keys
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
 from saesteer.core.tokens import TextTokens
+from saesteer.engine.activations import sparse_activations, special_ids
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.conversation import rendered
 from saesteer.engine.generate import next_log_probs
-from saesteer.engine.generations import feature_addition, features_addition, placed, prompted_ids
+from saesteer.engine.generations import feature_edit, features_addition, placed, prompted_ids
 from saesteer.engine.hook_points import to_residual
-from saesteer.engine.interventions import PromptText
+from saesteer.engine.interventions import Addition, PromptText
 from saesteer.engine.logit_lens import top_logit_lens_tokens
-from saesteer.engine.models import LanguageModel, check_length, prompt_token_ids, with_bos
+from saesteer.engine.models import LanguageModel, check_length, plain_token_ids, prompt_token_ids, with_bos
 from saesteer.engine.saes import Sae, check_features
 from saesteer.engine.steering import Intervention
 from saesteer.exchange.fits import fit_of
 from saesteer.run import Run
-from saesteer.serve.requests import FeatureStrength, FitStrength, Message, NextRequest, SteeringField
-from saesteer.serve.scheduler import Text
+from saesteer.serve.requests import FeatureRequest, FeatureStrength, FitStrength, Message, SteeringField
+from saesteer.serve.scheduler import Text, as_batch
 from saesteer.settings import Comparison
 from saesteer.settings.base import canonical_factor
 from saesteer.steps.generations import sampling_of
 
-UNSTEERED, N_LENS = "0", 10
+N_LENS = 10
 
 
 @dataclass(frozen=True)
@@ -56,25 +57,32 @@ class Model:
     saes: Mapping[int, Sae]
     """By layer."""
 
-    def setting(self, steering: SteeringField, is_unsteered: bool = False) -> Setting:
-        """The setting that a request names, or the unsteered model in a form that can share its forwards; refused where the experiment has
-        no such feature or fit."""
+    def setting(self, steering: SteeringField) -> Setting:
+        """The setting that a request names; refused where the experiment has no such feature or fit."""
         if steering.fit:
-            setting = self._fitted(steering.fit)
-            if is_unsteered and isinstance(setting.intervention, PromptText):
-                return self.setting(SteeringField())
-            return replace(setting, factor=UNSTEERED) if is_unsteered else setting
+            return self._fitted(steering.fit)
         features = steering.features or [FeatureStrength(layer=self.run.layers[0], feature=0, factor=0)]
-        layer = features[0].layer
-        self.run.check_layer(layer)
-        sae = self.saes[layer]
-        check_features([of.feature for of in features], sae.meta.n_features, f"the SAE of layer {layer}")
-        if len(features) == 1:
-            factor = UNSTEERED if is_unsteered else canonical_factor(features[0].factor)
-            return Setting(layer, feature_addition(sae, features[0].feature), factor, (layer, features[0].feature, *text_keys([factor])))
+        layer, (first, *more) = features[0].layer, features
+        sae = self._sae_with(layer, [of.feature for of in features])
+        if not more:
+            factor = canonical_factor(first.factor)
+            return Setting(layer, feature_edit(sae, first.feature, steering.edit), factor, (layer, first.feature, *text_keys([factor])))
         key = ",".join(f"{of.feature}*{canonical_factor(of.factor)}" for of in features)
         addition = features_addition(sae, {of.feature: of.factor for of in features})
-        return Setting(layer, addition, UNSTEERED if is_unsteered else "1", (layer, *text_keys([key])))
+        return Setting(layer, addition, "1", (layer, *text_keys([key])))
+
+    def unsteered(self, setting: Setting) -> Setting:
+        """The model as it is, with the same random numbers whatever it is compared with; at factor 0 an addition shares its forwards. Some
+        other interventions edit at factor 0 too."""
+        plain = self.setting(SteeringField())
+        is_addition = isinstance(setting.intervention, Addition)
+        return replace(plain, layer=setting.layer, intervention=setting.intervention) if is_addition else plain
+
+    def _sae_with(self, layer: int, features: Sequence[int]) -> Sae:
+        """The SAE of a layer, which has these features."""
+        self.run.check_layer(layer)
+        check_features(features, self.saes[layer].meta.n_features, f"the SAE of layer {layer}")
+        return self.saes[layer]
 
     def _fitted(self, strength: FitStrength) -> Setting:
         """A fit of the comparison."""
@@ -113,20 +121,32 @@ class Model:
             raise SettingsError(f"the model's chat template refuses this conversation: {fault}") from fault
         return with_bos(tokenizer(written, add_special_tokens=False)["input_ids"], self.lm.bos, tokenizer.bos_token_id)
 
-    def next_log_probs(self, params: NextRequest) -> dict[str, Any]:
+    def next_log_probs(self, params: FeatureRequest) -> dict[str, Any]:
         """Top logit-lens tokens of a feature with their log-probabilities as the next token: tokens, unsteered, steered (nats)."""
-        self.run.check_layer(params.layer)
-        lens, setting = self.saes[params.layer], self.setting(params.steering)
-        check_features([params.feature], lens.meta.n_features, f"the SAE of layer {params.layer}")
-        ids = tuple(self._prompt_ids(params.prompt, self.setting(SteeringField()), self.sampling(1)))
-        sae = self.saes[setting.layer]
-        rows = {"row": [0, 1], "intervention": [0, 0], "prompt": [0, 0], "factor": [UNSTEERED, setting.factor], "stream": [0, 0]}
-        frame = pl.DataFrame(rows, schema_overrides={"row": pl.UInt32, "stream": pl.UInt64})
-        log_probs = next_log_probs(self.lm, sae, setting.layer, frame, [setting.intervention], [ids])
+        lens, setting = self._sae_with(params.layer, [params.feature]), self.setting(params.steering)
         in_residual = to_residual(self.lm, params.layer, lens.meta.hook_point)
         ((token_ids,), _) = top_logit_lens_tokens(self.lm, lens.W_dec[[params.feature]].float(), N_LENS, to_residual=in_residual)
-        unsteered, steered = log_probs[:, token_ids].tolist()
-        return {"tokens": self.tokens.strings(token_ids.tolist()), "unsteered": unsteered, "steered": steered}
+
+        def log_probs(setting: Setting) -> list[float]:
+            texts = self.texts(params.prompt, setting, self.sampling(1), 1, 0)
+            values: list[float] = next_log_probs(self.lm, self.saes[setting.layer], setting.layer, *as_batch(texts))[0, token_ids].tolist()
+            return values
+
+        tokens = self.tokens.strings(token_ids.tolist())
+        return {"tokens": tokens, "unsteered": log_probs(self.unsteered(setting)), "steered": log_probs(setting)}
+
+    def activations(self, params: FeatureRequest) -> dict[str, Any]:
+        """A text's ordinary tokens and a feature's activation at each; None at the first one, where activations are not measured, unless a
+        special token stands before it."""
+        sae, prompt = self._sae_with(params.layer, [params.feature]), params.prompt
+        ids = plain_token_ids(self.lm, prompt) if isinstance(prompt, str) else self._conversation_ids(prompt)
+        table = next(sparse_activations(self.lm, {params.layer: sae}, pl.DataFrame({"text_id": "text", "token_ids": [ids]})))
+        active = table.explode("token_index", "feature", "value").filter(feature=params.feature)
+        values = dict(active.select("token_index", "value").iter_rows())
+        special = {*special_ids(self.lm)}
+        places = [place for place, token in enumerate(ids) if token not in special]
+        activations = [values.get(place, 0.0) if place else None for place in places]
+        return {"tokens": self.tokens.strings([ids[place] for place in places]), "activations": activations}
 
     @cached_property
     def tokens(self) -> TextTokens:
@@ -137,7 +157,13 @@ class Model:
     def name(self) -> str:
         return self.run.experiment.model.name
 
-    def sampling(self, max_tokens: int | None) -> Sampling:
-        """The experiment's, with another longest text."""
+    def sampling(self, max_tokens: int | None = None, temperature: float | None = None) -> Sampling:
+        """The experiment's, with another longest text or another temperature."""
+        given: dict[str, Any] = {"max_new_tokens": max_tokens, "temperature": temperature}
+        return replace(sampling_of(self.run.steering), **{name: value for name, value in given.items() if value is not None})
+
+    def as_begun(self) -> dict[str, Any]:
+        """What the page begins with: the experiment's sampling and, of a model that answers, the turns before and with an empty prompt."""
         sampling = sampling_of(self.run.steering)
-        return sampling if max_tokens is None else replace(sampling, max_new_tokens=max_tokens)
+        turns = self.lm.chat.messages("") if self.lm.prompt_format == "chat" else None
+        return {"max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature, "turns": turns}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from saesteer.core.errors import SettingsError
-from saesteer.engine.continuation import Sampling
+from saesteer.settings import Edit
 from saesteer.settings.base import Seed, Temperature
 
 MOST_TOKENS, MOST_SAMPLES, MOST_FEATURES, MOST_PROMPTS, LONGEST_PROMPT = 512, 16, 8, 16, 20_000
@@ -15,6 +14,12 @@ MOST_TOKENS, MOST_SAMPLES, MOST_FEATURES, MOST_PROMPTS, LONGEST_PROMPT = 512, 16
 Strength = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 
 Prompt = Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT)]
+StopText = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+def _as_list(value: Any) -> Any:
+    """OpenAI's forms take one text for a list of it."""
+    return [value] if isinstance(value, str) else [] if value is None else value
 
 
 class _Params(BaseModel):
@@ -43,6 +48,8 @@ class SteeringField(_Params):
 
     features: list[FeatureStrength] = Field(default=[], max_length=MOST_FEATURES)
     fit: FitStrength | None = None
+    edit: Edit = "addition"
+    """What is done with a feature, as `sweep.edit`."""
 
     @model_validator(mode="after")
     def check(self) -> SteeringField:
@@ -53,24 +60,39 @@ class SteeringField(_Params):
             raise ValueError("a feature is named twice: name it once, with one factor")
         if self.features and self.fit:
             raise ValueError("name features or a fit, not both")
+        if self.edit != "addition" and len(self.features) != 1:
+            raise ValueError(f"edit {self.edit} takes one feature, not {len(self.features)}")
+        if self.edit == "ablation" and self.features[0].factor != 1:
+            raise ValueError("an ablation has no strength: its factor is 1")
         return self
 
 
-class SteerRequest(_Params):
-    """A prompt that is continued unsteered and steered."""
+class Message(_Params):
+    """A turn of a conversation."""
 
-    prompt: Prompt
+    role: Literal["system", "user", "assistant"]
+    content: str = Field(max_length=LONGEST_PROMPT)
+
+
+Conversation = Annotated[list[Message], Field(min_length=1, max_length=64)]
+
+
+class SteerRequest(_Params):
+    """A prompt that is continued, or a conversation that is answered, unsteered and steered."""
+
+    prompt: Prompt | Conversation
     steering: SteeringField
     samples: int = Field(default=1, ge=1, le=MOST_SAMPLES)
     max_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
+    temperature: Temperature | None = Field(default=None, le=2)
     seed: Seed | None = None
 
 
-class NextRequest(_Params):
-    """A prompt, a setting, and the feature whose top logit-lens tokens are looked at."""
+class FeatureRequest(_Params):
+    """A text, and the feature that is looked at: its activations there or, under some steering, its top logit-lens tokens right after."""
 
-    prompt: Prompt
-    steering: SteeringField
+    prompt: Prompt | Conversation
+    steering: SteeringField = SteeringField()
     layer: int = Field(ge=0)
     feature: int = Field(ge=0)
 
@@ -84,37 +106,22 @@ class OpenAiRequest(_Params):
     top_p: float = Field(default=1.0, gt=0, le=1)
     n: int = Field(default=1, ge=1, le=MOST_SAMPLES)
     seed: Seed | None = None
-    stop: str | list[str] | None = None
+    stop: Annotated[list[StopText], BeforeValidator(_as_list), Field(max_length=4)] = []
     stream: bool = False
     user: str | None = None
     presence_penalty: Literal[0] = 0
     frequency_penalty: Literal[0] = 0
-    logprobs: Literal[False] | None = None
+    logprobs: Annotated[None, BeforeValidator(lambda value: None if value is False else value)] = None  # 0 asks for some
     steering: SteeringField = SteeringField()
-
-    def sampling(self, default_tokens: int) -> Sampling:
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop or [""]
-        if len(stops) > 1 or len(stops[0]) > 1:
-            raise SettingsError("stop: one character at most")
-        return Sampling(self.max_tokens or default_tokens, self.temperature, 0, stops[0], self.top_p)
 
 
 class CompletionRequest(OpenAiRequest):
-    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MOST_PROMPTS)]
+    prompt: Annotated[list[Prompt], BeforeValidator(_as_list), Field(min_length=1, max_length=MOST_PROMPTS)]
     echo: Literal[False] = False
     best_of: Literal[1] | None = None
     suffix: None = None
 
-    @property
-    def prompts(self) -> list[str]:
-        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
-
-
-class Message(_Params):
-    role: Literal["system", "user", "assistant"]
-    content: str = Field(max_length=LONGEST_PROMPT)
-
 
 class ChatRequest(OpenAiRequest):
-    messages: list[Message] = Field(min_length=1, max_length=64)
+    messages: Conversation
     max_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS, validation_alias=AliasChoices("max_tokens", "max_completion_tokens"))

@@ -51,6 +51,8 @@ class Text:
     prompt: tuple[int, ...]
     """Token ids."""
     sampling: Sampling
+    stops: tuple[str, ...] = ()
+    """It ends before the first of these."""
 
     @property
     def shape(self) -> object:
@@ -157,21 +159,22 @@ class Scheduler:
     def _texts(self, texts: Sequence[Text]) -> Iterator[Growing]:
         """Texts of one shape while they grow."""
         first = texts[0]
-        interventions = list({id(text.intervention): text.intervention for text in texts}.values())
-        prompts = list(dict.fromkeys(text.prompt for text in texts))
-        places = {id(intervention): place for place, intervention in enumerate(interventions)}
-        rows = pl.DataFrame(
-            {
-                "row": range(len(texts)),
-                "intervention": [places[id(text.intervention)] for text in texts],
-                "prompt": [prompts.index(text.prompt) for text in texts],
-                "factor": [text.factor for text in texts],
-                "stream": pl.Series([text.stream for text in texts], dtype=pl.UInt64),
-            },
-            schema_overrides={"row": pl.UInt32},
-        )
-        sae = self._sae(first.layer)
-        yield from steered_texts_by_token(self._lm, sae, first.layer, rows, interventions, prompts, first.sampling)
+        yield from steered_texts_by_token(self._lm, self._sae(first.layer), first.layer, *as_batch(texts), first.sampling)
+
+
+def as_batch(texts: Sequence[Text]) -> tuple[pl.DataFrame, list[Intervention], list[tuple[int, ...]]]:
+    """Texts of one shape as the engine takes them: rows, and the interventions and prompts that these name."""
+    interventions = list({id(text.intervention): text.intervention for text in texts}.values())
+    prompts = list(dict.fromkeys(text.prompt for text in texts))
+    places = {id(intervention): place for place, intervention in enumerate(interventions)}
+    rows = {
+        "row": range(len(texts)),
+        "intervention": [places[id(text.intervention)] for text in texts],
+        "prompt": [prompts.index(text.prompt) for text in texts],
+        "factor": [text.factor for text in texts],
+        "stream": [text.stream for text in texts],
+    }
+    return pl.DataFrame(rows, schema_overrides={"row": pl.UInt32, "stream": pl.UInt64}), interventions, prompts
 
 
 def _run(work: Callable[[], Any], future: Future[Any]) -> None:
@@ -210,6 +213,8 @@ class _Batch:
         for row, (job, number) in list(self._rows.items()):
             text = growing.texts[row]
             finish = "error" if text is None else "stop" if growing.stopped[row] else None
+            if text is not None and (ends := [text.find(stop) for stop in job.texts[number].stops if stop in text]):
+                text, finish = text[: min(ends)], "stop"
             self._texts[row] = self._fault if text is None else text
             job.write(number, Progress(self._texts[row], self._n_tokens, finish))
             if finish is not None:

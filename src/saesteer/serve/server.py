@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import html
 import json
 import secrets
 import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +32,7 @@ from saesteer.core.errors import SaesteerError, SettingsError
 from saesteer.run import Run
 from saesteer.serve.guard import LOOPBACK, guarded, refused
 from saesteer.serve.model import Model
-from saesteer.serve.requests import ChatRequest, CompletionRequest, NextRequest, OpenAiRequest, SteerRequest
+from saesteer.serve.requests import ChatRequest, CompletionRequest, FeatureRequest, OpenAiRequest, SteerRequest
 from saesteer.serve.scheduler import Busy, Job, Progress, Scheduler, Text
 from saesteer.site.folder import ASSETS, write_report
 from saesteer.site.pieces import read_piece
@@ -41,8 +42,6 @@ SECONDS_TO_END = 3
 _EVERY_ADDRESS = ("", "0.0.0.0", "::")
 
 Params = TypeVar("Params", bound=BaseModel)
-Choice = Callable[[str], dict[str, Any]]
-"""A text in the form of an answer's choice."""
 Written = AsyncIterator[tuple[int, Progress]]
 """What there is of each text (by number) after each of its tokens, until all have ended."""
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -82,7 +81,9 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as fault:
-        raise SettingsError(f"cannot listen on {host}, port {port}: {fault.strerror}; name another with --host or --port") from fault
+        raise SettingsError(
+            f"cannot listen on {host}, port {port}: {str(fault.strerror).partition(' (')[0]}; name another with --host or --port"
+        ) from fault
 
 
 def application(model: Model, scheduler: Scheduler, report: Path, token: str | None) -> ASGIApp:
@@ -91,11 +92,12 @@ def application(model: Model, scheduler: Scheduler, report: Path, token: str | N
     computing: dict[str, Endpoint] = {
         "/api/steer": endpoints.steer,
         "/api/next": endpoints.next_token,
+        "/api/activations": endpoints.activations,
         "/v1/completions": endpoints.completions,
         "/v1/chat/completions": endpoints.chat,
     }
     routes = [Route(path, _while_connected(endpoint), methods=["POST"]) for path, endpoint in computing.items()]
-    routes += [Route("/v1/models", endpoints.models), *page_routes(report)]
+    routes += [Route("/v1/models", endpoints.models), *page_routes(report, model.as_begun())]
     faults: dict[Any, Any] = {
         ValidationError: _invalid,
         SaesteerError: _invalid,
@@ -150,10 +152,9 @@ class Endpoints:
     async def steer(self, request: Request) -> Response:
         """A prompt continued unsteered and steered: an event for each text and token, with all that there is of the text."""
         params = await _params(request, SteerRequest)
-        sampling = self.model.sampling(params.max_tokens)
-        settings = [self.model.setting(params.steering, is_unsteered) for is_unsteered in (True, False)]
+        sampling, steered = self.model.sampling(params.max_tokens, params.temperature), self.model.setting(params.steering)
+        settings = [self.model.unsteered(steered), steered]
         texts = [text for one in settings for text in self.model.texts(params.prompt, one, sampling, params.samples, params.seed)]
-
         job, written = self._begun(texts)
 
         async def events() -> AsyncIterator[dict[str, str]]:
@@ -165,29 +166,34 @@ class Endpoints:
 
     async def next_token(self, request: Request) -> Response:
         """Log-probabilities of a feature's top logit-lens tokens as the next token, unsteered and steered."""
-        params = await _params(request, NextRequest)
+        params = await _params(request, FeatureRequest)
         return JSONResponse(await asyncio.wrap_future(self.scheduler.run(lambda: self.model.next_log_probs(params))))
+
+    async def activations(self, request: Request) -> Response:
+        """A feature's activations at the tokens of a text."""
+        params = await _params(request, FeatureRequest)
+        return JSONResponse(await asyncio.wrap_future(self.scheduler.run(lambda: self.model.activations(params))))
 
     async def completions(self, request: Request) -> Response:
         params = await _params(request, CompletionRequest)
-        texts = [text for prompt in params.prompts for text in self._texts(prompt, params)]
-        return await self._completed(params, texts, ("text_completion", "text_completion"), _of_text, _of_text)
+        texts = [text for prompt in params.prompt for text in self._texts(prompt, params)]
+        return await self._completed(params, texts, "text_completion", "text_completion")
 
     async def chat(self, request: Request) -> Response:
         params = await _params(request, ChatRequest)
-        texts = self._texts(params.messages, params)
-        return await self._completed(params, texts, ("chat.completion", "chat.completion.chunk"), _message, _delta)
+        return await self._completed(params, self._texts(params.messages, params), "chat.completion", "chat.completion.chunk")
 
     def _texts(self, prompt: Any, params: OpenAiRequest) -> list[Text]:
-        sampling = params.sampling(self.model.sampling(None).max_new_tokens)
-        return self.model.texts(prompt, self.model.setting(params.steering), sampling, params.n, params.seed)
+        sampling = replace(self.model.sampling(params.max_tokens, params.temperature), top_k=0, stop="", top_p=params.top_p)
+        texts = self.model.texts(prompt, self.model.setting(params.steering), sampling, params.n, params.seed)
+        return [replace(text, stops=tuple(params.stop)) for text in texts]
 
-    async def _completed(self, params: OpenAiRequest, texts: list[Text], kinds: tuple[str, str], whole: Choice, part: Choice) -> Response:
-        """An answer in OpenAI's form: whole, or as a stream of parts; `kinds` are the names of both."""
+    async def _completed(self, params: OpenAiRequest, texts: list[Text], whole: str, part: str) -> Response:
+        """An answer in OpenAI's form: whole, or as a stream of parts, by their kinds."""
         answer = {"id": f"saesteer-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.model.name}
         job, written = self._begun(texts)
         if params.stream:
-            return _Stream(job, _chunks(len(texts), written, answer | {"object": kinds[1]}, part))
+            return _Stream(job, _chunks(len(texts), written, answer | {"object": part}, params.stop))
         last = [Progress("")] * len(texts)
         try:
             async for number, progress in written:
@@ -196,10 +202,10 @@ class Endpoints:
             job.cancel()
         if failed := [progress.text for progress in last if progress.finish == "error"]:
             return refused(500, failed[0], "server_error")
-        choices = [whole(of.text) | {"index": index, "finish_reason": of.finish} for index, of in enumerate(last)]
+        choices = [_choice(whole, index, of.text, of.finish) for index, of in enumerate(last)]
         n_prompt, n_new = sum(len(text.prompt) for text in texts), sum(of.n_tokens for of in last)
         usage = {"prompt_tokens": n_prompt, "completion_tokens": n_new, "total_tokens": n_prompt + n_new}
-        return JSONResponse(answer | {"object": kinds[0], "choices": choices, "usage": usage})
+        return JSONResponse(answer | {"object": whole, "choices": choices, "usage": usage})
 
     def _begun(self, texts: Sequence[Text]) -> tuple[Job, Written]:
         """Texts that begin to be written; Busy where there are too many."""
@@ -218,13 +224,15 @@ class Endpoints:
         return self.scheduler.submit(texts, write), written()
 
 
-async def _chunks(n: int, written: Written, answer: dict[str, Any], part: Choice) -> AsyncIterator[dict[str, str]]:
-    """What each of n texts has more than before. The bytes of a character that is not whole yet wait for the rest."""
-    sent = [""] * n
+async def _chunks(n: int, written: Written, answer: dict[str, Any], stops: Sequence[str]) -> AsyncIterator[dict[str, str]]:
+    """What each of n texts has more than before. What may begin a stop text, or is part of a character, waits for the rest."""
+    sent, begins = [""] * n, [stop[:end] for stop in stops for end in range(1, len(stop))]
     async for number, progress in written:
         text = progress.text if progress.finish else progress.text.rstrip("\N{REPLACEMENT CHARACTER}")
+        if not progress.finish:
+            text = text[: len(text) - max((len(begin) for begin in begins if text.endswith(begin)), default=0)]
         more, sent[number] = text[len(sent[number]) :], text
-        yield {"data": json.dumps(answer | {"choices": [part(more) | {"index": number, "finish_reason": progress.finish}]})}
+        yield {"data": json.dumps(answer | {"choices": [_choice(answer["object"], number, more, progress.finish)]})}
     yield {"data": "[DONE]"}
 
 
@@ -232,16 +240,11 @@ async def _params(request: Request, form: type[Params]) -> Params:
     return form.model_validate_json(await request.body())
 
 
-def _of_text(text: str) -> dict[str, Any]:
-    return {"text": text}
-
-
-def _message(text: str) -> dict[str, Any]:
-    return {"message": {"role": "assistant", "content": text}}
-
-
-def _delta(text: str) -> dict[str, Any]:
-    return {"delta": {"role": "assistant", "content": text}}
+def _choice(kind: str, index: int, text: str, finish: str | None) -> dict[str, Any]:
+    """A text in the form that a kind of answer has for it."""
+    message: dict[str, Any] = {"message": {"role": "assistant", "content": text}}
+    forms = {"text_completion": {"text": text}, "chat.completion": message, "chat.completion.chunk": {"delta": {"content": text}}}
+    return forms[kind] | {"index": index, "finish_reason": finish}
 
 
 def _invalid(request: Request, fault: Exception) -> Response:
@@ -262,9 +265,9 @@ def _busy(request: Request, fault: Exception) -> Response:
     return answer
 
 
-def page_routes(report: Path) -> list[Route]:
+def page_routes(report: Path, as_begun: dict[str, Any]) -> list[Route]:
     """The routes of a report's folder: its data, the files that it was made from, and the page with its assets and figures."""
-    page = _served_page((report / "index.html").read_text(encoding="utf-8"))
+    page = _served_page((report / "index.html").read_text(encoding="utf-8"), as_begun)
 
     def data(request: Request) -> Response:
         text = read_piece(report, request.path_params["name"])
@@ -286,9 +289,10 @@ def page_routes(report: Path) -> list[Route]:
     return [Route("/data/{name:path}.json", data), Route("/files/{name:path}", file), Route("/{name:path}", asset)]
 
 
-def _served_page(page: str) -> str:
-    """The report's page, allowed to ask this server and told that there is one."""
-    return page.replace("default-src 'none';", "default-src 'none'; connect-src 'self';").replace("<html", '<html data-served="true"', 1)
+def _served_page(page: str, as_begun: dict[str, Any]) -> str:
+    """The report's page, allowed to ask this server and told what steering begins with."""
+    served = f'<html data-served="{html.escape(json.dumps(as_begun))}"'
+    return page.replace("default-src 'none';", "default-src 'none'; connect-src 'self';").replace("<html", served, 1)
 
 
 def _sent(path: Path | None, is_download: bool = False) -> Response:
