@@ -147,7 +147,7 @@ def test_the_intervals_are_of_the_texts_behind_score_and_gain(sweep: tuple[Any, 
         assert row["n"] == texts.height == 4
         assert row["score_low"] <= row["score"] <= row["score_high"]
         assert row["gain_low"] <= row["gain"] <= row["gain_high"]
-    assert scores["gain"].n_unique() > 2
+    assert scores["gain"].n_unique() > 1
 
 
 def test_function_words_are_marked() -> None:

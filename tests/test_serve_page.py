@@ -15,11 +15,10 @@ import torch
 from engine_models import shipped_model, shipped_sae
 from report_folders import write_step
 from served import Served, serving
-from test_report_pages import DESK, PHONE, barriers, browser, comparison, sweep, sync_api  # noqa: F401
+from test_report_pages import DESK, PHONE, barriers, browser, comparison, first_order, sweep, sync_api  # noqa: F401
 from test_report_pages import pytestmark as pytestmark
 from test_serve_hostile import held
 
-from saesteer.analysis.tables import OUTCOMES
 from saesteer.engine.interventions import Addition, packed
 from saesteer.engine.models import language_model
 from saesteer.methods.compare.tables import METHOD_SUMMARIES
@@ -103,8 +102,7 @@ def test_search_a_feature_and_steer_with_it(sweep: tuple[Run, Path], served: Ser
     page.goto(f"{served.address}/#/")
     page.get_by_role("link", name="Steer", exact=True).click()
     begun = page.locator(".strengths a").inner_text()  # to begin with, the best feature at its recommended strength
-    best = sweep[0].summary(OUTCOMES).sort("judge_score", "layer", "feature", descending=[True, False, False], nulls_last=True)
-    assert begun == "{}/{}".format(*best.select("layer", "feature").row(0))
+    assert begun == first_order(sweep[0])[0]
     page.get_by_role("button", name=f"remove {begun}").click()
     choose(page, f"{layer}/{feature}")
     page.get_by_label("Prompt").fill(PROMPT)

@@ -22,6 +22,7 @@ _LINE = 0.155  # inches
 _BASELINE = 0.115  # inches below a line's top
 _MARGIN = 0.1
 _GAP = 0.1  # inches between features
+_ABOVE = {"group": 1.5 * _GAP, "name": _GAP}  # inches left free above a line
 _START, _END = "\ue000", "\ue001"  # around what is highlighted, where text is broken into lines
 _HIGHLIGHT = "#F3C4DF"
 
@@ -99,14 +100,14 @@ def draw(data: pl.DataFrame) -> Figure:
 
     lines = list(_lines(data))
     note = textwrap.wrap(counts(data), 112)
-    height = 2 * _MARGIN + _LINE * (len(lines) + len(note)) + sum(_above(kind) for kind, *_ in lines) + _GAP
+    height = 2 * _MARGIN + _LINE * (len(lines) + len(note)) + sum(_ABOVE.get(kind, 0.0) for kind, *_ in lines) + _GAP
     figure = Figure(figsize=(PAGE, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, PAGE), ylim=(height, 0))
     axes.axis("off")
     top, is_marked, steered = _MARGIN, False, False
     for kind, row, text in lines:
-        top += _above(kind)
+        top += _ABOVE.get(kind, 0.0)
         if kind == "group":
             _write(axes, _MARGIN, top, text, size=SMALLEST + 1.5, weight="bold")
         elif kind == "name":
@@ -122,11 +123,6 @@ def draw(data: pl.DataFrame) -> Figure:
     for place, line in enumerate(note):
         _write(axes, _MARGIN, top + _GAP + place * _LINE, line, color=GREY)
     return figure
-
-
-def _above(kind: str) -> float:
-    """Inches left free above a line."""
-    return {"group": 1.5 * _GAP, "name": _GAP}.get(kind, 0.0)
 
 
 def _write(axes: Axes, left: float, top: float, text: str, size: float = SMALLEST, color: str = BLACK, **look: Any) -> None:

@@ -2,7 +2,7 @@
 text); its row, where its scores lie in the layer, max-activating examples, a histogram of activations, logit
 lens, curves over factors, steered texts, neighbours."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,9 @@ _Feature = dict[int, Any]
 """Feature of a layer -> a part of its page."""
 
 
-def write_feature_pages(
-    folder: Path, run: Run, features: pl.DataFrame, recommended: pl.DataFrame | None, scores: pl.DataFrame | None
-) -> dict[str, Any]:
+def write_feature_pages(folder: Path, run: Run, features: pl.DataFrame, scores: pl.DataFrame | None) -> dict[str, Any]:
     """Write every feature's page, in the order of FEATURES; gives what the page has to know of them. scores: `held_out_scores`."""
-    summaries = {table.name: run.summary_if_any(table) for table in (STEERING, OUTCOMES)} | {"recommended": recommended, "scores": scores}
+    summaries = {table.name: run.summary_if_any(table) for table in (STEERING, OUTCOMES)} | {"scores": scores}
     columns = [name for name in features.columns if name not in ("top_logit_lens_token_ids", "explanation")]
 
     def pages() -> Iterator[dict[str, Any]]:
@@ -103,11 +101,11 @@ def _parts(run: Run, layer: int, rows: pl.DataFrame, summaries: Mapping[str, pl.
     if texts is not None:
         texts = of_features(texts.drop("reason")).drop("layer")
         parts["texts"] = grouped(texts)
-    if "steering" in summaries and "recommended" in summaries:
-        curves = both_halves(summaries["steering"])
+    if "steering" in summaries and "scores" in summaries:
+        curves, scores = both_halves(summaries["steering"]), summaries["scores"]
         parts["curve"] = grouped(curves.select("feature", *CURVE_COLUMNS))
-        parts["recommended"] = {feature: how for feature, *how in summaries["recommended"].drop("layer").iter_rows()}
-        parts["answer"] = answers(curves, summaries.get("scores"), parts["recommended"], texts)
+        parts["recommended"] = {feature: how for feature, *how in scores.select("feature", "factor", "chosen_by").iter_rows()}
+        parts["answer"] = answers(curves, scores, texts)
     if decoder := run.sae_file_if_any(layer):
         nearest = neighbours(decoder, rows["feature"].to_list())
         labelled = rows.select("feature", labels(rows), pl.col("top_logit_lens_tokens").list.head(N_LOGIT_LENS_TOKENS))
@@ -178,13 +176,11 @@ def steered_texts(run: Run, layer: int, method: str | None = None) -> pl.DataFra
     return texts.sort(order).select("layer", "method", "target", "factor", "prefix_id", "sample", *TEXT_COLUMNS, "reason")
 
 
-def answers(
-    curves: pl.DataFrame, scores: pl.DataFrame | None, recommended: Mapping[int, Sequence[Any]], texts: pl.DataFrame | None
-) -> dict[int, dict[str, Any]]:
+def answers(curves: pl.DataFrame, scores: pl.DataFrame, texts: pl.DataFrame | None) -> dict[int, dict[str, Any]]:
     """Feature of a layer -> `held_out`, the values of ANSWER; `fluent`, see `fluent_up_to`; `text`, prompt and sample of the text that is
     shown. What is not known is None. curves: `both_halves`."""
-    best = {} if texts is None else _best_texts(texts, recommended)
-    held_out = {} if scores is None else grouped(scores.select("feature", *ANSWER))
+    best = {} if texts is None else _best_texts(texts, scores)
+    held_out = grouped(scores.drop_nulls("measure").select("feature", *ANSWER))
     made = {}
     for (feature,), curve in curves.partition_by("feature", as_dict=True, maintain_order=True).items():
         fluent = fluent_up_to({row["factor"]: row for row in curve.to_dicts()})
@@ -206,11 +202,10 @@ def fluent_up_to(rows: Mapping[str, Mapping[str, Any]]) -> list[Any] | None:
     return [last, True]
 
 
-def _best_texts(texts: pl.DataFrame, recommended: Mapping[int, Sequence[Any]]) -> dict[int, tuple[int, int]]:
+def _best_texts(texts: pl.DataFrame, scores: pl.DataFrame) -> dict[int, tuple[int, int]]:
     """Each feature's text at the recommended factor with the highest judge score, or the highest GenSuccess@20 where there is no judge
     score; of equal ones the first prompt's first. Texts without a score, and empty ones, come last."""
-    factors = pl.DataFrame({"feature": list(recommended), "factor": [factor for factor, *_ in recommended.values()]})
-    rows = texts.join(factors.cast({"feature": texts.schema["feature"], "factor": pl.String}), on=["feature", "factor"], how="semi")
+    rows = texts.join(scores, on=["feature", "factor"], how="semi")
     empty = pl.col("text").fill_null("").str.strip_chars() == ""
     highest = [-pl.col("judge_score"), -pl.col("gen_success_20").cast(pl.Int64)]
     rows = rows.sort("feature", empty, *highest, "prefix_id", "sample", nulls_last=True).unique(

@@ -44,12 +44,10 @@ _WORD = r"\p{L}{3,}"
 _SPECIAL = r"<[|/]?\w+\|?>|\[[A-Z]{3,}\]"  # such as <bos>
 
 
-def write_feature_table(
-    folder: Path, run: Run, features: pl.DataFrame, recommended: pl.DataFrame | None, scores: pl.DataFrame | None
-) -> dict[str, Any]:
-    """Write the columns of FEATURES (sorted by its keys), of the OUTCOMES by the experiment's rule, of the recommended factors and of
-    `held_out_scores`; gives what the page has to know of them."""
-    rows = _measured(run, features, recommended, scores)
+def write_feature_table(folder: Path, run: Run, features: pl.DataFrame, scores: pl.DataFrame | None) -> dict[str, Any]:
+    """Write the columns of FEATURES (sorted by its keys), of the OUTCOMES by the experiment's rule and of `held_out_scores`; gives what the
+    page has to know of them."""
+    rows = _measured(run, features, scores)
     numbers = [name for name in _NUMBERS if name in rows.columns and rows[name].null_count() < rows.height]
     more = _searched(run, rows)
     order = _first_shown(rows)
@@ -74,17 +72,16 @@ def write_feature_table(
     }
 
 
-def _measured(run: Run, features: pl.DataFrame, recommended: pl.DataFrame | None, scores: pl.DataFrame | None) -> pl.DataFrame:
+def _measured(run: Run, features: pl.DataFrame, scores: pl.DataFrame | None) -> pl.DataFrame:
     """FEATURES with `label` and the columns of `_NUMBERS` that other tables have."""
-    rows, outcomes, more = features.with_columns(labels(features)), run.summary_if_any(OUTCOMES), []
+    rows, outcomes = features.with_columns(labels(features)), run.summary_if_any(OUTCOMES)
     if outcomes is not None and isinstance(run.experiment, Sweep):
-        more.append(outcomes.filter(rule=run.experiment.best_factor.rule).select(*_KEYS, *_SUCCESSES))
-    if recommended is not None:
-        more.append(recommended.select(*_KEYS, strength=pl.col("factor").cast(pl.Float64)))
+        by_rule = outcomes.filter(rule=run.experiment.best_factor.rule).select(*_KEYS, *_SUCCESSES)
+        rows = rows.join(by_rule, on=_KEYS, how="left", maintain_order="left")
     if scores is not None:
-        more.append(scores.filter(measure="judge_score").select(*_KEYS, "gain"))
-    for table in more:
-        rows = rows.join(table, on=_KEYS, how="left", maintain_order="left")
+        gain = pl.when(measure="judge_score").then("gain").alias("gain")
+        more = scores.select(*_KEYS, gain, strength=pl.col("factor").cast(pl.Float64))
+        rows = rows.join(more, on=_KEYS, how="left", maintain_order="left")
     return rows
 
 

@@ -20,7 +20,6 @@ from typing import Any
 import polars as pl
 
 import saesteer
-from saesteer.analysis.best_factor import recommended_factors
 from saesteer.analysis.tables import STEERING
 from saesteer.core.errors import SaesteerError
 from saesteer.core.files import file_digest, write_folder
@@ -70,22 +69,18 @@ def write_report(run: Run, folder: Path) -> Path:
 
 def _index(run: Run, features: pl.DataFrame, folder: Path) -> dict[str, Any]:
     """What the page has to know before anything is chosen; writes all other pieces on its way."""
-    experiment, methods, steering = run.experiment, run.summary_if_any(METHOD_SUMMARIES["methods"]), run.summary_if_any(STEERING)
+    methods, scores = run.summary_if_any(METHOD_SUMMARIES["methods"]), held_out_scores(run)
     prompts, metrics = run.prompts_if_any(), run.data / "metrics.json"
-    recommended = None
-    if steering is not None and isinstance(experiment, Sweep):
-        recommended = recommended_factors(steering, experiment.best_factor)
-    scores = held_out_scores(run)
     medians = (pl.col(name).median() for name in ("input_score", "output_score"))
     return {
         "name": run.name,
-        "description": experiment.description,
+        "description": run.experiment.description,
         "ran": list(_what_ran(run)),
         "headline": headline_rows(json.loads(metrics.read_text(encoding="utf-8"))) if metrics.is_file() else [],
         "figures": _copied_figures(run.figures, folder),
         "layers": shortened(features.group_by("layer", maintain_order=True).agg(pl.len(), *medians)).rows(),
-        "table": write_feature_table(folder, run, features, recommended, scores),
-        "features": write_feature_pages(folder, run, features, recommended, scores),
+        "table": write_feature_table(folder, run, features, scores),
+        "features": write_feature_pages(folder, run, features, scores),
         "methods": None if methods is None else write_method_pages(folder, run, methods),
         "prompts": list(prompts.values())[:N_PROMPTS],
         "limits": {"n_prompts": len(prompts), "n_examples": N_EXAMPLES},
@@ -120,22 +115,18 @@ def _listed_files(run: Run, folder: Path) -> list[dict[str, Any]]:
     """Each table that is there: its files as seen from the report's folder, with digests, and what its columns mean. Numbers come from the
     SAEs' manifests, too, though they are of no table."""
     listed = []
+    data, here = run.data.resolve(), folder.resolve()
+    is_near = os.path.commonpath([data, here]) != here.anchor  # else a link would spell the whole path
     paths = [(table, [run.summary_path(table)]) for table in summary_tables().values()]
     paths += [(table, run.present_manifests(table.name)) for table in (Table("saes", (), {}), *_STEPS_SHOWN.values())]
     for table, of_table in paths:
         if of_table and of_table[0].is_file():
             names = [f"{run.name}/{path.relative_to(run.data).as_posix()}" for path in of_table]
-            addresses = [_address(path.resolve(), folder.resolve()) for path in of_table]
+            addresses = [os.path.relpath(path.resolve(), here) if is_near else None for path in of_table]
             files = [[name, address, file_digest(path)] for name, address, path in zip(names, addresses, of_table, strict=True)]
             columns = [[name, column.meaning, column.null_when] for name, column in table.columns.items()]
             listed.append({"table": table.name, "files": files, "columns": columns})
     return listed
-
-
-def _address(path: Path, folder: Path) -> str | None:
-    """Where a file is, as seen from the report's folder; None where that would spell its whole path on this machine."""
-    together = Path(os.path.commonpath([path, folder]))
-    return None if together == Path(folder.anchor) else Path(os.path.relpath(path, folder)).as_posix()
 
 
 def _mixed(run: Run) -> list[str]:

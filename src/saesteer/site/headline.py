@@ -33,9 +33,14 @@ def findings_markdown(numbers: _Numbers) -> str:
 
 def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
     """P1's three findings, and the third by a success without lens tokens where there is one: finding, number, and whether it holds by
-    the rule fixed beforehand."""
-    both_high, variants, holds = numbers["both_above_half"], numbers["variants"], _verdicts(numbers)
+    the rule fixed beforehand, which says nothing of too few layers or features."""
+    both_high, holds, variants = (numbers[name] for name in ("both_above_half", "findings", "variants"))
+    n_layers = numbers["depth"]["n_layers"]
     kept, n = (numbers["filter"]["p1"]["all"][name]["n"] for name in ("kept", "unfiltered"))
+    if n_layers < MIN_LAYERS:
+        holds = holds | {"roles_change_with_depth": f"not testable: {n_layers} layers"}
+    if kept < MIN_KEPT:
+        holds = holds | dict.fromkeys(("filter_helps", "filter_helps_without_lens_tokens"), f"not testable: {kept} features")
     n_without = numbers["features"]["n_without_input_score"]
     unscored = f" ({n_without} more have no input score)" if n_without else ""
     nets = {rule: numbers["filter"][rule]["all"]["net"] for rule in RULES}
@@ -64,17 +69,6 @@ def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
         what = "The same by how the text without the feature's lens tokens is rated for its concept"
         rows.append((what, _variants_gain(outside, outside["variants"]), holds["filter_helps_without_lens_tokens"]))
     return rows
-
-
-def _verdicts(numbers: _Numbers) -> dict[str, str]:
-    """Whether each finding holds, by its rule; of too few layers or features no rule says so."""
-    n_layers, n_kept = numbers["depth"]["n_layers"], numbers["filter"]["p1"]["all"]["kept"]["n"]
-    verdicts = dict(numbers["findings"])
-    if n_layers < MIN_LAYERS:
-        verdicts["roles_change_with_depth"] = f"not testable: {n_layers} layers"
-    if n_kept < MIN_KEPT:
-        verdicts |= dict.fromkeys(("filter_helps", "filter_helps_without_lens_tokens"), f"not testable: {n_kept} features")
-    return verdicts
 
 
 def _variants_gain(net: _Numbers, variants: _Numbers) -> str:
@@ -113,10 +107,11 @@ def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
         )
     ]
     judged, choices = numbers["kept_against_removed"]["judge_score"], numbers["choices"]
+    unsteered = f"{times(numbers['unsteered']['ratio'])}, within layers {times(numbers['unsteered']['within_layers'])}"
     sizes = f"n = {judged['kept']['n']} and {judged['removed']['n']}; {judged['n_missing']} features have no judge score"
     return [
         *finding_rows(numbers),
-        ("Unsteered texts of the same prompts, all features → those", _unsteered(numbers["unsteered"]), ""),
+        ("Unsteered texts of the same prompts, all features → those", f"GenSuccess@20 {unsteered}", ""),
         *gains,
         ("Output score against held-out GenSuccess@20, feature by feature", _correlation(numbers["correlations"]["gen_success_20"]), ""),
         ("Output score against judge score, feature by feature", _correlation(numbers["correlations"]["judge_score"]), ""),
@@ -137,10 +132,6 @@ def _grid_ends(choices: _Numbers, title: str) -> str:
     at_end = choices["share_at_grid_end"]
     ends = f"{choices['n_at_grid_end']} of {made} choices ({'–' if at_end is None else f'{at_end:.1%}'})"
     return f"{ends}, {choices['n_failed']} more failed{strength} ({title})"
-
-
-def _unsteered(gain: _Numbers) -> str:
-    return f"GenSuccess@20 {times(gain['ratio'])}, within layers {times(gain['within_layers'])}"
 
 
 def finished_words(run: Run) -> Iterator[str]:

@@ -1,9 +1,10 @@
-"""What a page says first of a feature: its held-out score and its gain over unsteered texts of the same prompts, with intervals."""
+"""What a page says first of a feature: its recommended factor, its held-out score and its gain over unsteered texts of the same prompts."""
 
 from typing import Any
 
 import polars as pl
 
+from saesteer.analysis.best_factor import recommended_factors
 from saesteer.analysis.halves import split_halves
 from saesteer.analysis.tables import OUTCOMES, STEERING
 from saesteer.core.texts import of_features
@@ -19,7 +20,8 @@ _FEATURE = ["layer", "feature"]
 
 
 def held_out_scores(run: Run) -> pl.DataFrame | None:
-    """layer, feature, measure, score and gain, each with `_low` and `_high`, and n, the prompts behind the intervals. None without a sweep.
+    """layer, feature, the recommended `factor`, what it was `chosen_by`, measure, score and gain, each with `_low` and `_high`, and n, the
+    prompts behind the intervals; of a feature without a score, nulls. None without a sweep.
 
     Score and gain are means of OUTCOMES by the experiment's rule, the gain's minus those of STEERING at factor 0. Intervals are over
     prompts, each at the factor that the other half of them chose.
@@ -44,7 +46,8 @@ def held_out_scores(run: Run) -> pl.DataFrame | None:
             scores.append({name: row[name] for name in _FEATURE} | {"measure": measure} | intervals | {"n": len(steered)})
     types: dict[str, Any] = {f"{name}{end}": pl.Float64 for name in ("score", "gain") for end in ("", "_low", "_high")}
     keys = {name: outcomes.schema[name] for name in _FEATURE}
-    return pl.DataFrame(scores, schema=keys | {"measure": pl.String} | types | {"n": pl.Int64})
+    known = pl.DataFrame(scores, schema=keys | {"measure": pl.String} | types | {"n": pl.Int64})
+    return recommended_factors(steering, run.experiment.best_factor).join(known, on=_FEATURE, how="left", maintain_order="left")
 
 
 def _by_prompt(run: Run, outcomes: pl.DataFrame) -> pl.DataFrame:

@@ -77,16 +77,13 @@ def _chosen(run: Run, chosen: Sequence[str]) -> dict[int, tuple[int, ...]]:
     if not chosen:
         return every
     pairs = []
+    first = next(f"{layer}/{features[0]}" for layer, features in every.items())
     for name in chosen:
         layer, _, feature = name.partition("/")
         if not (layer.isdecimal() and feature.isdecimal()) or int(feature) not in every.get(int(layer), ()):
-            raise SettingsError(f"--features {name}: {run.name} has no such feature; write LAYER/FEATURE, e.g. {_first(every)}")
+            raise SettingsError(f"--features {name}: {run.name} has no such feature; write LAYER/FEATURE, e.g. {first}")
         pairs.append((int(layer), int(feature)))
     return {layer: tuple(sorted({feature for at, feature in pairs if at == layer})) for layer in sorted({at for at, _ in pairs})}
-
-
-def _first(every: Mapping[int, Sequence[int]]) -> str:
-    return next(f"{layer}/{features[0]}" for layer, features in every.items())
 
 
 def _check_inputs(run: Run) -> None:
