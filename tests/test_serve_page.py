@@ -196,6 +196,7 @@ def test_the_best_fit_comes_first_and_enter_takes_it(sweep: tuple[Run, Path], se
     sync_api.expect(options).to_have_count(7)
     places = [names.index(text.split(" ")[0]) for text in options.all_inner_texts()]
     assert [set(places[:2]), *places[2:4], set(places[4:6]), places[6]] == [{3, 4}, 2, 7, {1, 5}, 0]
+    assert "“sea” in its examples" in options.nth(3).inner_text()  # where nothing else says why it fits
     box.press("ArrowDown")
     assert page.locator("[aria-selected=true]").get_attribute("id") == box.get_attribute("aria-activedescendant")
     assert page.locator("[aria-selected=true] strong").inner_text() == names[places[1]]

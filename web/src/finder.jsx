@@ -66,11 +66,12 @@ export function Finder({ table, chosen, onChoose }) {
     all.length > rows.length && `${all.length - rows.length} more cannot be added: only other features${of} can. Remove what is chosen to take one of them.`,
     isLoading ? "Loading …" : !all.length && "No feature has this label, token or word.",
   ];
+  const isShown = (row) => FEATURE.test(text) || `${table.textOf(label, row)}\n${table.textOf(lens, row)}`.toLowerCase().includes(text);
   const score = (row) => (columns[rank] && !Number.isNaN(columns[rank][row]) ? ` · ${TITLES[rank]} ${show(columns[rank][row])}` : "");
   return <div class="finder"><span class="field grow"><label for={ids.input}>Add a feature{of}: search a concept, a token, a word of its examples, or LAYER/FEATURE</label>
     <input id={ids.input} type="text" role="combobox" aria-expanded={shown.length > 0} aria-controls={ids.list} aria-autocomplete="list"
       aria-activedescendant={shown.length ? `${ids.list}-${at}` : undefined} value={needle} autocomplete="off" spellcheck={false} onKeyDown={pressed} onInput={(event) => setNeedle(event.target.value)} /></span>
     <ul class="found" id={ids.list} role="listbox" aria-label="Features that fit">{shown.map((row, place) => <li id={`${ids.list}-${place}`} role="option" aria-selected={place === at} onClick={() => take(row)}>
-      <strong>{table.layerOf(row)}/{columns.feature[row]}</strong> {table.textOf(label, row) || "no label"} <span class="quiet">{table.textOf(lens, row)}{score(row)}</span></li>)}</ul>
+      <strong>{table.layerOf(row)}/{columns.feature[row]}</strong> {table.textOf(label, row) || "no label"} <span class="quiet">{table.textOf(lens, row)}{isShown(row) ? "" : ` · “${text}” in its examples or further tokens`}{score(row)}</span></li>)}</ul>
     {text && <p class="quiet" role="status">{said.filter(Boolean).join(" ")}</p>}</div>;
 }
