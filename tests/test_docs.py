@@ -182,6 +182,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         "faults": "test_bombs.py",
     }.items():
         assert word in re.sub("<[^>]+>", "", (tmp_path / f"reference/{page}.html").read_text(encoding="utf-8")), page
+    assert all((tmp_path / "example" / path).is_file() for path in ("index.html", "report.js", "data/index.js", "figures/overview.png"))
     assert "saesteer.load_sae" in (tmp_path / "reference/api.html").read_text(encoding="utf-8")
 
 

@@ -205,7 +205,9 @@ def test_a_world_too_small_for_most_numbers() -> None:
     assert numbers["depth"]["rho_input_score"] is None
     assert numbers["correlations"]["judge_score"]["overall"]["n"] == 0
     assert set(numbers["findings"].values()) == {"open"}
-    assert "–" in headline_markdown(numbers)
+    table = headline_markdown(numbers)
+    assert "–" in table
+    assert all(f"| not testable: {why} |" in table for why in ("1 layer", "only 0 kept"))
 
 
 @pytest.mark.parametrize(
