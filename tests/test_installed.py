@@ -70,6 +70,14 @@ def test_all_that_say_the_version_say_the_same() -> None:
     assert isinstance(citation["date-released"], datetime.date)
 
 
+def test_the_six_papers_are_cited() -> None:
+    named, cited, bibtex = (
+        re.findall(r"arxiv.org/abs/(\d+\.\d+)|eprint = {(.*)}", (ROOT / file).read_text(encoding="utf-8"))
+        for file in ("docs/architecture.md", "CITATION.cff", "CITATION.bib")
+    )
+    assert [number for number, _ in named] == [number for number, _ in cited] == [number for _, number in bibtex]
+
+
 @dataclass(frozen=True)
 class Installation:
     """An environment with the wheel, and a user who has nothing else: a home and a folder that are empty."""
