@@ -41,6 +41,26 @@ def test_texts_grow_into_those_of_the_library(comparison: Run) -> None:
         assert all(new.startswith(old) for old, new in zip(before, after, strict=True))
 
 
+def test_several_features_steer_at_once(comparison: Run) -> None:
+    """Each at its factor, times those given; one feature with its factor is that feature as ever; the command and the library agree."""
+    request = request_of(comparison, "6/7*1.5,6/9*-2", [1.0, 2.0], PROMPT, 2, seed=4, max_tokens=12)
+    assert "features 6/7*1.5,9*-2: unsteered, and steered at factor 1 and 2" in heading(comparison, request)
+    sampling = replace(sampling_of(comparison.experiment), max_new_tokens=12)
+    given = {"n_samples": 2, "sampling": sampling, "seed": 4}
+    lm, sae = shipped_model(), shipped_sae(6)
+    expected = api.steer(lm, sae, {7: 1.5, 9: -2}, [0, 1, 2], [PROMPT], **given)
+    assert list(texts_by_token(comparison, request))[-1] == expected["text"].to_list()
+    assert expected["feature"].unique().to_list() == ["7*1.5,9*-2"]
+    twice = api.steer(lm, sae, {7: 3, 9: -4}, [1], [PROMPT], **given)
+    assert twice["text"].to_list() == expected.filter(factor=2.0)["text"].to_list()
+    greedy = replace(sampling, temperature=0.0)
+    alone = [api.steer(lm, sae, of, [1.5], [PROMPT], sampling=greedy)["text"][0] for of in ([7], {7: 1}, {7: 0.5, 9: 0, 3: 0})]
+    assert alone[0] == alone[1] != alone[2]
+    assert request_of(comparison, "6/7*1.5", [], PROMPT, 1) == request_of(comparison, "6/7", [1.5], PROMPT, 1)
+    with pytest.raises(ValueError, match="nothing to steer"):
+        api.steer(lm, sae, {}, [1], [PROMPT])
+
+
 def test_they_stand_side_by_side() -> None:
     console = Console(width=100, record=True, file=io.StringIO())
     show([["one"], ["one two"]], Request(6, 7, (), PROMPT), console)

@@ -21,7 +21,7 @@ from saesteer.core.files import text_id
 from saesteer.core.tokens import TextTokens
 from saesteer.engine.activations import sparse_activations
 from saesteer.engine.continuation import Sampling as Sampling
-from saesteer.engine.generations import feature_texts
+from saesteer.engine.generations import feature_texts, set_name
 from saesteer.engine.gguf_convert import converted_gguf
 from saesteer.engine.hook_points import to_residual, width_at
 from saesteer.engine.interventions import features_steered
@@ -162,7 +162,7 @@ def input_scores(
 def steer(
     lm: LanguageModel,
     sae: Sae,
-    features: Sequence[int],
+    features: Sequence[int] | Mapping[int, str | int | float],
     factors: Sequence[str | int | float],
     prompts: Sequence[str],
     *,
@@ -176,17 +176,21 @@ def steer(
     activation of any feature there (P1, section 3). `sampling` None is P1's: at most 20 tokens, temperature 0.7 among the 50 likeliest, up
     to the first full stop. A text depends on the model, the SAE, `seed` and its own row alone, not on what else is asked for. A feature,
     factor or prompt that is given twice counts once. Columns: feature, factor, prompt, sample, text, token_ids, n_tokens, stopped.
+
+    Several features at once are given with their strengths, {548: 1.6, 12: 0.8}: the sum of what each adds is added, `factors` times
+    ([1]: once). The column feature is then text, `548*1.6,12*0.8`.
     """
     _check_fit(lm, sae)
     _check_lists(features=features, factors=factors, prompts=prompts)
-    check_features(features, sae.meta.n_features, "the SAE")
+    check_features([*features], sae.meta.n_features, "the SAE")
     _check_texts("prompts", prompts)
     named = {text_id(prompt): prompt for prompt in prompts}
-    keys = itertools.product(dict.fromkeys(features), dict.fromkeys(map(canonical_factor, factors)), named, range(n_samples))
-    schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
-    rows = pl.DataFrame(list(keys), schema=schema, orient="row")
-    if rows.is_empty():
+    if not all(map(len, (features, factors, named, range(n_samples)))):
         raise ValueError("nothing to steer: give a feature, a factor, a prompt and a sample at least")
+    steering, kind = ([set_name(features)], pl.String) if isinstance(features, Mapping) else (dict.fromkeys(features), pl.UInt32)
+    keys = itertools.product(steering, dict.fromkeys(map(canonical_factor, factors)), named, range(n_samples))
+    schema = {"feature": kind, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
+    rows = pl.DataFrame(list(keys), schema=schema, orient="row")
     texts = pl.concat(feature_texts(lm, sae, sae.meta.layer, rows, named, sampling or Sampling(), seed))
     ordered = rows.join(texts, on=list(schema), maintain_order="left")
     return ordered.select(

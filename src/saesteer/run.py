@@ -104,6 +104,13 @@ class Run:
         """Refuse a layer that the experiment does not have."""
         check_known("layer", str(layer), [str(number) for number in self.layers])
 
+    def check_feature(self, layer: int, feature: int) -> None:
+        """Refuse a feature that the experiment's SAEs do not have."""
+        self.check_layer(layer)
+        if feature >= self.experiment.saes.n_features:
+            n_features = self.experiment.saes.n_features
+            raise SettingsError(f"feature {layer}/{feature} does not exist: the SAE has features 0 to {n_features - 1}")
+
     def of_job(self, group: str) -> tuple[Run, tuple[int, ...]]:
         """The run as a job sees it, without other jobs' features, and the job's layers; `group` is what the job's manifest is called."""
         name, _, first = group.partition(SHARE)
@@ -258,13 +265,6 @@ class Run:
 
         sae = load_sae(self.sae_file(layer), number_type(self.experiment.model.dtype), available_device())
         log.info("SAE of layer %d: %s, digest %s", layer, sae.meta.source, sae.meta.source_digest[:16])
-        return sae
-
-    def sae_with(self, layer: int, feature: int) -> Sae:
-        """`sae`, refused where it has no such feature."""
-        sae = self.sae(layer)
-        if feature >= sae.meta.n_features:
-            raise SettingsError(f"feature {layer}/{feature} does not exist: the SAE has features 0 to {sae.meta.n_features - 1}")
         return sae
 
     def decoder_norms(self, layers: Sequence[int]) -> dict[int, Any]:

@@ -75,13 +75,16 @@ def recommend(
 @command()
 def steer(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment that was run here.")],
-    feature: Annotated[str, typer.Argument(help="LAYER/FEATURE, e.g. 6/548.")],
+    feature: Annotated[str, typer.Argument(help="LAYER/FEATURE, e.g. 6/548; of several at once also their factors: '6/548*1.6,6/12*0.8'.")],
     prompt: Annotated[
         str | None, typer.Argument(help="What the model goes on from, or answers; none: the experiment's first prompt.")
     ] = None,
     factor: Annotated[
         list[float] | None,
-        typer.Option(help="How hard to steer, in multiples of a_max, below 0 away; may be given several times; none: as recommended."),
+        typer.Option(
+            help="How hard to steer, in multiples of a_max (of several features: of their factors), below 0 away; may be given several"
+            " times; none: as recommended."
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Texts of each strength.")] = 3,
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Of the sampling; none: the experiment's.")] = None,
@@ -92,7 +95,7 @@ def steer(
     ] = "addition",
     configfile: Configfile = CONFIG,
 ) -> None:
-    """Show what a model writes unsteered and steered with a feature, side by side, while it is written."""
+    """Show what a model writes unsteered and steered with a feature or several, side by side, while it is written."""
     from rich.console import Console
 
     from saesteer.serve.terminal import heading, request_of, show, texts_by_token

@@ -9,8 +9,8 @@ _N_LISTED = 20
 
 
 def did_you_mean(name: str, names: Collection[str]) -> str:
-    """A question about the nearest name, with a space before it; empty where none is near."""
-    by_lower_case = {known.lower(): known for known in names}
+    """A question about the nearest name, with a space before it; empty where none is near, as of a number: another one is no slip."""
+    by_lower_case = {known.lower(): known for known in names if not known.isdecimal()}
     near = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
     return f" Did you mean {by_lower_case[near[0]]!r}?" if near else ""
 

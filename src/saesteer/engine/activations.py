@@ -157,3 +157,15 @@ def decoder_cosines(sae: Sae, direction: Float[Tensor, " width"]) -> list[float]
     """The cosine of each feature's decoder row with a direction."""
     cosines: list[float] = torch.nn.functional.cosine_similarity(sae.W_dec.float(), direction[None].to(sae.W_dec.device)).tolist()
     return cosines
+
+
+@torch.no_grad()
+def word_cosines(lm: LanguageModel, concept: Sequence[str], words: Sequence[str]) -> list[float]:
+    """The cosine of each word with the words of a concept, by the model's input embeddings. Those of a word's tokens are averaged, and less
+    the vocabulary's mean, which all have in common."""
+    embeddings = lm.model.get_input_embeddings().weight.float()
+    tokens = lm.tokenizer([f" {word}" for word in (*concept, *words)], add_special_tokens=False)["input_ids"]
+    vectors = torch.stack([embeddings[ids].mean(0) for ids in tokens]).nan_to_num() - embeddings.mean(0)
+    mean = vectors[: len(concept)].mean(0, keepdim=True)
+    cosines: list[float] = torch.nn.functional.cosine_similarity(vectors[len(concept) :], mean).tolist()
+    return cosines

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import polars as pl
@@ -17,6 +18,7 @@ from saesteer.engine.interventions import ActivationEdit, Addition, ConditionalC
 from saesteer.engine.models import LanguageModel, check_length, prompt_token_ids
 from saesteer.engine.saes import Sae, check_features
 from saesteer.engine.steering import Intervention
+from saesteer.settings.base import canonical_factor
 
 ALGORITHM_VERSION = 2
 
@@ -50,9 +52,10 @@ def feature_texts(
     """Continue prefixes while steering with single features as P1 (arXiv 2505.20063, section 3) does: `amplify` at the last position of
     every forward, from the last prompt token on, with a_max per row and step. Yields finished tables of up to `batch` rows.
 
-    `rows` has feature, factor (decimal string, multiples of a_max), prefix_id (16 hexadecimal digits) and sample; `prefixes` maps prefix_id
-    to text, which becomes a prompt in the model's format. The tables have the keys and the columns of a text. Random numbers come from
-    every key. `edit` is the sweep's setting of that name: other than by addition, features are edited at every position.
+    `rows` has feature (a number; or text, `set_name` of several that are added at once), factor (decimal string, multiples of a_max, or of
+    the factors of several), prefix_id (16 hexadecimal digits) and sample; `prefixes` maps prefix_id to text, which becomes a prompt in the
+    model's format. The tables have the keys and the columns of a text. Random numbers come from every key. `edit` is the sweep's setting of
+    that name: other than by addition, features are edited at every position.
     """
     numbered, interventions, prompts = _of_features(lm, sae, layer, rows, prefixes, seed, edit)
     for texts in steered_texts(lm, sae, layer, numbered.select(_ROW), interventions, prompts, sampling, batch):
@@ -82,9 +85,18 @@ def _of_features(
 ) -> tuple[pl.DataFrame, list[Intervention], list[list[int]]]:
     """Rows with what `steered_texts` reads, and the interventions and prompts that they name."""
     features = rows["feature"].unique(maintain_order=True).to_list()
-    check_features(features, sae.meta.n_features, f"the SAE of layer {layer}")
     prompts = _prompts(lm, rows, prefixes)
-    keys = (rows["feature"].to_numpy(), text_keys(rows["factor"]), hex_keys(rows["prefix_id"]), rows["sample"].to_numpy())
+    keys: tuple[Any, ...] = (hex_keys(rows["prefix_id"]), rows["sample"].to_numpy())
+    if rows.schema["feature"] == pl.String:
+        sets = {name: features_of_set(name) for name in features}
+        check_features([feature for of_name in sets.values() for feature in of_name], sae.meta.n_features, f"the SAE of layer {layer}")
+        interventions: list[Intervention] = [features_addition(sae, of_name) for of_name in sets.values()]
+        named = rows.select("feature", "factor").iter_rows()
+        keys = (text_keys([set_name(sets[name], factor) for name, factor in named]), *keys)
+    else:
+        check_features(features, sae.meta.n_features, f"the SAE of layer {layer}")
+        interventions = [feature_edit(sae, feature, edit) for feature in features]
+        keys = (rows["feature"].to_numpy(), text_keys(rows["factor"]), *keys)
     number_of_feature, number_of_prompt = ({name: number for number, name in enumerate(names)} for names in (features, prompts))
     numbered = rows.with_row_index("row").with_columns(
         layer=pl.lit(layer, pl.UInt16),
@@ -92,12 +104,22 @@ def _of_features(
         prompt=pl.Series([number_of_prompt[prefix_id] for prefix_id in rows["prefix_id"]], dtype=pl.Int64),
         stream=pl.Series(streams(seed, layer, *keys), dtype=pl.UInt64),
     )
-    interventions = [feature_edit(sae, feature, edit) for feature in features]
     if edit in ("ablation", "clamp"):  # at factor 0 these edit too, so for the unsteered text they edit no feature
         unsteered = pl.lit(len(features), pl.Int64)
         numbered = numbered.with_columns(intervention=pl.when(pl.col("factor") == "0").then(unsteered).otherwise("intervention"))
         interventions.append(_no_edit(edit))
     return numbered, interventions, list(prompts.values())
+
+
+def set_name(features: Mapping[int, str | int | float], multiple: str | float = "1") -> str:
+    """Several features that steer at once, each at a multiple of its factor, as a link of the served page writes them: `548*1.6,12*0.8`."""
+    times = Decimal(canonical_factor(multiple))
+    return ",".join(f"{feature}*{canonical_factor(Decimal(canonical_factor(factor)) * times)}" for feature, factor in features.items())
+
+
+def features_of_set(name: str) -> dict[int, float]:
+    """The features of a `set_name`, and their factors."""
+    return {int(feature): float(factor) for feature, factor in (of.split("*") for of in name.split(","))}
 
 
 def fit_texts(

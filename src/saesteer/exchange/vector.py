@@ -54,7 +54,8 @@ def steerer_of(
     None: what the feature stands for in the experiment, or what the method was fitted for."""
     layer_and_feature = parse_feature(which)
     if layer_and_feature is not None:
-        sae = run.sae_with(*layer_and_feature)
+        run.check_feature(*layer_and_feature)
+        sae = run.sae(layer_and_feature[0])
         return _of_feature(run, sae, layer_and_feature[1], factor, concept), sae
     method, slash, fitted_for = which.partition("/")
     if not slash:

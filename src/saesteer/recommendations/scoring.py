@@ -80,7 +80,7 @@ def ordinary_losses(run: Run, strengths: Sequence[tuple[int, str, str]]) -> dict
         return {}
     losses, lm = dict[tuple[int, str, str], Estimate](), run.model()
     for (layer, name, edit), some in groupby(strengths, lambda strength: (*strength[:2], edit_of(strength[2])[0])):
-        sae, factors = run.sae_with(layer, int(name)), [factor for *_, factor in some]
+        sae, factors = run.sae(layer), [factor for *_, factor in some]
         rises = loss_rises(lm, sae, feature_edit(sae, int(name), edit), [edit_of(factor)[1] for factor in factors], texts)
         losses |= {
             (layer, name, factor): estimated(rise, run.experiment.intervals) for factor, rise in zip(factors, rises.tolist(), strict=True)

@@ -15,7 +15,7 @@ from rich.text import Text
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
 from saesteer.core.markdown import counted, printable
-from saesteer.engine.generations import feature_texts_by_token
+from saesteer.engine.generations import feature_texts_by_token, features_of_set, set_name
 from saesteer.exchange.fits import concept_of, not_a_feature, parse_feature, recommended_factor
 from saesteer.run import Run
 from saesteer.settings import Edit
@@ -31,8 +31,10 @@ class Request:
     """A prompt that is continued unsteered and at each factor."""
 
     layer: int
-    feature: int
+    feature: int | str
+    """Of several at once what `set_name` calls them."""
     factors: tuple[float, ...]
+    """Multiples of a_max; of several at once of their own factors."""
     prompt: str
     n_samples: int = 1
     factor_from: str = ""  # what chose the factor, where none was given
@@ -56,20 +58,42 @@ def request_of(
     max_tokens: int | None = None,
     edit: Edit = "addition",
 ) -> Request:
-    """A request for LAYER/FEATURE; no factors: the recommended one of an addition, otherwise 1; no prompt: the experiment's first one."""
-    layer_and_feature = parse_feature(which)
-    if layer_and_feature is None:
-        raise not_a_feature(which)
+    """A request for LAYER/FEATURE, or several with commas between them, each with *FACTOR behind it. No factors: the recommended one of an
+    addition, otherwise 1; no prompt: the experiment's first one."""
+    layer, features = _features_of(run, which)
     prompt = next(iter(run.prompts_if_any().values()), None) if prompt is None else prompt
     if prompt is None:
         raise SettingsError(f"{run.name} has no prompts of its own: name one, saesteer steer {run.name} {which} PROMPT")
+    factor_from = ""
+    (feature, factor_given), *others = features.items()
+    if others and edit != "addition":
+        raise SettingsError(f"{which}: several features at once are added: leave out --edit {edit}, or name one feature")
+    if others:
+        strengths = {of: recommended_factor(run, layer, of)[0] if given is None else given for of, given in features.items()}
+        return Request(layer, set_name(strengths), tuple(factors or [1.0]), prompt, n_samples, factor_from, seed, max_tokens)
+    if factor_given is not None:
+        factors = [float(factor_given), *factors]
     if factors and edit == "ablation":
         raise SettingsError("an ablation has no strength: leave out --factor")
-    factor_from = ""
     if not factors:
-        factor, factor_from = _factor_of(run, *layer_and_feature, edit)
+        factor, factor_from = _factor_of(run, layer, feature, edit)
         factors = [factor]
-    return Request(*layer_and_feature, tuple(factors), prompt, n_samples, factor_from, seed, max_tokens, edit)
+    return Request(layer, feature, tuple(factors), prompt, n_samples, factor_from, seed, max_tokens, edit)
+
+
+def _features_of(run: Run, which: str) -> tuple[int, dict[int, str | None]]:
+    """The layer, and each feature with its factor, if one is written behind it."""
+    factors = dict[tuple[int, int], str | None]()
+    for name, star, factor in (part.strip().partition("*") for part in which.split(",")):
+        layer_and_feature = parse_feature(name)
+        if layer_and_feature is None:
+            raise not_a_feature(name)
+        run.check_feature(*layer_and_feature)
+        factors[layer_and_feature] = canonical_factor(factor) if star else None
+    layers = {layer for layer, _ in factors}
+    if len(layers) > 1 or len(factors) <= which.count(","):
+        raise SettingsError(f"{which}: name features of one layer, each once")
+    return layers.pop(), {feature: factor for (_, feature), factor in factors.items()}
 
 
 def _factor_of(run: Run, layer: int, feature: int, edit: Edit) -> tuple[float, str]:
@@ -83,8 +107,9 @@ def _factor_of(run: Run, layer: int, feature: int, edit: Edit) -> tuple[float, s
 
 def heading(run: Run, request: Request) -> str:
     """What is shown, in a sentence."""
-    concept = concept_of(run, request.layer, request.feature)
-    about = f"feature {request.layer}/{request.feature}" + (f" ({concept})" if concept else "")
+    features = features_of_set(request.feature) if isinstance(request.feature, str) else [request.feature]
+    concepts = ", ".join(filter(None, (concept_of(run, request.layer, feature) for feature in features)))
+    about = f"feature{'s' * (len(features) > 1)} {request.layer}/{request.feature}" + (f" ({concepts})" if concepts else "")
     factors, because = " and ".join(request.every_factor[1:]), f" ({request.factor_from})" if request.factor_from else ""
     done = DONE[request.edit] if request.edit == "ablation" else f"{DONE[request.edit]} at factor {factors}"
     return f"{run.name}, {about}: unsteered, and {done}{because}; {counted(request.n_samples, 'text')} of each."
@@ -92,11 +117,12 @@ def heading(run: Run, request: Request) -> str:
 
 def texts_by_token(run: Run, request: Request) -> Iterator[list[str]]:
     """The texts after each token, `n_samples` of each of `every_factor` in turn, by the experiment's own steering (P1's) and sampling."""
-    sae, lm, sampling = run.sae_with(request.layer, request.feature), run.model(), sampling_of(run.experiment)
+    sae, lm, sampling = run.sae(request.layer), run.model(), sampling_of(run.experiment)
     if request.max_tokens is not None:
         sampling = replace(sampling, max_new_tokens=request.max_tokens)
     prompt_id = text_id(request.prompt)
-    schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
+    kind = pl.String if isinstance(request.feature, str) else pl.UInt32
+    schema = {"feature": kind, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
     keys = itertools.product([request.feature], request.every_factor, [prompt_id], range(request.n_samples))
     rows = pl.DataFrame(list(keys), schema=schema, orient="row")
     seed = run.experiment.sampling.seed if request.seed is None else request.seed
