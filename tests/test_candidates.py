@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from engine_models import shipped_model
 from polars.testing import assert_frame_equal
 from test_recommendation import WORKFLOW
 from workflow_folder import Folder
@@ -15,11 +16,12 @@ from saesteer.analysis.candidates import candidates, similarities
 from saesteer.analysis.suppression import controls
 from saesteer.analysis.words_at_maxima import fired_on, words_at_maxima
 from saesteer.core.errors import SettingsError
+from saesteer.engine.activations import word_cosines
 from saesteer.recommendations.answer import as_sweep
 from saesteer.recommendations.candidates import picked_features, steered_with
 from saesteer.recommendations.question import Question, check_concept
 from saesteer.run import Run, open_run
-from saesteer.settings import RecommendationSettings
+from saesteer.settings import NoJudge, RecommendationSettings
 from saesteer.steps.features import FEATURES
 from saesteer.steps.logit_lens import LOGIT_LENS
 from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
@@ -98,7 +100,7 @@ def test_a_concept_that_nothing_points_to_is_refused_with_the_nearest_label(monk
     monkeypatch.setattr(Run, "summary", lambda *_: features)
     monkeypatch.setattr(Run, "rows", lambda *_: features.with_columns(examples=pl.Series([[example(["▁c"], 0)]] * 2)))
     tiny = as_sweep(WORKFLOW, "tiny")
-    with pytest.raises(SettingsError, match=r"fires on or promotes 'medecine'\. Did you mean 'medicine'\? Labels are medicine, sea"):
+    with pytest.raises(SettingsError, match=r"promotes 'medecine' or words like it\. Did you mean 'medicine'\? Labels are medicine, sea"):
         picked_features(tiny, Question("tiny", "medecine", 4, 1, Path("config.yaml"), None))
 
 
@@ -127,6 +129,24 @@ def test_of_the_candidates_the_most_similar_or_those_of_high_output_score_are_st
     assert steered_with(known, RecommendationSettings())["feature"].to_list() == [1, 2, 3, 4]
     assert steered_with(known, settings)["feature"].to_list() == [4, 1, 3]
     assert steered_with(known.with_columns(similarity=pl.Series([0.1, 0.3, 0.2, 0.2])), settings)["feature"].to_list() == [2, 3, 4]
+
+
+def test_a_word_that_nothing_points_to_has_the_candidates_of_words_like_it(
+    finished: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """By the embeddings of the model itself: harbours are like bays, not like chess; letters that are no word are like nothing."""
+    words = ["bay", "harbour", "chess", ""]
+    bay, harbour, chess, nothing = word_cosines(shipped_model(), ["harbour"], words)
+    assert harbour == pytest.approx(1)
+    assert bay > 0.5 > max(chess, nothing)
+    monkeypatch.chdir(finished.copy(tmp_path / "micro").path)
+    before = open_run("micro", WORKFLOW)
+    run = replace(before, experiment=before.experiment.model_copy(update={"judge": NoJudge(kind="none")}))
+    question = Question("micro", "tenor", 4, 1, Path("config.yaml"), None)
+    picked = picked_features(run, question)
+    assert picked["match"].unique().to_list() == ["embedding"]
+    with pytest.raises(SettingsError, match="promotes 'zeppelin' or words like it"):
+        picked_features(run, replace(question, concept="zeppelin"))
 
 
 @pytest.mark.parametrize(

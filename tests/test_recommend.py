@@ -67,7 +67,7 @@ def test_a_labelled_concept_needs_ratings_only_and_a_second_time_nothing(answere
         == features.select("layer", "feature").sort("layer", "feature").rows()
     )
     assert said.startswith(f"micro: {concept}\n")
-    assert all(f"│ {layer}/{feature} " in said for layer, feature in features.select("layer", "feature").iter_rows())
+    assert all(f"\n{layer}/{feature} " in said for layer, feature in features.select("layer", "feature").iter_rows())
     # The derived experiment's texts are the experiment's own; only ratings and concepts are new, and lie in both stores.
     after = folder.parts()
     assert {step for step in after if after[step] != answered.parts_before[step]} == {"concepts", "judge"}

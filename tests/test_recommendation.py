@@ -25,6 +25,7 @@ from saesteer.analysis.recommendation import (
 from saesteer.cli import app
 from saesteer.core.uncertainty import Interval
 from saesteer.recommendations.answer import Answer, as_sweep, gist, page_of, show
+from saesteer.recommendations.derived import _progress
 from saesteer.recommendations.question import Question
 from saesteer.recommendations.scoring import choosing_and_scoring, ordinary_losses, rated_by_words
 from saesteer.recommendations.verdicts import sentences_of, shown
@@ -255,13 +256,39 @@ def test_a_models_text_cannot_break_the_page_or_command_the_terminal():
     answered = Answer(question, recommended(rated, plain), picked, texts, texts)
     page = page_of(answered)
     cells = [len(re.findall(r"(?<!\\)\|", line)) - 1 for line in page.splitlines() if line.startswith("|")]
-    assert cells == [2] * 7 + [8] * 3 + [4] * 7
+    assert cells == [2] * 7 + [8] * 3 + [5] * 10
     console = Console(width=100, record=True, file=io.StringIO())
     show(answered, console)
     assert "\x1b" not in console.export_text()
     markup = re.sub(r"\\.", "", page)
     assert "<" not in markup
     assert "](" not in markup
+
+
+def test_three_texts_are_shown_that_say_what_a_low_a_middling_and_a_high_score_look_like():
+    """By hand: of eight prompts in the order of the steered texts' scores, the second, the fifth and the seventh; ties as they come."""
+    scores = [2.0, 0.0, 1.0, 2.0, 0.0, 1.0, 1.5, None]
+    steered = ratings("feature", 3, "7", "1", scores).with_columns(prompt="prefix_id", text=pl.format(" s{}", "prefix_id"))
+    plain = unsteered().with_columns(prompt="prefix_id", text=pl.format(" u{}", "prefix_id"))
+    texts = pl.concat([steered, plain])
+    picked = pl.DataFrame([CANDIDATE | {"layer": 3, "feature": 7}])
+    lines = gist(Answer(Question("tiny", "sea", 4, 1, Path("config.yaml"), None), recommended(steered, plain), picked, texts, texts))
+    at = next(place for place, line in enumerate(lines) if line.startswith("Texts of 3 prompts"))
+    assert lines[at + 1 :] == [
+        "- unsteered (score 0.00: concept 0, fluency 2): p1 up1", "- steered (score 0.00: concept 0, fluency 2): p1 sp1",
+        "- unsteered (score 0.00: concept 0, fluency 2): p5 up5", "- steered (score 1.00: concept 1, fluency 2): p5 sp5",
+        "- unsteered (score 0.25: concept 0.25, fluency 2): p0 up0", "- steered (score 2.00: concept 2, fluency 2): p0 sp0",
+        "Try it: saesteer steer tiny 3/7 p5 --factor 1",
+    ]  # fmt: skip
+
+
+def test_what_jobs_say_of_themselves_is_shown_while_they_run():
+    log = "1 of 9 steps (11%) done\nfits:  50%|█ | 1/2 [00:01<00:01]\r\rfits: 100%|██| 2/2 [00:02<00:00]\n2 of 9 steps (22%) done\n"
+    assert _progress(log) == "2 of 9 steps (22%) done"
+    assert _progress(f"{log}texts:  10%|█ | 1/10 [00:01<00:09]\rtexts:  20%|██ | 2/10 [00:02<00:08]") == (
+        "2 of 9 steps (22%) done; texts:  20%|██ | 2/10 [00:02<00:08]"
+    )
+    assert _progress("") == ""
 
 
 def test_without_ordinary_texts_that_are_long_enough_their_loss_is_unknown(tmp_path: Path):
@@ -362,7 +389,7 @@ def test_an_answer_by_words_says_so():
         assert "judge score" not in said
 
 
-def test_a_terminal_gets_ten_lines_and_a_table_in_plain_text():
+def test_a_terminal_gets_a_few_lines_and_a_table_in_plain_text():
     """By hand: of ten candidates the best eight by their mean scores, an unrated one last; lens tokens as words."""
     rated = [
         ratings("feature", 6, str(feature), "2", [feature / 4] * 8).with_columns(prompt=pl.lit("I"), text=pl.lit(" see"))
@@ -372,20 +399,20 @@ def test_a_terminal_gets_ten_lines_and_a_table_in_plain_text():
         ratings(kind, 6, kind, "1", [1.0] * 8).with_columns(prompt=pl.lit("I"), text=pl.lit(" say")) for kind in ("prompting", "diffmean")
     ]
     plain = rated[0].with_columns(name=pl.lit("8"), factor=pl.lit("0"), judge_score=pl.lit(0.0))
-    known = CANDIDATE | {"concept": "sea", "top_logit_lens_tokens": ["▁ship", "▁", "port"], "output_score": None}
+    known = CANDIDATE | {"concept": "sea", "top_logit_lens_tokens": ["▁ship", "▁", "▁stethoscope"], "output_score": None}
     picked = pl.DataFrame([known | {"layer": 6, "feature": feature} for feature in range(10)])
     texts = pl.concat([*rated, *rivals, plain])
     question = Question("tiny", "sea", 4, 1, Path("config.yaml"), None)
     answered = Answer(question, recommended(pl.concat([*rated, *rivals]), plain), picked, texts, texts)
     lines = gist(answered)
-    assert len(lines) == 10
+    assert len(lines) == 15
     assert lines[0] == "tiny: sea"
     assert lines[1].startswith("Use feature 6/8 at factor 2: judge score 2.00")
-    assert lines[7:] == ["Unsteered: I see", "Steered: I see", "Try it: saesteer steer tiny 6/8 I --factor 2"]
-    console = Console(width=80, record=True, file=io.StringIO())
+    assert lines[-2:] == ["- steered (score 2.00: concept 2, fluency 2): I see", "Try it: saesteer steer tiny 6/8 I --factor 2"]
+    console = Console(width=60, record=True, file=io.StringIO())
     show(answered, console)
     shown_text = console.export_text()
-    assert re.findall(r"│ 6/(\d) +│", shown_text) == list("87654321")
+    assert re.findall(r"^6/(\d) .* 2 *$", shown_text, re.MULTILINE) == list("87654321")
     assert "8 of 10 candidates" in shown_text
-    assert "│ ship port" in shown_text
+    assert shown_text.count("stethoscope") == 8, "no word is cut at 60 columns"
     assert not re.search(r"[▁#*]|\| ", shown_text)

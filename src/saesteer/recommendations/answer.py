@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -59,8 +60,6 @@ from saesteer.steps.judge import JUDGEMENTS
 from saesteer.steps.perplexity import PERPLEXITY
 
 RIVALS = ("prompting", "diffmean")
-N_TEXTS = 5
-"""Steered texts shown."""
 N_CANDIDATES = 8
 """Candidates shown in a terminal, at most."""
 _CANDIDATE_COLUMNS = ("feature", "matched by", "fires on", "writes", "input score", "output score", "best mean score", "at factor")
@@ -70,6 +69,7 @@ LIMITED = (
     " most {limit:g} times the unsteered one (--max-damage)."
 )
 _STRENGTH = ["layer", "name", "factor"]
+_TEXT = ("text", "judge_score", "concept_rating", "fluency_rating")
 _HELD_OUT = "on prompts that took no part in the choice"
 
 
@@ -203,8 +203,9 @@ def _harmless_on_ordinary_text(run: Run, steered: pl.DataFrame, limit: float) ->
 
 def as_sweep(workflow: Workflow, name: str) -> Run:
     """The experiment as a sweep: of one that stops at the scores, with the sections of the sweep that it extends."""
+    run = open_run(name, workflow)
     try:
-        return Run(workflow, name, load_experiment(name, *workflow.all_experiments_dirs, kind="sweep"))
+        return replace(run, experiment=load_experiment(name, *workflow.all_experiments_dirs, kind="sweep"))
     except SettingsError as fault:
         raise SettingsError(f"to recommend is to steer: {name} has to be of kind sweep, or to extend one that is. {fault}") from fault
 
@@ -292,21 +293,22 @@ def page_of(answered: Answer) -> str:
     parts += ["", "## Candidates, on the prompts that chose\n", table(_CANDIDATE_COLUMNS, cells)]
     if best is not None:
         parts += ["", f"## Texts of feature {where_of(best)}, and unsteered\n"]
-        rows = _text_cells(_pairs(answered.scoring, best).head(N_TEXTS))
-        parts.append(table(["prompt", "unsteered", "steered", answered.score_name], rows))
+        cells = ([escaped(cell) for cell in row] for row in _text_cells(_pairs(answered.scoring, best)))
+        parts.append(table(["prompt", "unsteered", "rated", "steered", "rated"], cells))
     return "\n".join(parts) + "\n"
 
 
 def show(answered: Answer, console: Console) -> None:
-    """Print the answer's gist: the verdict, what the steering does and breaks, a text beside the unsteered one, and the best candidates."""
+    """Print the answer's gist: the verdict, what the steering does and breaks, texts beside unsteered ones, and the best candidates."""
     for line in gist(answered):
         console.print(Text(printable(" ".join(line.split()))), soft_wrap=True)
     cells = _candidate_cells(answered.candidates, answered.choosing)
     best = cells[:N_CANDIDATES]
     title = f"{len(best)} of {len(cells)} candidates, by their best mean {answered.score_name} on the prompts that chose"
-    candidates = Table(title=title, title_justify="left")
+    candidates = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))  # fits 60 columns
     for title in ("feature", "matched by", "fires on", "writes", "score", "factor"):
-        candidates.add_column(title, no_wrap=title not in ("fires on", "writes"))
+        wrapped = title in ("matched by", "fires on", "writes")
+        candidates.add_column(title, no_wrap=not wrapped, min_width=9 if wrapped else None)
     for feature, match, fires_on, tokens, *_, score, factor in best:
         writes = " ".join(tokens.split()[:3])
         candidates.add_row(*(Text(printable(cell)) for cell in (feature, match, fires_on, writes, score, factor)))
@@ -314,7 +316,7 @@ def show(answered: Answer, console: Console) -> None:
 
 
 def gist(answered: Answer) -> list[str]:
-    """The answer in ten lines at most, one more where damage is limited, and one where texts were rated by words."""
+    """The verdict, what is measured of the feature, typical texts, and how to try it."""
     question, best = answered.question, answered.recommendation.feature
     lines = [answered.title, *verdict_lines(answered)]
     if best is None:
@@ -324,11 +326,13 @@ def gist(answered: Answer) -> list[str]:
         f"Perplexity of its texts as a multiple of the unsteered ones': {shown(best.perplexity)}.",
         f"Loss on ordinary text: {shown(answered.recommendation.ordinary_loss, signed=True)} nats a token.",
     ]
-    for pair in _pairs(answered.scoring, best).head(1).iter_rows(named=True):
-        what = f"{question.name} {best.layer}/{best.name} {shlex.quote(pair['prompt'])}{_options(best.factor)}"
-        lines += [f"{kind}: {pair['prompt']}{pair[column] or ''}" for kind, column in (("Unsteered", "unsteered"), ("Steered", "text"))]
-        lines.append(f"Try it: saesteer steer {what}")
-    return lines
+    pairs = _typical(_pairs(answered.scoring, best))
+    lines.append(f"Texts of {pairs.height} prompts, from a low, the middle and a high {answered.score_name} of the steered one:")
+    for prompt, unsteered, its_ratings, steered, ratings in _text_cells(pairs):
+        lines += [f"- unsteered ({its_ratings}): {prompt}{unsteered}", f"- steered ({ratings}): {prompt}{steered}"]
+    prompt = shlex.quote(pairs["prompt"][pairs.height // 2])
+    what = f"{question.name} {best.layer}/{best.name} {prompt}{_options(best.factor)}"
+    return [*lines, f"Try it: saesteer steer {what}"]
 
 
 def _options(factor: str) -> str:
@@ -357,12 +361,24 @@ def _candidate_cells(picked: pl.DataFrame, rated: pl.DataFrame) -> list[list[str
 def _pairs(texts: pl.DataFrame, best: Choice) -> pl.DataFrame:
     """The first text of each prompt by the recommended feature, beside the first unsteered one."""
     steered = texts.filter(kind=FEATURE, layer=best.layer, name=best.name, factor=best.factor)
-    unsteered = unsteered_texts(texts).unique("prefix_id", keep="first").select("prefix_id", unsteered="text")
-    return steered.unique("prefix_id", keep="first", maintain_order=True).join(unsteered, on="prefix_id", maintain_order="left")
+    unsteered = unsteered_texts(texts).unique("prefix_id", keep="first").select("prefix_id", *_TEXT)
+    return steered.unique("prefix_id", keep="first", maintain_order=True).join(
+        unsteered, on="prefix_id", maintain_order="left", suffix="_unsteered"
+    )
+
+
+def _typical(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Those in the middle of each third by the steered text's score: what a low, a middling and a high score look like."""
+    places = dict.fromkeys(pairs.height * sixth // 6 for sixth in (1, 3, 5))
+    return pairs.sort("judge_score", nulls_last=False, maintain_order=True)[[*places]]
 
 
 def _text_cells(pairs: pl.DataFrame) -> Iterator[list[str]]:
-    """prompt, unsteered and steered text, score."""
+    """prompt, then of the unsteered and of the steered text: the text, and how it was rated."""
     for row in pairs.iter_rows(named=True):
-        score = "" if row["judge_score"] is None else f"{row['judge_score']:.2f}"
-        yield [*(escaped(row[name] or "") for name in ("prompt", "unsteered", "text")), score]
+        texts = ([row[f"{column}{end}"] for column in _TEXT] for end in ("_unsteered", ""))
+        yield [row["prompt"], *(cell for text, *ratings in texts for cell in (text or "", _rating_words(*ratings)))]
+
+
+def _rating_words(score: float | None, concept: float | None, fluency: float | None) -> str:
+    return _UNRATED if score is None else f"score {score:.2f}: concept {concept:g}, fluency {fluency:g}"

@@ -5,20 +5,21 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from saesteer.analysis.candidates import MATCHES, N_SAID, candidates, similarities
+from saesteer.analysis.candidates import MATCHES, N_SAID, candidates, concept_words, similarities
 from saesteer.analysis.recommendation import N_PER_LAYER
 from saesteer.analysis.suppression import controls
 from saesteer.analysis.words_at_maxima import fired_on, words_at_maxima
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import file_digest, value_digest, write_atomically
 from saesteer.core.names import did_you_mean
-from saesteer.engine.activations import decoder_cosines, difference_of_means
+from saesteer.engine.activations import decoder_cosines, difference_of_means, word_cosines
 from saesteer.engine.hook_points import sae_hook_point
 from saesteer.engine.saes import read_meta
 from saesteer.recommendations.question import Question
@@ -52,17 +53,21 @@ def picked_features(run: Run, question: Question) -> pl.DataFrame:
 def picked_and_control(run: Run, question: Question) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The candidates, and layer and feature of the control beside them (`controls`)."""
     concept, n_per_layer, words = question.concept, question.n_per_layer or N_PER_LAYER, question.words
-    described = _described(run, question)
+    described, maxima = _described(run, question)
     picked = candidates(described, concept, n_per_layer, words)
     is_said = "similarity" in described.columns or picked["match"].is_in(MATCHES[:N_SAID]).any()
     if not is_said and (cosines := concept_cosines(run, concept)) is not None:
         described = described.join(cosines, on=["layer", "feature"], how="left", maintain_order="left")
         picked = candidates(described, concept, n_per_layer, words)
+    labels = sorted(set(described.select(pl.coalesce("concept", "label")).to_series().drop_nulls()))
+    if picked.is_empty() and not did_you_mean(concept, labels):
+        cosines = partial(word_cosines, run.model(), [*sorted(concept_words(concept)), *words])
+        described = _with_similarities(described, maxima, cosines)
+        picked = candidates(described, concept, n_per_layer, words)
     if picked.is_empty():
-        labels = sorted(set(described.select(pl.coalesce("concept", "label")).to_series().drop_nulls()))
         raise SettingsError(
             f"none of the {described.height} features of {run.name} is labelled with, explained by, fires on or promotes"
-            f" {concept!r}.{did_you_mean(concept, labels)} Labels are {', '.join(labels[:40]) or 'none'}"
+            f" {concept!r} or words like it.{did_you_mean(concept, labels)} Labels are {', '.join(labels[:40]) or 'none'}"
         )
     known = picked.join(described, on=["layer", "feature"], how="left", maintain_order="left")
     if question.n_per_layer is None:
@@ -78,8 +83,8 @@ def steered_with(known: pl.DataFrame, settings: RecommendationSettings) -> pl.Da
     return known.sort(by, descending=True, nulls_last=True, maintain_order=True).head(settings.n_candidates)
 
 
-def _described(run: Run, question: Question) -> pl.DataFrame:
-    """What `candidates` reads of every feature; refused where the scores are not there."""
+def _described(run: Run, question: Question) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What `candidates` reads of every feature, and their `words_at_maxima`; refused where the scores are not there."""
     path = run.summary_path(FEATURES)
     if not path.exists():
         named = ["--configfile", str(question.configfile), "--config", f"experiments=[{run.name}]"]
@@ -87,15 +92,19 @@ def _described(run: Run, question: Question) -> pl.DataFrame:
         raise SettingsError(f"there is no {path}: compute the scores first: {command}")
     features, keys = _features(run), ["layer", "feature"]
     # A layer at a time: a large model's max-activating examples fill the memory.
-    words = pl.concat(words_at_maxima(run.rows(MAX_ACTIVATING_EXAMPLES, [layer])) for layer in run.layers)
+    maxima = pl.concat(words_at_maxima(run.rows(MAX_ACTIVATING_EXAMPLES, [layer])) for layer in run.layers)
     listed = run.experiment.features
     near = isinstance(listed, ExplainedFeatures) and (listed.query or "").lower() == question.concept.lower()
-    described = with_labels(run, features).join(fired_on(words), on=keys, how="left", maintain_order="left").with_columns(near=near)
+    described = with_labels(run, features).join(fired_on(maxima), on=keys, how="left", maintain_order="left").with_columns(near=near)
     judge = run.steering.judge
     if not isinstance(judge, EmbeddingJudge) or question.words:
-        return described
-    similar = similarities(words, features, _cosines(run, judge, question.concept))
-    return described.join(similar, on=keys, how="left", maintain_order="left")
+        return described, maxima
+    return _with_similarities(described, maxima, _cosines(run, judge, question.concept)), maxima
+
+
+def _with_similarities(described: pl.DataFrame, maxima: pl.DataFrame, cosines: Callable[[Sequence[str]], Sequence[float]]) -> pl.DataFrame:
+    similar = similarities(maxima, described, cosines)
+    return described.join(similar, on=["layer", "feature"], how="left", maintain_order="left")
 
 
 def _features(run: Run) -> pl.DataFrame:

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 import polars as pl
 from rich.console import Console
+from rich.text import Text
 
 from saesteer.core.errors import SaesteerError
 from saesteer.core.files import text_id, write_atomically, write_json, write_text
@@ -36,6 +38,7 @@ from saesteer.workflow.completion import complete_manifest
 from saesteer.workflow.job import with_progress
 from saesteer.workflow.outputs import pins
 from saesteer.workflow.plan import endpoints_to_ask
+from saesteer.workflow.preflight import check_experiment
 
 TARGETS = (JUDGEMENTS.name, PERPLEXITY.name)
 """The steps that are wanted of a derived experiment, as far as it has them, with those that they read."""
@@ -176,7 +179,24 @@ def _run_snakemake(run: Run, question: Question) -> None:
     command += ["--configfile", str(question.configfile), "--config", f"{target_of}=[{run.name}]"]
     log = Path("logs", run.name, "snakemake.log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file, Console(stderr=True).status(f"computing what is missing; log: {log}"):
-        failed = subprocess.run(command, check=False, stdout=file, stderr=subprocess.STDOUT).returncode
-    if failed:
+    console = Console(stderr=True)
+    console.print(Text(f"computing what is missing; log: {log}; {_estimate(run)}"), soft_wrap=True)
+    with log.open("w") as file, console.status("") as status, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as jobs:
+        while jobs.poll() is None:
+            time.sleep(0.5)
+            status.update(Text(_progress(log.read_text(encoding="utf-8", errors="replace"))))
+    if jobs.returncode:
         raise SaesteerError(f"the workflow of {run.name} failed: {log} says why")
+
+
+def _estimate(run: Run) -> str:
+    """How long all of it takes on this machine, as `saesteer check` says it."""
+    findings = check_experiment(run.name, run.experiment, run.workflow, os.environ)
+    return next((finding.text for finding in findings if finding.about == "this machine"), "")
+
+
+def _progress(log: str) -> str:
+    """The last that Snakemake says of its steps, and the last line of a job's bar, which says how long its step still takes."""
+    lines = re.split(r"[\r\n]+", log.strip())
+    steps = [line for line in lines if re.search(r"\d+ of \d+ steps", line)]
+    return "; ".join(dict.fromkeys([*steps[-1:], lines[-1].strip()]))
