@@ -19,7 +19,7 @@ shows_all = workflow.output_settings.dryrun or DEFAULTS or workflow.output_setti
 if workflow.is_main_process and not shows_all:
     show_progress_only(logger)
 if workflow.is_main_process and not workflow.output_settings.dryrun:
-    stop_jobs_at_ctrl_c()
+    stop_jobs_at_ctrl_c(logger)
     shell.prefix(SHELL_PREFIX)
 if workflow.is_main_process and DEFAULTS:  # there are some whenever jobs are submitted
     put_before_slurm(SHIPPED / "slurm/bin", WORKFLOW.job_variables)

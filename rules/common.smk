@@ -17,6 +17,7 @@ from saesteer.summaries.summary import summaries
 from saesteer.workflow import plan
 from saesteer.workflow.checks import check_contents, check_files, check_present_files, check_times, check_tokens
 from saesteer.workflow.code_digest import PACKAGE
+from saesteer.workflow.display import show_refusals_alone
 from saesteer.workflow.outputs import planned_outputs
 from saesteer.workflow.project import bring_inputs, check_configfile
 
@@ -24,6 +25,7 @@ from saesteer.workflow.project import bring_inputs, check_configfile
 gc.set_threshold(100_000, 50, 50)
 
 if workflow.is_main_process:
+    show_refusals_alone(logger)
     complete_environment()
     check_braces(SHIPPED)
 

@@ -36,6 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "config/experiments/misspelt.yaml").write_text(yaml.safe_dump(misspelt))
     (tmp_path / "config/README.md").write_text("old")
     (tmp_path / "config/broken.yaml").write_text("experiments: [micro\n")
+    (tmp_path / "config/no_list.yaml").write_text("experiments: micro\n")
     (tmp_path / "a_file").write_text("not a folder")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(http.tenacity, "wait_exponential", lambda **_: lambda _: 0.0)  # not the seconds that an outage is waited for
@@ -52,11 +53,13 @@ CASES = {
     "features misspelt": "release gemma-scope-2b-pt-res-canonical has no SAE",
     "features micro --configfile nowhere.yaml": "there is no nowhere.yaml here: go to the folder of a project, or name",
     "features micro --configfile config/broken.yaml": "config/broken.yaml is not readable as YAML",
+    "check --configfile config/no_list.yaml": "experiments: a list belongs here, in brackets: .a, b. .given: 'micro'.",
     "init micro --model data/world/model --saes data/world/saes": "config/experiments/micro.yaml is there already, and is not overwritten",
     "init": "config/config.yaml is there already: this folder is a project",
     "init own --model data/world/model": "a new experiment needs its model and SAEs: saesteer init own --model FOLDER --saes FOLDER",
     "run micro -n": "there is no Snakefile here: `saesteer init`",
     "init a/b --model data/world/model --saes data/world/saes": "'a/b' cannot name an experiment",
+    "init own --model data/world/model --saes data/world/saes --texts a_file": "a_file is not readable as Parquet .*: texts come",
     "init own --model data/world --saes data/world/saes": "data/world/config.json is not readable as JSON",
     "init own --model data/world/model --saes config": "config: there is no cfg.json below it",
     "check nothing": "experiment 'nothing': there is no file",
@@ -74,12 +77,20 @@ CASES = {
     "recommend micro sea --less --comparison micro-methods": "leave out --less or --comparison",
     "recommend micro sea --prompts a.txt": "add --less, or leave it out",
     "recommend micro seas --less": "'seas' is none of them. Did you mean 'sea'?",
+    "recommend sea micro": "experiment 'sea': there is no file .*\n'micro' is one: name it first",
+    "recommend mikro sea": "^experiment 'mikro': there is no file .* Did you mean 'micro'",
     "recommend micro sea": "there is no data/micro/tables/features.parquet: compute the scores first",
     "explain micro": "micro has no activations: data/micro/activations/layers_02-06.json is missing; run its workflow first",
     "explain micro --features 2/4": "--features 2/4: micro has no such feature; write LAYER/FEATURE, e.g. 2/3",
     "export-vector nothing 3/5 --to gguf --output v.gguf": "experiment 'nothing': there is no file",
     "steer nothing 3/5 hi --factor 1": "experiment 'nothing': there is no file",
-    "steer micro 9/1 hi": "there is no layer '9' here",
+    "steer micro 9/1 hi": "there is no layer '9' here. Known: 2, 6",
+    "steer micro 12/3 hi": "there is no layer '12' here. Known: 2, 6",
+    "steer micro 6/9999": "feature 6/9999 does not exist: the SAE has features 0 to 1023",
+    "steer 6/548 micro": "'6/548' cannot name an experiment: .*\n'micro' is one: name it first",
+    "steer micro 6/5*1,2/5*1": "6/5.1,2/5.1: name features of one layer, each once",
+    "steer micro 6/5*x": "'x' is no decimal number",
+    "steer micro 6/5,6/7 --edit ablation": "several features at once are added: leave out --edit ablation",
     "serve nothing": "experiment 'nothing': there is no file",
     "serve micro": "data/micro holds no tables/features.parquet: run the experiment first",
     "report nothing": "experiment 'nothing': there is no file",

@@ -44,6 +44,17 @@ def test_a_run_shows_its_progress_and_ends_with_what_was_found(tmp_path: Path) -
     assert "Error in rule one:" in failed.stderr
 
 
+def test_what_is_refused_is_a_sentence_and_no_traceback(tmp_path: Path) -> None:
+    for name in ("Snakefile", "rules", "scripts", "src"):
+        (tmp_path / name).symlink_to(Path(__file__).parents[1] / name)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text("experiments: [nosuch]\n")
+    done = Folder.existing(tmp_path).call("snakemake", "--cores", "1", "-n")
+    assert done.returncode == 1
+    (said,) = (done.stdout + done.stderr).splitlines()
+    assert said.startswith("experiment 'nosuch': there is no file config/experiments/nosuch.yaml. Known: ")
+
+
 def test_what_was_found_is_that_of_the_headline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [("It helps", "1.6× [1.2, 2.0]", "yes, no"), ("It is rare", "4% (2 of 50; 1 without)", "no")]
     monkeypatch.setattr(headline, "finding_rows", lambda numbers: rows if numbers == {"a": 1} else [])

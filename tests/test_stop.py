@@ -74,6 +74,8 @@ def test_a_stop_keeps_what_is_finished(finished: Folder, tmp_path: Path, to_all:
     assert time.monotonic() - sent < 10
     output, _ = run.communicate(timeout=60)
     assert "Traceback" not in output
+    is_user = signals[0] == signal.SIGINT
+    assert ("Stopping: the jobs write out what they have finished" in output, "Error" in output) == (is_user, not is_user)
     assert run.returncode != 0
     kept = folder.parts()["generations"] - before
     assert kept > first, "rows that were finished, but in no part yet, were dropped"

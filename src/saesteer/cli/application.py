@@ -22,11 +22,19 @@ class _Commands(TyperGroup):
     """Shows what a user can mend as one message, whichever command raised it."""
 
     def invoke(self, ctx: Any) -> Any:
+        arguments = ctx.args
         try:
             return super().invoke(ctx)
         except (SaesteerError, OSError) as error:
-            typer.echo(str(error), err=True)
+            typer.echo(f"{error}{_other_order(str(error), arguments)}", err=True)
             raise typer.Exit(1) from error
+
+
+def _other_order(error: str, arguments: list[str]) -> str:
+    """Where the first argument names no experiment, and the second does: that it comes first."""
+    first, second = (*arguments, "", "")[:2]
+    is_refused = error.startswith((f"experiment {first!r}: ", f"{first!r} cannot name an experiment"))
+    return f"\n{second!r} is one: name it first" if is_refused and (_EXPERIMENTS / f"{second}.yaml").is_file() else ""
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -66,7 +74,7 @@ SomeExperiments = Annotated[
     typer.Argument(help="Names of experiments; none: those of the configuration (pull: all that were published).", callback=_named),
 ]
 Configfile = Annotated[Path, typer.Option(help="Configuration that names the experiments.")]
-CONFIG = Path("config/config.yaml")
+CONFIG, _EXPERIMENTS = Path("config/config.yaml"), Path("config/experiments")
 
 
 def workflow_of(configfile: Path) -> "Workflow":

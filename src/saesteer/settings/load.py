@@ -20,6 +20,11 @@ _SECTIONS = frozenset(name for kind in KINDS.values() for name in kind.model_fie
 _OF_THE_SHIPPED_MODEL = ("saes.path", "max_activating_examples.texts", "concepts.topics", "perplexity.model.path", "judge.oracle")
 """Keys of an experiment on the shipped world whose values were made for its model."""
 
+_SECTION = "a section with keys of its own belongs here"
+_FORMS = dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), _SECTION)
+_FORMS["tuple_type"] = "a list belongs here, in brackets: [a, b]"
+"""What pydantic says in Python's terms, in YAML's."""
+
 PRESETS: dict[str, dict[str, Any]] = read_yaml(Path(__file__).with_name("presets.yaml"))
 """Name -> the conventions of a paper's own program."""
 
@@ -165,7 +170,8 @@ def _problem(kind: type[BaseModel], item: Any) -> str:
         return f"{where}: kind {context['tag']!r} cannot be used here; kinds that can: {context['expected_tags'].replace(chr(39), '')}"
     if item["type"] == "missing":
         return f"{where}: this key is missing; add it"
-    return f"{where}: {item['msg'].removeprefix('Value error, ')} (given: {item['input']!r:.80})"
+    what_is_wrong = _FORMS.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+    return f"{where}: {what_is_wrong} (given: {item['input']!r:.80})"
 
 
 def _keys_at(kind: Any, path: tuple[str, ...]) -> list[str]:

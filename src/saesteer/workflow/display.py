@@ -3,6 +3,8 @@
 import logging
 import sys
 
+from saesteer.core.errors import SaesteerError
+
 
 class Progress(logging.Filter):
     """What is shown of Snakemake's messages: how many jobs are done, warnings and errors; its log in .snakemake/log has the rest. In a
@@ -19,6 +21,20 @@ class Progress(logging.Filter):
         if is_shown and is_terminal:
             sys.stderr.write("\r\x1b[K")
         return is_shown
+
+
+def show_refusals_alone(logger: logging.Logger) -> None:
+    """Show what the package refuses by its message, without the lines of rules and code that Snakemake puts around it."""
+    kinds: list[type] = [SaesteerError, *SaesteerError.__subclasses__()]
+    names = {kind.__name__ for kind in kinds}
+
+    def shortened(record: logging.LogRecord) -> bool:
+        if getattr(record, "exception", None) in names:
+            _, *lines = record.getMessage().splitlines()
+            record.msg = "\n".join(line for line in lines if not line.startswith('  File "'))
+        return True
+
+    logger.addFilter(shortened)
 
 
 def show_progress_only(logger: logging.Logger) -> None:

@@ -13,6 +13,7 @@ from saesteer.core.tokens import LEAST_ROUND_TRIP, TextTokens, load_tokens
 from saesteer.core.yaml_1_2 import quoted
 from saesteer.settings import experiment_name
 from saesteer.settings.inputs import GGUF
+from saesteer.sources.corpus import text_columns
 from saesteer.sources.sae_sources import hook_of_config, hook_of_module, layer_and_hook_point
 from saesteer.workflow.checks import read_config
 from saesteer.workflow.families import DEPTH, size
@@ -42,6 +43,8 @@ def write_experiment(name: str, source: Path, saes: Path, texts: Path | None, fo
     path = folder / f"{experiment_name(name)}.yaml"
     if path.exists():
         raise SettingsError(f"{path} is there already, and is not overwritten: choose another name, or remove it")
+    if texts is not None:
+        text_columns(texts)
     pattern, layers, sae = _read_saes(saes)
     model = _converted(source, downloads) if source.suffix == GGUF else source
     n_layers = size(read_config(model / "config.json"), *DEPTH)
