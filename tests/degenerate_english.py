@@ -4,9 +4,8 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import degenerate_texts as degenerate
 import polars as pl
-
-from saesteer.world import degenerate
 
 HONEST, UNSTEERED = "honest", "unsteered"
 CONCEPT_AFTER, CONCEPT_BEFORE, CONCEPT_NAMED = "concept after", "concept before", "concept named"

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from degenerate_english import MOST_GOOD, MOST_SCORE
+from degenerate_texts import DESIGN, HELD_OUT, KINDS, Make, degenerate_texts
 from polars.testing import assert_frame_equal
 
 from saesteer.analysis.recommendation import recommend
@@ -21,7 +22,6 @@ from saesteer.engine.perplexity import text_losses
 from saesteer.settings import SelectionSettings
 from saesteer.steps.generations import GENERATIONS
 from saesteer.world.concept_texts import topic_texts
-from saesteer.world.degenerate import DESIGN, HELD_OUT, KINDS, Make, degenerate_texts
 from saesteer.world.judges import load_judge
 from saesteer.world.lexicon import load_lexicon
 from saesteer.world.rating import rate

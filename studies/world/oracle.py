@@ -5,7 +5,7 @@ topic's (1), a sentence of another topic, as it is or with one to three words of
 several times (0). Fluency, of a sentence after a neutral opener: as written (2), with a word left out (1), with a fifth of its words
 replaced, shuffled, or with one to four words over and over from its start or its middle on (0). Sentences as written also give the ranges
 that fluency is judged by. So the accuracies say how well these corruptions are told apart, not how people would rate. Nothing is fitted to
-the table of saesteer.world.degenerate.
+the table of tests/degenerate_texts.py.
 """
 
 import json

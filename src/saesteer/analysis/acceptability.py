@@ -1,6 +1,6 @@
 """Whether a text is acceptable as language, whatever it is about: what judges that count have in common.
 
-Strong steering ends in words of a concept without sense (saesteer.world.degenerate): loops, lists, words within sentences about something
+Strong steering ends in words of a concept without sense (tests/degenerate_texts.py): loops, lists, words within sentences about something
 else. A language model expects what repeats itself, and lists. So the loss, the share of function words and what the order of the content
 words is worth each have to lie where those of unsteered texts do, and most pairs of successive words have to differ.
 """

@@ -6,7 +6,7 @@ as content is read off the fitted model: those whose topic distribution lies at 
 Function words ("the", "was", ".") and the neutral openers' words lie near it. All cuts were fitted on a calibration split of their
 own (studies.world.oracle).
 
-Strong steering ends in words of the topic without sense (saesteer.world.degenerate). So a word counts once, however often it stands in the
+Strong steering ends in words of the topic without sense (tests/degenerate_texts.py). So a word counts once, however often it stands in the
 text, and a text shows a topic by several words only. Fluency is acceptability: the loss, the share of function words and what the order of
 the content words is worth each have to lie where those of 90 % or 95 % of unsteered sentences do. A text whose pairs of successive tokens
 recur has none: a language model expects what repeats itself, so its loss would be low.

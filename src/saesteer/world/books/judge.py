@@ -4,7 +4,7 @@ P1 and AxBench (arXiv 2505.20063, 2501.17148) have a language model rate concept
 read off P(topic | text). A word of natural text says little on its own, and words lean on one another, so that plain naive Bayes is far
 too sure: log-likelihoods are multiplied by `sharpness`, fitted on books that the classifier never saw.
 
-Strong steering ends in words of the topic without sense (saesteer.world.degenerate). So a word counts once, however often it stands in the
+Strong steering ends in words of the topic without sense (tests/degenerate_texts.py). So a word counts once, however often it stands in the
 text, and the `left_out` words that speak most for the topic do not count: a few words put into a text about something else are not what it
 is about. A text that repeats itself has no fluency, by the rule of `fluency_by_loss`.
 """
