@@ -61,8 +61,8 @@ def picked_and_control(run: Run, question: Question) -> tuple[pl.DataFrame, pl.D
         picked = candidates(described, concept, n_per_layer, words)
     labels = sorted(set(described.select(pl.coalesce("concept", "label")).to_series().drop_nulls()))
     if picked.is_empty() and not did_you_mean(concept, labels):
-        cosines = partial(word_cosines, run.model(), [*sorted(concept_words(concept)), *words])
-        described = _with_similarities(described, maxima, cosines)
+        similar_to = partial(word_cosines, run.model(), [*sorted(concept_words(concept)), *words])
+        described = _with_similarities(described, maxima, similar_to)
         picked = candidates(described, concept, n_per_layer, words)
     if picked.is_empty():
         raise SettingsError(
