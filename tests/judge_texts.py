@@ -30,7 +30,6 @@ INSTRUCTIONS = {text_id(text): text for text in ("Tell me a story.", "Name three
 CONCEPTS = ("storms at sea", "chess openings")
 ENVIRON = {"TEST_JUDGE_KEY": KEY}
 TEXTS = ["The waves rose.", "A pawn moved", "It was it was it was"]
-INSTRUCTED = list(INSTRUCTIONS.values())
 
 
 def generations(texts: Sequence[str], layers: Sequence[int] = (0,)) -> pl.DataFrame:

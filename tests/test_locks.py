@@ -98,7 +98,7 @@ def test_a_second_run_is_told_to_wait_and_not_to_unlock(tmp_path: Path) -> None:
     lock.parent.mkdir(parents=True)
     lock.write_text("data/micro/pins/model.json\n")
     set_host(folder.path, "login01")
-    code, output = folder.run()
+    code, output = folder.run(cold=True)
     assert code == 1
     assert "A workflow is running in this folder (process 123 on login01" in output
     assert "--unlock argument" not in output

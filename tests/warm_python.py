@@ -23,6 +23,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic._internal import _fields
+
 LIBRARIES = ["transformers.models.gemma2.modeling_gemma2", "matplotlib.pyplot", "matplotlib.backends.backend_pdf", "fontTools.subset"]
 LIBRARIES += ["scipy.stats", "polars", "pydantic", "jaxtyping", "typer", "grimp", "snakemake.cli", "dvc.repo"]
 PROGRAMS = ("python", "snakemake", "saesteer", "dvc")
@@ -72,6 +74,8 @@ def serve(folder: Path) -> None:
     """Until standard input is closed."""
     for library in LIBRARIES:
         importlib.import_module(library)
+    # What settings mean, which only `saesteer config-docs` reads, would take half of the time that importing them does.
+    _fields.extract_docstrings_from_cls = lambda *_, **__: {}
     gc.collect()
     gc.freeze()  # else looking for garbage copies all that was imported
     with socket.socket(socket.AF_UNIX) as listener:

@@ -22,8 +22,9 @@ SHIPPED = ("data/world", "data/public", "docs")
 """What experiments of the default configuration read, beside config/."""
 WITHOUT_SHIPPED = shutil.ignore_patterns("world*", "public")
 """For copies of a folder in which these are links already."""
-OF_ONE_TEST = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")
-"""Variables that a process of pytest sets as it goes on; importing parts of torch sets the second."""
+OF_ONE_TEST = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "TEST_JUDGE_KEY")
+"""Variables that a process of pytest sets as it goes on, importing parts of torch the second: no library reads them when it is imported, so
+that the warm process need not be started anew."""
 GPU_STEPS = ("activations", "logit_lens", "output_score", "generations", "perplexity")
 ALL_STEPS = step_tables()
 MAIN_STEPS = {name: table for name, table in ALL_STEPS.items() if name not in ("explanations", "pilot", "effects", "fits", "damage")}

@@ -43,7 +43,9 @@ def _encoded(values: pl.Series) -> list[bytes]:
         fields = (_encoded(values.struct.field(field.name)) for field in values.dtype.fields)
         return [b"".join(row) for row in zip(*fields, strict=True)]
     if values.dtype in (pl.String, pl.Binary):
-        return [_NULL if value is None else _with_length(value.encode() if isinstance(value, str) else value) for value in values]
+        texts = values.cast(pl.Binary)
+        encoded = {value: _NULL if value is None else _with_length(value) for value in texts.unique()}  # tokens come again and again
+        return [encoded[value] for value in texts.to_list()]
     width, data = _numbers(values.fill_null(0) if values.dtype.is_numeric() else values.fill_null(False))
     return [_NULL if missing else _VALUE + data[row * width : (row + 1) * width] for row, missing in enumerate(values.is_null())]
 
@@ -58,10 +60,8 @@ def _encoded_lists(values: pl.Series) -> list[bytes]:
     else:
         encoded = _encoded(items)
         contents = [b"".join(encoded[start:end]) for start, end in pairwise(ends)]
-    return [
-        _NULL if length is None else _VALUE + length.to_bytes(8, "little") + content
-        for length, content in zip(lengths, contents, strict=True)
-    ]
+    counts = (None if length is None else length.to_bytes(8, "little") for length in lengths)
+    return [_NULL if count is None else _VALUE + count + content for count, content in zip(counts, contents, strict=True)]
 
 
 def _numbers(values: pl.Series) -> tuple[int, bytes]:
