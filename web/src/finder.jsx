@@ -23,7 +23,8 @@ const choice = (table, columns, row) => ({
 export async function presetsOf(table, index) {
   const columns = await columnsOf(table, index), labels = await table.wholeText("label"), byLabel = new Map();
   for (const row of columns.order) {
-    if (byLabel.size === N_PRESETS || !(columns[index.table.ranked_by]?.[row] > 0)) break;
+    const score = columns[index.table.ranked_by]?.[row];
+    if (byLabel.size === N_PRESETS || !Number.isFinite(score) || (byLabel.size > 0 && score <= 0)) break; // to begin with, the best, however good
     const label = table.textOf(labels, row);
     if (!byLabel.has(label)) byLabel.set(label, { label, feature: choice(table, columns, row) });
   }
