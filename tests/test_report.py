@@ -148,6 +148,13 @@ def test_the_intervals_are_of_the_texts_behind_score_and_gain(sweep: tuple[Any, 
         assert row["score_low"] <= row["score"] <= row["score_high"]
         assert row["gain_low"] <= row["gain"] <= row["gain_high"]
     assert scores["gain"].n_unique() > 1
+    factors, halves = ["2", "20"], split_halves(run.prompts_if_any())
+    ratings = {
+        (*key, prefix): score for *key, prefix, score in rated.select("layer", "feature", "factor", "prefix_id", "judge_score").rows()
+    }
+    other = _by_prompt(run, results.filter(rule=run.sweep.best_factor.rule).with_columns(factors=pl.lit(factors)))
+    for layer, feature, prefix, score in other.select("layer", "feature", "prefix_id", "judge_score").rows():
+        assert score == ratings[layer, feature, factors[halves[prefix]], prefix]
 
 
 def test_function_words_are_marked() -> None:
