@@ -60,7 +60,7 @@ def picked_and_control(run: Run, question: Question) -> tuple[pl.DataFrame, pl.D
         described = described.join(cosines, on=["layer", "feature"], how="left", maintain_order="left")
         picked = candidates(described, concept, n_per_layer, words)
     labels = sorted(set(described.select(pl.coalesce("concept", "label")).to_series().drop_nulls()))
-    if picked.is_empty() and not did_you_mean(concept, labels):
+    if picked.is_empty() and not is_said and not did_you_mean(concept, labels):
         similar_to = partial(word_cosines, run.model(), [*sorted(concept_words(concept)), *words])
         described = _with_similarities(described, maxima, similar_to)
         picked = candidates(described, concept, n_per_layer, words)
