@@ -21,8 +21,11 @@ from saesteer.analysis.tables import STEERING
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
+from saesteer.engine.generate import steered_texts
 from saesteer.engine.generations import feature_texts
 from saesteer.run import Run
+from saesteer.serve.model import Model
+from saesteer.serve.requests import SteeringField
 from saesteer.serve.terminal import Request, heading, request_of, show, texts_by_token
 from saesteer.steps.generations import sampling_of
 
@@ -42,7 +45,7 @@ def test_texts_grow_into_those_of_the_library(comparison: Run) -> None:
 
 
 def test_several_features_steer_at_once(comparison: Run) -> None:
-    """Each at its factor, times those given; one feature with its factor is that feature as ever; the command and the library agree."""
+    """Each at its factor, times those given; one feature with its factor is that feature as ever; command, library, page agree."""
     request = request_of(comparison, "6/7*1.5,6/9*-2", [1.0, 2.0], PROMPT, 2, seed=4, max_tokens=12)
     assert "features 6/7*1.5,9*-2: unsteered, and steered at factor 1 and 2" in heading(comparison, request)
     sampling = replace(sampling_of(comparison.experiment), max_new_tokens=12)
@@ -51,6 +54,14 @@ def test_several_features_steer_at_once(comparison: Run) -> None:
     expected = api.steer(lm, sae, {7: 1.5, 9: -2}, [0, 1, 2], [PROMPT], **given)
     assert list(texts_by_token(comparison, request))[-1] == expected["text"].to_list()
     assert expected["feature"].unique().to_list() == ["7*1.5,9*-2"]
+    of_page = SteeringField(features=[{"layer": 6, "feature": 7, "factor": 1.5}, {"layer": 6, "feature": 9, "factor": -2}])
+    model = Model(comparison, lm, {6: sae})
+    setting = model.setting(of_page)
+    texts = model.texts(PROMPT, setting, sampling, 2, 4)
+    rows = {"row": [0, 1], "intervention": 0, "prompt": 0, "factor": setting.factor, "stream": [text.stream for text in texts]}
+    frame = pl.DataFrame(rows, schema_overrides={"row": pl.UInt32, "stream": pl.UInt64})
+    written = pl.concat(steered_texts(lm, sae, 6, frame, [setting.intervention], [texts[0].prompt], sampling))
+    assert written["text"].to_list() == expected.filter(factor=1.0)["text"].to_list(), "the page writes the same"
     twice = api.steer(lm, sae, {7: 3, 9: -4}, [1], [PROMPT], **given)
     assert twice["text"].to_list() == expected.filter(factor=2.0)["text"].to_list()
     greedy = replace(sampling, temperature=0.0)
