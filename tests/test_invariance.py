@@ -360,9 +360,15 @@ def test_threads_that_wait_sleep_soon_in_what_a_command_imports() -> None:
     """The library of threads reads it as torch is imported, so that has to come after."""
     seen = """
 import os, sys
-sys.addaudithook(lambda event, args: event == "import" and args[0] == "torch" and print(os.environ.get("GOMP_SPINCOUNT")))
+
+def seen(event, args):
+    if event == "import" and args[0] == "torch":
+        print(os.environ.get("GOMP_SPINCOUNT"), flush=True)
+        os._exit(0)
+
+sys.addaudithook(seen)
 import saesteer.recommendations.answer, saesteer.engine.process
 """
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     done = subprocess.run([sys.executable, "-c", seen], env=environment, check=True, capture_output=True, text=True)
-    assert done.stdout.split()[0] == "1000"
+    assert done.stdout == "1000\n"

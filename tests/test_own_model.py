@@ -18,13 +18,12 @@ import pytest
 import yaml
 from own_files import write_model, write_named_files, write_saes, write_texts
 from safetensors.numpy import load_file, save_file
+from workflow_folder import ROOT, Folder
 
 from saesteer.settings import Experiment, LabelledTexts, Scores, SettingsError, experiment_of, load_experiment, load_workflow
 from saesteer.sources.pins import sae_entry
 from saesteer.workflow.new_experiment import write_experiment
 from saesteer.workflow.preflight import _corpus_tokens, check_experiment
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -357,7 +356,7 @@ def test_a_new_project_names_its_experiment_and_copies_no_shipped_model(tmp_path
     write_texts(tmp_path / "my/texts.parquet")
 
     def saesteer(*arguments: str) -> None:
-        done = subprocess.run([sys.executable, "-m", "saesteer", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = Folder.existing(tmp_path).call("saesteer", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
 
     saesteer("init", "own", "--model", "my/model", "--saes", "my/saes", "--texts", "my/texts.parquet")
