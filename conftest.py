@@ -63,7 +63,8 @@ DEFAULT_SSL_CONTEXT = httpcore2.default_ssl_context
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Checks on, but in `make test-all`: they would take a third of its time, and see in its longer tests what they see in the others."""
+    """Flushes and certificates as above. Checks on, but in `make test-all`: they would take a third of its time, and see in its longer
+    tests what they see in the others."""
     os.fsync = fsync
     places = ("SSL_CERT_FILE", "SSL_CERT_DIR")
     httpcore2.default_ssl_context = lambda **options: certificates(*map(os.environ.get, places), **options)
@@ -100,7 +101,6 @@ TAKE_MINUTES = (
     "test_report_large.py",
     "test_uncertainty.py",
     "test_features_per_job.py",
-    "test_gpu_workflow.py",
     "test_every_class.py",
     "test_module.py",
     "test_own_model_run.py",
