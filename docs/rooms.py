@@ -56,7 +56,7 @@ def purpose(room: str) -> str:
 
 
 def picture() -> str:
-    """The SVG: a row a room, from the top down; an arc from each room down to those that it imports."""
+    """The SVG: one row per room, from the top down; an arc from each room down to those that it imports."""
     stacked = layers()
     rooms = [room for layer in stacked for room in layer]
     direct = imports(rooms)

@@ -31,7 +31,7 @@ def manifest_of_layer(step):
 
 
 def features_by_layer(wildcards):
-    """The tables of all scored features, a file a layer."""
+    """The tables of all scored features, one file per layer."""
     return [f"{DATA}/features/layer_{layer:02d}.parquet".format(**wildcards) for layer in EXPERIMENTS[wildcards.experiment].layers]
 
 

@@ -17,7 +17,7 @@ from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae
 from saesteer.run import Run
 from saesteer.serve.model import Model
-from saesteer.serve.scheduler import Progress, Scheduler, Text
+from saesteer.serve.scheduler import Scheduler, TextProgress, TextRequest
 from saesteer.serve.server import application, server_of
 
 
@@ -37,11 +37,11 @@ class Served:
         connection.sendall(data)
         return connection
 
-    def ended(self, texts: Sequence[Text]) -> list[Progress]:
+    def ended(self, texts: Sequence[TextRequest]) -> list[TextProgress]:
         """The texts, by the scheduler alone, once all have ended."""
-        last, ends = [Progress("")] * len(texts), threading.Semaphore(0)
+        last, ends = [TextProgress("")] * len(texts), threading.Semaphore(0)
 
-        def write(number: int, progress: Progress) -> None:
+        def write(number: int, progress: TextProgress) -> None:
             last[number] = progress
             if progress.finish:
                 ends.release()

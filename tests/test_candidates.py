@@ -19,7 +19,7 @@ from saesteer.core.errors import SettingsError
 from saesteer.engine.activations import word_cosines
 from saesteer.recommendations.answer import as_sweep
 from saesteer.recommendations.candidates import picked_features, steered_with
-from saesteer.recommendations.question import Question, check_concept
+from saesteer.recommendations.question import RecommendRequest, check_concept
 from saesteer.run import Run, open_run
 from saesteer.settings import NoJudge, RecommendationSettings
 from saesteer.steps.features import FEATURES
@@ -101,7 +101,7 @@ def test_a_concept_that_nothing_points_to_is_refused_with_the_nearest_label(monk
     monkeypatch.setattr(Run, "rows", lambda *_: features.with_columns(examples=pl.Series([[example(["▁c"], 0)]] * 2)))
     tiny = as_sweep(WORKFLOW, "tiny")
     with pytest.raises(SettingsError, match=r"promotes 'medecine' or words like it\. Did you mean 'medicine'\? Labels are medicine, sea"):
-        picked_features(tiny, Question("tiny", "medecine", 4, 1, Path("config.yaml"), None))
+        picked_features(tiny, RecommendRequest("tiny", "medecine", 4, 1, Path("config.yaml"), None))
 
 
 def test_similar_words_pick_where_texts_are_compared_by_embeddings():
@@ -142,7 +142,7 @@ def test_a_word_that_nothing_points_to_has_the_candidates_of_words_like_it(
     monkeypatch.chdir(finished.copy(tmp_path / "micro").path)
     before = open_run("micro", WORKFLOW)
     run = replace(before, experiment=before.experiment.model_copy(update={"judge": NoJudge(kind="none")}))
-    question = Question("micro", "tenor", 4, 1, Path("config.yaml"), None)
+    question = RecommendRequest("micro", "tenor", 4, 1, Path("config.yaml"), None)
     picked = picked_features(run, question)
     assert picked["match"].unique().to_list() == ["embedding"]
     with pytest.raises(SettingsError, match="promotes 'zeppelin' or words like it"):
@@ -155,10 +155,10 @@ def test_a_word_that_nothing_points_to_has_the_candidates_of_words_like_it(
 def test_a_judge_of_topics_refuses_other_words_and_lists_the_nearest_first(concept: str, nearest: str):
     tiny = as_sweep(WORKFLOW, "tiny")
     with pytest.raises(SettingsError, match=nearest) as refused:
-        check_concept(tiny, Question("tiny", concept, 4, 1, Path("config.yaml"), None))
+        check_concept(tiny, RecommendRequest("tiny", concept, 4, 1, Path("config.yaml"), None))
     assert ("Topics are sea, " in str(refused.value)) == (concept == "ocean")
-    check_concept(tiny, Question("tiny", "sea", 4, 1, Path("config.yaml"), None))
-    check_concept(tiny, Question("tiny", concept, 4, 1, Path("config.yaml"), None, words=("boat",)))
+    check_concept(tiny, RecommendRequest("tiny", "sea", 4, 1, Path("config.yaml"), None))
+    check_concept(tiny, RecommendRequest("tiny", concept, 4, 1, Path("config.yaml"), None, words=("boat",)))
 
 
 def test_candidates_are_of_every_feature_where_their_examples_are(finished: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -172,7 +172,7 @@ def test_candidates_are_of_every_feature_where_their_examples_are(finished: Fold
             complete_manifest(run, manifest, layers, partial(steps_of(experiment)[name].compute, run))
     assert run.rows(MAX_ACTIVATING_EXAMPLES).height == run.rows(LOGIT_LENS).height == 2 * 1024
     assert_frame_equal(described_features(run, run.layers)[FEATURES.name], chosen, check_row_order=False)
-    question = Question("micro", "storm", 4, 1, Path("config.yaml"), None)
+    question = RecommendRequest("micro", "storm", 4, 1, Path("config.yaml"), None)
     few, picked = (picked_features(of, question) for of in (before, run))
     assert few.join(chosen, on=FEATURES.keys, how="anti").is_empty()
     others = picked.join(chosen, on=FEATURES.keys, how="anti")

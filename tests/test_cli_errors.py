@@ -71,7 +71,7 @@ CASES = {
     "axbench tiny-methods out": "data/tiny-methods holds no generations: run the workflow of experiment tiny-methods",
     "import data out --protocol nothing": "experiment 'nothing': there is no file",
     "import config/broken.yaml out": "config/broken.yaml: tables are read from .parquet, .csv, .jsonl files: save it as one of these",
-    "import data out": "data: P1's texts are read from a folder with a file a factor",
+    "import data out": "data: P1's texts are read from a folder with one file per factor",
     "vectors tiny-methods diffmean --layer 3 --output v.safetensors": "tiny-methods holds no fits: run the workflow of experiment",
     "evaluate tiny-methods diffmean/sea --layer 3 --tasks any": "tiny-methods holds no fits: run the workflow of experiment",
     "recommend micro sea --less --comparison micro-methods": "leave out --less or --comparison",

@@ -12,7 +12,7 @@ from test_store import rows_of, wanted
 
 from saesteer.core.files import file_digest, write_atomically, write_json, write_text
 from saesteer.core.store import complete, missing_keys, read_rows
-from saesteer.judge.answers import Answer, AnswerBook
+from saesteer.judge.answers import AnswerBook, JudgeAnswer
 from saesteer.steps.output_score import OUTPUT_SCORE
 
 JUDGE = {"model": "judge"}
@@ -90,7 +90,7 @@ def test_parts_and_manifests(folder: Path, tmp_path: Path) -> None:
 def test_answers_of_a_judge(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with traced(folder) as trace, AnswerBook(folder / "answers", JUDGE, part_seconds=99.0) as book:
         for name in ("first", "second", "third"):
-            book.add(Answer(name, 0, "concept", "text", f"Rating: [[2]] for the {name}", "stop", 5, 3, "judge"))
+            book.add(JudgeAnswer(name, 0, "concept", "text", f"Rating: [[2]] for the {name}", "stop", 5, 3, "judge"))
             book.flush()
             trace.done(name)
     with caplog.at_level(logging.WARNING):

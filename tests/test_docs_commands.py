@@ -72,6 +72,7 @@ COMMANDS = {
     r'snakemake --cores all --config "experiments=\[gemma-2-2b\]"': here("dry", REAL),
     r"snakemake methods --cores all( --config .*)?": here("dry", METHODS),
     r"saesteer report tiny": here("run", "test_report.py::test_a_feature_page_says_what_the_tables_say"),
+    r"saesteer report micro --folder FOLDER": by("test_report.py::test_a_feature_page_says_what_the_tables_say"),
     r"make report-assets": here("dry", "test_report.py::test_the_assets_are_what_their_sources_give"),
     r"snakemake --profile slurm -n": here("run"),
     r"snakemake --profile generic": by("slurm/test_generic.py::test_a_job_killed_for_memory_is_submitted_again"),

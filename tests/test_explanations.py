@@ -28,7 +28,7 @@ from saesteer.core.counter_rng import text_keys
 from saesteer.judge.naming import detection_question, name_question
 from saesteer.judge.parse import LONGEST_NAME, Rating, Unparsed, Words, parse
 from saesteer.recommendations.candidates import picked_features
-from saesteer.recommendations.question import Question
+from saesteer.recommendations.question import RecommendRequest
 from saesteer.run import Run, open_run
 from saesteer.settings import ExplanationSettings
 from saesteer.settings.load import load_workflow, read_yaml
@@ -354,7 +354,7 @@ def test_the_workflow_names_features_and_a_worlds_judge_knows_its_topics(here: F
     assert set(rows["label"].drop_nulls()) <= set(run.topics())
     # recommend and the report show where a label comes from.
     first = known.row(0, named=True)
-    picked = picked_features(run, Question(run.name, first["label"], 4, 1, Path("config/config.yaml"), None))
+    picked = picked_features(run, RecommendRequest(run.name, first["label"], 4, 1, Path("config/config.yaml"), None))
     said = f"{first['label']} ({provenance(first, 0.95)})"
     assert said.startswith(f"{first['label']} (label by oracle from examples and lens tokens, detection ")
     assert said in picked["labelled"].to_list()

@@ -31,7 +31,7 @@ from judge_texts import (
 )
 
 from saesteer.analysis.score import harmonic_mean
-from saesteer.judge.answers import ANSWERS, Answer, AnswerBook, Ask, JudgeError
+from saesteer.judge.answers import ANSWERS, AnswerBook, Ask, JudgeAnswer, JudgeError
 from saesteer.judge.batch import endpoint_asker
 from saesteer.judge.endpoint import check_key
 from saesteer.judge.parse import Rating
@@ -119,8 +119,8 @@ def test_the_first_answer_to_a_question_stays(tmp_path: Path):
     ask = Ask(questions("A storm.", None, None)["fluency"], 0)
     about = {**ask.identity, "finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 1, "model": None}
     with AnswerBook(tmp_path, {"judge": 1}, 60.0) as book:
-        book.add(Answer(**about, raw="Rating: 1"))
-        book.add(Answer(**about, raw="Rating: 2"))
+        book.add(JudgeAnswer(**about, raw="Rating: 1"))
+        book.add(JudgeAnswer(**about, raw="Rating: 2"))
         assert book.reading(ask.question) == Rating(1)
     assert stored(tmp_path)["raw"].to_list() == ["Rating: 1"]
     assert AnswerBook(tmp_path, {"judge": 1}, 60.0).reading(ask.question) == Rating(1)

@@ -14,7 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from saesteer.analysis.recommendation import (
-    Estimate,
+    PromptMean,
     Recommendation,
     as_multiple,
     best_options,
@@ -26,7 +26,7 @@ from saesteer.cli import app
 from saesteer.core.uncertainty import Interval
 from saesteer.recommendations.answer import Answer, as_sweep, gist, page_of, show
 from saesteer.recommendations.derived import _progress
-from saesteer.recommendations.question import Question
+from saesteer.recommendations.question import RecommendRequest
 from saesteer.recommendations.scoring import choosing_and_scoring, ordinary_losses, rated_by_words
 from saesteer.recommendations.verdicts import sentences_of, shown
 from saesteer.run import Run
@@ -52,7 +52,7 @@ def recommended(
     rated: pl.DataFrame,
     plain: pl.DataFrame | None = None,
     max_damage: float | None = None,
-    loss: Estimate | None = None,
+    loss: PromptMean | None = None,
     scoring: pl.DataFrame | None = None,
 ) -> Recommendation:
     """For the sea, of texts that choose, and of those that score: the same, or others."""
@@ -167,7 +167,7 @@ def test_a_single_prompt_shows_nothing():
 def test_damage_decides_with_the_score(perplexity: float, spread: float, loss: float | None, verdict: str, lacking: str | None):
     """Use asks for the whole interval to be within the limit, try it for the mean."""
     rated = with_loss(ratings("feature", 3, "7", "1", [1.9, 1.8] * 4), 1 + math.log(perplexity), spread)
-    result = recommended(rated, loss=None if loss is None else Estimate(loss, Interval(loss, loss), 8))
+    result = recommended(rated, loss=None if loss is None else PromptMean(loss, Interval(loss, loss), 8))
     assert result.verdict == verdict
     (said,) = sentences_of(result)
     assert said.startswith({"use": "Use feature", "try it": "Try feature", "don't": "Don't use feature"}[verdict])
@@ -195,7 +195,7 @@ def test_under_a_limit_on_damage_the_strength_is_the_best_of_those_that_are_seen
 
 
 def test_what_is_not_finite_is_above_every_limit_and_no_rise_is_too_large():
-    nan, huge = Estimate(float("nan"), Interval(float("nan"), float("nan")), 8), Estimate(2e3, Interval(1e3, 3e3), 8)
+    nan, huge = PromptMean(float("nan"), Interval(float("nan"), float("nan")), 8), PromptMean(2e3, Interval(1e3, 3e3), 8)
     assert [met(as_multiple(rise), high=1e9) for rise in (nan, huge)] == ["no", "no"]
 
 
@@ -252,7 +252,7 @@ def test_a_models_text_cannot_break_the_page_or_command_the_terminal():
     plain = rated.with_columns(factor=pl.lit("0"))
     said = {"explanation": hostile, "label": hostile, "labelled": f"{hostile} (label by {hostile})", "top_logit_lens_tokens": [hostile]}
     picked = pl.DataFrame([CANDIDATE | said | {"layer": 3, "feature": 7}])
-    question, texts = Question("tiny", "sea", 4, 1, Path("config.yaml"), None), pl.concat([rated, plain])
+    question, texts = RecommendRequest("tiny", "sea", 4, 1, Path("config.yaml"), None), pl.concat([rated, plain])
     answered = Answer(question, recommended(rated, plain), picked, texts, texts)
     page = page_of(answered)
     cells = [len(re.findall(r"(?<!\\)\|", line)) - 1 for line in page.splitlines() if line.startswith("|")]
@@ -272,7 +272,9 @@ def test_three_texts_are_shown_that_say_what_a_low_a_middling_and_a_high_score_l
     plain = unsteered().with_columns(prompt="prefix_id", text=pl.format(" u{}", "prefix_id"))
     texts = pl.concat([steered, plain])
     picked = pl.DataFrame([CANDIDATE | {"layer": 3, "feature": 7}])
-    lines = gist(Answer(Question("tiny", "sea", 4, 1, Path("config.yaml"), None), recommended(steered, plain), picked, texts, texts))
+    lines = gist(
+        Answer(RecommendRequest("tiny", "sea", 4, 1, Path("config.yaml"), None), recommended(steered, plain), picked, texts, texts)
+    )
     at = next(place for place, line in enumerate(lines) if line.startswith("Texts of 3 prompts"))
     assert lines[at + 1 :] == [
         "- unsteered (score 0.00: concept 0, fluency 2): p1 up1", "- steered (score 0.00: concept 0, fluency 2): p1 sp1",
@@ -373,14 +375,14 @@ def test_texts_are_rated_by_words_that_are_named_instead():
 )
 def test_what_is_no_concept_is_refused_in_a_sentence(concept: str, words: tuple[str, ...], said: str):
     with pytest.raises(SettingsError, match=re.escape(said)):
-        Question("tiny", concept, 4, 1, Path("config.yaml"), None, words=words)
+        RecommendRequest("tiny", concept, 4, 1, Path("config.yaml"), None, words=words)
 
 
 def test_an_answer_by_words_says_so():
     rated = ratings("feature", 6, "8", "2", [2.0] * 8).with_columns(prompt=pl.lit("I"), text=pl.lit(" see"))
     plain = rated.with_columns(factor=pl.lit("0"), judge_score=pl.lit(0.0))
     picked = pl.DataFrame([CANDIDATE | {"layer": 6, "feature": 8, "fires_on": "sea"}])
-    question = Question("own", "sea", 4, 1, Path("config.yaml"), None, words=("boat", "tide"))
+    question = RecommendRequest("own", "sea", 4, 1, Path("config.yaml"), None, words=("boat", "tide"))
     texts = pl.concat([rated, plain])
     answered = Answer(question, recommended(rated, plain), picked, texts, texts, by_words=True)
     for said in ("\n".join(gist(answered)), page_of(answered)):
@@ -402,7 +404,7 @@ def test_a_terminal_gets_a_few_lines_and_a_table_in_plain_text():
     known = CANDIDATE | {"concept": "sea", "top_logit_lens_tokens": ["▁ship", "▁", "▁stethoscope"], "output_score": None}
     picked = pl.DataFrame([known | {"layer": 6, "feature": feature} for feature in range(10)])
     texts = pl.concat([*rated, *rivals, plain])
-    question = Question("tiny", "sea", 4, 1, Path("config.yaml"), None)
+    question = RecommendRequest("tiny", "sea", 4, 1, Path("config.yaml"), None)
     answered = Answer(question, recommended(pl.concat([*rated, *rivals]), plain), picked, texts, texts)
     lines = gist(answered)
     assert len(lines) == 15

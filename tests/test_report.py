@@ -27,7 +27,7 @@ from saesteer.core.machine import process_table
 from saesteer.core.tables import write_summary
 from saesteer.core.texts import of_features
 from saesteer.exchange.fits import recommended_factor
-from saesteer.judge.answers import Answer, AnswerBook
+from saesteer.judge.answers import AnswerBook, JudgeAnswer
 from saesteer.judge.batch import endpoint_asker
 from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.site import folder as folder_module
@@ -345,7 +345,7 @@ def test_a_judges_name_that_went_over_to_another_model_is_named(sweep: tuple[Any
     fingerprint = endpoint_asker(judge, ENVIRON, results.data).fingerprint
     for model, mixed in (("judge-2025", []), ("judge-2026", ["judge: judge-1 answered as judge-2025 and judge-2026"])):
         with AnswerBook(results.data / "judge/answers", fingerprint, 60.0) as book:
-            book.add(Answer(model, 0, "fluency", "text", "Rating: 2", "stop", 1, 1, model))
+            book.add(JudgeAnswer(model, 0, "fluency", "text", "Rating: 2", "stop", 1, 1, model))
         folder = write_report(results, tmp_path / "report").parent
         assert piece(folder, "index")["mixed"] == mixed
 

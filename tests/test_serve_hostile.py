@@ -23,12 +23,12 @@ from saesteer.engine.continuation import Sampling
 from saesteer.run import Run
 from saesteer.serve import scheduler as scheduling
 from saesteer.serve.requests import SteeringField
-from saesteer.serve.scheduler import Busy, Progress, Text
+from saesteer.serve.scheduler import Busy, TextProgress, TextRequest
 
 COMPLETION = {"prompt": PROMPT, "max_tokens": 1}
 
 
-def texts_of(served: Served, sampling: Sampling, n: int = 1) -> list[Text]:
+def texts_of(served: Served, sampling: Sampling, n: int = 1) -> list[TextRequest]:
     return served.model.texts(PROMPT, served.model.setting(SteeringField.model_validate(MEDICINE)), sampling, n, 0)
 
 
@@ -142,9 +142,9 @@ def test_a_server_with_a_token_has_any_name(comparison: Run, tmp_path: Path, nam
 def test_texts_that_wait_and_that_are_written_are_at_most_512(served: Served) -> None:
     """Whether they come one by one, and so wait never for long, or at once. Those that have ended make room."""
     (text,), jobs, n_refused = texts_of(served, Sampling(50, stop="")), [], 0
-    ends: list[Progress] = []
+    ends: list[TextProgress] = []
 
-    def write(number: int, progress: Progress) -> None:
+    def write(number: int, progress: TextProgress) -> None:
         ends.extend([progress] if progress.finish else [])
 
     for _ in range(600):
@@ -214,11 +214,11 @@ def test_rows_of_a_client_that_has_left_are_no_longer_written(served: Served) ->
     """In a batch that goes on for another client."""
     mine, others, done = [], [], threading.Event()
 
-    def write_mine(number: int, progress: Progress) -> None:
+    def write_mine(number: int, progress: TextProgress) -> None:
         mine.append(progress)
         job.cancel()
 
-    def write_others(number: int, progress: Progress) -> None:
+    def write_others(number: int, progress: TextProgress) -> None:
         others.append(progress)
         if progress.finish:
             done.set()

@@ -27,7 +27,7 @@ from saesteer.engine.saes import encode
 from saesteer.engine.steering import steered_model
 from saesteer.engine.vector_formats import FORMATS, BlockVector, block_vector, check_format, median_a_max, neuronpedia_body
 from saesteer.exchange import measured as measuring
-from saesteer.exchange.measured import Form, Lens, measured
+from saesteer.exchange.measured import Lens, MeasuredSteering, measured
 from saesteer.exchange.vector import _licence
 from saesteer.methods.fit.vectors_file import read_vectors
 from saesteer.run import Run
@@ -233,9 +233,14 @@ def test_transformer_lens_takes_the_modules_hook(tmp_path: Path) -> None:
 def test_forms_are_compared_on_the_same_draws_and_rated_by_the_judge(comparison: Run) -> None:
     """Factor 0 writes the unsteered texts; a vector that writes the sea's words is rated higher than nothing; means by hand."""
     lm, sae = shipped_model(), shipped_sae(6)
-    forms = [Form("none of it", Addition(VECTOR, 40.0), 0.0), Form("feature", Addition(sae.W_dec[7], 30.0, features=(7,)), 2.0)]
+    forms = [
+        MeasuredSteering("none of it", Addition(VECTOR, 40.0), 0.0),
+        MeasuredSteering("feature", Addition(sae.W_dec[7], 30.0, features=(7,)), 2.0),
+    ]
     unsteered, nothing, steered = measured(comparison, lm, sae, forms, "sea", Lens(7, (5, 9)), 8)
-    texts = measuring._texts(comparison.experiment, lm, sae, [Form("unsteered", Nothing(), 0.0)], comparison.prompts(), 8)["text"]
+    texts = measuring._texts(comparison.experiment, lm, sae, [MeasuredSteering("unsteered", Nothing(), 0.0)], comparison.prompts(), 8)[
+        "text"
+    ]
     assert (unsteered["form"], unsteered["n_texts"], unsteered["n_prompts"]) == ("unsteered", 8, 2)
     assert nothing == unsteered | {"form": "none of it", "factor": 0.0}
     assert unsteered["perplexity_ratio"]["mean"] == 1.0

@@ -37,7 +37,7 @@ from saesteer.engine.structure import structure_of
 from saesteer.engine.weights import available_device, number_type
 from saesteer.recommendations.answer import Answer as Answer
 from saesteer.recommendations.answer import answer as _answer
-from saesteer.recommendations.question import Question
+from saesteer.recommendations.question import RecommendRequest
 from saesteer.settings.base import canonical_factor
 from saesteer.settings.inputs import GGUF
 from saesteer.settings.load import read_workflow
@@ -114,7 +114,7 @@ def load_sae(
 
 def top_logit_lens_tokens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int = 20) -> pl.DataFrame:
     """The k tokens that each feature's decoder direction promotes most through the final norm and the head (logit lens), and the k that it
-    suppresses most, with their logits: a row a feature, columns of the table `logit_lens`."""
+    suppresses most, with their logits: one row per feature, columns of the table `logit_lens`."""
     keys = {"layer": [sae.meta.layer] * len(features), "feature": list(features)}
     promoted, suppressed = _lens(lm, sae, features, k)
     columns = _lens_columns(promoted, suppressed, _tokens(lm))
@@ -135,7 +135,7 @@ def max_activating_examples(
     lm: LanguageModel, sae: Sae, features: Sequence[int], texts: Sequence[str], *, n_examples: int = 100, max_tokens: int = 256
 ) -> pl.DataFrame:
     """The texts on which each feature is most active, at most `n_examples` of a feature, from texts of one's own cut after `max_tokens`:
-    a row a feature, columns of the table `max_activating_examples`."""
+    one row per feature, columns of the table `max_activating_examples`."""
     _check_fit(lm, sae)
     _check_lists(features=features, texts=texts)
     check_features(features, sae.meta.n_features, "the SAE")
@@ -246,7 +246,7 @@ def recommend(
     measured of the answer is of prompts that took no part.
     """
     _check_lists(words=words)
-    question = Question(experiment, concept, n_per_layer, cores, configfile, comparison, max_damage=max_damage, words=tuple(words))
+    question = RecommendRequest(experiment, concept, n_per_layer, cores, configfile, comparison, max_damage=max_damage, words=tuple(words))
     return _answer(read_workflow(configfile), question)
 
 
@@ -267,7 +267,9 @@ def recommend_less(
     `n_per_layer`, `max_damage` and `words` are those of `recommend`.
     """
     _check_lists(words=words)
-    question = Question(experiment, concept, n_per_layer, cores, configfile, None, prompts, max_damage, less=True, words=tuple(words))
+    question = RecommendRequest(
+        experiment, concept, n_per_layer, cores, configfile, None, prompts, max_damage, less=True, words=tuple(words)
+    )
     return _answer(read_workflow(configfile), question)
 
 

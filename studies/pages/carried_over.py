@@ -1,4 +1,4 @@
-"""What of the grammar's findings carries over to the public models: a line a finding, a column a model, from results in git."""
+"""What of the grammar's findings carries over to the public models: one line per finding, one column per model, from results in git."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -48,7 +48,7 @@ def methods_folder(experiment: str) -> Path:
 
 
 def answers_markdown(root: Path) -> str:
-    """A line a question, a column a model."""
+    """One line per question, one column per model."""
     of_models = [list(answers(root, experiment)) for experiment in MODELS]
     lines = ([question, of_p1, *cells] for (question, of_p1), *cells in zip(QUESTIONS.items(), *of_models, strict=True))
     return table(["question", "P1, on Gemma-2 2B and 9B", *MODELS.values()], lines)
@@ -172,7 +172,7 @@ def demonstration(root: Path) -> str:
 
 
 def headlines_markdown(root: Path) -> str:
-    """All headline numbers, a table a model that was run."""
+    """All headline numbers, one table per model that was run."""
     run = {name: model for name, model in MODELS.items() if results_file(root, name).is_file()}
     return "\n\n".join(f"## {model}\n\n{headline_markdown(metrics(root, name)).rstrip()}" for name, model in run.items())
 

@@ -17,7 +17,7 @@ from saesteer.api import steer
 from saesteer.core.files import write_atomically, write_text
 from saesteer.core.uncertainty import interval_columns
 from saesteer.recommendations.answer import answer, as_sweep
-from saesteer.recommendations.question import Question
+from saesteer.recommendations.question import RecommendRequest
 from saesteer.recommendations.scoring import N_PROMPTS, scored_texts
 from saesteer.run import Run
 from saesteer.settings import Workflow
@@ -50,7 +50,7 @@ def write_recommendations(workflow: Workflow, name: str, concepts: Sequence[str]
     finished = set(rows.select("concept", "n_per_layer").iter_rows())
     for concept, n_per_layer in wanted:
         if (concept, n_per_layer) not in finished:
-            row, texts = recommended(workflow, Question(name, concept, n_per_layer, cores, configfile, None))
+            row, texts = recommended(workflow, RecommendRequest(name, concept, n_per_layer, cores, configfile, None))
             rows = pl.concat([rows, pl.DataFrame([row], schema=SCHEMA)])
             if texts is not None:
                 of_row = texts.select(pl.lit(concept).alias("concept"), pl.lit(n_per_layer, pl.Int64).alias("n_per_layer"), pl.all())
@@ -61,7 +61,7 @@ def write_recommendations(workflow: Workflow, name: str, concepts: Sequence[str]
             logging.info("%s", row)
 
 
-def recommended(workflow: Workflow, question: Question) -> tuple[dict[str, Any], pl.DataFrame | None]:
+def recommended(workflow: Workflow, question: RecommendRequest) -> tuple[dict[str, Any], pl.DataFrame | None]:
     """A row of SCHEMA, and scoring.COLUMNS of the fresh texts, unsteered ones among them; None where nothing is recommended."""
     recommendation = answer(workflow, question).recommendation
     row: dict[str, Any] = dict.fromkeys(SCHEMA) | {"concept": question.concept, "n_per_layer": question.n_per_layer}

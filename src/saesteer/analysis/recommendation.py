@@ -33,7 +33,7 @@ OPTION = ["kind", "layer", "name", "factor"]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class PromptMean:
     """A mean over prompts with its interval; None where nothing was rated."""
 
     mean: float | None
@@ -51,12 +51,12 @@ class Choice:
     name: str
     """Number of the feature; of a method its name."""
     factor: str
-    score: Estimate
-    concept: Estimate
-    fluency: Estimate
-    above_unsteered: Estimate
+    score: PromptMean
+    concept: PromptMean
+    fluency: PromptMean
+    above_unsteered: PromptMean
     """Score minus the unsteered texts'."""
-    perplexity: Estimate
+    perplexity: PromptMean
     """Of its texts, as a multiple of the unsteered ones'."""
     by_prompt: Mapping[str, float]
     """Score of each prompt."""
@@ -75,10 +75,10 @@ class Choice:
 class Fall:
     """How far the concept rating falls below the unsteered texts', prompt by prompt (analysis.suppression)."""
 
-    of_feature: Estimate
-    of_control: Estimate
+    of_feature: PromptMean
+    of_control: PromptMean
     """With features of the layer that nothing links to the concept, at the same factor."""
-    beyond_control: Estimate
+    beyond_control: PromptMean
     """The first minus the second."""
 
 
@@ -88,11 +88,11 @@ class Recommendation:
 
     concept: str
     feature: Choice | None
-    ordinary_loss: Estimate | None
+    ordinary_loss: PromptMean | None
     """What the feature adds to the loss on ordinary texts, nats a token; None where there are none."""
     rivals: tuple[Choice, ...] = ()
     """Other methods, in descending order of their scores."""
-    behind: tuple[Estimate, ...] = ()
+    behind: tuple[PromptMean, ...] = ()
     """Of each rival: its score minus the feature's, prompt by prompt."""
     fall: Fall | None = None
     """Where less of the concept is wanted."""
@@ -119,7 +119,7 @@ def recommend(
     texts: pl.DataFrame,
     settings: IntervalSettings,
     damage_limit: float,
-    ordinary_loss: Estimate | None = None,
+    ordinary_loss: PromptMean | None = None,
 ) -> Recommendation:
     """The verdict on what `best_options` chose, and how it compares with the rivals.
 
@@ -157,7 +157,7 @@ def unsteered_texts(texts: pl.DataFrame) -> pl.DataFrame:
     return texts.filter(kind=FEATURE, factor=UNSTEERED)
 
 
-def met(estimate: Estimate, low: float = -inf, high: float = inf) -> Met:
+def met(estimate: PromptMean, low: float = -inf, high: float = inf) -> Met:
     """Whether an estimate is from `low` to `high`."""
     if estimate.mean is None or not low <= estimate.mean <= high:  # NaN is nowhere
         return "no"
@@ -165,7 +165,7 @@ def met(estimate: Estimate, low: float = -inf, high: float = inf) -> Met:
     return "shown" if ends is not None and low <= ends.low and ends.high <= high else "open"
 
 
-def is_above_0(estimate: Estimate) -> Met:
+def is_above_0(estimate: PromptMean) -> Met:
     """Whether an estimate is above 0."""
     return met(estimate, low=_ABOVE_0)
 
@@ -175,7 +175,7 @@ def _steers(choice: Choice) -> dict[str, Met]:
     return {f"a score of {STEERS:g} or more": met(choice.score, low=STEERS), "more than unsteered": is_above_0(choice.above_unsteered)}
 
 
-def harms_little(choice: Choice, damage_limit: float, ordinary_loss: Estimate | None = None) -> dict[str, Met]:
+def harms_little(choice: Choice, damage_limit: float, ordinary_loss: PromptMean | None = None) -> dict[str, Met]:
     """What is required of the damage: multiples of the unsteered perplexity, at most the limit. None: not measured, and not required."""
     required = {"perplexity of its texts within the limit": met(choice.perplexity, high=damage_limit)}
     if ordinary_loss is not None:
@@ -193,44 +193,44 @@ def harmless(rows: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSett
     return pl.concat([rows.clear(), *within])
 
 
-def _above(score: Mapping[str, float], unsteered: Mapping[str, float], settings: IntervalSettings) -> Estimate:
+def _above(score: Mapping[str, float], unsteered: Mapping[str, float], settings: IntervalSettings) -> PromptMean:
     """Mean score minus the unsteered texts', which are a group of their own: few unsteered texts vary, so pairs would add nothing but the
     scale of differences, twice as wide as that of scores."""
     a, b = (np.array([of[prompt] for prompt in score if prompt in unsteered]) for of in (score, unsteered))
     if not len(a):
-        return Estimate(None, None, 0)
-    return Estimate(float((a - b).mean()), difference_interval(a, b, settings.confidence, RATINGS), len(a))
+        return PromptMean(None, None, 0)
+    return PromptMean(float((a - b).mean()), difference_interval(a, b, settings.confidence, RATINGS), len(a))
 
 
 def difference(
     first: Mapping[str, float], second: Mapping[str, float], settings: IntervalSettings, scale: Interval | None = None
-) -> Estimate:
+) -> PromptMean:
     """First minus second over the prompts of both, each of a scale."""
     differences = [value - second[prompt] for prompt, value in first.items() if prompt in second]
     return estimated(differences, settings, None if scale is None else of_differences(scale))
 
 
-def estimated(values: Iterable[float], settings: IntervalSettings, scale: Interval | None = None) -> Estimate:
+def estimated(values: Iterable[float], settings: IntervalSettings, scale: Interval | None = None) -> PromptMean:
     """Their mean with an interval over prompts."""
     array = np.array(list(values))
     if not len(array):
-        return Estimate(None, None, 0)
+        return PromptMean(None, None, 0)
     if scale is None:  # a text's loss is a mean over its tokens: none lies far from all others
-        return Estimate(float(array.mean()), student_interval(array, settings.confidence), len(array))
-    return Estimate(float(array.mean()), mean_interval(array, settings.confidence, scale), len(array))
+        return PromptMean(float(array.mean()), student_interval(array, settings.confidence), len(array))
+    return PromptMean(float(array.mean()), mean_interval(array, settings.confidence, scale), len(array))
 
 
-def _perplexity_ratio(steered: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings) -> Estimate:
+def _perplexity_ratio(steered: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings) -> PromptMean:
     """Perplexity of texts as a multiple of the unsteered ones': the geometric mean over prompts."""
     return as_multiple(difference(by_prompt(steered, "mean_nll"), by_prompt(unsteered, "mean_nll"), settings))
 
 
-def as_multiple(rise: Estimate) -> Estimate:
+def as_multiple(rise: PromptMean) -> PromptMean:
     """A rise of the loss, in nats a token, as a multiple of the perplexity."""
     if rise.mean is None:
         return rise
     mean, *ends = (exp(min(nats, _MOST_NATS)) for nats in (rise.mean, *(rise.interval or ())))
-    return Estimate(mean, Interval(*ends) if ends else None, rise.n)
+    return PromptMean(mean, Interval(*ends) if ends else None, rise.n)
 
 
 def by_prompt(rows: pl.DataFrame, column: str) -> dict[str, float]:

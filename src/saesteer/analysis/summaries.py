@@ -1,4 +1,4 @@
-"""The two tables that everything downstream reads: a row a feature, and a row a feature, factor and half of the prefixes."""
+"""The two tables that everything downstream reads: one row per feature, and one row per feature, factor and half of the prefixes."""
 
 from collections.abc import Mapping, Sequence
 

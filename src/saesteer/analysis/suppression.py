@@ -14,8 +14,8 @@ import polars as pl
 from saesteer.analysis.candidates import candidates
 from saesteer.analysis.recommendation import (
     FEATURE,
-    Estimate,
     Fall,
+    PromptMean,
     Recommendation,
     by_prompt,
     difference,
@@ -73,7 +73,7 @@ def recommend_less(
     texts: pl.DataFrame,
     settings: IntervalSettings,
     damage_limit: float,
-    ordinary_loss: Estimate | None = None,
+    ordinary_loss: PromptMean | None = None,
 ) -> Recommendation:
     """The recommendation for less of a concept, as `recommend` but of a feature (FEATURE) alone; texts: scored by absence, with those of
     CONTROL at the same layer and factor."""

@@ -105,7 +105,7 @@ def import_(
 
     AxBench's results are the steering_data.parquet of its evaluation. A judge's answer that its program cannot read is a rating of 0 there.
 
-    P1's texts are read from a folder with its generations (a file a factor), its instructions, and AxBench's lists of concepts
+    P1's texts are read from a folder with its generations (one file per factor), its instructions, and AxBench's lists of concepts
     (metadata.jsonl). They need `--judge`; the factor is chosen by the score, as P1's own rule needs the model.
 
     FOLDER gets the texts with their ratings, tables, figures, and import.json, which says what was read: digests, columns, judge, protocol.

@@ -57,14 +57,14 @@ def recommend(
 
     from saesteer.core.files import write_text
     from saesteer.recommendations.answer import answer, page_of, show
-    from saesteer.recommendations.question import Question
+    from saesteer.recommendations.question import RecommendRequest
 
     if less and comparison:
         raise SaesteerError("prompting and DiffMean are tried towards more of a concept only: leave out --less or --comparison")
     if prompts and not less:
         raise SaesteerError("--prompts names prompts that evoke what there should be less of: add --less, or leave it out")
     counted = tuple(map(str.strip, words.split(","))) if words is not None else ()
-    question = Question(experiment, concept, features, cores, configfile, comparison, prompts, max_damage, less, counted)
+    question = RecommendRequest(experiment, concept, features, cores, configfile, comparison, prompts, max_damage, less, counted)
     answered = answer(workflow_of(configfile), question)
     if output is None:
         show(answered, Console())

@@ -87,7 +87,7 @@ def vectors(
     layer: FittedAt = None,
     configfile: Configfile = CONFIG,
 ) -> None:
-    """Write the unit vectors that a method fitted, a tensor a concept; the method from_file reads such files."""
+    """Write the unit vectors that a method fitted, one tensor per concept; the method from_file reads such files."""
     from saesteer.exchange.comparison import export_vectors
     from saesteer.exchange.fits import fitted_layer
 

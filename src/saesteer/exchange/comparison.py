@@ -1,6 +1,6 @@
 """What a finished comparison of methods gives to others: fitted vectors, and results in the form of AxBench's own (P4, arXiv 2501.17148).
 
-That is one wide table, a row a concept, prompt and factor, columns for each method. Columns are those of its
+That is one wide table, one row per concept, prompt and factor, columns for each method. Columns are those of its
 `inference/steering_data.parquet`, which its evaluation reads, with the ratings that the evaluation adds (`evaluate/steering_data.parquet`);
 names were taken from a public copy of its program (stanfordnlp/axbench). Not checked by running that program on a file of ours. What
 differs, because the protocols do:
@@ -64,7 +64,7 @@ ROW = ["concept_id", "input_concept", "sae_id", "dataset_name", "input_id", "fac
 
 
 def export_vectors(run: Run, method: str, layer: int, path: Path) -> None:
-    """Write the unit vectors that a method fitted at a layer: safetensors, a tensor a concept, as the method from_file reads them."""
+    """Write the unit vectors that a method fitted at a layer: safetensors, one tensor per concept, as the method from_file reads them."""
     from saesteer.methods.fit.vectors_file import write_vectors
 
     run.check_layer(layer)

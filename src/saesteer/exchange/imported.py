@@ -73,7 +73,7 @@ _MAY_BE_MISSING = (*RATING_COLUMNS, "perplexity")
 @dataclass(frozen=True)
 class ImportedTexts:
     rows: pl.DataFrame
-    """The columns TEXTS, a row a text."""
+    """The columns TEXTS, one row per text."""
     form: str
     """What the files are: a table, AXBENCH or P1's texts."""
     digests: dict[str, str]
@@ -194,8 +194,9 @@ def _of_p1(folder: Path) -> ImportedTexts:
     listed, lists = [file for file in files if "instructions" in file.name], sorted(folder.glob("*.jsonl"))
     if not factors or len(listed) != 1 or not lists:
         raise SettingsError(
-            f"{folder}: P1's texts are read from a folder with a file a factor (..._0_4.json), one of instructions (*instructions*.json)"
-            f" and AxBench's lists of concepts (.jsonl); it has {len(factors)}, {len(listed)} and {len(lists)} of them"
+            f"{folder}: P1's texts are read from a folder with one file per factor (..._0_4.json), one of instructions"
+            " (*instructions*.json) and AxBench's lists of concepts (.jsonl);"
+            f" it has {len(factors)}, {len(listed)} and {len(lists)} of them"
         )
     instructions, concepts = _lists_of_texts(listed[0]), _concepts(lists)
     rows: list[dict[str, Any]] = []

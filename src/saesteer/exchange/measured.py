@@ -34,7 +34,7 @@ SCORES = ("judge_score", "concept_rating", "fluency_rating", "gen_success_20")
 
 
 @dataclass(frozen=True)
-class Form:
+class MeasuredSteering:
     """A way of steering that is measured."""
 
     name: str
@@ -54,14 +54,14 @@ def measured(
     run: Run,
     lm: LanguageModel,
     sae: Sae,
-    forms: Sequence[Form],
+    forms: Sequence[MeasuredSteering],
     concept: str | None,
     lens: Lens | None,
     n_texts: int,
 ) -> list[dict[str, Any]]:
     """A row a form, the unsteered model's first: number of texts, mean and interval of each score, and perplexity as a multiple of the
     unsteered texts'. A score is null where there is nothing to judge by: no judge, no concept, not one feature."""
-    unsteered = Form(UNSTEERED, Nothing(), 0.0)
+    unsteered = MeasuredSteering(UNSTEERED, Nothing(), 0.0)
     texts = rated_texts(run, lm, sae, [unsteered, *forms], concept, n_texts, run.prompts())
     if lens is not None:
         lens_row = {"layer": sae.meta.layer, "feature": lens.feature, "token_ids": list(lens.token_ids), "tokens": [], "logits": []}
@@ -73,7 +73,7 @@ def measured(
 
 
 def rated_texts(
-    run: Run, lm: LanguageModel, sae: Sae, forms: Sequence[Form], concept: str | None, n_texts: int, prompts: Mapping[str, str]
+    run: Run, lm: LanguageModel, sae: Sae, forms: Sequence[MeasuredSteering], concept: str | None, n_texts: int, prompts: Mapping[str, str]
 ) -> pl.DataFrame:
     """GENERATIONS rows, `method` the form's name, with mean_nll and, where there is a judge and a concept, the judge's scores
     as they count among these prompts (analysis.repeats). The first form is the unsteered model."""
@@ -93,7 +93,7 @@ def _with(texts: pl.DataFrame, scored: pl.DataFrame, columns: Sequence[str]) -> 
 
 
 def _texts(
-    experiment: Experiment, lm: LanguageModel, sae: Sae, forms: Sequence[Form], prompts: Mapping[str, str], n_texts: int
+    experiment: Experiment, lm: LanguageModel, sae: Sae, forms: Sequence[MeasuredSteering], prompts: Mapping[str, str], n_texts: int
 ) -> pl.DataFrame:
     """GENERATIONS rows, `method` the form: at least `n_texts` of each form, as many of each prompt. A prompt and sample has the same random
     numbers under every form."""
@@ -113,7 +113,7 @@ def _texts(
     return joined.select(*GENERATIONS.columns).cast(pl.Schema(GENERATIONS.schema))
 
 
-def _row(experiment: Experiment, table: pl.DataFrame, form: Form) -> dict[str, Any]:
+def _row(experiment: Experiment, table: pl.DataFrame, form: MeasuredSteering) -> dict[str, Any]:
     steered, unsteered = table.filter(method=form.name), table.filter(method=UNSTEERED)
     prompts = steered["prefix_id"]
     row: dict[str, Any] = {"form": form.name, "factor": form.factor, "n_texts": steered.height, "n_prompts": prompts.n_unique()}

@@ -19,7 +19,7 @@ from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.engine.saes import Sae
 from saesteer.engine.vector_formats import FORMATS, block_vector, check_constant, check_format, check_suffix, median_a_max
 from saesteer.exchange.fits import concept_of, fit_of, fitted_layer, not_a_feature, parse_feature, recommended_factor
-from saesteer.exchange.measured import Form, Lens, measured
+from saesteer.exchange.measured import Lens, MeasuredSteering, measured
 from saesteer.run import Run
 from saesteer.settings import Experiment, canonical_factor
 from saesteer.sources.neuronpedia.sources import known_sources
@@ -89,9 +89,9 @@ def export_vector(run: Run, steerer: Steerer, sae: Sae, to: Target) -> dict[str,
     constant, scale = _constant(run, lm, sae, original, form.positions)
     added = block_vector(lm, layer, hook_point, constant, steerer.factor)
     check_format(to.form, added)
-    forms = [Form("original", original, steerer.factor)]
+    forms = [MeasuredSteering("original", original, steerer.factor)]
     if (constant.scale, constant.positions) != (original.scale, original.positions):
-        forms.append(Form("frozen", constant, steerer.factor))
+        forms.append(MeasuredSteering("frozen", constant, steerer.factor))
     lens = None
     if len(original.features) == 1:
         ids, _ = top_logit_lens_tokens(lm, sae.W_dec[list(original.features)].float(), 20, to_residual=to_residual(lm, layer, hook_point))

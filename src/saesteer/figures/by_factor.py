@@ -37,7 +37,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 
 def panel(axes: Axes, data: pl.DataFrame, quantity: str) -> None:
-    """One quantity against factor, a line a bin."""
+    """One quantity against factor, one line per bin."""
     from matplotlib import ticker
 
     factor = next(name for name in FACTOR_LABELS if name in data.columns and data[name].count())

@@ -95,7 +95,7 @@ def _lines(data: pl.DataFrame) -> Iterator[tuple[str, dict[str, Any], str]]:
 
 
 def draw(data: pl.DataFrame) -> Figure:
-    """Good examples above bad ones; a block a feature."""
+    """Good examples above bad ones; one block per feature."""
     from matplotlib.figure import Figure
 
     lines = list(_lines(data))

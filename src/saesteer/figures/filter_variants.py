@@ -34,7 +34,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 
 def panel(axes: Axes, rows: pl.DataFrame) -> None:
-    """One kind of success and set of layers: a row a variant."""
+    """One kind of success and set of layers: one row per variant."""
     places = {variant: place for place, variant in enumerate(product(RULES, _CHOICES, _PERPLEXITIES))}
     for row in rows.iter_rows(named=True):
         place = places[row["rule"], row["factor_choice"], row["perplexity"]]

@@ -1,4 +1,4 @@
-"""Input score against output score, a point a feature (P1, arXiv 2505.20063, figure 6)."""
+"""Input score against output score, one point per feature (P1, arXiv 2505.20063, figure 6)."""
 
 import itertools
 

@@ -32,7 +32,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 
 def panel(axes: Axes, rows: pl.DataFrame) -> None:
-    """One family: a line a method, a point a factor, each with both intervals; the ends of the line are marked by their factor."""
+    """One family: one line per method, one point per factor, each with both intervals; the ends of the line are marked by their factor."""
     _levels(axes)
     for place, curve in enumerate(rows.partition_by("method", maintain_order=True)):
         known = curve.drop_nulls(["concept_rating", "fluency_rating"])

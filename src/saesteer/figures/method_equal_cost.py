@@ -15,7 +15,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 
 def panel(axes: Axes, rows: pl.DataFrame) -> None:
-    """One layer and limit: a point a method, below the diagonal where it scores less than without a limit."""
+    """One layer and limit: one point per method, below the diagonal where it scores less than without a limit."""
     for row in rows.iter_rows(named=True):
         look, x, y = LOOKS[row["family"]], row["unlimited_score"], row["score"]
         if row["score_low"] is not None:
@@ -27,7 +27,7 @@ def panel(axes: Axes, rows: pl.DataFrame) -> None:
 
 
 def draw(data: pl.DataFrame) -> Figure:
-    """A row of panels a layer, a panel a limit."""
+    """One row of panels per layer, one panel per limit."""
     layers, limits = (data[name].unique().sort().to_list() for name in ("layer", "limit"))
     figure = new_figure(PAGE, 1.5 + 2.1 * max(1, len(layers)), counts(data))
     panels = figure.subplots(max(1, len(layers)), max(1, len(limits)), squeeze=False, sharex=True, sharey=True)

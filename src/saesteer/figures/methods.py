@@ -27,7 +27,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 
 def ordered(data: pl.DataFrame) -> pl.DataFrame:
-    """A row a method, the best by its mean score over layers first, with its place, family and abstentions."""
+    """One row per method, the best by its mean score over layers first, with its place, family and abstentions."""
     methods = data.group_by("method", maintain_order=True).agg(
         pl.col("title", "family").first(), pl.col("score").mean(), abstentions=pl.col("n_abstaining").sort_by("layer")
     )
@@ -35,7 +35,7 @@ def ordered(data: pl.DataFrame) -> pl.DataFrame:
 
 
 def panel(axes: Axes, data: pl.DataFrame) -> None:
-    """A row a method, the best at the top; a marker a layer."""
+    """One row per method, the best at the top; one marker per layer."""
     methods, layers = ordered(data), data["layer"].unique().sort().to_list()
     places = dict(methods.select("method", "place").iter_rows())
     for number, layer in enumerate(layers):
@@ -111,9 +111,9 @@ def counts(data: pl.DataFrame) -> str:
 FIGURE = FigureDefinition(
     position=190,
     tables=("methods",),
-    caption="Held-out score of every method, mean over all concepts, the best by its mean over layers first; a marker a layer, a colour a "
-    "family. A method that abstains counts as the unsteered text (dashed line). Hollow: over the concepts alone for which the method has "
-    "something to steer with.",
+    caption="Held-out score of every method, mean over all concepts, the best by its mean over layers first; one marker per layer, one"
+    " colour per family. A method that abstains counts as the unsteered text (dashed line). Hollow: over the concepts alone for which the"
+    " method has something to steer with.",
     data=data,
     draw=draw,
     counts=counts,

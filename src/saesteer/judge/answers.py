@@ -51,7 +51,7 @@ class JudgeError(SaesteerError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Answer:
+class JudgeAnswer:
     """A raw answer, and what it is about, without the text itself: a row of ANSWERS."""
 
     request_id: str
@@ -101,8 +101,8 @@ class AnswerBook:
         self.folder = answers_folder / value_digest(fingerprint)[:FINGERPRINT_DIGITS]
         self._fingerprint = fingerprint
         self._part_seconds = part_seconds
-        self._stored: dict[tuple[str, int], Answer] = {}
-        self._unwritten: list[Answer] = []
+        self._stored: dict[tuple[str, int], JudgeAnswer] = {}
+        self._unwritten: list[JudgeAnswer] = []
         self._read: set[str] = set()
         self._flushed_at = time.monotonic()
         remove_abandoned(self.folder)
@@ -137,9 +137,9 @@ class AnswerBook:
                 log.warning("%s: its bytes do not match its name, so it is not read and its answers count as missing; delete it", part)
                 continue
             for row in validate(ANSWERS, pl.read_parquet(part), str(part)).iter_rows(named=True):
-                self._stored.setdefault((row["request_id"], row["attempt"]), Answer(**row))
+                self._stored.setdefault((row["request_id"], row["attempt"]), JudgeAnswer(**row))
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: JudgeAnswer) -> None:
         """Keep a new answer; it reaches the disk with the others of the same `part_seconds`."""
         key = (answer.request_id, answer.attempt)
         if key in self._stored:
@@ -161,7 +161,7 @@ class AnswerBook:
         self._read.add(part.stem)
         self._unwritten = []
 
-    def answer(self, question: Question) -> Answer | None:
+    def answer(self, question: Question) -> JudgeAnswer | None:
         """What came when the question was first asked; None: it never was."""
         return self._stored.get((question.request_id, 0))
 

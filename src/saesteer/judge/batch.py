@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from saesteer.core.files import value_digest, write_json
-from saesteer.judge.answers import Answer, AnswerBook, Ask, JudgeError
+from saesteer.judge.answers import AnswerBook, Ask, JudgeAnswer, JudgeError
 from saesteer.judge.completion import NO_ANSWER, Exchange, Parameters, answer_fields, completion_request, may_be_charged, status_of_error
 from saesteer.judge.endpoint import MAX_RETRIES, EndpointAsker, OfEndpoint, check_key
 from saesteer.judge.spend import Budget, Spend, actual, most, prompt_characters
@@ -174,7 +174,7 @@ class BatchAsker(OfEndpoint):
         cost, errors, faults, sent = Spend(), list[tuple[str, str, int, Any]](), list[str](), exchange.parameters
         worst = self.budget.share(note.request, len(note.identities))
 
-        def cost_of(name: str, answer: Answer) -> Spend:
+        def cost_of(name: str, answer: JudgeAnswer) -> Spend:
             if (ask := by_id.get(name)) is None and answer.prompt_tokens is None:  # of an earlier run, by an endpoint that does not count
                 return worst
             return actual(self.settings, prompt_characters(ask) if ask else 0, answer)
@@ -182,7 +182,7 @@ class BatchAsker(OfEndpoint):
         for line in lines:
             name, status, body = _parts(line)
             try:
-                answer = Answer(**note.identities[name], **answer_fields(body))
+                answer = JudgeAnswer(**note.identities[name], **answer_fields(body))
             except NO_ANSWER:
                 errors.append((line, name, status, body))
                 continue

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from saesteer.core.files import write_json
-from saesteer.judge.answers import Answer, AnswerBook, Ask, JudgeError
+from saesteer.judge.answers import AnswerBook, Ask, JudgeAnswer, JudgeError
 from saesteer.judge.parse import REQUEST_REFUSED
 from saesteer.settings import Endpoint
 
@@ -89,7 +89,7 @@ def completion_of(content: bytes) -> Any:
 
 
 def answer_fields(body: Any) -> dict[str, Any]:
-    """What a chat completion's body says of an Answer; an error of NO_ANSWER when it is none. A count of 0 is none."""
+    """What a chat completion's body says of an JudgeAnswer; an error of NO_ANSWER when it is none. A count of 0 is none."""
     choice = body["choices"][0]
     message, finish = choice.get("message"), choice.get("finish_reason")
     if message is None and isinstance(finish, str) and _FILTERED_AWAY.match(finish):
@@ -181,7 +181,7 @@ class Exchange:
                 self.parameters = TypeAdapter(Parameters).validate_json(self._record.read_bytes())
             except ValidationError:
                 raise JudgeError(f"{self._record} names no parameters that a request can have: delete it, and run again") from None
-        self._held: list[Answer] = []
+        self._held: list[JudgeAnswer] = []
         self._refused: list[str] = []
 
     def adapts(self, sent: Parameters, status: int, text: str) -> bool:
@@ -199,12 +199,12 @@ class Exchange:
         log.warning("%s %s %s: asked so from here on (%s)", self._settings.section, self._settings.model, takes, self._record)
         return True
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: JudgeAnswer) -> None:
         """An answer: questions that were refused just before it were refused for themselves."""
         self._book.add(answer)
         self.keep()
 
-    def refused(self, identity: Mapping[str, Any], status: int, text: str) -> Answer | None:
+    def refused(self, identity: Mapping[str, Any], status: int, text: str) -> JudgeAnswer | None:
         """The unreadable answer that stands for an error; None where the error is no matter of its question.
 
         It is one where it says so and the book has answers to others. Where only one of these holds, it is one as long as fewer than ALIKE
@@ -214,7 +214,7 @@ class Exchange:
         if not says_so and not may_be_about_the_question(status, text):
             return None
         words = storable(str(error_of(text)["message"]))[:500]
-        answer = Answer(**identity, raw=words, finish_reason=REQUEST_REFUSED, prompt_tokens=None, completion_tokens=None, model=None)
+        answer = JudgeAnswer(**identity, raw=words, finish_reason=REQUEST_REFUSED, prompt_tokens=None, completion_tokens=None, model=None)
         if not says_so or not self._book.is_answered:
             self._held.append(answer)
             return answer if len(self._held) < (ALIKE if says_so or self._book.is_answered else 1) else None

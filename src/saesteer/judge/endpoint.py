@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from saesteer.judge.answers import Answer, AnswerBook, Ask, Asker, JudgeError, answers_fingerprint
+from saesteer.judge.answers import AnswerBook, Ask, Asker, JudgeAnswer, JudgeError, answers_fingerprint
 from saesteer.judge.completion import Exchange, answer_fields, completion_request
 from saesteer.judge.spend import Budget, Spend, actual, estimate, most, prompt_characters
 from saesteer.settings import Endpoint
@@ -105,7 +105,7 @@ class EndpointAsker(OfEndpoint):
             raise
         self.budget.settle(request, actual(self.settings, prompt_characters(ask), answer))
 
-    async def _answer(self, client: "AsyncOpenAI", ask: Ask, exchange: Exchange) -> Answer:
+    async def _answer(self, client: "AsyncOpenAI", ask: Ask, exchange: Exchange) -> JudgeAnswer:
         """The answer, which is then in the book; or that which stands for a refusal."""
         from openai import APIStatusError
 
@@ -119,7 +119,7 @@ class EndpointAsker(OfEndpoint):
             if refused := exchange.refused(ask.identity, status, text):
                 return refused
             raise
-        answer = Answer(**ask.identity, **answer_fields(completion.http_response.json()))
+        answer = JudgeAnswer(**ask.identity, **answer_fields(completion.http_response.json()))
         exchange.answered(answer)
         return answer
 

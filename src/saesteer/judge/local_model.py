@@ -20,7 +20,7 @@ from saesteer.engine.conversation import check_conversation, rendered
 from saesteer.engine.finite import check_logits, rows_named
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
 from saesteer.engine.models import MIN_ROWS, PROMPT_ALONE, LanguageModel, check_length, pad_rows, shape_matters
-from saesteer.judge.answers import Answer, AnswerBook, Ask, Asker, JudgeError, answers_fingerprint
+from saesteer.judge.answers import AnswerBook, Ask, Asker, JudgeAnswer, JudgeError, answers_fingerprint
 from saesteer.settings import LocalModelJudge
 
 ALGORITHM_VERSION = 2
@@ -71,7 +71,7 @@ class LocalModelAsker(Asker):
             row_bytes = forward_bytes(self.lm, length) + cache + step_bytes(self.lm, capacity, self.lm.device)
             size = max(MIN_ROWS, rows_that_fit(row_bytes, self.lm.device, MOST_ROWS))
 
-            def answers(part: slice, size: int, length: int = length, rows: list[tuple[Ask, list[int]]] = rows) -> list[Answer]:
+            def answers(part: slice, size: int, length: int = length, rows: list[tuple[Ask, list[int]]] = rows) -> list[JudgeAnswer]:
                 with rows_named(lambda row: f"judge, question {rows[part][row][0].question.request_id}"):
                     texts = self._generated([prompt for _, prompt in rows[part]], length, size if shape_matters(self.lm) else MIN_ROWS)
                 return [self._answer(ask, len(prompt), tokens) for (ask, prompt), tokens in zip(rows[part], texts, strict=True)]
@@ -114,10 +114,10 @@ class LocalModelAsker(Asker):
         new_tokens: list[list[int]] = output[: len(prompts), length:].tolist()
         return new_tokens
 
-    def _answer(self, ask: Ask, n_prompt: int, tokens: list[int]) -> Answer:
+    def _answer(self, ask: Ask, n_prompt: int, tokens: list[int]) -> JudgeAnswer:
         """The text before the first token that ends the turn; all of it, cut off, where there is none."""
         end = next((place for place, token in enumerate(tokens) if token in self.ends), None)
-        return Answer(
+        return JudgeAnswer(
             **ask.identity,
             raw=self.lm.tokenizer.decode(tokens[:end], skip_special_tokens=True),
             finish_reason="length" if end is None else "stop",

@@ -25,7 +25,7 @@ from typing import Annotated, BinaryIO
 
 from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
-from saesteer.judge.answers import Answer, Ask, JudgeError
+from saesteer.judge.answers import Ask, JudgeAnswer, JudgeError
 from saesteer.judge.parse import REQUEST_REFUSED
 from saesteer.judge.rubric import questions
 from saesteer.settings import Endpoint
@@ -96,7 +96,7 @@ def prompt_characters(ask: Ask) -> int:
 
 
 def most(settings: Endpoint, messages: Iterable[Mapping[str, str]]) -> Spend:
-    """What a request can cost at most: a byte a token, and the longest answer."""
+    """What a request can cost at most: one byte per token, and the longest answer."""
     prompt = sum(len(message["content"].encode()) + TOKENS_AROUND_A_MESSAGE for message in messages)
     return priced(settings, prompt, settings.max_tokens)
 
@@ -116,7 +116,7 @@ def estimate_texts(n_texts: int, text_characters: int, answers_instructions: boo
     return estimate([Ask(question, 0) for question in sample.values()], settings) * n_texts
 
 
-def actual(settings: Endpoint, characters: int, answer: Answer) -> Spend:
+def actual(settings: Endpoint, characters: int, answer: JudgeAnswer) -> Spend:
     """What an answer cost, by the endpoint's count, or estimated by lengths (`characters`: the prompt's) where that is absent. A question
     that was refused may have been charged for being read (Azure does)."""
     written = 0 if answer.finish_reason == REQUEST_REFUSED else _tokens(len(answer.raw))

@@ -41,7 +41,7 @@ from saesteer.core.texts import of_fits
 from saesteer.methods.compare.protocol import at_every_layer
 from saesteer.recommendations.candidates import candidates_sweep, picked_and_control, picked_features, usual_factors
 from saesteer.recommendations.derived import derived_name, derived_run
-from saesteer.recommendations.question import Question, check_concept, evoking_prompts, with_concept_and_another
+from saesteer.recommendations.question import RecommendRequest, check_concept, evoking_prompts, with_concept_and_another
 from saesteer.recommendations.scoring import COLUMNS, choosing_and_scoring, limits, ordinary_losses, rated_by_words, scored_texts
 from saesteer.recommendations.verdicts import sentences_of, shown, where_of
 from saesteer.run import Run, open_run
@@ -77,7 +77,7 @@ _HELD_OUT = "on prompts that took no part in the choice"
 class Answer:
     """What is recommended, and what it rests on."""
 
-    question: Question
+    question: RecommendRequest
     recommendation: Recommendation
     candidates: pl.DataFrame
     """FEATURES columns and `match`."""
@@ -101,7 +101,7 @@ class Answer:
         return "score by words" if self.by_words else "judge score"
 
 
-def answer(workflow: Workflow, question: Question) -> Answer:
+def answer(workflow: Workflow, question: RecommendRequest) -> Answer:
     """The answer; computes what is missing."""
     for name in (question.name, question.comparison):
         if name is not None:
@@ -111,7 +111,7 @@ def answer(workflow: Workflow, question: Question) -> Answer:
     return _answer_less(source, question) if question.less else _answer_more(source, question)
 
 
-def _answer_more(source: Run, question: Question) -> Answer:
+def _answer_more(source: Run, question: RecommendRequest) -> Answer:
     comparison = open_run(question.comparison, source.workflow) if question.comparison else None
     rivals = with_concept_and_another(comparison, question) if comparison else {}
     picked = picked_features(source, question)
@@ -133,7 +133,7 @@ def _answer_more(source: Run, question: Question) -> Answer:
     return _answered(question, run, picked, choosing, scoring_texts)
 
 
-def _answer_less(source: Run, question: Question) -> Answer:
+def _answer_less(source: Run, question: RecommendRequest) -> Answer:
     chosen_by, prompts = choosing_and_scoring(*evoking_prompts(source, question.concept, question.prompts))
     picked, control = picked_and_control(source, question)
     file = _written(source, "less", question.concept, chosen_by)
@@ -165,7 +165,7 @@ def _answer_less(source: Run, question: Question) -> Answer:
     return _answered(question, added, picked, rate(pl.concat(choosing), split_halves(added.prompts())), scoring_texts)
 
 
-def _rated(run: Run, question: Question, texts: pl.DataFrame, halves: Mapping[str, int]) -> pl.DataFrame:
+def _rated(run: Run, question: RecommendRequest, texts: pl.DataFrame, halves: Mapping[str, int]) -> pl.DataFrame:
     """Texts with scores: the judge's, or by words where the experiment has none; for less of the concept by its absence. A text that
     repeats what the same option wrote on other prompts of its half scores 0, as in every recommended factor."""
     rated = texts
@@ -176,7 +176,11 @@ def _rated(run: Run, question: Question, texts: pl.DataFrame, halves: Mapping[st
 
 
 def _answered(
-    question: Question, run: Run, picked: pl.DataFrame, choosing: pl.DataFrame, scoring_texts: Callable[[int, pl.DataFrame], pl.DataFrame]
+    question: RecommendRequest,
+    run: Run,
+    picked: pl.DataFrame,
+    choosing: pl.DataFrame,
+    scoring_texts: Callable[[int, pl.DataFrame], pl.DataFrame],
 ) -> Answer:
     """The answer from the rated texts that choose, unsteered ones among them. scoring_texts: of a layer and its options."""
     limit, settings = question.max_damage, run.sweep.selection
@@ -210,7 +214,7 @@ def as_sweep(workflow: Workflow, name: str) -> Run:
         raise SettingsError(f"to recommend is to steer: {name} has to be of kind sweep, or to extend one that is. {fault}") from fault
 
 
-def of_candidates(question: Question, experiment: Sweep, picked: pl.DataFrame) -> dict[str, Any]:
+def of_candidates(question: RecommendRequest, experiment: Sweep, picked: pl.DataFrame) -> dict[str, Any]:
     """The experiment file of the candidates, all rated against the concept; by nobody where words are counted."""
     listed = {layer: picked.filter(layer=layer)["feature"].sort().to_list() for layer in experiment.layers}
     concepts: dict[str, Any] = {"kind": "given", "concept": question.concept}
@@ -233,7 +237,9 @@ def feature_texts(run: Run) -> pl.DataFrame:
     return texts_of(run).with_columns(kind=pl.lit(FEATURE), name="target").select(COLUMNS)
 
 
-def method_texts(comparison: Run, question: Question, concepts: Mapping[str, list[str]], further: Mapping[str, str]) -> pl.DataFrame:
+def method_texts(
+    comparison: Run, question: RecommendRequest, concepts: Mapping[str, list[str]], further: Mapping[str, str]
+) -> pl.DataFrame:
     """Texts of prompting and of a supervised vector, at the strengths of the comparison, on its prompts and on further ones."""
     prompts = comparison.prompts() | dict(further)
     file = _written(comparison, "recommend", question.concept, prompts)

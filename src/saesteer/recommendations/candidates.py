@@ -22,7 +22,7 @@ from saesteer.core.names import did_you_mean
 from saesteer.engine.activations import decoder_cosines, difference_of_means, word_cosines
 from saesteer.engine.hook_points import sae_hook_point
 from saesteer.engine.saes import read_meta
-from saesteer.recommendations.question import Question
+from saesteer.recommendations.question import RecommendRequest
 from saesteer.run import Run
 from saesteer.settings import EmbeddingJudge, ExplainedFeatures, LocalExamples, RecommendationSettings
 from saesteer.settings.base import three_digits
@@ -45,12 +45,12 @@ MIN_TEXTS = 8
 """With fewer that have the word its direction is not known."""
 
 
-def picked_features(run: Run, question: Question) -> pl.DataFrame:
+def picked_features(run: Run, question: RecommendRequest) -> pl.DataFrame:
     """The candidates' FEATURES columns, `match` and `fires_on`; refused where nothing points to the concept."""
     return picked_and_control(run, question)[0]
 
 
-def picked_and_control(run: Run, question: Question) -> tuple[pl.DataFrame, pl.DataFrame]:
+def picked_and_control(run: Run, question: RecommendRequest) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The candidates, and layer and feature of the control beside them (`controls`)."""
     concept, n_per_layer, words = question.concept, question.n_per_layer or N_PER_LAYER, question.words
     described, maxima = _described(run, question)
@@ -83,7 +83,7 @@ def steered_with(known: pl.DataFrame, settings: RecommendationSettings) -> pl.Da
     return known.sort(by, descending=True, nulls_last=True, maintain_order=True).head(settings.n_candidates)
 
 
-def _described(run: Run, question: Question) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _described(run: Run, question: RecommendRequest) -> tuple[pl.DataFrame, pl.DataFrame]:
     """What `candidates` reads of every feature, and their `words_at_maxima`; refused where the scores are not there."""
     path = run.summary_path(FEATURES)
     if not path.exists():

@@ -26,7 +26,7 @@ from saesteer.core.errors import SaesteerError
 from saesteer.core.files import text_id, write_atomically, write_json, write_text
 from saesteer.core.store import read_manifest
 from saesteer.core.yaml_1_2 import to_yaml
-from saesteer.recommendations.question import Question
+from saesteer.recommendations.question import RecommendRequest
 from saesteer.run import Run, open_run
 from saesteer.settings import Comparison
 from saesteer.sources.pins import SAE_FILES, model_settings, pinned_files, pinned_path
@@ -54,7 +54,7 @@ def derived_name(source: Run, purpose: str, concept: str) -> str:
     return f"{source.name}-{purpose}-{words}-{text_id(concept)[:4]}"
 
 
-def derived_run(source: Run, purpose: str, values: Mapping[str, Any], question: Question) -> Run:
+def derived_run(source: Run, purpose: str, values: Mapping[str, Any], question: RecommendRequest) -> Run:
     """The experiment of the question's concept that is derived from another one, with its texts written and rated."""
     name = derived_name(source, purpose, question.concept)
     write_text(source.workflow.derived_dir / f"{name}.yaml", to_yaml(dict(values)))
@@ -172,7 +172,7 @@ def _rows(run: Run, step: Step, cores: int, missing: pl.DataFrame) -> Iterable[p
     return with_progress(step.compute(run, missing), missing.height, step.unit, step.tokens, f"{run.name}: {step.table.name}")
 
 
-def _run_snakemake(run: Run, question: Question) -> None:
+def _run_snakemake(run: Run, question: RecommendRequest) -> None:
     targets = [str(path) for name in TARGETS if name in steps_of(run.experiment) for path in run.manifests(name)]
     target_of = "methods" if isinstance(run.experiment, Comparison) else "experiments"
     command = [sys.executable, "-m", "snakemake", *targets, "--cores", str(question.cores), "--rerun-incomplete"]

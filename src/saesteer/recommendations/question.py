@@ -33,7 +33,7 @@ _FEWEST_LINES = 4
 
 
 @dataclass(frozen=True)
-class Question:
+class RecommendRequest:
     """What is asked: an experiment whose features are scored, a concept, and how much may be computed."""
 
     name: str
@@ -67,7 +67,7 @@ class Question:
             )
 
 
-def check_concept(run: Run, question: Question) -> None:
+def check_concept(run: Run, question: RecommendRequest) -> None:
     """Refuse a concept that a shipped world's judge does not know, which rates its topics only."""
     concept, judge = question.concept, judge_of(run.steering)
     topics = judge.known_concepts(run) if judge else None
@@ -92,7 +92,7 @@ def _topics_of_texts_with(run: Run, concept: str, topics: list[str]) -> list[str
     return [topics[number] for number in numbers if number != NO_TOPIC]
 
 
-def with_concept_and_another(comparison: Run, question: Question) -> dict[str, list[str]]:
+def with_concept_and_another(comparison: Run, question: RecommendRequest) -> dict[str, list[str]]:
     """What `methods.concepts` of a comparison says for the question: its concept and another one; refused where there are no texts of
     it."""
     check_concept(comparison, question)

@@ -16,13 +16,13 @@ import polars as pl
 
 from saesteer.analysis.acceptability import DISTINCT_BIGRAMS, fluency_by_loss
 from saesteer.analysis.candidates import concept_words
-from saesteer.analysis.recommendation import FEATURE, UNSTEERED, Estimate, estimated
+from saesteer.analysis.recommendation import FEATURE, UNSTEERED, PromptMean, estimated
 from saesteer.analysis.score import harmonic_mean
 from saesteer.analysis.suppression import edit_of
 from saesteer.engine.damage import TooFewTextsError, loss_rises
 from saesteer.engine.generations import feature_edit
 from saesteer.engine.interventions import Nothing
-from saesteer.exchange.measured import Form, rated_texts
+from saesteer.exchange.measured import MeasuredSteering, rated_texts
 from saesteer.run import Run
 from saesteer.settings.methods import N_ORDINARY_TEXTS
 from saesteer.steps.judge import JUDGEMENTS
@@ -57,10 +57,10 @@ def scored_texts(
     """COLUMNS of the unsteered model's texts (FEATURE, UNSTEERED) and of those of the features that `options` (kind, name, factor) has at
     the layer, prompts in their order. Scores are null without a judge."""
     lm, sae = run.model(), run.sae(layer)
-    forms, names = [Form("0", Nothing(), 0.0)], [("0", FEATURE, "", UNSTEERED)]
+    forms, names = [MeasuredSteering("0", Nothing(), 0.0)], [("0", FEATURE, "", UNSTEERED)]
     for number, (kind, name, factor) in enumerate(options.select("kind", "name", "factor").iter_rows(), start=1):
         edit, strength = edit_of(factor)
-        forms.append(Form(str(number), feature_edit(sae, int(name), edit), strength))
+        forms.append(MeasuredSteering(str(number), feature_edit(sae, int(name), edit), strength))
         names.append((str(number), kind, name, factor))
     texts = rated_texts(run, lm, sae, forms, concept, n_texts, prompts).drop("factor")
     named = texts.join(pl.DataFrame(names, schema=["method", "kind", "name", "factor"], orient="row"), on="method", maintain_order="left")
@@ -69,7 +69,7 @@ def scored_texts(
     return named.with_columns(pl.col("layer").cast(pl.Int64), *unrated, prompt=of_prompt).select(COLUMNS)
 
 
-def ordinary_losses(run: Run, strengths: Sequence[tuple[int, str, str]]) -> dict[tuple[int, str, str], Estimate]:
+def ordinary_losses(run: Run, strengths: Sequence[tuple[int, str, str]]) -> dict[tuple[int, str, str], PromptMean]:
     """What steering at each layer, feature and factor adds to the loss of ordinary texts, those of the experiment's max-activating
     examples; empty where it has none, or too short ones."""
     if ordinary_texts_pin(run.steering) is None:
@@ -78,7 +78,7 @@ def ordinary_losses(run: Run, strengths: Sequence[tuple[int, str, str]]) -> dict
         texts = ordinary(run, N_ORDINARY_TEXTS)
     except TooFewTextsError:
         return {}
-    losses, lm = dict[tuple[int, str, str], Estimate](), run.model()
+    losses, lm = dict[tuple[int, str, str], PromptMean](), run.model()
     for (layer, name, edit), some in groupby(strengths, lambda strength: (*strength[:2], edit_of(strength[2])[0])):
         sae, factors = run.sae(layer), [factor for *_, factor in some]
         rises = loss_rises(lm, sae, feature_edit(sae, int(name), edit), [edit_of(factor)[1] for factor in factors], texts)

@@ -1,6 +1,6 @@
 """A recommendation in words: on the feature, and on each rival or the control."""
 
-from saesteer.analysis.recommendation import Choice, Estimate, Recommendation, Verdict
+from saesteer.analysis.recommendation import Choice, PromptMean, Recommendation, Verdict
 from saesteer.analysis.suppression import edit_of
 from saesteer.settings.registry import METHODS
 
@@ -36,7 +36,7 @@ def where_of(choice: Choice) -> str:
     return f"{choice.layer}/{choice.name} {done}"
 
 
-def _rival(rival: Choice, behind: Estimate, best: Choice | None, score_name: str) -> str:
+def _rival(rival: Choice, behind: PromptMean, best: Choice | None, score_name: str) -> str:
     has_layer = any(row.key == rival.kind and row.has_layer for row in METHODS)
     where = f"layer {rival.layer}, factor {rival.factor}" if has_layer else f"factor {rival.factor}"
     broken = f"perplexity of its texts {shown(rival.perplexity)} × unsteered, loss on ordinary text not measured"
@@ -50,7 +50,7 @@ def _rival(rival: Choice, behind: Estimate, best: Choice | None, score_name: str
     return f"{scored}; {against} the feature{unsure} ({shown(behind, signed=True)}){instead}.{_lacking(rival) if low > 0 else ''}"
 
 
-def shown(estimate: Estimate | None, signed: bool = False) -> str:
+def shown(estimate: PromptMean | None, signed: bool = False) -> str:
     """mean [low, high], n."""
     if estimate is None or estimate.mean is None or estimate.interval is None:
         return "unknown"

@@ -29,7 +29,7 @@ from saesteer.engine.steering import Intervention
 from saesteer.exchange.fits import fit_of
 from saesteer.run import Run
 from saesteer.serve.requests import FeatureRequest, FeatureStrength, FitStrength, Message, SteeringField
-from saesteer.serve.scheduler import Text, as_batch
+from saesteer.serve.scheduler import TextRequest, as_batch
 from saesteer.settings import Comparison
 from saesteer.settings.base import canonical_factor
 from saesteer.steps.generations import sampling_of
@@ -93,7 +93,9 @@ class Model:
         key = f"{fit.layer}/{fit.method}/{fit.concept}"
         return Setting(fit.layer, intervention, canonical_factor(fit.factor), tuple(text_keys([key, canonical_factor(fit.factor)])))
 
-    def texts(self, prompt: str | Sequence[Message], setting: Setting, sampling: Sampling, samples: int, seed: int | None) -> list[Text]:
+    def texts(
+        self, prompt: str | Sequence[Message], setting: Setting, sampling: Sampling, samples: int, seed: int | None
+    ) -> list[TextRequest]:
         """A text a sample, of a prompt or an answer to a conversation."""
         ids = self._prompt_ids(prompt, setting, sampling)
         check_length(self.lm, len(ids) + sampling.max_new_tokens)
@@ -101,7 +103,7 @@ class Model:
         written = prompt if isinstance(prompt, str) else json.dumps([message.model_dump() for message in prompt])
         keys = (*setting.keys, *hex_keys([text_id(written)]))
         numbers = [int(streams(seed, *keys, sample)) for sample in range(samples)]
-        return [Text(setting.layer, setting.intervention, setting.factor, stream, tuple(ids), sampling) for stream in numbers]
+        return [TextRequest(setting.layer, setting.intervention, setting.factor, stream, tuple(ids), sampling) for stream in numbers]
 
     def _prompt_ids(self, prompt: str | Sequence[Message], setting: Setting, sampling: Sampling) -> Sequence[int]:
         if not isinstance(prompt, str):

@@ -39,7 +39,7 @@ class Busy(SaesteerError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Text:
+class TextRequest:
     """A text to be written."""
 
     layer: int
@@ -61,7 +61,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Progress:
+class TextProgress:
     """A text as far as it is written."""
 
     text: str
@@ -70,15 +70,15 @@ class Progress:
     """Why it ended: stop, length or error; None: it goes on."""
 
 
-Write = Callable[[int, Progress], None]
+Write = Callable[[int, TextProgress], None]
 """(number of the text in its job, what there is of it); called in the scheduler's thread."""
 
 
 @dataclass
-class Job:
+class ClientTexts:
     """Texts of one client."""
 
-    texts: Sequence[Text]
+    texts: Sequence[TextRequest]
     write: Write
     is_cancelled: bool = False
 
@@ -92,7 +92,7 @@ class Scheduler:
 
     def __init__(self, lm: LanguageModel, sae: Callable[[int], Sae]) -> None:
         self._lm, self._sae = lm, sae
-        self._waiting: list[tuple[Job, int]] = []
+        self._waiting: list[tuple[ClientTexts, int]] = []
         self._active: deque[_Batch] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._condition = threading.Condition()
@@ -100,9 +100,9 @@ class Scheduler:
         self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
         self._thread.start()
 
-    def submit(self, texts: Sequence[Text], write: Write) -> Job:
+    def submit(self, texts: Sequence[TextRequest], write: Write) -> ClientTexts:
         """Queue a client's texts; Busy where too many wait."""
-        job = Job(texts, write)
+        job = ClientTexts(texts, write)
         with self._condition:
             self._check_room(len(texts))
             self._waiting += [(job, number) for number in range(len(texts))]
@@ -147,8 +147,8 @@ class Scheduler:
                     batch = self._active.popleft()
                     self._active.extend([batch] if is_going_on else [])
 
-    def _batches(self, waiting: Sequence[tuple[Job, int]]) -> Iterator[_Batch]:
-        groups: dict[object, list[tuple[Job, int]]] = {}
+    def _batches(self, waiting: Sequence[tuple[ClientTexts, int]]) -> Iterator[_Batch]:
+        groups: dict[object, list[tuple[ClientTexts, int]]] = {}
         for job, number in waiting:
             groups.setdefault(job.texts[number].shape, []).append((job, number))
         for group in groups.values():
@@ -156,13 +156,13 @@ class Scheduler:
                 rows = group[start : start + MOST_ROWS]
                 yield _Batch(rows, self._texts([job.texts[number] for job, number in rows]), fault("logits are", self._lm.head.weight))
 
-    def _texts(self, texts: Sequence[Text]) -> Iterator[Growing]:
+    def _texts(self, texts: Sequence[TextRequest]) -> Iterator[Growing]:
         """Texts of one shape while they grow."""
         first = texts[0]
         yield from steered_texts_by_token(self._lm, self._sae(first.layer), first.layer, *as_batch(texts), first.sampling)
 
 
-def as_batch(texts: Sequence[Text]) -> tuple[pl.DataFrame, list[Intervention], list[tuple[int, ...]]]:
+def as_batch(texts: Sequence[TextRequest]) -> tuple[pl.DataFrame, list[Intervention], list[tuple[int, ...]]]:
     """Texts of one shape as the engine takes them: rows, and the interventions and prompts that these name."""
     interventions = list({id(text.intervention): text.intervention for text in texts}.values())
     prompts = list(dict.fromkeys(text.prompt for text in texts))
@@ -189,7 +189,7 @@ def _run(work: Callable[[], Any], future: Future[Any]) -> None:
 class _Batch:
     """Rows that are continued together."""
 
-    def __init__(self, rows: Sequence[tuple[Job, int]], steps: Iterator[Growing], fault: str) -> None:
+    def __init__(self, rows: Sequence[tuple[ClientTexts, int]], steps: Iterator[Growing], fault: str) -> None:
         self._rows, self._steps, self._fault = dict(enumerate(rows)), steps, fault
         self._texts, self._n_tokens = dict.fromkeys(self._rows, ""), 0
 
@@ -216,7 +216,7 @@ class _Batch:
             if text is not None and (ends := [text.find(stop) for stop in job.texts[number].stops if stop in text]):
                 text, finish = text[: min(ends)], "stop"
             self._texts[row] = self._fault if text is None else text
-            job.write(number, Progress(self._texts[row], self._n_tokens, finish))
+            job.write(number, TextProgress(self._texts[row], self._n_tokens, finish))
             if finish is not None:
                 del self._rows[row]
         return bool(self._rows)
@@ -224,5 +224,5 @@ class _Batch:
     def _end(self, finish: str) -> bool:
         """End every row."""
         for row, (job, number) in self._rows.items():
-            job.write(number, Progress(self._texts[row], self._n_tokens, finish))
+            job.write(number, TextProgress(self._texts[row], self._n_tokens, finish))
         return False

@@ -33,7 +33,7 @@ from saesteer.run import Run
 from saesteer.serve.guard import LOOPBACK, guarded, refused
 from saesteer.serve.model import Model
 from saesteer.serve.requests import ChatRequest, CompletionRequest, FeatureRequest, OpenAiRequest, SteerRequest
-from saesteer.serve.scheduler import Busy, Job, Progress, Scheduler, Text
+from saesteer.serve.scheduler import Busy, ClientTexts, Scheduler, TextProgress, TextRequest
 from saesteer.site.folder import ASSETS, write_report
 from saesteer.site.pieces import read_piece
 
@@ -42,7 +42,7 @@ SECONDS_TO_END = 3
 _EVERY_ADDRESS = ("", "0.0.0.0", "::")
 
 Params = TypeVar("Params", bound=BaseModel)
-Written = AsyncIterator[tuple[int, Progress]]
+Written = AsyncIterator[tuple[int, TextProgress]]
 """What there is of each text (by number) after each of its tokens, until all have ended."""
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -127,7 +127,7 @@ def _while_connected(endpoint: Endpoint) -> Endpoint:
 class _Stream(EventSourceResponse):
     """An event stream of a job's texts, which end with it, however it ends."""
 
-    def __init__(self, job: Job, events: AsyncIterator[dict[str, str]]) -> None:
+    def __init__(self, job: ClientTexts, events: AsyncIterator[dict[str, str]]) -> None:
         super().__init__(events)
         self.job = job
 
@@ -183,18 +183,18 @@ class Endpoints:
         params = await _params(request, ChatRequest)
         return await self._completed(params, self._texts(params.messages, params), "chat.completion", "chat.completion.chunk")
 
-    def _texts(self, prompt: Any, params: OpenAiRequest) -> list[Text]:
+    def _texts(self, prompt: Any, params: OpenAiRequest) -> list[TextRequest]:
         sampling = replace(self.model.sampling(params.max_tokens, params.temperature), top_k=0, stop="", top_p=params.top_p)
         texts = self.model.texts(prompt, self.model.setting(params.steering), sampling, params.n, params.seed)
         return [replace(text, stops=tuple(params.stop)) for text in texts]
 
-    async def _completed(self, params: OpenAiRequest, texts: list[Text], whole: str, part: str) -> Response:
+    async def _completed(self, params: OpenAiRequest, texts: list[TextRequest], whole: str, part: str) -> Response:
         """An answer in OpenAI's form: whole, or as a stream of parts, by their kinds."""
         answer = {"id": f"saesteer-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.model.name}
         job, written = self._begun(texts)
         if params.stream:
             return _Stream(job, _chunks(len(texts), written, answer | {"object": part}, params.stop))
-        last = [Progress("")] * len(texts)
+        last = [TextProgress("")] * len(texts)
         try:
             async for number, progress in written:
                 last[number] = progress
@@ -207,11 +207,11 @@ class Endpoints:
         usage = {"prompt_tokens": n_prompt, "completion_tokens": n_new, "total_tokens": n_prompt + n_new}
         return JSONResponse(answer | {"object": whole, "choices": choices, "usage": usage})
 
-    def _begun(self, texts: Sequence[Text]) -> tuple[Job, Written]:
+    def _begun(self, texts: Sequence[TextRequest]) -> tuple[ClientTexts, Written]:
         """Texts that begin to be written; Busy where there are too many."""
-        loop, progressed = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Progress]]()
+        loop, progressed = asyncio.get_running_loop(), asyncio.Queue[tuple[int, TextProgress]]()
 
-        def write(number: int, progress: Progress) -> None:
+        def write(number: int, progress: TextProgress) -> None:
             loop.call_soon_threadsafe(progressed.put_nowait, (number, progress))
 
         async def written() -> Written:

@@ -133,7 +133,7 @@ def texts_by_token(run: Run, request: Request) -> Iterator[list[str]]:
 
 
 def show(texts: Iterable[Sequence[str]], request: Request, console: Console) -> None:
-    """Draw the texts as they grow, a column a factor and a row a sample; where the output is no terminal, once they are there."""
+    """Draw the texts as they grow, one column per factor and one row per sample; where the output is no terminal, once they are there."""
     steered = "ablated" if request.edit == "ablation" else "factor {}"
     titles = [steered.format(factor) if float(factor) else "unsteered" for factor in request.every_factor]
     with Live(console=console, refresh_per_second=12) as live:

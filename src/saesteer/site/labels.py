@@ -114,7 +114,7 @@ def with_labels(run: Run, features: pl.DataFrame) -> pl.DataFrame:
 
 
 def lines(explained: Explained, run: Run) -> Iterator[str]:
-    """What was made, a feature a line, and how it comes to be used."""
+    """What was made, one line per feature, and how it comes to be used."""
     for row in explained.rows.iter_rows(named=True):
         name = f"{row['layer']}/{row['feature']}"
         if row["label"] is None:

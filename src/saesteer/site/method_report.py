@@ -224,7 +224,7 @@ def detectable_text(differences: pl.DataFrame) -> str:
 
 
 def equal_cost_markdown(methods: pl.DataFrame, equal_cost: pl.DataFrame, settings: MethodSettings) -> str:
-    """One layer's METHOD_EQUAL_COST: a column a limit, the methods in the order of the table above."""
+    """One layer's METHOD_EQUAL_COST: one column per limit, the methods in the order of the table above."""
     limits = equal_cost["limit"].unique().sort().to_list()
     cells = {(row["method"], row["limit"]): _equal_cost_cell(row) for row in equal_cost.iter_rows(named=True)}
     rows = [

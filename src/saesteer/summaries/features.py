@@ -1,4 +1,4 @@
-"""The table of features: one of all layers, and a file a layer where every feature is scored, which can be shared by itself."""
+"""The table of features: one of all layers, and one file per layer where every feature is scored, which can be shared by itself."""
 
 from collections.abc import Sequence
 

@@ -117,7 +117,7 @@ def compared(ours: Protocol, theirs: Protocol) -> tuple[list[str], list[str]]:
 def published_beside_ours(
     methods: pl.DataFrame, scores: pl.DataFrame, protocols: dict[int, Protocol], settings: MethodSettings
 ) -> pl.DataFrame:
-    """METHODS_TABLE and METHOD_SCORES -> METHOD_PUBLISHED: a row a layer of ours and published figure of a method that is in the table.
+    """METHODS_TABLE and METHOD_SCORES -> METHOD_PUBLISHED: one row per layer of ours and published figure of a method that is in the table.
 
     Ours is the mean over the same kind of concepts (all, or surviving), and of one task the score of the topic that is closest to it. The
     difference is taken where both scores have the same scale. `protocols` is `our_protocol` of each layer.

@@ -1,1 +1,1 @@
-"""Steering methods: functions `Problem -> Intervention`, a file a method with its variants, a row each in settings/methods.csv."""
+"""Steering methods: functions `Problem -> Intervention`, one file per method with its variants, one row each in settings/methods.csv."""

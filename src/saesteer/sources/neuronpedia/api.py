@@ -85,7 +85,7 @@ class Match:
 
 
 async def nearest_explanations(client: Client, base: str, source: Source, query: str) -> AsyncGenerator[Match, None]:
-    """A source's explanations in the order of their nearness to a query, in Neuronpedia's embedding; a page a request."""
+    """A source's explanations in the order of their nearness to a query, in Neuronpedia's embedding; one page per request."""
     url, offset = f"{base.rstrip('/')}/api/explanation/search", 0
     while True:
         question = {"modelId": source.model, "layers": [source.source], "query": query, "offset": offset}
