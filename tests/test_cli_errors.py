@@ -119,6 +119,12 @@ def test_one_message_and_no_traceback(folder: Path, command: str) -> None:
     assert re.search(CASES[command], result.output), result.output
 
 
+def test_a_new_project_says_of_a_concept_what_any_other_says(folder: Path) -> None:
+    """What the experiment reads of the package is copied there first."""
+    (folder / "data/world").unlink()
+    assert "knows its topics only" in CliRunner().invoke(app, ["recommend", "micro", "ocean"]).output
+
+
 @pytest.mark.slow
 def test_the_command_that_a_message_gives_can_be_run(folder: Path) -> None:
     """Of an experiment that the configuration does not name."""

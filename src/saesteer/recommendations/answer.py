@@ -58,6 +58,7 @@ from saesteer.steps.fits import FITS
 from saesteer.steps.generations import GENERATIONS
 from saesteer.steps.judge import JUDGEMENTS
 from saesteer.steps.perplexity import PERPLEXITY
+from saesteer.workflow.project import bring_inputs
 
 RIVALS = ("prompting", "diffmean")
 N_CANDIDATES = 8
@@ -107,6 +108,7 @@ def answer(workflow: Workflow, question: RecommendRequest) -> Answer:
         if name is not None:
             experiment_name(name)
     source = as_sweep(workflow, question.name)
+    bring_inputs(source.experiment)
     check_concept(source, question)
     return _answer_less(source, question) if question.less else _answer_more(source, question)
 
