@@ -43,7 +43,7 @@ def write_experiment(name: str, source: Path, saes: Path, texts: Path | None, fo
     path = folder / f"{experiment_name(name)}.yaml"
     if path.exists():
         raise SettingsError(f"{path} is there already, and is not overwritten: choose another name, or remove it")
-    if texts is not None:
+    if texts is not None and texts.is_file():
         text_columns(texts)
     pattern, layers, sae = _read_saes(saes)
     model = _converted(source, downloads) if source.suffix == GGUF else source
