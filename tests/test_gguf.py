@@ -3,7 +3,9 @@
 import json
 import random
 import struct
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from transformers import AutoModelForCausalLM
 import saesteer
 from saesteer.core.errors import SettingsError
 from saesteer.core.tokens import load_tokens
-from saesteer.engine.gguf_convert import converted_gguf
+from saesteer.engine.gguf_convert import convert, converted_gguf
 from saesteer.settings import ModelSource
 from saesteer.sources.gguf import config_of, read_gguf
 
@@ -84,6 +86,22 @@ def test_a_model_is_converted_once_and_named_by_its_bytes(tmp_path: Path) -> Non
     assert converted_gguf(path, tmp_path)[0] != folder
 
 
+def test_of_two_jobs_at_once_the_second_waits_and_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model and a second model may be one file, and a job may read the first one's folder already."""
+    path, calls = written(tmp_path), []
+
+    def slow(*args: Any) -> None:
+        calls.append(args)
+        time.sleep(0.3)
+        convert(*args)
+
+    monkeypatch.setattr("saesteer.engine.gguf_convert.convert", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: converted_gguf(path, tmp_path), range(2))
+    assert first == second
+    assert len(calls) == 1
+
+
 def edited(path: Path, old: bytes, new: bytes) -> Path:
     data = path.read_bytes()
     assert data.count(old) >= 1
@@ -131,7 +149,7 @@ def test_what_would_be_another_model_is_refused_by_name(old: bytes, new: bytes, 
         edited(path, old, new)
     with pytest.raises(SettingsError, match=message):
         converted_gguf(path, tmp_path)
-    assert not list(tmp_path.glob("gguf/*"))
+    assert {file.name for file in tmp_path.glob("gguf/*")} <= {".lock"}
 
 
 @pytest.mark.parametrize(
@@ -182,7 +200,7 @@ def test_weights_that_are_no_numbers_leave_no_model(tmp_path: Path) -> None:
         file.write(np.float32("nan").tobytes())
     with pytest.raises(SettingsError, match=r"layers\.0\.mlp\.up_proj\.weight is not finite"):
         converted_gguf(path, tmp_path)
-    assert not list(tmp_path.glob("gguf/*"))
+    assert {file.name for file in tmp_path.glob("gguf/*")} <= {".lock"}
 
 
 def test_a_setting_for_a_package_is_no_part_of_other_models(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import logging
@@ -89,6 +90,15 @@ def _write_and_rename(path: Path, write: Callable[[Path], Any]) -> None:
         _flush(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if it is not there: of two jobs that make the same file in it the second waits for the first."""
+    make_folder(folder)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def make_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from transformers.utils import logging as transformers_logging
 
 from saesteer.core.errors import SettingsError
-from saesteer.core.files import file_digest, regular_file, write_folder, write_json, write_text
+from saesteer.core.files import alone_in, file_digest, regular_file, write_folder, write_json, write_text
 from saesteer.engine.finite import check_weights
 from saesteer.sources.gguf import Gguf, GgufTensor, config_of, read_gguf
 
@@ -36,8 +36,9 @@ _SPLITS = ("gpt-2", "qwen2", "deepseek-r1-qwen", *_DIGITS_ALONE, *_WHOLE_WORDS_F
 def converted_gguf(path: Path, downloads: Path) -> tuple[Path, str]:
     """The folder of the model in a GGUF file, converted unless that was done before; and the file's SHA-256."""
     folder, digest = folder_of(path, downloads)
-    if not folder.is_dir():
-        write_folder(folder, lambda new: convert(path, new, digest))
+    with alone_in(folder.parent):  # of a model and a second model from one file, whose jobs run at once, the later must replace nothing
+        if not folder.is_dir():
+            write_folder(folder, lambda new: convert(path, new, digest))
     return folder, digest
 
 

