@@ -34,8 +34,9 @@ class Adapter(Intervention, ABC):
 
     @property
     def kind_of_batch(self) -> object:
-        values = tuple(value for name, value in vars(self).items() if name not in {*self.tensors, "unit"})  # layers, scaling, positions
-        return type(self), values, tuple(tensor.shape for tensor in self.tensors.values())
+        tensors = self.tensors
+        values = tuple(value for name, value in vars(self).items() if name not in {*tensors, "unit"})  # layers, scaling, positions
+        return type(self), values, tuple(tensor.shape for tensor in tensors.values())
 
     @classmethod
     def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:

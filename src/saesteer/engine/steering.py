@@ -91,7 +91,8 @@ class Intervention:
     @property
     def plain_values(self) -> dict[str, Any]:
         """What else says it, as JSON values."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in self.tensors}
+        tensors = self.tensors
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in tensors}
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor], plain_values: dict[str, Any]) -> "Intervention":

@@ -19,7 +19,7 @@ from saesteer.engine.activations import sparse_activations, special_ids
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.conversation import rendered
 from saesteer.engine.generate import next_log_probs
-from saesteer.engine.generations import feature_edit, features_addition, placed, prompted_ids
+from saesteer.engine.generations import feature_edit, features_addition, placed, prompted_ids, set_name
 from saesteer.engine.hook_points import to_residual
 from saesteer.engine.interventions import Addition, PromptText
 from saesteer.engine.logit_lens import top_logit_lens_tokens
@@ -67,9 +67,8 @@ class Model:
         if not more:
             factor = canonical_factor(first.factor)
             return Setting(layer, feature_edit(sae, first.feature, steering.edit), factor, (layer, first.feature, *text_keys([factor])))
-        key = ",".join(f"{of.feature}*{canonical_factor(of.factor)}" for of in features)
-        addition = features_addition(sae, {of.feature: of.factor for of in features})
-        return Setting(layer, addition, "1", (layer, *text_keys([key])))
+        factors = {of.feature: of.factor for of in features}
+        return Setting(layer, features_addition(sae, factors), "1", (layer, *text_keys([set_name(factors)])))
 
     def unsteered(self, setting: Setting) -> Setting:
         """The model as it is, with the same random numbers whatever it is compared with; at factor 0 an addition shares its forwards. Some
