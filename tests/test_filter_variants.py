@@ -9,7 +9,7 @@ import pytest
 from synthetic_tables import main_tables, selection_settings
 
 from saesteer.analysis.best_factor import best_factors, outcomes
-from saesteer.analysis.filter_variants import FREQUENCY_BINS, SUCCESSES, filter_variants, lens_frequencies
+from saesteer.analysis.filter_variants import BINS, CONTROLS, SUCCESSES, filter_variants, lens_frequencies
 from saesteer.analysis.tables import FILTER_VARIANTS, STEERING
 from saesteer.core.tables import validate
 from saesteer.figures.filter_variants import furthest
@@ -17,11 +17,18 @@ from saesteer.settings import BestFactorSettings
 
 SETTINGS = selection_settings(permutations=200)
 CHOICE = BestFactorSettings()
+Sizes = dict[tuple[int, int], float]
+"""By layer and feature."""
 
 
 @pytest.fixture(scope="module")
 def world() -> dict[str, pl.DataFrame]:
-    return main_tables(n_layers=4, n_features=24)
+    return with_densities(main_tables(n_layers=4, n_features=24))
+
+
+def with_densities(tables: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """No two features of a layer are as dense."""
+    return tables | {"features": tables["features"].with_columns(density=(pl.int_range(pl.len()) * 41 % 89 + 1) / 100)}
 
 
 def frequencies_of(features: pl.DataFrame) -> pl.DataFrame:
@@ -46,7 +53,10 @@ def test_every_variant_is_there_and_one_is_registered(variants: pl.DataFrame) ->
 
 def test_gains_are_plain_ratios_of_means(world: dict[str, pl.DataFrame], variants: pl.DataFrame) -> None:
     features = world["features"]
-    frequencies = {(layer, feature): value for layer, feature, value in frequencies_of(features).rows()}
+    frequencies, densities = (
+        {(layer, feature): value for layer, feature, value in of.rows()}
+        for of in (frequencies_of(features), features.select("layer", "feature", "density"))
+    )
     for factor_choice, perplexity, success in product(("held_out", "same_texts"), ("continuation", "whole_text"), SUCCESSES):
         choice = BestFactorSettings(factor_choice=factor_choice, perplexity=perplexity)
         rows = outcomes(best_factors(world["steering"], choice), features).filter(rule="p1").drop_nulls(success).to_dicts()
@@ -58,12 +68,14 @@ def test_gains_are_plain_ratios_of_means(world: dict[str, pl.DataFrame], variant
         assert row["ratio"] == pytest.approx(mean(kept, success) / mean(rows, success))
         assert row["within_layers"] == pytest.approx(mean(kept, success) / expected(kept, rows, success, lambda one: one["layer"]))
 
-        def stratum(one: dict[str, float], rows: list[dict[str, float]] = rows) -> tuple[float, int]:
-            place = (one["layer"], one["feature"])
-            alike = sorted(frequencies[other["layer"], other["feature"]] for other in rows if other["layer"] == one["layer"])
-            return one["layer"], alike.index(frequencies[place]) * FREQUENCY_BINS // len(alike)
+        for control, values in (("matched", frequencies), ("matched_density", densities)):
 
-        assert row["matched"] == pytest.approx(mean(kept, success) / expected(kept, rows, success, stratum))
+            def stratum(one: dict[str, float], rows: list[dict[str, float]] = rows, values: Sizes = values) -> tuple[float, int]:
+                place = (one["layer"], one["feature"])
+                alike = sorted(values[other["layer"], other["feature"]] for other in rows if other["layer"] == one["layer"])
+                return one["layer"], alike.index(values[place]) * BINS // len(alike)
+
+            assert row[control] == pytest.approx(mean(kept, success) / expected(kept, rows, success, stratum))
 
 
 def mean(rows: list[dict[str, float]], name: str) -> float:
@@ -102,6 +114,13 @@ def test_a_gain_that_common_lens_tokens_make_is_none_net_of_unsteered_texts() ->
     assert (plain["matched"], plain["matched_low"], plain["p_matched"]) == (None, None, None)
 
 
+def test_a_control_needs_the_density_of_every_feature(world: dict[str, pl.DataFrame]) -> None:
+    features = world["features"].with_columns(density=pl.when(pl.int_range(pl.len()) > 0).then("density"))
+    row = filter_variants(world["steering"], features, frequencies_of(features), CHOICE, SETTINGS).row(0, named=True)
+    assert (row["matched_density"], row["matched_density_high"], row["p_matched_density"]) == (None, None, None)
+    assert row["matched"] is not None
+
+
 def test_a_features_frequency_is_the_share_of_unsteered_tokens_that_are_its_own() -> None:
     features = pl.DataFrame(
         {"layer": [0, 0, 1], "feature": [3, 4, 3], "top_logit_lens_token_ids": [[1, 2], [7], [5, 1]]},
@@ -114,6 +133,6 @@ def test_a_features_frequency_is_the_share_of_unsteered_tokens_that_are_its_own(
 
 
 def test_the_axis_ends_where_gains_can_be_read() -> None:
-    row = dict.fromkeys(f"{gain}{end}" for gain in ("ratio", "within_layers", "matched") for end in ("", "_low", "_high"))
+    row = dict.fromkeys(f"{gain}{end}" for gain in ("ratio", *CONTROLS) for end in ("", "_low", "_high"))
     few, wide = pl.DataFrame([row | {"ratio": 1.5, "ratio_high": 2.5}]), pl.DataFrame([row | {"ratio": 4.0, "ratio_high": 1e18}])
     assert (furthest(few), furthest(wide), furthest(pl.DataFrame([row | {"ratio": 1.5, "ratio_high": 9.0}]))) == (2.5, 6.0, 4.0)

@@ -19,6 +19,7 @@ import polars as pl
 from jaxtyping import Float
 
 from saesteer.analysis.best_factor import RULES
+from saesteer.analysis.filter_variants import CONTROLS
 from saesteer.analysis.selection import LAYER_SETS, MEASURES
 from saesteer.core.uncertainty import (
     SCALES,
@@ -159,10 +160,8 @@ def _net(variants: pl.DataFrame, rule: str, layers: str, choice: BestFactorSetti
     """The filter's net gain in a success, with factors chosen as the settings say but for the rule."""
     settings = {"factor_choice": choice.factor_choice, "perplexity": choice.perplexity}
     row = variants.filter(success=success, rule=rule, layers=layers, **settings).row(0, named=True)
-    gains = {
-        name: {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]} for name in ("ratio", "within_layers", "matched")
-    }
-    return gains | {name: row[name] for name in ("n_features", "mean", "kept_mean", "p_within_layers", "p_matched")}
+    gains = {name: {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]} for name in ("ratio", *CONTROLS)}
+    return gains | {name: row[name] for name in ("n_features", "mean", "kept_mean", *(f"p_{control}" for control in CONTROLS))}
 
 
 def _unsteered(outcomes: pl.DataFrame, settings: SelectionSettings) -> Numbers:

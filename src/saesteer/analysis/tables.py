@@ -140,6 +140,22 @@ SELECTION = Table(
     },
 )
 
+
+def _matched(name: str, alike: str, unknown: str) -> dict[str, Column]:
+    """The columns of a gain over features that are alike in another respect than their layer."""
+    too_few = "fewer than 2 are kept, or the ratio is not above 0"
+    return {
+        name: Column(
+            pl.Float64,
+            f"kept_mean over the mean of as many features of each layer and quarter {alike}",
+            f"nothing is kept, that mean is not above 0, or {unknown}",
+        ),
+        f"{name}_low": Column(pl.Float64, "lower end of its interval over features", too_few),
+        f"{name}_high": Column(pl.Float64, "upper end", f"as {name}_low"),
+        f"p_{name}": Column(pl.Float64, "two-sided p of the permutation test within these", f"nothing is kept or removed, or {unknown}"),
+    }
+
+
 FILTER_VARIANTS = Table(
     "filter_variants",
     ("factor_choice", "perplexity", "rule", "success", "layers"),
@@ -167,19 +183,8 @@ FILTER_VARIANTS = Table(
         ),
         "within_layers_high": Column(pl.Float64, "upper end", "as within_layers_low"),
         **SELECTION.some("p_within_layers"),
-        "matched": Column(
-            pl.Float64,
-            (
-                "kept_mean over the mean of as many features of each layer and quarter of the frequency of top "
-                "logit-lens tokens in unsteered texts"
-            ),
-            "nothing is kept, or that mean is not above 0",
-        ),
-        "matched_low": Column(pl.Float64, "lower end of its interval over features", "fewer than 2 are kept, or the ratio is not above 0"),
-        "matched_high": Column(pl.Float64, "upper end", "as matched_low"),
-        "p_matched": Column(
-            pl.Float64, "two-sided p of the permutation test within layers and quarters", "nothing is kept or nothing removed"
-        ),
+        **_matched("matched", "of the frequency of top logit-lens tokens in unsteered texts", "there are no such texts"),
+        **_matched("matched_density", "of density", "a feature's density is unknown"),
     },
 )
 

@@ -5,7 +5,7 @@ from itertools import product
 import polars as pl
 
 from saesteer.analysis.best_factor import RULES
-from saesteer.analysis.filter_variants import SUCCESSES
+from saesteer.analysis.filter_variants import CONTROLS, SUCCESSES
 from saesteer.analysis.selection import LAYER_SETS
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, n_of
 from saesteer.figures.style import BLACK, BLUE, GREY, MAGENTA, PAGE, Axes, Figure, legend_above, new_figure
@@ -14,6 +14,7 @@ _GAINS = {
     "ratio": ("over all features", MAGENTA, "o"),
     "within_layers": ("within layers", BLUE, "s"),
     "matched": ("within layers, lens tokens as frequent", BLACK, "^"),
+    "matched_density": ("within layers, as dense", GREY, "D"),
 }
 _TITLES = {
     "gen_success_20": "GenSuccess@20",
@@ -30,7 +31,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     """Every variant, in the order in which they are shown."""
     numbers = (name for gain in _GAINS for name in (gain, f"{gain}_low", f"{gain}_high"))
     columns = ("factor_choice", "perplexity", "rule", "success", "layers", "is_registered", "n_features", "n_kept", *numbers)
-    return tables["filter_variants"].select(*columns, "p_within_layers", "p_matched", confidence(options)).sort(columns[:5])
+    return tables["filter_variants"].select(*columns, *(f"p_{control}" for control in CONTROLS), confidence(options)).sort(columns[:5])
 
 
 def panel(axes: Axes, rows: pl.DataFrame) -> None:
@@ -38,7 +39,7 @@ def panel(axes: Axes, rows: pl.DataFrame) -> None:
     places = {variant: place for place, variant in enumerate(product(RULES, _CHOICES, _PERPLEXITIES))}
     for row in rows.iter_rows(named=True):
         place = places[row["rule"], row["factor_choice"], row["perplexity"]]
-        for offset, (gain, (label, colour, marker)) in zip((-0.25, 0, 0.25), _GAINS.items(), strict=True):
+        for offset, (gain, (label, colour, marker)) in zip((-0.3, -0.1, 0.1, 0.3), _GAINS.items(), strict=True):
             value, low, high = (row[name] for name in (gain, f"{gain}_low", f"{gain}_high"))
             if low is not None:
                 axes.plot([low, high], [place + offset] * 2, color=colour, linewidth=0.8)
@@ -92,8 +93,8 @@ FIGURE = FigureDefinition(
     position=35,
     tables=("filter_variants",),
     caption="How many times the filter by output score raises a mean success, for each way to choose the factor (rule; on other prompts "
-    "or the same; kind of perplexity): over all features, over as many of each layer, and over as many of each layer with top logit- "
-    "lens tokens as frequent in unsteered texts. Net: the same prompts' unsteered texts are subtracted. On the right the success is "
+    "or the same; kind of perplexity): over all features, over as many of each layer, and of these with top logit-lens tokens as "
+    "frequent in unsteered texts, or as dense. Net: the same prompts' unsteered texts are subtracted. On the right the success is "
     "the concept rating of the text without the feature's lens tokens.",
     data=data,
     draw=draw,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.analysis.best_factor import RULES
+from saesteer.analysis.filter_variants import CONTROLS
 from saesteer.analysis.metrics import MAX_P, MIN_KEPT, MIN_LAYERS, MIN_RATIO
 from saesteer.core.markdown import number, table
 from saesteer.run import Run
@@ -78,9 +79,10 @@ def _variants_gain(net: _Numbers, variants: _Numbers) -> str:
 
 
 def net_gain(net: _Numbers) -> str:
-    """How many times the filter raises net success: over all, within layers, and against lens tokens as frequent, with two-sided p."""
-    within, matched = (f"{times(net[name])} (p {p_value(net[f'p_{name}'])})" for name in ("within_layers", "matched"))
-    return f"{times(net['ratio'])}, within layers {within}, with lens tokens as frequent {matched}"
+    """How many times the filter raises net success: over all, within layers, and against features there whose lens tokens are as frequent,
+    or which are as dense, with two-sided p."""
+    within, frequent, dense = (f"{times(net[name])} (p {p_value(net[f'p_{name}'])})" for name in CONTROLS)
+    return f"{times(net['ratio'])}, within layers {within}, with lens tokens as frequent {frequent}, with a like density {dense}"
 
 
 def depth_rho(numbers: _Numbers, score: str) -> str:
