@@ -54,12 +54,14 @@ def equal_cost_table(wildcards):
 
 
 def concept_sources(wildcards):
-    """The grammar's words, texts of one's own, or the published list of concepts and its training texts."""
-    concepts = EXPERIMENTS[wildcards.experiment].methods.concepts
+    """The grammar's words or texts of one's own, with the prompts that no text may go on from; or the published list of concepts and its
+    training texts."""
+    compared = EXPERIMENTS[wildcards.experiment].methods
+    concepts = compared.concepts
     if isinstance(concepts, TopicTexts):
-        return present(concepts.lexicon, concepts.openers)
+        return present(concepts.lexicon, concepts.openers, compared.prompts)
     if isinstance(concepts, LabelledTexts):
-        return present(concepts.texts)
+        return present(concepts.texts, compared.prompts)
     return [ancient(str(cached_path(key, Path(DOWNLOADS)))) for key in (concepts.concepts, concepts.texts)]
 
 

@@ -34,7 +34,7 @@ from saesteer.engine.hook_points import HookPoint
 from saesteer.engine.interventions import Nothing, packed, unpacked
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.steering import Intervention
-from saesteer.methods.fit import lora, loreft, sft
+from saesteer.methods.fit import lora, loreft, reps, sft
 from saesteer.methods.fit.problem import Problem, TrainingText
 from saesteer.methods.fit.training import ReadText, losses_behind, token_losses
 from saesteer.settings.recipes import recipes_of
@@ -186,6 +186,28 @@ def test_loreft_trains_where_the_context_is(monkeypatch: pytest.MonkeyPatch) -> 
         parts.append(nn.functional.cross_entropy(logits[text.n_context - 1 : -1], targets, reduction="none"))
     assert float(losses[0].detach().mean()) == pytest.approx(float(torch.cat(parts).mean()), abs=1e-4)
     assert len(losses) == len(installed) == 24
+
+
+def test_loreft_takes_a_texts_beginning_for_a_prompt_where_it_has_none() -> None:
+    """By hand: five tokens behind the first, or half of what there is; a prompt of its own stays."""
+    texts = tuple(TrainingText(list(range(n)), n_context) for n, n_context in ((20, 1), (9, 1), (2, 1), (20, 3)))
+    given = loreft.with_prompts(replace(problem(n_texts=6), positive=texts))
+    assert [(len(text.ids), text.n_context) for text in given.positive] == [(20, 6), (9, 5), (2, 1), (20, 3)]
+
+
+@pytest.mark.parametrize("fit", [loreft.fit, reps.loreft])
+def test_edits_are_trained_where_they_act_though_texts_have_no_prompt(
+    monkeypatch: pytest.MonkeyPatch, fit: Callable[[Problem], Any]
+) -> None:
+    given, lengths = problem(n_texts=6), []
+
+    def heard(lm: LanguageModel, one: LowRankSubspace, factor: Tensor, start: int, n_prompt: Tensor) -> Any:
+        lengths.extend(n_prompt.tolist())
+        return subspace_edited(lm, one, factor, start, n_prompt)
+
+    monkeypatch.setattr(loreft, "subspace_edited", heard)
+    fit(replace(given, positive=tuple(replace(text, n_context=1) for text in given.positive)))
+    assert min(lengths) > 1
 
 
 # Changed weights.

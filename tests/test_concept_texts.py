@@ -19,7 +19,7 @@ from saesteer.engine.hook_points import hook_point_of
 from saesteer.engine.models import prompt_token_ids
 from saesteer.engine.perplexity import continuation_nll
 from saesteer.methods.fit.problem import TrainingText, tokens
-from saesteer.methods.fit.tokenised import MOST_TOKENS, n_prefix_tokens, training_texts
+from saesteer.methods.fit.tokenised import n_prefix_tokens, training_texts
 from saesteer.methods.fit.training import token_losses
 from saesteer.settings import SettingsError
 from saesteer.sources.concept_tables import CONCEPT_TEXTS
@@ -192,7 +192,8 @@ def test_texts_are_cut_at_the_models_end_and_after_128_tokens_of_output(monkeypa
             patched.setattr(lm.model.config, "max_position_embeddings", 1000)
             (text,), _ = training_texts(rows_of([pair]), lm)
             assert (text.n_context, len(text.ids)) == (n_context, n_context + 128)
-    assert MOST_TOKENS == 128
+            ((shorter,), _) = training_texts(rows_of([pair]), lm, 24)
+            assert shorter.ids == text.ids[: n_context + 24]
 
 
 def test_texts_without_a_token_of_their_own_are_refused():

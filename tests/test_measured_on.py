@@ -17,8 +17,8 @@ from saesteer.core.row_digest import row_digests
 from saesteer.core.store import MEASURED_ON, StoreError, WantedRows, complete, read_manifest, read_rows
 from saesteer.core.tables import Table, write_summary
 from saesteer.run import Run
-from saesteer.settings import EmbeddingJudge, EndpointJudge, Experiment, SettingsError, Workflow, load_experiment
-from saesteer.sources.concept_tables import STEERING_PROMPTS
+from saesteer.settings import EmbeddingJudge, EndpointJudge, Experiment, LabelledTexts, SettingsError, Workflow, load_experiment
+from saesteer.sources.concept_tables import CONCEPT_TEXTS, STEERING_PROMPTS
 from saesteer.steps.effects import EFFECTS
 from saesteer.steps.fits import FITS
 from saesteer.steps.generations import GENERATIONS
@@ -37,11 +37,11 @@ def experiment(name: str, **changes: Any) -> Experiment:
 
 
 def small_comparison() -> Experiment:
-    """A comparison of a label's feature, a vector from effects and prompts that a language model writes."""
+    """A comparison of a label's feature, a vector from effects and prompts that a language model writes, with texts of one's own."""
     chosen = experiment("micro-methods")
-    compared = chosen.methods.model_copy(
-        update={"methods": ("unsteered", "prompting", "sae_ts"), "prompt_writer": ENDPOINT, "n_prompts": 2}
-    )
+    own = LabelledTexts(kind="texts", texts=ROOT / "data/public/smollm2-135m/labelled.parquet", names=("the sea", "war"))
+    changes = {"methods": ("unsteered", "prompting", "sae_ts"), "prompt_writer": ENDPOINT, "n_prompts": 2, "concepts": own}
+    compared = chosen.methods.model_copy(update=changes)
     return chosen.model_copy(update={"methods": compared})
 
 
@@ -62,6 +62,9 @@ EXPERIMENTS = {
 }
 
 
+WRITTEN = {table.name: table for table in (CONCEPT_TEXTS, STEERING_PROMPTS)}
+
+
 def pairs() -> list[Any]:
     """Every step with each earlier one whose rows it reads; of the second judge, what it reads."""
     return [
@@ -70,7 +73,7 @@ def pairs() -> list[Any]:
         for later, planned in steps.items()
         if later == "judge" or name != OTHER_JUDGE
         for earlier in (*planned.inputs, *(table.name for table in planned.written))
-        if earlier in steps or earlier == STEERING_PROMPTS.name
+        if earlier in steps or earlier in WRITTEN
     ]
 
 
@@ -104,13 +107,13 @@ class Machine:
         return Run(Workflow(experiments=("any",), data_dir=self.folder.parent), self.folder.name, self.experiment)
 
     def write_inputs(self, step: str) -> None:
-        """What no earlier step computes: pins, SAEs and written prompts."""
+        """What no earlier step computes: pins, SAEs, training texts and written prompts."""
         first, layers = self.opened.of_job(next(iter(self.opened.groups(step))))
         for name, path in plan.input_files(first, step, layers).items():
             if name not in self.steps:
                 self._write_pin(path, name)
-        if self.steps[step].written:
-            self.prompts()
+        for table in self.steps[step].written:
+            self.written(table)
 
     def manifest(self, step: str) -> Path:
         return self.opened.manifests(step)[0]
@@ -144,13 +147,12 @@ class Machine:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(part.read_bytes())
 
-    def prompts(self) -> Path:
-        """What a language model wrote for the concepts."""
-        path = self.folder / "steering_prompts/prompts.parquet"
-        concepts = [text_id(name) for name in self.experiment.methods.concepts.names]
+    def written(self, table: Table) -> Path:
+        """A table of what there is of each concept, in one row."""
+        path = self.opened.summary_path(table)
+        keys = [{"concept_id": text_id(name), "positive": True, "number": 1} for name in self.experiment.methods.concepts.names]
         if not path.is_file():
-            keys = pl.DataFrame({"concept_id": concepts, "number": [1] * len(concepts)}, schema=STEERING_PROMPTS.key_schema)
-            write_summary(STEERING_PROMPTS, fake_rows(STEERING_PROMPTS, keys, self.name), path)
+            write_summary(table, fake_rows(table, pl.DataFrame(keys).select(table.keys).cast(table.key_schema), self.name), path)
         return path
 
     def _write_pin(self, path: Path, name: str) -> None:
@@ -189,10 +191,10 @@ def test_other_rows_of_an_earlier_step_make_the_later_step_s_rows_missing(
     here = machine(tmp_path, "ours", of)
     assert here.n_missing(later) == 0
     n_rows = read_rows(here.steps[later].table, [here.manifest(later)], here.layers).height
-    if earlier == STEERING_PROMPTS.name:
-        here.prompts().unlink()
+    if earlier in WRITTEN:
+        here.written(WRITTEN[earlier]).unlink()
         here.name = "theirs"
-        here.prompts()
+        here.written(WRITTEN[earlier])
     else:
         for part in (here.folder / earlier).glob("*/layer_*/*.parquet"):
             part.unlink()

@@ -19,6 +19,9 @@ def rows(n: int = 6) -> pl.DataFrame:
     return pl.DataFrame({"concept": concepts, "text": [f"{name} {number}." for number, name in enumerate(concepts)], "opener": openers})
 
 
+ONE_MORE = pl.DataFrame({"concept": ["ships"], "text": ["A ship."], "opener": ["So,"]})
+
+
 def source(path: Path) -> LabelledTexts:
     return LabelledTexts(kind="texts", texts=path, names=NAMES)
 
@@ -49,6 +52,18 @@ def test_texts_after_a_prompt_are_left_out_and_fewer_are_the_first_of_more(tmp_p
     assert texts.filter(positive=True, concept_id=text_id("tea")).head(2).equals(fewer.filter(positive=True, concept_id=text_id("tea")))
     with pytest.raises(SettingsError, match="concept 'ships' has 3 positive texts, but methods.n_positive asks for 4"):
         texts_of_file(source(path), ["In the end,"], 4, 3, 0)
+
+
+def test_a_text_of_two_concepts_is_a_negative_text_of_neither(tmp_path: Path):
+    both = pl.DataFrame({"concept": ["tea", "chess"], "text": "Over tea they played.", "opener": ["So,", "In the end,"]})
+    first, other = (
+        texts_of_file(source(written(frame, tmp_path / f"{number}.csv")), [], 7, 7, 0)[1]
+        for number, frame in enumerate((pl.concat([rows(6), both, ONE_MORE]), pl.concat([ONE_MORE, both.reverse(), rows(6)])))
+    )
+    assert first.equals(other)
+    counts = {(text_id(name), name in ("tea", "chess")): 1 for name in NAMES}
+    of_both = first.filter(output="Over tea they played.")
+    assert {(concept, positive): n for concept, positive, n in of_both.group_by("concept_id", "positive").len().rows()} == counts
 
 
 def test_seeds_draw_apart_and_the_order_of_rows_does_not_matter(tmp_path: Path):

@@ -13,6 +13,8 @@ N_ORDINARY_TEXTS, ORDINARY_TOKENS = 32, 32
 """On how many texts it is measured what steering breaks, and how many tokens are read of each, the first eight as its prompt."""
 N_PROMPT_TEXTS = {"prompt": 3, "prompt_search": 14}
 """Grid of a method that adds text -> how many texts it has, one a factor; a search has as many as additions have factors."""
+P4_LONGEST_TEXT = 128
+"""Tokens of a training text, as many as P4 (arXiv 2501.17148) lets a model write."""
 HELD_OUT_TEXTS = 0.25
 """Share of the training texts on which learning rate and number of epochs are chosen; the method is then trained on all."""
 
@@ -185,6 +187,8 @@ class MethodSettings(ProtocolSettings):
     """Training texts that show a concept (P4)."""
     n_negative: Annotated[int, Field(gt=1)] = 72
     """Training texts that do not (P4)."""
+    longest_training_text: Annotated[int, Field(gt=1)] = P4_LONGEST_TEXT
+    """Tokens of a training text, its prompt not counted, after which it is cut: as long as P4 lets a model write."""
     learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(unique)] = (
         3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2,
     )  # fmt: skip

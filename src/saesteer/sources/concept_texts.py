@@ -1,8 +1,8 @@
 """The concepts that are asked for and their training texts, from a file of one's own or AxBench's published files (P4, arXiv 2501.17148,
 section 4).
 
-Which texts a concept gets depends on the seed and on the concept alone: asking for more of them keeps those that were there, and so does
-asking for more concepts.
+Which texts a concept gets depends on the seed and on the concept alone: asking for more of them keeps those that were there. Of a file of
+one's own, a concept's negative texts are the other named concepts'.
 """
 
 from __future__ import annotations
@@ -65,17 +65,20 @@ def published_texts(
 def texts_of_file(
     source: LabelledTexts, prompts: Collection[str], n_positive: int, n_negative: int, seed: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """COMPARED_CONCEPTS and CONCEPT_TEXTS rows of a file of labelled texts: each concept's own texts, and the other named concepts' as
-    negative ones; which of them, where there are more, depends on the seed. Texts that go on from one of the `prompts` are left out."""
+    """COMPARED_CONCEPTS and CONCEPT_TEXTS rows of a file of labelled texts: each concept's texts, and as negative ones those of the other
+    named concepts that are not of this one too; which of them, where there are more, depends on the seed. Texts that go on from one of the
+    `prompts` are left out."""
     texts = _read_labelled(source.texts).filter(~pl.col("input").is_in(list(prompts)))
     for name in source.names:
         check_known("concept", name, sorted(set(texts["concept"])))
     named = texts.filter(pl.col("concept").is_in(source.names))
     rows = []
     for name in source.names:
-        for positive, n_texts in ((True, n_positive), (False, n_negative)):
-            candidates = named.filter((pl.col("concept") == name) == positive)
-            rows += _rows(candidates, name, positive, n_texts, seed, f"{source.texts}: concept {name!r}")
+        positive = named.filter(concept=name)
+        others = named.join(positive, on="output", how="anti").sort("output", "input")
+        negative = others.unique("output", keep="first", maintain_order=True)
+        for texts_of_side, is_positive, n_texts in ((positive, True, n_positive), (negative, False, n_negative)):
+            rows += _rows(texts_of_side, name, is_positive, n_texts, seed, f"{source.texts}: concept {name!r}")
     concepts = [{"concept_id": text_id(name), "concept": name, "label_feature": None} for name in source.names]
     return concept_table(COMPARED_CONCEPTS, concepts, str(source.texts)), concept_table(CONCEPT_TEXTS, rows, str(source.texts))
 

@@ -12,7 +12,7 @@ from saesteer.core.texts import OF_TEXT
 from saesteer.judge.prompt_writing import prompts_fingerprint
 from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment, LabelledTexts, NamedConcepts, PublishedConcepts, TopicTexts
-from saesteer.settings.methods import HELD_OUT_TEXTS, ORDINARY_TOKENS
+from saesteer.settings.methods import HELD_OUT_TEXTS, ORDINARY_TOKENS, P4_LONGEST_TEXT
 from saesteer.settings.recipes import Training, recipes_of
 from saesteer.settings.registry import METHODS
 from saesteer.sources.concept_tables import COMPARED_CONCEPTS, CONCEPT_TEXTS, STEERING_PROMPTS
@@ -65,6 +65,7 @@ def step(experiment: Experiment) -> Step | None:
     inputs = ["model", "saes", *texts, *(["vectors"] if compared.vectors else [])]
     inputs += [str(ordinary_texts_pin(experiment))] if compared.pilot else []
     inputs += ["max_activating_examples", "concepts", "logit_lens", "input_score", "output_score", *(["effects"] if has_effects else [])]
+    of_file = isinstance(compared.concepts, LabelledTexts)  # a concept's negative texts depend on the other concepts, and on the prompts
     of_methods = tuple(dict.fromkeys(row.module.removeprefix("saesteer.") for row in METHODS))
     drawn_by = "world.concept_texts" if from_topics else "sources.concept_texts"
     return Step(
@@ -85,7 +86,7 @@ def step(experiment: Experiment) -> Step | None:
         runs_model=True,
         unit="fit",
         modules_of_methods=of_methods,
-        written=(STEERING_PROMPTS,) if compared.prompt_writer else (),
+        written=(*((CONCEPT_TEXTS,) if of_file else ()), *((STEERING_PROMPTS,) if compared.prompt_writer else ())),
     )
 
 
@@ -98,6 +99,7 @@ def _training(experiment: Comparison) -> dict[str, Any]:
     elif isinstance(compared.concepts, PublishedConcepts):
         source = [published_file(key).identity for key in (compared.concepts.concepts, compared.concepts.texts)]
     sizes = values_of(compared, "n_positive", "n_negative", "seed", "training_tokens", "learning_rates")
+    sizes |= {"longest_training_text": longest} if (longest := compared.longest_training_text) != P4_LONGEST_TEXT else {}
     recipes = {name: asdict(recipe) for name, recipe in recipes_of(experiment.model.name).items()}
     openers, n_held_out = value_digest(training_openers(compared)), compared.effects.n_held_out
     return {**sizes, "recipes": recipes, "texts": source, "openers": openers, "n_held_out": n_held_out, "held_out_texts": HELD_OUT_TEXTS}
@@ -121,7 +123,10 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     has_effects = effects.step(experiment) is not None
     concepts = {concept_id: (concept, label) for concept_id, concept, label in run.summary(COMPARED_CONCEPTS).iter_rows()}
     labelled_texts, features = run.summary(CONCEPT_TEXTS), features_of_layers(run, run.layers)
-    texts = {concept_id: training_texts(labelled_texts.filter(concept_id=concept_id), lm) for concept_id in missing["concept_id"].unique()}
+    texts = {
+        concept_id: training_texts(labelled_texts.filter(concept_id=concept_id), lm, settings.longest_training_text)
+        for concept_id in missing["concept_id"].unique()
+    }
     pilot_texts = tuple(ordinary(run, settings.pilot.n_texts)) if settings.pilot else ()
     for layer, of_layer in by_layer(missing):
         sae, candidates = run.sae(layer), features.filter(layer=layer)

@@ -90,7 +90,7 @@ class Step:
     beside_unsteered: bool = False
     """Whether a row depends on the rows of all unsteered texts of the same target as well."""
     written: tuple[Table, ...] = ()
-    """Summary tables that rows depend on and that nothing determines: a language model wrote them."""
+    """Summary tables that rows depend on in a way that settings and inputs do not say: a language model wrote them, or other keys count."""
 
 
 def steps_of(experiment: Experiment) -> dict[str, Step]:

@@ -2,10 +2,12 @@
 positions of the prompt, trained on the language-model loss of the positive texts' outputs.
 
 Constants are those of P4's program (settings/recipes.csv). A prompt shorter than both stretches together is edited
-once at every position.
+once at every position. A training text without a prompt has its first tokens as one: trained at the first token alone, whose residual is
+like no other's, an edit would meet positions that it never saw.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -25,7 +27,16 @@ N_LAST = 5
 
 def fit(problem: Problem) -> Trained:
     """An edit of rank `RANK`, trained on the positive texts, whose prompts are their contexts."""
+    problem = with_prompts(problem)
     return trained(problem, "loreft", untrained, read_texts(problem.lm, first_hook_point(problem, "loreft"), problem.positive))
+
+
+def with_prompts(problem: Problem) -> Problem:
+    """Positive texts without a prompt have their first `N_FIRST` tokens behind the first one as theirs, but at most half of them."""
+    positive = tuple(
+        text if text.n_context > 1 else replace(text, n_context=1 + min(N_FIRST, text.n_output // 2)) for text in problem.positive
+    )
+    return replace(problem, positive=positive)
 
 
 def untrained(problem: Problem, generator: torch.Generator) -> Trainee[ReadText]:

@@ -31,7 +31,7 @@ from saesteer.engine.generate import steered_texts
 from saesteer.engine.hook_points import HookPoint
 from saesteer.engine.interventions import Addition, Nothing
 from saesteer.methods.fit.lora import adapted_losses, new_adapter, trainee_of
-from saesteer.methods.fit.loreft import edited_losses, edits_together, new_edits
+from saesteer.methods.fit.loreft import edited_losses, edits_together, new_edits, with_prompts
 from saesteer.methods.fit.problem import TEXTS_AT_A_TIME, Abstains, Problem, TrainingText, unit
 from saesteer.methods.fit.training import ReadText, Trained, Trainee, adapted_layers, first_hook_point, losses_behind, read_texts, trained
 
@@ -60,6 +60,7 @@ def vector(problem: Problem) -> Trained:
 
 def loreft(problem: Problem) -> Trained:
     """The trained edits after four layers."""
+    problem = with_prompts(problem)
     return trained(problem, "reps_loreft", untrained_loreft, pairs(problem, first_hook_point(problem, "reps_loreft")))
 
 

@@ -8,26 +8,28 @@ import polars as pl
 from saesteer.core.tokens import with_bos
 from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.methods.fit.problem import TrainingText
+from saesteer.settings.methods import P4_LONGEST_TEXT
 
 ALGORITHM_VERSION = 1
-
-MOST_TOKENS = 128
-"""Longest text, its prompt not counted: as long as P4 (arXiv 2501.17148) lets a model write."""
 
 log = logging.getLogger(__name__)
 
 
-def training_texts(texts: pl.DataFrame, lm: LanguageModel) -> tuple[tuple[TrainingText, ...], tuple[TrainingText, ...]]:
+def training_texts(
+    texts: pl.DataFrame, lm: LanguageModel, longest: int = P4_LONGEST_TEXT
+) -> tuple[tuple[TrainingText, ...], tuple[TrainingText, ...]]:
     """The positive and the negative texts of one concept (its CONCEPT_TEXTS rows), in the order of their numbers.
 
     A model that continues reads input, a space and output as one text, whose tokens that end within the input are its context; one that
-    answers reads the input as the user's turn and the output as its own. Outputs end after `MOST_TOKENS` tokens or at the model's last
+    answers reads the input as the user's turn and the output as its own. Outputs end after `longest` tokens or at the model's last
     position.
     """
     if texts["concept_id"].n_unique() > 1:
         raise ValueError(f"these texts are of {texts['concept_id'].n_unique()} concepts; give those of one")
     ordered = texts.sort("number")
-    positive, negative = (tuple(_text(lm, row) for row in ordered.filter(positive=side).iter_rows(named=True)) for side in (True, False))
+    positive, negative = (
+        tuple(_text(lm, row, longest) for row in ordered.filter(positive=side).iter_rows(named=True)) for side in (True, False)
+    )
     return positive, negative
 
 
@@ -40,14 +42,14 @@ def n_prefix_tokens(lm: LanguageModel) -> int:
     return max(1, sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*prompts, strict=False))))
 
 
-def _text(lm: LanguageModel, row: dict[str, object]) -> TrainingText:
+def _text(lm: LanguageModel, row: dict[str, object], longest: int) -> TrainingText:
     before, output = str(row["input"]), str(row["output"])
     if lm.prompt_format == "chat":
         context = prompt_token_ids(lm, before)
         whole = TrainingText(context + lm.tokenizer(output, add_special_tokens=False)["input_ids"], len(context))
     else:
         whole = _continuation(lm, before, output)
-    text = TrainingText(whole.ids[: min(whole.n_context + MOST_TOKENS, lm.n_positions)], whole.n_context)
+    text = TrainingText(whole.ids[: min(whole.n_context + longest, lm.n_positions)], whole.n_context)
     if text.n_output <= 0:
         kind = "positive" if row["positive"] else "negative"
         raise ValueError(
