@@ -16,7 +16,7 @@ from saesteer.core.files import text_id
 from saesteer.exchange.imported import imported_texts
 from saesteer.settings import LabelledTexts
 from saesteer.sources.concept_texts import texts_of_file
-from saesteer.sources.corpus import check_texts, read_columns, read_texts, text_ids
+from saesteer.sources.corpus import check_texts, read_texts, text_ids
 
 ENDINGS = ("jsonl", "csv", "parquet")
 
@@ -158,9 +158,21 @@ def test_text_ids_of_any_kind_are_texts_for_every_step(tmp_path: Path, kind: str
     labelled = pl.DataFrame({"text": ["a", "b"], "token_ids": [[1, 2], [3]], "token_topics": [[255, 0], [1]]})
     labelled.with_columns(IDS[kind].alias("text_id")).write_parquet(path)
     assert check_texts(path) == 2
-    assert text_ids(path) == ["7", "8"]
-    assert read_texts(path, WORLD / "model", "tokenizer").rows() == [("7", [1, 2]), ("8", [3])]
-    assert read_columns(path, "text_id", "token_topics").rows() == [("7", [255, 0]), ("8", [1])]
+    (first, second), tokens = text_ids(path), read_texts(path, WORLD / "model", "tokenizer")
+    assert (first[:2], second[:2]) == ("7-", "8-")
+    assert tokens.rows() == [(first, [1, 2]), (second, [3])]
+
+
+def test_another_corpus_under_the_same_numbers_has_other_ids(tmp_path: Path) -> None:
+    """By them its activations are stored: those of a text of another file do not count as computed."""
+    path, ids = tmp_path / "texts.parquet", []
+    for token_ids in ([[1, 2], [3]], [[1, 2], [4]]):
+        pl.DataFrame({"text_id": [0, 1], "token_ids": token_ids}).write_parquet(path)
+        ids.append(text_ids(path))
+    assert ids[0][0] == ids[1][0]
+    assert ids[0][1] != ids[1][1]
+    shipped = pl.read_parquet(WORLD / "texts.parquet")
+    assert text_ids(WORLD / "texts.parquet") == shipped["text_id"].to_list() == [text_id(text) for text in shipped["text"]]
 
 
 @pytest.mark.parametrize("ids", [pl.Series([b"7", b"8"]), pl.Series([7.0, 8.0]), pl.Series([["7"], ["8"]]), pl.Series([None, None])])

@@ -17,23 +17,34 @@ ALGORITHM_VERSION = 1
 def text_ids(path: Path) -> list[str]:
     """The text_id of each text of a Parquet file; a digest of the text where the file is yet to be tokenised."""
     if {"text_id", "token_ids"} <= text_columns(path):
-        return read_columns(path, "text_id")["text_id"].to_list()
+        return _with_tokens(path)["text_id"].to_list()
     return list(dict.fromkeys(map(text_id, pl.read_parquet(path, columns=["text"])["text"].to_list())))
 
 
-def read_columns(path: Path, *columns: str) -> pl.DataFrame:
-    """Columns of a Parquet file of texts with token_ids; text_id is text, whether the file has texts, categories or whole numbers there."""
-    return pl.read_parquet(path, columns=list(columns)).with_columns(pl.col("^text_id$").cast(pl.String))
+def _with_tokens(path: Path) -> pl.DataFrame:
+    """text_id and token_ids of a Parquet file that has both. An id of the file's own that is no digest of its text gets a digest of its
+    tokens beside it: what is measured of a text is stored under its id, and another file may have the same numbers."""
+    rows = _own_ids(path)
+    texts = pl.read_parquet(path, columns=["text"])["text"] if "text" in text_columns(path) else []
+    if rows["text_id"].to_list() == [text_id(text or "") for text in texts]:
+        return rows
+    ids = [f"{name}-{text_id(str(tokens))}" for name, tokens in rows.iter_rows()]
+    return rows.with_columns(text_id=pl.Series(ids, dtype=pl.String))
+
+
+def _own_ids(path: Path) -> pl.DataFrame:
+    """text_id, as text, whether the file has texts, categories or whole numbers there, and token_ids."""
+    return pl.read_parquet(path, columns=["text_id", "token_ids"]).with_columns(pl.col("text_id").cast(pl.String))
 
 
 def read_texts(path: Path, model: Path, bos: str, max_tokens: int | None = None) -> pl.DataFrame:
     """Texts with text_id and token_ids (beginning-of-sequence token first where there is one).
 
-    Ids are the file's own; a file without them is tokenised with the tokenizer of the model folder, `bos` as in the model's settings, and
+    A file without token_ids is tokenised with the tokenizer of the model folder, `bos` as in the model's settings, and
     texts are cut after `max_tokens`.
     """
     if {"text_id", "token_ids"} <= text_columns(path):
-        return read_columns(path, "text_id", "token_ids")
+        return _with_tokens(path)
     texts = pl.read_parquet(path, columns=["text"])["text"].to_list()
     return tokenised(texts, load_tokens(model), bos, max_tokens)
 
@@ -56,7 +67,7 @@ def check_texts(path: Path) -> int:
     """Refuse a Parquet file of texts with a row that holds none, or in which all are equal; gives the number of distinct texts. Reads it
     whole."""
     if {"text_id", "token_ids"} <= text_columns(path):
-        rows, column = read_columns(path, "text_id", "token_ids"), "token_ids"
+        rows, column = _own_ids(path), "token_ids"
         _check_token_ids(path, rows)
         texts, lengths = rows[column], rows[column].list.len()
     else:
