@@ -18,7 +18,7 @@ from torch import Tensor
 from saesteer.core.errors import NotFiniteError
 from saesteer.core.tables import validate
 from saesteer.core.tokens import load_tokens
-from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts, text_damage
+from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts, text_damage, with_padding
 from saesteer.engine.interventions import ActivationEdit, Addition, Nothing, PromptText, packed
 from saesteer.engine.saes import encode
 from saesteer.engine.steering import Intervention
@@ -121,6 +121,16 @@ def test_adapters_and_added_text() -> None:
     added = lm.tokenizer("the sea is wide .", add_special_tokens=False)["input_ids"]
     close(measured(PromptText(("the sea is wide .",))), slow(None, added=tuple(added)))
     assert measured(a_loreft(lm))["divergence"] > 0.01  # it edits the prompt alone, which what follows reads
+
+
+def test_text_is_added_before_the_first_token_where_no_model_s_own_is_there() -> None:
+    """A tokenizer without a beginning-of-sequence token: nothing of a text gives way, and the same tokens count."""
+    lm = shipped_model()
+    texts, added = [list(range(10, 22)), list(range(30, 41))], [50, 51]
+    plain, before = with_padding(lm, texts), with_padding(lm, texts, added)
+    assert [ids[: len(text) + 2] for ids, text in zip(before.ids.tolist(), texts, strict=True)] == [[*added, *text] for text in texts]
+    counted = [of.ids[of.row, of.at].tolist() for of in (plain, before)]
+    assert counted[0] == counted[1] == [*texts[0][N_CONTEXT:], *texts[1][N_CONTEXT:]]
 
 
 def test_the_model_as_it_is_loses_nothing() -> None:

@@ -17,7 +17,7 @@ from saesteer.engine import fit_pilot
 from saesteer.engine.adapters import WeightChange
 from saesteer.engine.damage import loss_rises
 from saesteer.engine.fit_pilot import at_pilot_factor, pilot_factor
-from saesteer.engine.interventions import ActivationEdit, Addition, Nothing, Projection, PromptText, packed, unpacked
+from saesteer.engine.interventions import ActivationEdit, Addition, ConditionalAddition, Nothing, Projection, PromptText, packed, unpacked
 from saesteer.engine.steering import Intervention
 from saesteer.methods.fit.fits import fitted_rows
 from saesteer.settings import load_experiment
@@ -63,6 +63,18 @@ def test_what_has_no_strength_stays_and_what_never_breaks_text_gets_the_end_of_t
     assert isinstance(addition, Addition)
     assert pilot_factor(LM, SAE, replace(addition, scale=0.0), ordinary(), 1.0) == 64
     assert pilot_factor(LM, SAE, replace(addition, scale=1e5), ordinary(), 0.1) == 1 / 64
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 2.0])
+def test_a_condition_that_ordinary_texts_do_not_meet_does_not_make_the_addition_stronger(threshold: float) -> None:
+    addition = kinds()["addition"]
+    assert isinstance(addition, Addition)
+    gated = ConditionalAddition(addition.vector, addition.scale, addition.vector, threshold, above=True)
+    made = at_pilot_factor(LM, SAE, gated, ordinary(), 0.25)
+    plain = at_pilot_factor(LM, SAE, addition, ordinary(), 0.25)
+    assert isinstance(made, ConditionalAddition)
+    assert isinstance(plain, Addition)
+    assert made.scale == plain.scale
 
 
 def test_a_fit_without_a_unit_keeps_its_bytes() -> None:

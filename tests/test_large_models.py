@@ -12,16 +12,20 @@ import torch
 from engine_models import TINY, prompt_of, save_model, sweep_rows, tiny_model, tiny_sae, tiny_tokenizer
 from polars.testing import assert_frame_equal
 from pretended_gpu import Pretended, pretended_gpu
+from small_adapters import a_lora
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from saesteer.engine.activations import sparse_activations
 from saesteer.engine.continuation import Sampling
+from saesteer.engine.generate import steered_texts
 from saesteer.engine.generations import feature_texts
+from saesteer.engine.interventions import packed, unpacked
 from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel, load_language_model
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.perplexity import continuation_nll
 from saesteer.engine.saes import TENSORS, Sae
+from saesteer.engine.steering import Intervention
 from saesteer.sources import model_size
 from saesteer.sources.model_size import bytes_of_weights, n_gpus
 
@@ -102,6 +106,36 @@ def test_a_model_over_two_gpus_gives_what_it_gives_on_one(folder: Path, hook_poi
     assert places == {"cuda:0", "cuda:1"}
     for step, frame in made.items():
         assert_frame_equal(frame, expected[step], rel_tol=1e-4, abs_tol=1e-5)
+
+
+INSIDE = ["resid_mid", "attn_out", "mlp_out", "hook_z"]
+
+
+def steered_in_the_first_block(lm: LanguageModel, hook_point: str, adapter: Intervention) -> list[pl.DataFrame]:
+    """Texts steered at a hook point in the first block, and by an adapter of all blocks' weights."""
+    sae = tiny_sae(0, hook_point=hook_point)
+    sae = replace(sae, **{name: getattr(sae, name).to(lm.device) for name in TENSORS})
+    rows = pl.DataFrame({"row": [0, 1], "intervention": 0, "prompt": 0, "factor": ["1", "2"], "stream": [1, 2]})
+    rows = rows.cast({"row": pl.UInt32, "stream": pl.UInt64})
+    adapted = steered_texts(lm, sae, 0, rows, [unpacked(adapter.kind, *packed(adapter))], [[1, 40, 60, 41]], Sampling(4, 0.0))
+    of_features = pl.concat(feature_texts(lm, sae, 0, sweep_rows(4), TINY, Sampling(4, 0.0), 3))
+    return [
+        frame.drop("seconds", strict=False).sort(pl.col("^(row|feature|factor|prefix_id)$")) for frame in (of_features, pl.concat(adapted))
+    ]
+
+
+@pytest.mark.parametrize("hook_point", ["hook_z", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in INSIDE[:-1])])
+def test_what_lies_in_a_block_is_steered_on_that_blocks_gpu(folder: Path, hook_point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_one = load_language_model(folder, "float32", "cpu")
+    adapter = a_lora(on_one)
+    expected = steered_in_the_first_block(on_one, hook_point, adapter)
+    monkeypatch.setattr(model_size, "ON_ONE", 0.0)
+    with pretended_gpu(n_gpus=2):
+        lm = load_language_model(folder, "float32", "cuda")
+        assert next(lm.blocks[0].parameters()).device != lm.device
+        made = steered_in_the_first_block(lm, hook_point, adapter)
+    for frame, of_one in zip(made, expected, strict=True):
+        assert_frame_equal(frame, of_one, rel_tol=1e-4, abs_tol=1e-5)
 
 
 def test_where_weights_go(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,8 @@ def test_equals_share_their_places_and_one_without_a_score_has_none() -> None:
     assert made["a"] == made["b"]
     assert (made["a"][0], made["c"][0]) == (1.5, 3)
     assert "d" not in made
+    tenths = ranked({"a": [0.1, 0.2, 0.3], "b": [0.3, 0.2, 0.1], "c": [0.0, 0.0, 0.0]})  # the sums of a and b differ in the last bit
+    assert tenths["a"][0] == tenths["b"][0] == 1.5
     assert made["c"][1:] == (1, 3)  # drawn twice, the second concept makes it the best
     alone = method_ranks(score_rows({"a": [1.0], "b": [2.0]}), method_settings())
     assert alone.select("rank", "rank_low").rows() == [(2, None), (1, None)]

@@ -90,5 +90,9 @@ def test_the_search_draws_candidates_that_leave_room() -> None:
         assert len(lm.tokenizer(text)["input_ids"]) <= lm.n_positions // 2 + 1
     assert len(set(fitted.texts)) > prompting.N_CANDIDATES // 2
     chat = replace(given, lm=chat_model(CHAT))
+    answered = tuple(TrainingText([*range(40, 45), *text.ids[1:]], 5) for text in given.positive)
+    assert prompting.search(replace(chat, positive=answered)) == prompting.search(
+        replace(chat, positive=tuple(TrainingText(text.ids[1:], 0) for text in given.positive))
+    )
     for number, text in enumerate(prompting.search(chat).texts):
         assert text.startswith(prompting.WORDINGS[number % 3].format(concept=chat.concept))

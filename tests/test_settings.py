@@ -104,6 +104,22 @@ def test_what_a_kind_does_not_read_is_left_out_of_what_it_extends(tmp_path: Path
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": {"methods": ["diffmean", "caa"]}}, "methods.methods: add unsteered, whose score a method counts with"),
+        ({"judge": {"n_prefixes": 2}}, "judge.n_prefixes: a comparison rates the texts of all its prompts"),
+    ],
+)
+def test_what_would_be_refused_or_ignored_after_everything_is_paid_for_is_refused_at_once(
+    changes: dict[str, dict[str, object]], message: str
+) -> None:
+    compared = full_experiment("tiny-methods")
+    compared["judge"] = {"kind": "endpoint", "base_url": "http://localhost/v1", "model": "m"}
+    with pytest.raises(SettingsError, match=message):
+        experiment_of(compared | {section: compared[section] | values for section, values in changes.items()})
+
+
+@pytest.mark.parametrize(
     ("keys", "message"),
     [
         ({"kind": "scores", "sweep": {}}, "an experiment of kind scores does not read sweep: remove it, or write kind: sweep"),

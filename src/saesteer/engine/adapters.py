@@ -190,8 +190,8 @@ def low_rank_weights_installed(lm: LanguageModel, intervention: LowRankWeights, 
 
     def added(A: Tensor, B: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
         def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            x = args[0].to(A.dtype)
-            return output + (strength * (x @ A[..., : x.shape[-1]].mT @ B.mT)).to(output.dtype)
+            x = args[0].to(lm.device, A.dtype)  # a block may be on another GPU than the head, where adapters are
+            return output + (strength * (x @ A[..., : x.shape[-1]].mT @ B.mT)).to(output.device, output.dtype)
 
         return hook
 

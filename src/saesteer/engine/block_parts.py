@@ -107,7 +107,8 @@ def parts_of(lm: LanguageModel, layer: int) -> Parts:
             argument = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
             output = block_residual(output)
             if isinstance(output, Tensor):
-                calls.append(Call(name, module, None if argument is None else argument.clone(), output.clone()))
+                inside = None if argument is None else argument.to(lm.device, copy=True)
+                calls.append(Call(name, module, inside, output.to(lm.device, copy=True)))
 
         return note
 

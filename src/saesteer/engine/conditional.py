@@ -47,5 +47,6 @@ def switched(
         value = float(similarity(mean, intervention.condition.to(mean)))
         return value > intervention.threshold if intervention.above else value < intervention.threshold
 
-    rows = zip(which.tolist(), prompts, strict=True)
-    return factor * torch.tensor([steers(interventions[place], means[tuple(prompt)]) for place, prompt in rows], device=factor.device)
+    rows = list(zip(which.tolist(), map(tuple, prompts), strict=True))
+    met = {(place, prompt): steers(interventions[place], means[prompt]) for place, prompt in set(rows)}
+    return factor * torch.tensor([met[row] for row in rows], device=factor.device)

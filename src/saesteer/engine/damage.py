@@ -91,9 +91,12 @@ def loss_rises(
 
 
 def with_padding(lm: LanguageModel, texts: Sequence[Sequence[int]], added: Sequence[int] | None = None) -> Texts:
-    """Texts, with tokens added in place of the first, the beginning-of-sequence token, which are then part of the prompt."""
-    whole = [[*(added or text[:1]), *text[1:]] for text in texts]
-    n_context, width = len(added or [0]) + N_CONTEXT - 1, max(map(len, whole))
+    """Texts, with tokens added before them, which are then part of the prompt; in place of the beginning-of-sequence token, where there is
+    one."""
+    n_bos = int(texts[0][0] == lm.tokenizer.bos_token_id)  # of all texts or of none
+    first = added or texts[0][:n_bos]
+    whole = [[*first, *text[n_bos:]] for text in texts]
+    n_context, width = len(first) + N_CONTEXT - n_bos, max(map(len, whole))
     # Which tokens are counted is kept in the host's memory.
     position, lengths = torch.arange(width), torch.tensor(list(map(len, whole)))[:, None]
     row, at = ((position >= n_context) & (position < lengths)).nonzero(as_tuple=True)

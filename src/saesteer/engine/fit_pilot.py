@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saesteer.engine.damage import compared, read, reader_under, with_padding
+from saesteer.engine.interventions import Addition, ConditionalAddition
 from saesteer.engine.loss_rise import at_rise
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae
@@ -27,7 +28,9 @@ def at_pilot_factor(lm: LanguageModel, sae: Sae, intervention: Intervention, tex
     """The intervention with its pilot factor as factor 1; as it is where its strength cannot be scaled."""
     if intervention.scaled(1.0) is None:
         return intervention
-    unit = pilot_factor(lm, sae, intervention, texts, target)
+    # Ordinary texts need not meet a condition, and then nothing would be added at any factor.
+    adds = isinstance(intervention, ConditionalAddition)
+    unit = pilot_factor(lm, sae, Addition(intervention.vector, intervention.scale) if adds else intervention, texts, target)
     made = intervention.scaled(unit)
     assert made is not None
     return made

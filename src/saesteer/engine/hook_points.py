@@ -190,21 +190,21 @@ def _changed(lm: LanguageModel, place: Place, change: Callable[[Tensor], Tensor]
         if place.module is None:
             hooks.enter_context(residual_changed(lm, place.depth, change))
         elif place.is_passed:
-            hooks.enter_context(tensor_changed(place.module, place.at == "input", change))
+            hooks.enter_context(tensor_changed(lm, place.module, place.at == "input", change))
         else:
             hooks.enter_context(residual_changed(lm, place.depth, remember))
-            hooks.enter_context(tensor_changed(place.module, False, middle_changed))
+            hooks.enter_context(tensor_changed(lm, place.module, False, middle_changed))
         yield
 
 
-def _tapped(tap: Tap, take: Callable[[Tensor], None]) -> AbstractContextManager[None]:
+def _tapped(lm: LanguageModel, tap: Tap, take: Callable[[Tensor], None]) -> AbstractContextManager[None]:
     """Within the context, every forward hands what is read to `take`."""
 
     def passed_on(tensor: Tensor) -> Tensor:
         take(tap.view(tensor))
         return tensor
 
-    return tensor_changed(tap.module, tap.is_input, passed_on)
+    return tensor_changed(lm, tap.module, tap.is_input, passed_on)
 
 
 @contextmanager
@@ -216,7 +216,7 @@ def steered(lm: LanguageModel, hook_point: HookPoint, change: Callable[[Tensor, 
             hooks.enter_context(_changed(lm, hook_point.place, lambda value: change(value, hook_point.given(value))))
         else:
             read: list[Tensor] = []
-            hooks.enter_context(_tapped(hook_point.read, read.append))
+            hooks.enter_context(_tapped(lm, hook_point.read, read.append))
             hooks.enter_context(_changed(lm, hook_point.place, lambda value: change(value, hook_point.given(read.pop()))))
         yield
 
@@ -235,9 +235,9 @@ def readings(lm: LanguageModel, token_ids: Int[Tensor, "row seq"], hook_points: 
     with ExitStack() as hooks:
         for number, hook_point in enumerate(hook_points):
             if hook_point.read is not None:
-                hooks.enter_context(_tapped(hook_point.read, take(number, "read")))
+                hooks.enter_context(_tapped(lm, hook_point.read, take(number, "read")))
             if hook_point.place.module is not None:
-                hooks.enter_context(_tapped(Tap(hook_point.place.module, hook_point.place.at == "input"), take(number, "place")))
+                hooks.enter_context(_tapped(lm, Tap(hook_point.place.module, hook_point.place.at == "input"), take(number, "place")))
         residuals = residuals_at(lm, token_ids, sorted(ends))
     at_hook_points = []
     for hook_point, tensors in zip(hook_points, tapped, strict=True):
@@ -255,12 +255,12 @@ def reading(lm: LanguageModel, token_ids: Int[Tensor, "row seq"], hook_point: Ho
     return readings(lm, token_ids, [hook_point])[0]
 
 
-def _inside(place: Place, value: Float[Tensor, "row seq width"]) -> AbstractContextManager[None]:
+def _inside(lm: LanguageModel, place: Place, value: Float[Tensor, "row seq width"]) -> AbstractContextManager[None]:
     """Within the context, the block that a place lies in has this value there, when the residual before it is the value itself (resid_mid:
     nothing is added to it on the way) or what goes past it."""
     if place.module is None:
         return nullcontext()
-    return tensor_changed(place.module, place.at == "input", (lambda _tensor: value) if place.is_passed else torch.zeros_like)
+    return tensor_changed(lm, place.module, place.at == "input", (lambda _tensor: value) if place.is_passed else torch.zeros_like)
 
 
 def hidden_after(
@@ -268,7 +268,7 @@ def hidden_after(
 ) -> Float[Tensor, "row seq d_model"]:
     """What the final norm puts out when the value at a place is this one (and `past` goes past it); only the blocks behind it run."""
     residual = value if past is None else past
-    with _inside(place, value), spliced(lm, place.depth, residual):
+    with _inside(lm, place, value), spliced(lm, place.depth, residual):
         return hidden_states(lm, inputs_embeds=residual, use_cache=False)
 
 
@@ -277,7 +277,7 @@ def hidden_after_prompt(
 ) -> Float[Tensor, "row d_model"]:
     """`hidden_after` at a prompt's last position, one row each, `past` the same for all."""
     padded = pad_rows(rows.to(lm.dtype))
-    with _inside(place, padded[:, None]):
+    with _inside(lm, place, padded[:, None]):
         return spliced_hidden(lm, prompt, place.depth, padded if past is None else past.expand(len(padded), -1))[: len(rows)]
 
 
@@ -288,9 +288,15 @@ def to_residual(lm: LanguageModel, layer: int, name: str) -> Callable[[Float[Ten
     if name != "hook_z" and name not in MODULE_OUTPUTS:
         return lambda directions: directions
     parts = parts_of(lm, layer)
+
+    def of_module(module: nn.Module, rows: Tensor) -> Tensor:
+        """What a module, which may be on another GPU, makes of rows."""
+        result: Tensor = module(rows.to(next(module.parameters(), rows).device)).to(lm.device)
+        return result
+
     if name == "hook_z":
         call, last = parts.projection(lm), parts.added(lm).attention
-        bias = call.module(torch.zeros_like(call.argument[:, 0]))[:1]
+        bias = of_module(call.module, torch.zeros_like(call.argument[:, 0]))[:1]
     else:
         call, last = _module(lm, parts, name)
     has_norm = last.argument is not None and torch.equal(last.argument, call.output)
@@ -298,7 +304,7 @@ def to_residual(lm: LanguageModel, layer: int, name: str) -> Callable[[Float[Ten
     @torch.no_grad()
     def through(directions: Tensor) -> Tensor:
         rows: Tensor = pad_rows(directions.to(lm.device, lm.dtype))
-        rows = call.module(rows) - bias if name == "hook_z" else rows
-        return (last.module(rows) if has_norm else rows)[: len(directions)]
+        rows = of_module(call.module, rows) - bias if name == "hook_z" else rows
+        return (of_module(last.module, rows) if has_norm else rows)[: len(directions)]
 
     return through

@@ -174,14 +174,21 @@ def depth_of(lm: LanguageModel, layer: int, hook_point: str) -> int:
 
 
 @contextmanager
-def tensor_changed(module: nn.Module, is_input: bool, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within the context, a module's first input, or its output (of a tuple, the first part), goes through `change` in every forward."""
+def tensor_changed(lm: LanguageModel, module: nn.Module, is_input: bool, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the context, a module's first input, or its output (of a tuple, the first part), goes through `change` in every forward.
+
+    The change is made where the head is, as are SAEs and directions, and its result goes where the module is: the same GPU, unless the
+    model is spread over several.
+    """
+
+    def moved(tensor: Tensor) -> Tensor:
+        return change(tensor.to(lm.device)).to(tensor.device)
 
     def input_changed(_module: nn.Module, args: tuple[Any, ...]) -> Any:
-        return (change(args[0]), *args[1:])
+        return (moved(args[0]), *args[1:])
 
     def output_changed(_module: nn.Module, _args: Any, output: Any) -> Any:
-        tensor = change(block_residual(output))
+        tensor = moved(block_residual(output))
         return (tensor, *output[1:]) if isinstance(output, tuple) else tensor
 
     handle = module.register_forward_pre_hook(input_changed) if is_input else module.register_forward_hook(output_changed)
@@ -193,16 +200,8 @@ def tensor_changed(module: nn.Module, is_input: bool, change: Callable[[Tensor],
 
 def residual_changed(lm: LanguageModel, depth: int, change: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
     """Within the context, every forward's residual [row seq d_model] at `depth` goes through `change` and the model goes on with what that
-    returns: the one function that reads and writes residuals.
-
-    The change is made where the head is, as are SAEs and directions, and its result goes where the block is: the same GPU, unless the model
-    is spread over several.
-    """
-
-    def moved(residual: Tensor) -> Tensor:
-        return change(residual.to(lm.device)).to(residual.device)
-
-    return tensor_changed(lm.blocks[max(depth - 1, 0)], depth == 0, moved)
+    returns: the one function that reads and writes residuals."""
+    return tensor_changed(lm, lm.blocks[max(depth - 1, 0)], depth == 0, change)
 
 
 def check_length(lm: LanguageModel, n_tokens: int) -> None:

@@ -26,6 +26,9 @@ ALGORITHM_VERSION = 1
 TOKENS_AT_ONCE = 4096
 """Of a forward."""
 
+MOST_KNOWN = 200_000
+"""Texts whose vectors are held: a third of a gigabyte at 384 numbers each."""
+
 
 @dataclass(frozen=True)
 class SentenceEmbedder:
@@ -45,6 +48,8 @@ class SentenceEmbedder:
 
     def vectors(self, texts: Sequence[str]) -> Float[np.ndarray, "text width"]:
         """The vector of length 1 of each text."""
+        if len(self.known) > MOST_KNOWN:
+            self.known.clear()
         new = [text for text in dict.fromkeys(texts) if text not in self.known]
         ids = self.tokenizer(new, truncation=True, max_length=self.max_tokens)["input_ids"] if new else []
         of_length: defaultdict[int, list[int]] = defaultdict(list)

@@ -219,8 +219,10 @@ class Comparison(SteeringSections):
             raise ValueError(
                 "methods.prompt_writer writes instructions, which a model with prompt_format plain does not follow: set it to null"
             )
-        if isinstance(self.judge, EmbeddingJudge) and "unsteered" not in self.methods.methods:
-            raise ValueError("judge: kind embedding compares with unsteered texts: add unsteered to methods.methods")
+        if "unsteered" not in self.methods.methods:
+            raise ValueError("methods.methods: add unsteered, whose score a method counts with that has nothing to steer with")
+        if getattr(self.judge, "n_prefixes", None) is not None:
+            raise ValueError("judge.n_prefixes: a comparison rates the texts of all its prompts: remove it, or lower methods.n_prompts")
         if self.methods.pilot and not (self.methods.ordinary_texts or isinstance(self.max_activating_examples, LocalExamples)):
             raise ValueError("methods.pilot: it reads ordinary texts: give methods.ordinary_texts, or set methods.pilot to null")
         if self.methods.pilot and self.methods.sae_features != "everywhere":

@@ -40,6 +40,8 @@ def step(experiment: Experiment) -> Step | None:
         return None
     settings = {"n_ordinary_texts": N_ORDINARY_TEXTS, "ordinary_tokens": ORDINARY_TOKENS, "sae_features": experiment.methods.sae_features}
     settings |= model_values(experiment)
+    if experiment.model.bos != "always":  # rows of before lack a text's first token where text was added to it
+        settings |= {"first_token": "read"}
     inputs, modules = ("model", "saes", "fits", texts), ("engine.damage", "sources.corpus")
     return Step(DAMAGE, keys.fits_at_factors(experiment), settings, inputs, modules, compute, runs_model=True, unit="fit")
 

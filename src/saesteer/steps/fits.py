@@ -101,6 +101,8 @@ def _training(experiment: Comparison) -> dict[str, Any]:
     sizes = values_of(compared, "n_positive", "n_negative", "seed", "training_tokens", "learning_rates")
     sizes |= {"longest_training_text": longest} if (longest := compared.longest_training_text) != P4_LONGEST_TEXT else {}
     recipes = {name: asdict(recipe) for name, recipe in recipes_of(experiment.model.name).items()}
+    if effects.step(experiment) is None:  # else these prompts are in the fingerprint of the effects
+        sizes |= {"neutral": value_digest(effect_prompts(compared))}
     openers, n_held_out = value_digest(training_openers(compared)), compared.effects.n_held_out
     return {**sizes, "recipes": recipes, "texts": source, "openers": openers, "n_held_out": n_held_out, "held_out_texts": HELD_OUT_TEXTS}
 

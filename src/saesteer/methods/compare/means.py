@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from saesteer.analysis.best_factor import TIE
 from saesteer.core.texts import RATING_COLUMNS
 from saesteer.core.uncertainty import RATINGS, Interval, mean_columns, random_stream, resampled_interval
 from saesteer.methods.compare.protocol import FIT, Rows, row_of, score_scale
@@ -118,9 +119,10 @@ def _ends(values: Float[np.ndarray, "concept method"], settings: ProtocolSetting
 
 
 def _ranked(means: Float[np.ndarray, "draw method"]) -> Float[np.ndarray, "draw method"]:
-    """1 + how many are higher + half of the others that are equal."""
-    higher = (means[:, None, :] > means[:, :, None]).sum(axis=2)
-    equal = (means[:, None, :] == means[:, :, None]).sum(axis=2) - 1
+    """1 + how many are higher + half of the others that are equal, but for rounding."""
+    others, of_each = means[:, None, :], means[:, :, None]
+    higher, lower = (others > of_each + TIE).sum(axis=2), (others < of_each - TIE).sum(axis=2)
+    equal = means.shape[1] - 1 - higher - lower
     ranks: Float[np.ndarray, "draw method"] = 1 + higher + equal / 2
     return ranks
 

@@ -60,8 +60,11 @@ def search(problem: Problem) -> PromptText:
 
 
 def _by_length(problem: Problem) -> list[tuple[str, int]]:
-    """The concept's texts that say something, each with its number of tokens, shortest first."""
-    decoded = [(str(problem.lm.tokenizer.decode(text.ids, skip_special_tokens=True)).strip(), len(text.ids)) for text in problem.positive]
+    """The concept's texts that say something, each with its number of tokens, shortest first; of a model that answers the answers, for a
+    chat template's words around them would stand in a user's turn."""
+    answers = problem.lm.prompt_format == "chat"
+    ids = [text.ids[text.n_context if answers else 0 :] for text in problem.positive]
+    decoded = [(str(problem.lm.tokenizer.decode(of_text, skip_special_tokens=True)).strip(), len(of_text)) for of_text in ids]
     examples = sorted(((text, length) for text, length in decoded if text), key=lambda example: example[1])
     if not examples:
         raise Abstains("none of the concept's texts says anything that could stand before a prompt")
