@@ -57,7 +57,7 @@ def answers_markdown(root: Path) -> str:
 QUESTIONS = {
     "1. Input scores fall with depth, output scores rise": "both, by a figure",
     "2. Both scores are rarely above .5": "rare, by a figure",
-    "3. Features of output score ≥ .1 steer at least 1.5 times as well": "2 to 3 times, not net of unsteered texts",
+    "3. Features of output score ≥ .1 write at least 1.5 times as many of their lens tokens": "2 to 3 times, not net of unsteered texts",
     "4. The same, by a success that counts no lens tokens": "–",
     f"5. The filtered feature reaches {NEAR:g} of LoRA": ".91 and .81 of P4's LoRA on Gemma-2 9B, at two layers, kept concepts only",
     f"6. `recommend` reaches {NEAR:g} of brute force": "–",
@@ -83,7 +83,8 @@ def of_sweep(root: Path, experiment: str) -> Iterator[str]:
     numbers = metrics(root, experiment)
     holds, both = numbers["findings"], numbers["both_above_half"]
     yield _cell(holds["roles_change_with_depth"], f"ρ {depth_rho(numbers, 'input_score')} and {depth_rho(numbers, 'output_score')}")
-    high = f"{times(both['to_independence'])} as many as by chance, {share(both['n'], both['n_scored'])}"
+    none = "" if both["n"] else " (of none, no interval can be given)"
+    high = f"{times(both['to_independence'])} as many as by chance{none}, {share(both['n'], both['n_scored'])}"
     yield _cell(holds["both_scores_high_is_rare"], high)
     kept, n = (numbers["filter"][REGISTERED]["all"][name]["n"] for name in ("kept", "unfiltered"))
     gain = _gain(numbers["filter"][REGISTERED]["all"]["net"], numbers["variants"])

@@ -28,9 +28,10 @@ def at_pilot_factor(lm: LanguageModel, sae: Sae, intervention: Intervention, tex
     """The intervention with its pilot factor as factor 1; as it is where its strength cannot be scaled."""
     if intervention.scaled(1.0) is None:
         return intervention
-    # Ordinary texts need not meet a condition, and then nothing would be added at any factor.
-    adds = isinstance(intervention, ConditionalAddition)
-    unit = pilot_factor(lm, sae, Addition(intervention.vector, intervention.scale) if adds else intervention, texts, target)
+    measured = intervention
+    if isinstance(intervention, ConditionalAddition):  # ordinary texts need not meet the condition, and then nothing would be added
+        measured = Addition(intervention.vector, intervention.scale)
+    unit = pilot_factor(lm, sae, measured, texts, target)
     made = intervention.scaled(unit)
     assert made is not None
     return made

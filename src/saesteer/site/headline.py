@@ -85,6 +85,11 @@ def net_gain(net: _Numbers) -> str:
     return f"{times(net['ratio'])}, within layers {within}, with lens tokens as frequent {frequent}, with a like density {dense}"
 
 
+def _kept_minus_removed(difference: _Numbers) -> str:
+    kept, removed = (f"{number(difference[part]['mean'])} (n = {difference[part]['n']})" for part in ("kept", "removed"))
+    return f"{_interval(difference, 'difference')}: {kept} and {removed}"
+
+
 def depth_rho(numbers: _Numbers, score: str) -> str:
     """The rank correlation of a score's layer medians with depth, and its p; of equal medians, which have none, what they are."""
     depth, medians = numbers["depth"], {layer[f"median_{score}"] for layer in numbers["layers"]}
@@ -108,18 +113,18 @@ def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
             (f"Net of unsteered texts, late layers only, {RULES[rule]}", net_gain(numbers["filter"][rule]["late"]["net"]), ""),
         )
     ]
-    judged, choices = numbers["kept_against_removed"]["judge_score"], numbers["choices"]
+    judged, fluency = (numbers["kept_against_removed"][measure] for measure in ("judge_score", "fluency_rating"))
     unsteered = f"{times(numbers['unsteered']['ratio'])}, within layers {times(numbers['unsteered']['within_layers'])}"
-    sizes = f"n = {judged['kept']['n']} and {judged['removed']['n']}; {judged['n_missing']} features have no judge score"
     return [
         *finding_rows(numbers),
         ("Unsteered texts of the same prompts, all features → those", f"GenSuccess@20 {unsteered}", ""),
         *gains,
         ("Output score against held-out GenSuccess@20, feature by feature", _correlation(numbers["correlations"]["gen_success_20"]), ""),
         ("Output score against judge score, feature by feature", _correlation(numbers["correlations"]["judge_score"]), ""),
-        ("Judge score, kept minus removed", f"{_interval(judged, 'difference')} ({sizes})", ""),
+        ("Judge score, kept minus removed", f"{_kept_minus_removed(judged)}; {judged['n_missing']} features have no judge score", ""),
         ("The same within concepts and layers", _interval(judged["within"], "difference"), ""),
-        ("Factor at an end of the grid", "; ".join(_grid_ends(choices[rule], RULES[rule]) for rule in RULES), ""),
+        ("Fluency rating, kept minus removed", _kept_minus_removed(fluency), ""),
+        ("Factor at an end of the grid", "; ".join(_grid_ends(numbers["choices"][rule], RULES[rule]) for rule in RULES), ""),
     ]
 
 

@@ -25,9 +25,10 @@ def _with_tokens(path: Path) -> pl.DataFrame:
     """text_id and token_ids of a Parquet file that has both. An id of the file's own that is no digest of its text gets a digest of its
     tokens beside it: what is measured of a text is stored under its id, and another file may have the same numbers."""
     rows = _own_ids(path)
-    texts = pl.read_parquet(path, columns=["text"])["text"] if "text" in text_columns(path) else []
-    if rows["text_id"].to_list() == [text_id(text or "") for text in texts]:
-        return rows
+    if "text" in text_columns(path):
+        texts = pl.read_parquet(path, columns=["text"])["text"]
+        if rows["text_id"].to_list() == [text_id(text or "") for text in texts]:
+            return rows
     ids = [f"{name}-{text_id(str(tokens))}" for name, tokens in rows.iter_rows()]
     return rows.with_columns(text_id=pl.Series(ids, dtype=pl.String))
 

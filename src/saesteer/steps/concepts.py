@@ -8,6 +8,7 @@ import polars as pl
 from saesteer.core.tables import FEATURE_KEYS, OF_FEATURE, Column, Table
 from saesteer.run import Run
 from saesteer.settings import EmbeddingJudge, ExampleConcepts, Experiment, GivenConcept, NearestConcepts, NoConcepts, Scores, TopicConcepts
+from saesteer.sources.corpus import text_ids
 from saesteer.steps.judges import EmbeddingKind
 from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 from saesteer.steps.step import Step, by_layer, every_feature, layers_of

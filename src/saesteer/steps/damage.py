@@ -1,6 +1,7 @@
 """What each fit does to ordinary text, at every factor."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import polars as pl
 
@@ -38,8 +39,8 @@ DAMAGE = Table(
 def step(experiment: Experiment) -> Step | None:
     if not isinstance(experiment, Comparison) or (texts := ordinary_texts_pin(experiment)) is None:
         return None
-    settings = {"n_ordinary_texts": N_ORDINARY_TEXTS, "ordinary_tokens": ORDINARY_TOKENS, "sae_features": experiment.methods.sae_features}
-    settings |= model_values(experiment)
+    settings: dict[str, Any] = {"n_ordinary_texts": N_ORDINARY_TEXTS, "ordinary_tokens": ORDINARY_TOKENS}
+    settings |= {"sae_features": experiment.methods.sae_features, **model_values(experiment)}
     if experiment.model.bos != "always":  # rows of before lack a text's first token where text was added to it
         settings |= {"first_token": "read"}
     inputs, modules = ("model", "saes", "fits", texts), ("engine.damage", "sources.corpus")
