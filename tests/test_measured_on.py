@@ -77,6 +77,12 @@ def pairs() -> list[Any]:
     ]
 
 
+def test_fits_are_measured_on_training_texts_that_other_concepts_decide() -> None:
+    """Of texts of one's own the other named concepts' are negative ones; a topic's texts do not depend on the others asked for."""
+    assert CONCEPT_TEXTS in steps_of(small_comparison())["fits"].written
+    assert steps_of(experiment("micro-methods"))["fits"].written == ()
+
+
 def fake_rows(table: Table, keys: pl.DataFrame, machine: str) -> pl.DataFrame:
     """Rows as another machine would compute them: each value depends on the key and the machine."""
     number = sum(map(ord, machine)) % 97 + 1
