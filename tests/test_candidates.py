@@ -36,7 +36,7 @@ def test_candidates_match_by_label_before_explanation_before_lens_and_then_by_th
             "layer": [3, 3, 3, 3, 3, 6, 6],
             "feature": [1, 2, 3, 4, 5, 1, 2],
             "concept": ["sea", "Sea", None, None, "tea", None, "sea"],
-            "explanation": [None, None, "ships at sea", None, None, "The season", None],
+            "explanation": [None, None, "ships at sea", None, "tea season", "The Seas; C++", None],
             "top_logit_lens_tokens": [["▁a"], ["▁sea"], ["b"], ["▁Sea", "x"], ["c"], ["d"], ["e"]],
             "max_activation": [1.0, 5.0, 9.0, 9.0, 9.0, 2.0, None],
             "fires_on": [None, "tea", None, None, "seas", None, None],
@@ -47,6 +47,7 @@ def test_candidates_match_by_label_before_explanation_before_lens_and_then_by_th
     assert candidates(features, "sea", 9).rows()[3:5] == [(3, 5, "examples"), (3, 4, "lens")]
     searched = candidates(features.with_columns(near=pl.col("feature") == 4), "sea", 9)
     assert searched.rows()[3:5] == [(3, 4, "search"), (3, 5, "examples")]
+    assert candidates(features, "c++", 3).rows() == [(6, 1, "explanation")]
     assert candidates(features, "opera", 3).is_empty()
 
 

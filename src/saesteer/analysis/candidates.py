@@ -5,6 +5,7 @@ Of features with the concept's label those of the largest max activation come fi
 nearest to brute force.
 """
 
+import re
 from collections.abc import Callable, Sequence
 
 import polars as pl
@@ -53,7 +54,7 @@ def _match(concept: str, further: Sequence[str]) -> pl.Expr:
     beginnings = tokens.list.eval(_word(pl.element().filter(pl.element().str.contains("^[▁Ġ ]"))))
     rules = [
         pl.col("concept").str.to_lowercase() == concept.lower(),
-        pl.all_horizontal(said.str.contains(word, literal=True) for word in of_name),
+        pl.all_horizontal(said.str.contains(rf"(?:^|\W){re.escape(word)}(?:s|es)?(?:\W|$)") for word in of_name),
         pl.col("near"),
         _word(pl.col("fires_on")).is_in([form for word in words for form in (word, f"{word}s")]),
         pl.any_horizontal(tokens.list.eval(_word(pl.element())).list.contains(word) for word in words),
