@@ -11,4 +11,4 @@ job = open_job(snakemake)
 tables = [job.run.summary(table) for table in (FEATURES, BEST_FACTORS, OUTCOMES, SELECTION, FILTER_VARIANTS)]
 numbers = headline(*tables, job.run.sweep.best_factor, job.run.sweep.selection, job.run.summary_if_any(CHOSEN_STRENGTHS))
 write_json(job.outputs["metrics"], numbers)
-write_text(job.outputs["headline"], headline_markdown(numbers))
+write_text(job.outputs["headline"], headline_markdown(numbers, job.run.sweep.best_factor.factor_choice))

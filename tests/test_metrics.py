@@ -193,6 +193,10 @@ def test_markdown_has_the_numbers(numbers: dict[str, Any]) -> None:
     for name in ("ratio", "mix", "within"):
         assert f"{kept[name]['value']:.2f}× [{kept[name]['low']:.2f}, {kept[name]['high']:.2f}]" in table
     assert table.endswith("|\n")
+    assert "Held-out GenSuccess@20" in table
+    in_sample = headline_markdown(numbers, "same_texts")
+    assert "In-sample GenSuccess@20" in in_sample
+    assert "eld-out" not in in_sample
 
 
 def test_a_world_too_small_for_most_numbers() -> None:

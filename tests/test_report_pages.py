@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,20 @@ def test_a_page_begins_with_its_answer_and_a_command_to_copy(sweep: tuple[Run, P
     sync_api.expect(page.locator("main h1")).not_to_have_text(f"Feature {number}")
 
 
+def test_scores_of_the_prompts_that_chose_are_not_called_held_out(
+    sweep: tuple[Run, Path], comparison: tuple[Run, Path], opened: Callable[..., Any], tmp_path: Path
+) -> None:
+    number = first_order(sweep[0])[0]
+    for (run, _), section, routes in ((sweep, "best_factor", ("", f"feature/{number}")), (comparison, "methods", ("method/diffmean",))):
+        settings = getattr(run.experiment, section).model_copy(update={"factor_choice": "same_texts"})
+        flattering = replace(run, experiment=run.experiment.model_copy(update={section: settings}))
+        report = write_report(flattering, tmp_path / section)
+        for route in routes:
+            page = opened(report, route)
+            page.wait_for_selector("main :text('in-sample')")
+            assert not re.search("(?<!Not )held[- ]out", page.inner_text("main"), re.IGNORECASE)
+
+
 def test_without_a_judge_score_the_answer_is_net_of_unsteered_texts(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
     results, report = sweep
     outcomes = results.summary(OUTCOMES).filter(rule=results.sweep.best_factor.rule)
@@ -325,7 +340,7 @@ def test_one_number_of_a_feature_on_every_page(sweep: tuple[Run, Path], opened: 
         page.wait_for_selector(f"h1:text-is('Feature {name}') ~ .answer")
         said(name, page.inner_text(".answer"))
         (sentence,) = told[name]
-        held_out = page.locator("div[aria-label='Held-out outcomes'] tbody tr:has-text('capped') td").all_inner_texts()
+        held_out = page.locator("div[aria-label='held-out outcomes'] tbody tr:has-text('capped') td").all_inner_texts()
         assert [judged, success] == [held_out[-1], held_out[3]]
         assert f"held-out {'GenSuccess@20' if judged == '–' else 'judge score'} {success if judged == '–' else judged} [" in sentence
         assert sentence.startswith(f"gain {held_out[2] if judged == '–' else gain} [")

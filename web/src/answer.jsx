@@ -21,19 +21,23 @@ function fluency([factor, isLargest]) {
 const SCORES = { judge_score: ["judge score", 2], gen_success_20: ["GenSuccess@20", 20] };
 const ends = (low, high) => (low === null ? "" : ` [${show(low)}, ${show(high)}]`);
 
-/** A feature's score on prompts that took no part in choosing the factor, and how far it is above the unsteered texts'. */
+/** How factors are chosen and scored. settings: of the index, with `held_out`. */
+export const splitOf = (settings) => (settings.held_out ? "Held out: each half of the prompts at the factor chosen on the other" : "Not held out: factors are chosen and scored on the same prompts, which flatters them");
+export const scoreName = (settings, title = "score") => `${settings.held_out ? "held-out" : "in-sample"} ${title}`;
+
+/** A feature's score at its chosen factors, and how far it is above the unsteered texts'. */
 export const heldOut = (index, page) => objects({ columns: index.features.answer, rows: [page.answer.held_out] })[0];
 
 export function HeldOut({ page }) {
   const index = useContext(Index), of = heldOut(index, page), [title, most] = SCORES[of.measure];
-  return <>{of.gain !== null && <>gain {show(of.gain)}{ends(of.gain_low, of.gain_high)} over unsteered, </>}held-out {title}{" "}
+  return <>{of.gain !== null && <>gain {show(of.gain)}{ends(of.gain_low, of.gain_high)} over unsteered, </>}{scoreName(index.features, title)}{" "}
     <Num table="outcomes" column={of.measure} value={of.score} />{ends(of.score_low, of.score_high)} of {most}, n = {of.n} prompts</>;
 }
 
 function Sentence({ row, page }) {
   const index = useContext(Index), { held_out: values, fluent } = page.answer, fluentTo = fluent && `; ${fluency(fluent)}`;
   if (page.recommended[0] === null) return <>Does not steer: no text at any factor {row.concept ? "has a judge score above 0" : "has one of its top logit-lens tokens"}{fluentTo}.</>;
-  if (!values) return <>Its texts have no held-out score{fluentTo}.</>;
+  if (!values) return <>Its texts have no {scoreName(index.features)}{fluentTo}.</>;
   const of = heldOut(index, page), [good, fair] = of.measure === "judge_score" ? [of.score >= GOOD, of.score >= FAIR] : [of.gain >= GOOD, false];
   const how = !(of.gain_low > 0) ? "Not shown to steer" : good ? "Steers" : fair ? "Steers weakly" : "Hardly steers";
   return <>{how} towards {towards(row, page)}: <HeldOut page={page} />{fluentTo}.</>;
@@ -58,7 +62,7 @@ export function Answer({ row, page, layer, feature }) {
   const prompt = index.prompts[answer.text?.[0] ?? 0];
   return <>
     <p class="answer"><Sentence row={row} page={page} /></p>
-    {recommended[0] !== null && <p>Recommended: factor {recommended[0]}, chosen by {recommended[1]}. Held out: each half of the prompts at the factor chosen on the other by the rule “{index.features.rule}”. Brackets: 95 % intervals over prompts. <From tables={["steering", "outcomes"]} /></p>}
+    {recommended[0] !== null && <p>Recommended: factor {recommended[0]}, chosen by {recommended[1]}. {splitOf(index.features)}, by the rule “{index.features.rule}”. Brackets: 95 % intervals over prompts. <From tables={["steering", "outcomes"]} /></p>}
     {answer.text && <Pair columns={index.features.texts} page={page} />}
     {recommended[0] !== null && prompt !== undefined && <Copy text={`saesteer steer ${index.name} ${layer}/${feature} ${word(prompt)}`} what="Command" />}
   </>;

@@ -1,5 +1,5 @@
 import { useContext, useMemo } from "preact/hooks";
-import { Answer } from "./answer.jsx";
+import { Answer, scoreName, splitOf } from "./answer.jsx";
 import { entry, served } from "./data.js";
 import { Activations, Index, Num, Panels, Section, Table, Texts, Waiting, objects, show, usePromise, visible } from "./parts.jsx";
 
@@ -125,9 +125,9 @@ function FactorCurves({ columns, points: given, recommended: [factor, chosenBy] 
 }
 
 function Chosen({ columns, rows }) {
-  const column = (title, name) => [title, "outcomes", name];
-  return <Section title="Held-out scores: each half of the prompts at the factor chosen on the other" tables={["outcomes", "best_factors"]}>
-    <Table caption="Held-out outcomes" headers={["rule", column("factors", "factors"), column("net success", "net_gen_success_20"), column("GenSuccess@20", "gen_success_20"), column("concept", "concept_rating"), column("fluency", "fluency_rating"), column("judge score", "judge_score")]}
+  const index = useContext(Index), column = (title, name) => [title, "outcomes", name];
+  return <Section title={`Scores by rule. ${splitOf(index.features)}`} tables={["outcomes", "best_factors"]}>
+    <Table caption={scoreName(index.features, "outcomes")} headers={["rule", column("factors", "factors"), column("net success", "net_gen_success_20"), column("GenSuccess@20", "gen_success_20"), column("concept", "concept_rating"), column("fluency", "fluency_rating"), column("judge score", "judge_score")]}
       rows={objects({ columns, rows }).map((row) => [row.rule, row.factors.map((one) => one ?? "none").join(", "), row.net_gen_success_20, row.gen_success_20, row.concept_rating, row.fluency_rating, row.judge_score])} /></Section>;
 }
 

@@ -1,4 +1,5 @@
 import { useContext, useMemo, useState } from "preact/hooks";
+import { scoreName } from "./answer.jsx";
 import { entry, load } from "./data.js";
 import { Choice, Index, Num, Panels, Section, Table, Texts, Waiting, objects, show, usePromise } from "./parts.jsx";
 
@@ -16,7 +17,7 @@ export function MethodPage({ method, level = 1 }) {
 }
 
 const TEXT_USE = { choice: "they choose or train it", scale: "they say what factor 1 adds", none: "none", unlabelled: "they choose it where no feature has the concept's label", base: "for a base model only" };
-const FACTS = [["score", "held-out score"], ["rank", "rank in its layer"], ["concept_rating", "concept rating"], ["instruction_rating", "instruction rating"], ["fluency_rating", "fluency rating"], ["perplexity", "perplexity"],
+const FACTS = [["rank", "rank in its layer"], ["concept_rating", "concept rating"], ["instruction_rating", "instruction rating"], ["fluency_rating", "fluency rating"], ["perplexity", "perplexity"],
   ["n_abstaining", "concepts it abstains from"], ["n_concepts", "concepts"], ["median_factor", "median factor"], ["share_at_smallest", "share at its smallest factor"], ["share_at_largest", "share at its largest factor"], ["labelled_texts", "labelled texts"], ["density", "density of its features"],
   ["learning_rate", "learning rate"], ["n_epochs", "epochs"], ["r2", "R² of effects"], ["fit_seconds", "seconds to fit"], ["seconds_per_token", "seconds a token"]];
 
@@ -31,7 +32,7 @@ function Method({ page, rows, method, level }) {
     <p class="links">{level === 1 && <a href={`#/compare/methods/${method}`}>Compare with another method</a>}</p>
     {layers.length > 1 && <div class="fields"><Choice label="Layer" value={layer} options={layers.map((one) => [one, one])} onChange={(value) => setLayer(Number(value))} /></div>}
     <Section title="In short" tables={["methods", "method_damage"]}>
-      <dl class="facts">{FACTS.filter(([name]) => row[name] !== null).map(([name, title]) => <div><dt>{title}</dt><dd><Num table="methods" column={name} value={row[name]} />
+      <dl class="facts">{[["score", scoreName(index.methods)], ...FACTS].filter(([name]) => row[name] !== null).map(([name, title]) => <div><dt>{title}</dt><dd><Num table="methods" column={name} value={row[name]} />
         {name === "score" && row.score_low !== null && <span class="quiet"> [{show(row.score_low)}, {show(row.score_high)}]</span>}</dd></div>)}
         {damage && <div><dt>rise of the loss on ordinary text</dt><dd><Num table="method_damage" column="loss_rise" value={damage.loss_rise} /></dd></div>}
         {damage?.other_rating != null && <div><dt>rating of other topics</dt><dd><Num table="method_damage" column="other_rating" value={damage.other_rating} /></dd></div>}</dl></Section>
@@ -59,10 +60,10 @@ function MethodCurves({ rows }) {
 }
 
 function EqualCost({ rows }) {
-  const column = (title, name) => [title, "method_equal_cost", name], between = (row, name) => (row[`${name}_low`] === null ? "–" : ends(row[`${name}_low`], row[`${name}_high`]));
+  const index = useContext(Index), column = (title, name) => [title, "method_equal_cost", name], between = (row, name) => (row[`${name}_low`] === null ? "–" : ends(row[`${name}_low`], row[`${name}_high`]));
   return <Section title="At equal cost" tables={["method_equal_cost"]}>
     <p>At its strongest under a limit on its damage, how far the next-token distribution on ordinary text moves. Where no factor is within the limit, a concept counts as unsteered.</p>
-    <Table caption="Score under a limit on damage" headers={[column("at most, nats", "limit"), column("held-out score", "score"), "95 %", column("divergence", "divergence"), "95 %", column("share unsteered", "share_unsteered")]}
+    <Table caption="Score under a limit on damage" headers={[column("at most, nats", "limit"), column(scoreName(index.methods), "score"), "95 %", column("divergence", "divergence"), "95 %", column("share unsteered", "share_unsteered")]}
       rows={rows.map((row) => [row.limit, row.score, between(row, "score"), row.divergence, between(row, "divergence"), row.share_unsteered])} /></Section>;
 }
 

@@ -1,5 +1,5 @@
 import { useContext, useState } from "preact/hooks";
-import { HeldOut, Pair, heldOut } from "./answer.jsx";
+import { HeldOut, Pair, heldOut, scoreName, splitOf } from "./answer.jsx";
 import { entry, served } from "./data.js";
 import { Choice, Index, Section, Table, Waiting, objects, show, usePromise } from "./parts.jsx";
 
@@ -36,10 +36,10 @@ function BestFeatures({ table }) {
   const best = pages.value?.filter((page) => page.answer?.held_out && page.recommended[0] !== null);
   return <Section title="Best features, by gain over unsteered texts" tables={["outcomes", "steering"]}>
     <p>A <b>feature</b> is a direction in the model's activations that a sparse autoencoder (SAE) found; steering adds it, times a <b>factor</b>, while the model writes. The <b>judge score</b> (0 to 2) says how far a text is about the feature's
-      concept and fluent. <b>GenSuccess@20</b> (0 to 20) counts its tokens among the 20 that the feature promotes most, its <b>top logit-lens tokens</b>. <b>Held out</b>: on prompts that took no part in choosing the factor. Brackets: 95 % intervals over
+      concept and fluent. <b>GenSuccess@20</b> (0 to 20) counts its tokens among the 20 that the feature promotes most, its <b>top logit-lens tokens</b>. {splitOf(index.features)}. Brackets: 95 % intervals over
       prompts; where one of a gain reaches 0, steering is not shown. The text is the best of the first prompts.</p>
     {best?.length > 0 && best.every((page) => !(heldOut(index, page).gain_low > 0)) && <p>Of none of these is the gain shown to be above 0.</p>}
-    {!best ? <Waiting error={pages.error} /> : best.length === 0 ? <p>No feature's texts have a held-out score.</p> : best.map((page) => <article class="best">
+    {!best ? <Waiting error={pages.error} /> : best.length === 0 ? <p>No feature's texts have a {scoreName(index.features)}.</p> : best.map((page) => <article class="best">
       <h3><a href={`#/feature/${page.row[0]}/${page.row[1]}`}>Feature {page.row[0]}/{page.row[1]}</a> {page.label || "no label"}</h3>
       <p><HeldOut page={page} /></p>{page.answer.text && <Pair columns={index.features.texts} page={page} level={4} />}</article>)}</Section>;
 }

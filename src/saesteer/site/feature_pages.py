@@ -54,6 +54,7 @@ def write_feature_pages(folder: Path, run: Run, features: pl.DataFrame, scores: 
     """Write every feature's page, in the order of FEATURES; gives what the page has to know of them. scores: `held_out_scores`."""
     summaries = {table.name: run.summary_if_any(table) for table in (STEERING, OUTCOMES)} | {"scores": scores}
     columns = [name for name in features.columns if name not in ("top_logit_lens_token_ids", "explanation")]
+    choice = run.experiment.best_factor if isinstance(run.experiment, Sweep) else None
 
     def pages() -> Iterator[dict[str, Any]]:
         for rows in _with_provenance(run, features).partition_by("layer", maintain_order=True):
@@ -70,7 +71,8 @@ def write_feature_pages(folder: Path, run: Run, features: pl.DataFrame, scores: 
         "curve": CURVE_COLUMNS,
         "answer": ANSWER,
         "outcomes": OUTCOME_COLUMNS,
-        "rule": run.experiment.best_factor.rule if isinstance(run.experiment, Sweep) else None,
+        "rule": choice and choice.rule,
+        "held_out": choice is not None and choice.factor_choice == "held_out",
         "texts": [*TEXT_KEYS, *TEXT_COLUMNS],
     }
 

@@ -76,7 +76,7 @@ def _index(run: Run, features: pl.DataFrame, folder: Path) -> dict[str, Any]:
         "name": run.name,
         "description": run.experiment.description,
         "ran": list(_what_ran(run)),
-        "headline": headline_rows(json.loads(metrics.read_text(encoding="utf-8"))) if metrics.is_file() else [],
+        "headline": _headline(run, metrics) if metrics.is_file() else [],
         "figures": _copied_figures(run.figures, folder),
         "layers": shortened(features.group_by("layer", maintain_order=True).agg(pl.len(), *medians)).rows(),
         "table": write_feature_table(folder, run, features, scores),
@@ -87,6 +87,10 @@ def _index(run: Run, features: pl.DataFrame, folder: Path) -> dict[str, Any]:
         "missing": _missing(run),
         "mixed": _mixed(run),
     }
+
+
+def _headline(run: Run, metrics: Path) -> list[tuple[str, str, str]]:
+    return headline_rows(json.loads(metrics.read_text(encoding="utf-8")), run.sweep.best_factor.factor_choice)
 
 
 def _what_ran(run: Run) -> Iterator[tuple[str, str]]:

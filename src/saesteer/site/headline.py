@@ -20,11 +20,12 @@ _Numbers = Mapping[str, Any]
 MOST_TIMES = 1000
 """Larger ends of a ratio's interval are not written out."""
 HEADLINE_COLUMNS = ("what", "measured", "holds")
+_CHOICES = {"held_out": "held-out", "same_texts": "in-sample"}
 
 
-def headline_markdown(numbers: _Numbers) -> str:
+def headline_markdown(numbers: _Numbers, factor_choice: str = "held_out") -> str:
     """HEADLINE_COLUMNS as a Markdown table."""
-    return table(HEADLINE_COLUMNS, headline_rows(numbers)) + "\n"
+    return table(HEADLINE_COLUMNS, headline_rows(numbers, factor_choice)) + "\n"
 
 
 def findings_markdown(numbers: _Numbers) -> str:
@@ -98,14 +99,15 @@ def depth_rho(numbers: _Numbers, score: str) -> str:
     return f"{number(depth[f'rho_{score}'])} (p {p_value(depth[f'p_{score}'])})"
 
 
-def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
-    """P1's three findings, then what was measured besides, without a verdict."""
+def headline_rows(numbers: _Numbers, factor_choice: str = "held_out") -> list[tuple[str, str, str]]:
+    """P1's three findings, then what was measured besides, without a verdict. factor_choice: of the settings (`best_factor`)."""
+    success = f"{_CHOICES[factor_choice]} GenSuccess@20"
     gains = [
         row
         for rule in RULES
         for row in (
             (
-                f"Held-out GenSuccess@20, all features → those, factor by {RULES[rule]}",
+                f"{success[0].upper()}{success[1:]}, all features → those, factor by {RULES[rule]}",
                 _gain(numbers["filter"][rule]["all"]),
                 "",
             ),
@@ -119,7 +121,7 @@ def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
         *finding_rows(numbers),
         ("Unsteered texts of the same prompts, all features → those", f"GenSuccess@20 {unsteered}", ""),
         *gains,
-        ("Output score against held-out GenSuccess@20, feature by feature", _correlation(numbers["correlations"]["gen_success_20"]), ""),
+        (f"Output score against {success}, feature by feature", _correlation(numbers["correlations"]["gen_success_20"]), ""),
         ("Output score against judge score, feature by feature", _correlation(numbers["correlations"]["judge_score"]), ""),
         ("Judge score, kept minus removed", f"{_kept_minus_removed(judged)}; {judged['n_missing']} features have no judge score", ""),
         ("The same within concepts and layers", _interval(judged["within"], "difference"), ""),

@@ -37,6 +37,7 @@ def write_method_pages(folder: Path, run: Run, methods: pl.DataFrame) -> dict[st
         "table": as_rows(methods),
         "equal_cost": as_rows(tables["method_equal_cost"].filter(limit=SHOWN_LIMIT)) if "method_equal_cost" in tables else None,
         "published": as_rows(run.summary_if_any(every["method_published"])),
+        "held_out": settings.factor_choice != "same_texts",
         "protocol": protocol_text(methods, settings),
         "notes": {layer: method_notes(methods.filter(layer=layer), settings) for layer in methods["layer"].unique().sort().to_list()},
         "texts": _write_texts(folder, run, keys),
