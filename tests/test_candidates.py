@@ -125,10 +125,11 @@ def test_similar_words_pick_where_texts_are_compared_by_embeddings():
 
 
 def test_of_the_candidates_the_most_similar_or_those_of_high_output_score_are_steered_with():
-    known = pl.DataFrame({"feature": [1, 2, 3, 4], "output_score": [0.5, None, 0.1, 0.9]})
+    known = pl.DataFrame({"layer": [2, 2, 6, 6], "feature": [1, 2, 3, 4], "output_score": [0.5, None, 0.1, 0.9]})
     settings = RecommendationSettings(n_candidates=3)
     assert steered_with(known, RecommendationSettings())["feature"].to_list() == [1, 2, 3, 4]
     assert steered_with(known, settings)["feature"].to_list() == [4, 1, 3]
+    assert steered_with(known.with_columns(output_score=pl.lit(None, pl.Float64)), settings)["feature"].to_list() == [1, 3, 2]
     assert steered_with(known.with_columns(similarity=pl.Series([0.1, 0.3, 0.2, 0.2])), settings)["feature"].to_list() == [2, 3, 4]
 
 

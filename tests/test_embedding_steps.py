@@ -1,6 +1,7 @@
 """The steps of an experiment whose judge is a sentence-embedding model."""
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from saesteer.judge.embedding import load_embedder
 from saesteer.judge.nearest import vocabulary
 from saesteer.judge.rate_embedding import concept_of, concept_ratings
 from saesteer.judge.word_order import with_order_nats
+from saesteer.recommendations.candidates import picked_features
+from saesteer.recommendations.question import RecommendRequest
 from saesteer.run import Run, open_run
 from saesteer.settings import Comparison, EmbeddingJudge, ExampleConcepts, GivenConcept, ModelSource, Sweep, load_experiment
 from saesteer.settings.load import load_workflow, read_yaml
@@ -83,6 +86,14 @@ def test_the_steps_of_a_finished_experiment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("saesteer.judge.rate_embedding.order_matters", lambda *_: True)
     assert pl.concat(steps_of(run.experiment)["judge"].compute(run, missing)).equals(sparingly)
     assert n_sparingly < sum(measured) - n_sparingly
+
+
+@pytest.mark.usefixtures("_in_a_copy")
+def test_words_to_count_change_how_texts_are_rated_and_not_which_features_are_candidates() -> None:
+    run, question = judged_by_embeddings({}), RecommendRequest("micro", "ship", 4, 1, Path("config/config.yaml"), None)
+    picked = picked_features(run, question)
+    assert "embedding" in picked["match"].to_list()
+    assert picked_features(run, replace(question, words=("storm", "tide"))).equals(picked)
 
 
 def passages_of(examples: list[dict[str, Any]]) -> list[str]:

@@ -76,11 +76,12 @@ def picked_and_control(run: Run, question: RecommendRequest) -> tuple[pl.DataFra
 
 
 def steered_with(known: pl.DataFrame, settings: RecommendationSettings) -> pl.DataFrame:
-    """The candidates that are steered with."""
+    """The candidates that are steered with; of equal or unknown scores the first of each layer in turn."""
     if settings.n_candidates is None:
         return known
     by = "similarity" if "similarity" in known.columns else "output_score"
-    return known.sort(by, descending=True, nulls_last=True, maintain_order=True).head(settings.n_candidates)
+    in_turn = known.sort(pl.int_range(pl.len()).over("layer"), maintain_order=True)
+    return in_turn.sort(by, descending=True, nulls_last=True, maintain_order=True).head(settings.n_candidates)
 
 
 def _described(run: Run, question: RecommendRequest) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -97,7 +98,7 @@ def _described(run: Run, question: RecommendRequest) -> tuple[pl.DataFrame, pl.D
     near = isinstance(listed, ExplainedFeatures) and (listed.query or "").lower() == question.concept.lower()
     described = with_labels(run, features).join(fired_on(maxima), on=keys, how="left", maintain_order="left").with_columns(near=near)
     judge = run.steering.judge
-    if not isinstance(judge, EmbeddingJudge) or question.words:
+    if not isinstance(judge, EmbeddingJudge):
         return described, maxima
     return _with_similarities(described, maxima, _cosines(run, judge, question.concept)), maxima
 
