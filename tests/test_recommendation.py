@@ -360,7 +360,11 @@ def test_texts_are_rated_by_words_that_are_named_instead():
     rows = pl.DataFrame({"kind": "feature", "factor": ["0", *["1"] * 6], "text": texts, "mean_nll": [2.0] * 7})
     named = rated_by_words(rows, "ocean", ("boat", "TIDE", "card game"), 4.0)
     assert named["concept_rating"].to_list() == [0, 2, 1, 0, 1, 2, None]
-    assert rated_by_words(rows, "ocean", ("tide",), 4.0)["concept_rating"].to_list()[1] == 2
+    for alone in (("tide",), ("tide", "Tide", "tides")):
+        assert rated_by_words(rows, "ocean", alone, 4.0)["concept_rating"].to_list()[1] == 2
+    signs = rows[:5].with_columns(text=pl.Series(["so", "AT&T in C++", "the U.S. market", "at a T", "C"]))
+    assert rated_by_words(signs, "firms", ("AT&T", "C++", "U.S."), 4.0)["concept_rating"].to_list() == [0, 2, 1, 0, 1]
+    assert rated_by_words(signs, "AT&T", (), 4.0)["concept_rating"].to_list() == [0, 2, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -369,8 +373,10 @@ def test_texts_are_rated_by_words_that_are_named_instead():
         ("", (), "the concept '' has no word"),
         (" \n", (), "has no word: name it by a word, or a phrase of at most 100 characters"),
         ("?!", (), "has no word"),
+        ("__", (), "has no word"),
         ("sea " * 125, (), "the concept 'sea sea sea sea sea ' has 500 characters"),
         ("sea", ("boat", ""), "--words has an empty word"),
+        ("sea", ("boat", "_"), "--words has an empty word"),
     ],
 )
 def test_what_is_no_concept_is_refused_in_a_sentence(concept: str, words: tuple[str, ...], said: str):

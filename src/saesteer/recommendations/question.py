@@ -55,11 +55,11 @@ class RecommendRequest:
     """Texts are rated by how many of these words they have; none: by the experiment's judge or, where it has none, the concept's name."""
 
     def __post_init__(self) -> None:
-        fault = f"has {len(self.concept)} characters" if re.search(r"\w", self.concept) else "has no word"
+        fault = f"has {len(self.concept)} characters" if re.search(r"[^\W_]", self.concept) else "has no word"
         if len(self.concept) > LONGEST or fault == "has no word":
             remedy = f"name it by a word, or a phrase of at most {LONGEST} characters"
             raise SettingsError(f"the concept {self.concept[:20]!r} {fault}: {remedy}")
-        if not all(re.search(r"\w", word) for word in self.words):
+        if not all(re.search(r"[^\W_]", word) for word in self.words):
             raise SettingsError("--words has an empty word: write those to count with commas between them, e.g. boat,tide,anchor")
         if self.max_damage is not None and not 1 <= self.max_damage < inf:
             raise SettingsError(

@@ -105,11 +105,17 @@ def rated_by_words(texts: pl.DataFrame, concept: str, words: Sequence[str], dama
     unsteered = math.nan if of_unsteered is None else float(str(of_unsteered))
     cuts = (unsteered + math.log(min(FLUENT, damage_limit)), unsteered + math.log(damage_limit))
     split = [_WORD.findall((text or "").lower()) for text in texts["text"]]
-    counted = {word.lower() for word in words} or concept_words(concept)
-    concepts = [_concept_rating(said, counted, min(2, len(words)) or len(counted)) for said in split]
+    counted = _counted(words or concept_words(concept))
+    concepts = [_concept_rating(said, counted, min(2, len(counted)) if words else len(counted)) for said in split]
     fluency = [_fluency(cuts, said, loss) for said, loss in zip(split, texts["mean_nll"].to_list(), strict=True)]
     rated = texts.with_columns(concept_rating=pl.Series(concepts, dtype=pl.UInt8), fluency_rating=pl.Series(fluency, dtype=pl.UInt8))
     return rated.with_columns(judge_score=harmonic_mean(["concept_rating", "fluency_rating"]))
+
+
+def _counted(words: Collection[str]) -> list[str]:
+    """Words, or phrases, as texts are split: each once, and none beside its own plural."""
+    split = dict.fromkeys(" ".join(_WORD.findall(word.lower())) for word in words)
+    return [word for word in split if word and not (word.endswith("s") and word[:-1] in split)]
 
 
 def _concept_rating(said: Sequence[str], counted: Collection[str], n_of_all: int) -> int | None:
