@@ -4,6 +4,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,15 @@ from saesteer.analysis.recommendation import (
 )
 from saesteer.cli import app
 from saesteer.core.uncertainty import Interval
-from saesteer.recommendations.answer import Answer, as_sweep, gist, page_of, show
+from saesteer.recommendations.answer import Answer, as_sweep, gist, of_rivals, page_of, show
 from saesteer.recommendations.derived import _progress
-from saesteer.recommendations.question import RecommendRequest
+from saesteer.recommendations.question import RecommendRequest, with_concept_and_another
 from saesteer.recommendations.scoring import choosing_and_scoring, ordinary_losses, rated_by_words
 from saesteer.recommendations.verdicts import sentences_of, shown
-from saesteer.run import Run
-from saesteer.settings import LocalExamples, SelectionSettings, SettingsError, load_experiment
+from saesteer.run import Run, open_run
+from saesteer.settings import EmbeddingJudge, LocalExamples, MethodSettings, ModelSource, SelectionSettings, SettingsError, load_experiment
 from saesteer.settings.load import load_workflow, read_yaml
+from saesteer.settings.steps import PerplexitySettings
 
 WORKFLOW = load_workflow(read_yaml(Path("config/config.yaml")))
 SETTINGS = SelectionSettings(thresholds=(0.1,), late_layers_from=1, bootstrap_draws=400)
@@ -312,6 +314,39 @@ def test_scores_are_steered_with_as_the_sweep_that_they_extend(tmp_path: Path):
     alone = WORKFLOW.model_copy(update={"experiments_dirs": (tmp_path,)})
     with pytest.raises(SettingsError, match=r"alone has to be of kind sweep, or to extend one that is.*(\n.*)*judge: this key is missing"):
         as_sweep(alone, "alone")
+
+
+def test_a_comparison_that_measures_texts_in_another_way_is_refused():
+    tiny, methods = as_sweep(WORKFLOW, "tiny"), open_run("tiny-methods", WORKFLOW)
+    question, experiment = RecommendRequest("tiny", "sea", 4, 1, Path("config.yaml"), "tiny-methods"), methods.comparison
+    assert with_concept_and_another(tiny, methods, question) == {"topics": ["sea", "anger"]}
+    in_bfloat16 = {"model": experiment.model.model_copy(update={"dtype": "bfloat16"})}
+    judge = {"judge": EmbeddingJudge(kind="embedding", model=ModelSource(path=Path("embedder")))}
+    for section, changes in {"model": in_bfloat16, "perplexity": {"perplexity": PerplexitySettings(**in_bfloat16)}, "judge": judge}.items():
+        other = replace(methods, experiment=experiment.model_copy(update=changes))
+        with pytest.raises(SettingsError, match=f"tiny-methods has another {section} than tiny, so their texts cannot be compared"):
+            with_concept_and_another(tiny, other, question)
+    other = replace(methods, experiment=experiment.model_copy(update=judge))
+    assert with_concept_and_another(tiny, other, replace(question, words=("boat",)))
+
+
+def test_rivals_are_sampled_as_the_features_are_and_vectors_from_a_file_are_left_out():
+    tiny, settings = as_sweep(WORKFLOW, "tiny").sweep, open_run("tiny-methods", WORKFLOW).comparison.methods
+    question = RecommendRequest("tiny", "sea", 4, 1, Path("config.yaml"), "tiny-methods")
+    given = settings.model_dump() | {"methods": ["diffmean", "from_file"], "vectors": "vectors.safetensors"}
+    values = of_rivals(tiny, question, {"topics": ["sea", "anger"]}, Path("prompts.txt"), 30)["methods"]
+    rivals = MethodSettings.model_validate(given | values | {"concepts": given["concepts"]})
+    drawn = ("max_new_tokens", "temperature", "top_k", "top_p", "stop")
+    assert [getattr(rivals, name) for name in drawn] == [getattr(tiny.sampling, name) for name in drawn]
+    assert settings.temperature != tiny.sampling.temperature
+    assert (rivals.vectors, rivals.seed) == (None, settings.seed)
+
+
+def test_only_a_sweep_of_additions_recommends(tmp_path: Path):
+    (tmp_path / "clamped.yaml").write_text(yaml.safe_dump({"extends": "tiny", "sweep": {"edit": "clamp"}}))
+    folders = WORKFLOW.model_copy(update={"experiments_dirs": (tmp_path, *WORKFLOW.experiments_dirs)})
+    with pytest.raises(SettingsError, match=r"clamped edits features by clamp \(sweep.edit\); recommend adds them: name a sweep"):
+        as_sweep(folders, "clamped")
 
 
 def test_a_rival_that_is_better_and_steers_well_is_to_be_used_instead():

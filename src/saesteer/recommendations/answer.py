@@ -53,6 +53,7 @@ from saesteer.settings import (
     experiment_name,
     load_experiment,
 )
+from saesteer.settings.steps import SamplingSettings
 from saesteer.settings.registry import key_of
 from saesteer.steps.fits import FITS
 from saesteer.steps.generations import GENERATIONS
@@ -115,7 +116,7 @@ def answer(workflow: Workflow, question: RecommendRequest) -> Answer:
 
 def _answer_more(source: Run, question: RecommendRequest) -> Answer:
     comparison = open_run(question.comparison, source.workflow) if question.comparison else None
-    rivals = with_concept_and_another(comparison, question) if comparison else {}
+    rivals = with_concept_and_another(source, comparison, question) if comparison else {}
     picked = picked_features(source, question)
     values = of_candidates(question, source.sweep, picked) | {"sweep": candidates_sweep(source)}
     run = derived_run(source, "recommend", values, question)
@@ -123,15 +124,15 @@ def _answer_more(source: Run, question: RecommendRequest) -> Answer:
     unused = {prefix_id: prompt for prefix_id, prompt in run.unused_prompts().items() if prefix_id not in of_comparison}
     _, prompts = choosing_and_scoring(run.prompts(), unused)
     features = feature_texts(run).filter(pl.col("factor").cast(pl.Float64) >= 0)
-    of_rivals = method_texts(comparison, question, rivals, prompts) if comparison else features.clear()
+    rival_texts = method_texts(source, comparison, question, rivals, prompts) if comparison else features.clear()
     does_score = pl.col("prefix_id").is_in(list(prompts))
     rate = partial(_rated, run, question)
 
     def scoring_texts(layer: int, option: pl.DataFrame) -> pl.DataFrame:
-        texts = pl.concat([scored_texts(run, question.concept, layer, option, prompts), of_rivals.filter(does_score)])
+        texts = pl.concat([scored_texts(run, question.concept, layer, option, prompts), rival_texts.filter(does_score)])
         return rate(texts, dict.fromkeys(prompts, 0))
 
-    choosing = rate(pl.concat([features, of_rivals]).filter(~does_score), split_halves(run.prompts() | of_comparison))
+    choosing = rate(pl.concat([features, rival_texts]).filter(~does_score), split_halves(run.prompts() | of_comparison))
     return _answered(question, run, picked, choosing, scoring_texts)
 
 
@@ -211,9 +212,12 @@ def as_sweep(workflow: Workflow, name: str) -> Run:
     """The experiment as a sweep: of one that stops at the scores, with the sections of the sweep that it extends."""
     run = open_run(name, workflow)
     try:
-        return replace(run, experiment=load_experiment(name, *workflow.all_experiments_dirs, kind="sweep"))
+        sweep = replace(run, experiment=load_experiment(name, *workflow.all_experiments_dirs, kind="sweep"))
     except SettingsError as fault:
         raise SettingsError(f"to recommend is to steer: {name} has to be of kind sweep, or to extend one that is. {fault}") from fault
+    if (edit := sweep.sweep.sweep.edit) != "addition":
+        raise SettingsError(f"{name} edits features by {edit} (sweep.edit); recommend adds them: name a sweep with edit addition")
+    return sweep
 
 
 def of_candidates(question: RecommendRequest, experiment: Sweep, picked: pl.DataFrame) -> dict[str, Any]:
@@ -239,15 +243,23 @@ def feature_texts(run: Run) -> pl.DataFrame:
     return texts_of(run).with_columns(kind=pl.lit(FEATURE), name="target").select(COLUMNS)
 
 
+def of_rivals(
+    experiment: Sweep, question: RecommendRequest, concepts: Mapping[str, list[str]], prompts: Path, n_prompts: int
+) -> dict[str, Any]:
+    """The experiment file of prompting and a supervised vector: the comparison's, with texts sampled as those of the features."""
+    methods: dict[str, Any] = {"methods": ["unsteered", *RIVALS], "vectors": None, "concepts": dict(concepts), "words": {}}
+    methods |= {"prompts": str(prompts), "published_prompts": None, "n_prompts": n_prompts}
+    sampling = experiment.sampling.model_dump(include={*SamplingSettings.model_fields} - {"seed"})
+    return {"extends": question.comparison, "methods": methods | sampling}
+
+
 def method_texts(
-    comparison: Run, question: RecommendRequest, concepts: Mapping[str, list[str]], further: Mapping[str, str]
+    source: Run, comparison: Run, question: RecommendRequest, concepts: Mapping[str, list[str]], further: Mapping[str, str]
 ) -> pl.DataFrame:
     """Texts of prompting and of a supervised vector, at the strengths of the comparison, on its prompts and on further ones."""
     prompts = comparison.prompts() | dict(further)
-    file = _written(comparison, "recommend", question.concept, prompts)
-    methods: dict[str, Any] = {"methods": ["unsteered", *RIVALS], "concepts": dict(concepts), "words": {}}
-    methods |= {"prompts": str(file), "published_prompts": None, "n_prompts": len(prompts)}
-    run = derived_run(comparison, "recommend", {"extends": question.comparison, "methods": methods}, question)
+    values = of_rivals(source.sweep, question, concepts, _written(comparison, "recommend", question.concept, prompts), len(prompts))
+    run = derived_run(comparison, "recommend", values, question)
     rows = (of_fits(texts_of(run)), run.rows(FITS).cast({"layer": pl.Int64}))
     texts, fits = (at_every_layer(table, run.experiment.layers) for table in rows)
     joined = texts.join(fits.select(*FITS.keys, "n_texts"), on=FITS.keys, maintain_order="left")

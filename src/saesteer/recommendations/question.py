@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -92,10 +93,16 @@ def _topics_of_texts_with(run: Run, concept: str, topics: list[str]) -> list[str
     return [topics[number] for number in numbers if number != NO_TOPIC]
 
 
-def with_concept_and_another(comparison: Run, question: RecommendRequest) -> dict[str, list[str]]:
+def with_concept_and_another(source: Run, comparison: Run, question: RecommendRequest) -> dict[str, list[str]]:
     """What `methods.concepts` of a comparison says for the question: its concept and another one; refused where there are no texts of
-    it."""
+    it, or its texts are not to be compared with those of the sweep."""
     check_concept(comparison, question)
+    of_sweep, of_comparison = (_measured_by(run, question) for run in (source, comparison))
+    if others := [section for section, value in of_sweep.items() if value != of_comparison[section]]:
+        raise SettingsError(
+            f"{comparison.name} has another {others[0]} than {source.name}, so their texts cannot be compared: name a comparison with the"
+            f" same section {others[0]} (--comparison)"
+        )
     experiment = comparison.comparison
     listed = experiment.methods.concepts
     if not isinstance(listed, NamedConcepts):
@@ -105,6 +112,15 @@ def with_concept_and_another(comparison: Run, question: RecommendRequest) -> dic
     concepts = listed.model_copy(update={field: names})
     check_contents(experiment.model_copy(update={"methods": experiment.methods.model_copy(update={"concepts": concepts})}))
     return {field: list(names)}
+
+
+def _measured_by(run: Run, question: RecommendRequest) -> dict[str, Any]:
+    """Section -> what a text's loss and, where the sweep's judge rates, its rating depend on."""
+    experiment, judge = run.steering, judge_of(run.steering)
+    measured = {"model": experiment.model, "perplexity": experiment.perplexity}
+    if question.words or judge is None:
+        return measured
+    return measured | {"judge": (judge.settings.kind, getattr(judge.settings, "model", None), judge.rating_values())}
 
 
 def evoking_prompts(run: Run, concept: str, file: Path | None) -> tuple[dict[str, str], dict[str, str]]:
