@@ -178,6 +178,9 @@ best, before = held.recommendation.feature, free.recommendation.feature
 if best is not None:
     assert (best.layer, best.name, best.factor) != (before.layer, before.name, before.factor)
     assert damage(held, held) <= limit
+for layer, name, factor in held.choosing.filter(factor=best.factor).select("layer", "name", "factor").unique().rows():
+    of_option = dict(kind="feature", layer=layer, name=name, factor=factor)
+    assert scored(of_option, held.choosing, SelectionSettings(thresholds=(0.1,), late_layers_from=6)).perplexity.interval.high <= limit
 assert "Limited damage" in page_of(held) and "Limited damage" not in page_of(free)
 print("chosen" if best else "none")
 """

@@ -19,6 +19,7 @@ from saesteer.analysis.recommendation import (
     Recommendation,
     as_multiple,
     best_options,
+    harmless,
     met,
     recommend,
     scored,
@@ -59,7 +60,7 @@ def recommended(
 ) -> Recommendation:
     """For the sea, of texts that choose, and of those that score: the same, or others."""
     plain = unsteered() if plain is None else plain
-    options = best_options(rated, plain, SETTINGS, max_damage)
+    options = best_options(rated if max_damage is None else harmless(rated, plain, SETTINGS, max_damage))
     return recommend("sea", options, pl.concat([rated if scoring is None else scoring, plain]), SETTINGS, max_damage or 4.0, loss)
 
 
@@ -104,7 +105,7 @@ def coverage(scores: list[list[float]], n_draws: int, n_prompts: int = 20) -> tu
         )
         texts = texts.with_columns(concept_rating=pl.col("judge_score"), fluency_rating=pl.lit(2.0), mean_nll=pl.lit(1.0))
         chose, scoring = texts.filter(pl.col("place") < 20), texts.filter(pl.col("place") >= 20)
-        (option,) = best_options(chose, chose.clear(), SETTINGS).to_dicts()
+        (option,) = best_options(chose).to_dicts()
         score, mean = scored(option, scoring, SETTINGS).score, means[int(option["name"])]
         assert score.mean is not None
         assert score.interval is not None
@@ -275,8 +276,11 @@ def test_three_texts_are_shown_that_say_what_a_low_a_middling_and_a_high_score_l
     texts = pl.concat([steered, plain])
     picked = pl.DataFrame([CANDIDATE | {"layer": 3, "feature": 7}])
     lines = gist(
-        Answer(RecommendRequest("tiny", "sea", 4, 1, Path("config.yaml"), None), recommended(steered, plain), picked, texts, texts)
+        answered := Answer(
+            RecommendRequest("tiny", "sea", 4, 1, Path("config.yaml"), None), recommended(steered, plain), picked, texts, texts
+        )
     )
+    assert gist(replace(answered, is_reply=True))[-2] == "- steered (score 2.00: concept 2, fluency 2): p0\n sp0"
     at = next(place for place, line in enumerate(lines) if line.startswith("Texts of 3 prompts"))
     assert lines[at + 1 :] == [
         "- unsteered (score 0.00: concept 0, fluency 2): p1 up1", "- steered (score 0.00: concept 0, fluency 2): p1 sp1",

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from test_recommendation import PROMPTS, SETTINGS, WORKFLOW
 
-from saesteer.analysis.recommendation import FEATURE, UNSTEERED, Recommendation, best_options, unsteered_texts
+from saesteer.analysis.recommendation import FEATURE, UNSTEERED, Recommendation, best_options
 from saesteer.analysis.suppression import ABLATED, CLAMPED, CONTROL, controls, edit_of, recommend_less, scored_by_absence
 from saesteer.core.errors import SettingsError
 from saesteer.recommendations.answer import as_sweep
@@ -26,7 +26,7 @@ BEFORE = ratings(FEATURE, "", UNSTEERED, [2.0, 1.6] * 4)
 def less(chose: pl.DataFrame, scoring: pl.DataFrame | None = None, damage_limit: float = 4.0) -> Recommendation:
     """Of the sea, of texts that choose, and of those that score with the control's: the same, or others."""
     texts = pl.concat([chose if scoring is None else scoring, BEFORE], how="vertical_relaxed")
-    options = best_options(chose.filter(kind=FEATURE), unsteered_texts(texts), SETTINGS)
+    options = best_options(chose.filter(kind=FEATURE))
     return recommend_less("sea", options, texts, SETTINGS, damage_limit)
 
 

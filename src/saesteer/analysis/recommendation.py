@@ -103,13 +103,12 @@ class Recommendation:
         return self.feature.verdict if self.feature else "don't"
 
 
-def best_options(rated: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings, max_damage: float | None = None) -> pl.DataFrame:
-    """OPTION columns: of each kind the `harmless` option of the highest mean score, chosen as every recommended factor is.
+def best_options(rated: pl.DataFrame) -> pl.DataFrame:
+    """OPTION columns: of each kind the option of the highest mean score, chosen as every recommended factor is.
 
-    rated: OPTION columns, prefix_id, judge_score: texts at factors other than 0. unsteered: prefix_id. With max_damage, both have mean_nll.
+    rated: OPTION columns and judge_score: texts at factors other than 0.
     """
-    allowed = harmless(rated, unsteered, settings, max_damage)
-    means = allowed.group_by(OPTION).agg(pl.col("judge_score").mean()).sort(OPTION)
+    means = rated.group_by(OPTION).agg(pl.col("judge_score").mean()).sort(OPTION)
     return highest(means, ["kind"]).select(OPTION).sort("kind")
 
 
@@ -183,11 +182,9 @@ def harms_little(choice: Choice, damage_limit: float, ordinary_loss: PromptMean 
     return required
 
 
-def harmless(rows: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings, max_damage: float | None) -> pl.DataFrame:
+def harmless(rows: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings, max_damage: float) -> pl.DataFrame:
     """The rows of each option and factor whose texts' perplexity is seen, by its interval, to be at most `max_damage` times the unsteered
-    ones' on the same prompts; None: all."""
-    if max_damage is None:
-        return rows
+    ones' on the same prompts."""
     texts = rows.partition_by(OPTION, maintain_order=True)
     within = (of for of in texts if met(_perplexity_ratio(of, unsteered, settings), high=max_damage) == "shown")
     return pl.concat([rows.clear(), *within])

@@ -28,6 +28,7 @@ from saesteer.analysis.recommendation import (
     Recommendation,
     as_multiple,
     best_options,
+    harmless,
     met,
     recommend,
     unsteered_texts,
@@ -53,8 +54,8 @@ from saesteer.settings import (
     experiment_name,
     load_experiment,
 )
-from saesteer.settings.steps import SamplingSettings
 from saesteer.settings.registry import key_of
+from saesteer.settings.steps import SamplingSettings
 from saesteer.steps.fits import FITS
 from saesteer.steps.generations import GENERATIONS
 from saesteer.steps.judge import JUDGEMENTS
@@ -66,6 +67,7 @@ N_CANDIDATES = 8
 """Candidates shown in a terminal, at most."""
 _CANDIDATE_COLUMNS = ("feature", "matched by", "fires on", "writes", "input score", "output score", "best mean score", "at factor")
 _UNRATED = "unrated"
+_NO_SCORE = "none"
 LIMITED = (
     "Limited damage: of the strengths those are left out at which the perplexity of the texts, or of ordinary text, is not seen to be at"
     " most {limit:g} times the unsteered one (--max-damage)."
@@ -84,9 +86,11 @@ class Answer:
     candidates: pl.DataFrame
     """FEATURES columns and `match`."""
     choosing: pl.DataFrame
-    """scoring.COLUMNS of every text on the prompts that chose, in their order."""
+    """scoring.COLUMNS of every text on the prompts that chose, in their order, within the limit on damage."""
     scoring: pl.DataFrame
     """The same of what was chosen and of the unsteered model, on the prompts that took no part."""
+    is_reply: bool = False
+    """Whether the model answers a prompt, which its text does not continue."""
     by_words: bool = False
     """Whether texts were rated by words (scoring.rated_by_words): those named, or for want of a judge those of the concept's name."""
 
@@ -189,15 +193,18 @@ def _answered(
     limit, settings = question.max_damage, run.sweep.selection
     steered = choosing.filter(pl.col("factor") != UNSTEERED)
     if limit is not None:
-        steered = _harmless_on_ordinary_text(run, steered, limit)
-    options = best_options(steered, unsteered_texts(choosing), settings, limit)
+        unsteered = unsteered_texts(choosing)
+        steered = harmless(_harmless_on_ordinary_text(run, steered, limit), unsteered, settings, limit)
+        choosing = pl.concat([unsteered, steered])
+    options = best_options(steered)
     best = options.filter(kind=FEATURE)
     scoring = scoring_texts(best["layer"][0] if best.height else run.layers[0], best)
     losses = ordinary_losses(run, best.select(_STRENGTH).rows())
     loss = next(iter(losses.values()), None)
     recommended_by = recommend_less if question.less else recommend
     recommended = recommended_by(question.concept, options, scoring, settings, limit or run.sweep.recommendation.damage_limit, loss)
-    return Answer(question, recommended, picked, choosing, scoring, isinstance(run.sweep.judge, NoJudge))
+    is_reply = run.experiment.model.prompt_format == "chat"
+    return Answer(question, recommended, picked, choosing, scoring, is_reply, isinstance(run.sweep.judge, NoJudge))
 
 
 def _harmless_on_ordinary_text(run: Run, steered: pl.DataFrame, limit: float) -> pl.DataFrame:
@@ -321,7 +328,7 @@ def page_of(answered: Answer) -> str:
 def show(answered: Answer, console: Console) -> None:
     """Print the answer's gist: the verdict, what the steering does and breaks, texts beside unsteered ones, and the best candidates."""
     for line in gist(answered):
-        console.print(Text(printable(" ".join(line.split()))), soft_wrap=True)
+        console.print(Text(printable("\n".join(" ".join(part.split()) for part in line.splitlines()))), soft_wrap=True)
     cells = _candidate_cells(answered.candidates, answered.choosing)
     best = cells[:N_CANDIDATES]
     title = f"{len(best)} of {len(cells)} candidates, by their best mean {answered.score_name} on the prompts that chose"
@@ -348,8 +355,10 @@ def gist(answered: Answer) -> list[str]:
     ]
     pairs = _typical(_pairs(answered.scoring, best))
     lines.append(f"Texts of {pairs.height} prompts, from a low, the middle and a high {answered.score_name} of the steered one:")
+    between = "\n" if answered.is_reply else ""
     for prompt, unsteered, its_ratings, steered, ratings in _text_cells(pairs):
-        lines += [f"- unsteered ({its_ratings}): {prompt}{unsteered}", f"- steered ({ratings}): {prompt}{steered}"]
+        sides = ((f"unsteered ({its_ratings})", unsteered), (f"steered ({ratings})", steered))
+        lines += [f"- {side}: {prompt}{between}{text}" for side, text in sides]
     prompt = shlex.quote(pairs["prompt"][pairs.height // 2])
     what = f"{question.name} {best.layer}/{best.name} {prompt}{_options(best.factor)}"
     return [*lines, f"Try it: saesteer steer {what}"]
@@ -372,10 +381,10 @@ def _candidate_cells(picked: pl.DataFrame, rated: pl.DataFrame) -> list[list[str
         explanation = row["labelled"] if row["explanation"] == row["label"] else row["explanation"]
         fires_on = row["concept"] or explanation or row["fires_on"] or "unclear"
         scores = [f"{row[name]:.2f}" if row[name] is not None else "unknown" for name in ("input_score", "output_score")]
-        at_best = [f"{best[0]['judge_score']:.2f}", best[0]["factor"]] if best else [_UNRATED, ""]
+        at_best = [f"{best[0]['judge_score']:.2f}", best[0]["factor"]] if best else [_NO_SCORE, ""]
         tokens = words(row["top_logit_lens_tokens"][:5])
         cells.append([f"{row['layer']}/{row['feature']}", row["match"], fires_on, tokens, *scores, *at_best])
-    return sorted(cells, key=lambda cell: (cell[-2] != _UNRATED, cell[-2]), reverse=True)
+    return sorted(cells, key=lambda cell: (cell[-2] != _NO_SCORE, cell[-2]), reverse=True)
 
 
 def _pairs(texts: pl.DataFrame, best: Choice) -> pl.DataFrame:
