@@ -94,14 +94,14 @@ def test_a_feature_fires_on_the_word_of_most_of_its_examples_over_the_borders_of
 
 
 def test_a_concept_that_nothing_points_to_is_refused_with_the_nearest_label(monkeypatch: pytest.MonkeyPatch):
-    columns = {"layer": [6, 6], "feature": [1, 2], "concept": ["medicine", "sea"], "explanation": [None, None]}
+    columns = {"layer": [6, 6], "feature": [1, 2], "concept": ["medicine", "sea\x1b[2J"], "explanation": [None, None]}
     lens = {"top_logit_lens_tokens": [["▁a"], ["▁b"]], "max_activation": [1.0, 2.0]}
     features = pl.DataFrame(columns | lens, schema_overrides={"explanation": pl.String})
     monkeypatch.setattr(Run, "summary_path", lambda *_: Path("config"))
     monkeypatch.setattr(Run, "summary", lambda *_: features)
     monkeypatch.setattr(Run, "rows", lambda *_: features.with_columns(examples=pl.Series([[example(["▁c"], 0)]] * 2)))
     tiny = as_sweep(WORKFLOW, "tiny")
-    with pytest.raises(SettingsError, match=r"promotes 'medecine' or words like it\. Did you mean 'medicine'\? Labels are medicine, sea"):
+    with pytest.raises(SettingsError, match=r"promotes 'medecine' or words like it\. Did you mean 'medicine'\? Labels are .*sea\ufffd"):
         picked_features(tiny, RecommendRequest("tiny", "medecine", 4, 1, Path("config.yaml"), None))
 
 

@@ -80,6 +80,10 @@ def test_they_stand_side_by_side() -> None:
     for number, line in enumerate((line for line in wide.export_text().splitlines() if PROMPT in line), start=1):
         assert [word[0] for word in line.split() if word.endswith(str(number))] == ["t", "t", "t"], line
     assert "one two" in console.export_text()
+    replying = Console(width=100, record=True, file=io.StringIO())
+    show([["one two"]], Request(6, 7, (), PROMPT), replying, "chat")
+    assert f"{PROMPT}one" not in (reply := replying.export_text())
+    assert [line.split()[1] for line in reply.splitlines() if "I think" in line or "two" in line] == ["I", "one"]
 
 
 def test_a_models_text_does_not_command_the_terminal() -> None:

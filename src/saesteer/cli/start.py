@@ -103,7 +103,7 @@ def steer(
     run = run_of(experiment, configfile)
     request = request_of(run, feature, factor or [], prompt, samples, seed, max_tokens, edit)
     typer.echo(heading(run, request))
-    show(texts_by_token(run, request), request, Console())
+    show(texts_by_token(run, request), request, Console(), run.experiment.model.prompt_format)
 
 
 @command()

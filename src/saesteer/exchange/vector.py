@@ -155,8 +155,8 @@ def _licence(folder: Path) -> str | None:
 
 def strength(about: Mapping[str, Any]) -> str:
     """How hard is steered, in a line."""
-    name = "a_max" if "a_max" in about else "scale"
-    return f"{about['label']}: factor {about['factor']:g} ({about['factor_from']}), {name} {about[name]:.4g} ({about[f'{name}_from']})"
+    name, label = "a_max" if "a_max" in about else "scale", markdown.printable(about["label"])
+    return f"{label}: factor {about['factor']:g} ({about['factor_from']}), {name} {about[name]:.4g} ({about[f'{name}_from']})"
 
 
 def effect_table(about: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from saesteer.analysis.suppression import controls
 from saesteer.analysis.words_at_maxima import fired_on, words_at_maxima
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import file_digest, value_digest, write_atomically
+from saesteer.core.markdown import printable
 from saesteer.core.names import did_you_mean
 from saesteer.engine.activations import decoder_cosines, difference_of_means, word_cosines
 from saesteer.engine.hook_points import sae_hook_point
@@ -59,7 +60,7 @@ def picked_and_control(run: Run, question: RecommendRequest) -> tuple[pl.DataFra
     if not is_said and (cosines := concept_cosines(run, concept)) is not None:
         described = described.join(cosines, on=["layer", "feature"], how="left", maintain_order="left")
         picked = candidates(described, concept, n_per_layer, words)
-    labels = sorted(set(described.select(pl.coalesce("concept", "label")).to_series().drop_nulls()))
+    labels = sorted({printable(label) for label in described.select(pl.coalesce("concept", "label")).to_series().drop_nulls()})
     if picked.is_empty() and not is_said and not did_you_mean(concept, labels):
         similar_to = partial(word_cosines, run.model(), [*sorted(concept_words(concept)), *words])
         described = _with_similarities(described, maxima, similar_to)

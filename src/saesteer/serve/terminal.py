@@ -108,7 +108,7 @@ def _factor_of(run: Run, layer: int, feature: int, edit: Edit) -> tuple[float, s
 def heading(run: Run, request: Request) -> str:
     """What is shown, in a sentence."""
     features = features_of_set(request.feature) if isinstance(request.feature, str) else [request.feature]
-    concepts = ", ".join(filter(None, (concept_of(run, request.layer, feature) for feature in features)))
+    concepts = printable(", ".join(filter(None, (concept_of(run, request.layer, feature) for feature in features))))
     about = f"feature{'s' * (len(features) > 1)} {request.layer}/{request.feature}" + (f" ({concepts})" if concepts else "")
     factors, because = " and ".join(request.every_factor[1:]), f" ({request.factor_from})" if request.factor_from else ""
     done = DONE[request.edit] if request.edit == "ablation" else f"{DONE[request.edit]} at factor {factors}"
@@ -132,13 +132,14 @@ def texts_by_token(run: Run, request: Request) -> Iterator[list[str]]:
         raise SettingsError(str(fault)) from fault
 
 
-def show(texts: Iterable[Sequence[str]], request: Request, console: Console) -> None:
+def show(texts: Iterable[Sequence[str]], request: Request, console: Console, prompt_format: str = "plain") -> None:
     """Draw the texts as they grow, one column per factor and one row per sample; where the output is no terminal, once they are there."""
+    prompt = printable(request.prompt) + ("\n" if prompt_format == "chat" else "")
     steered = "ablated" if request.edit == "ablation" else "factor {}"
     titles = [steered.format(factor) if float(factor) else "unsteered" for factor in request.every_factor]
     with Live(console=console, refresh_per_second=12) as live:
         for by_factor in texts:
-            bodies = [Text.assemble((printable(request.prompt), "dim"), printable(text)) for text in by_factor]
+            bodies = [Text.assemble((prompt, "dim"), printable(text)) for text in by_factor]
             table = Table(*titles, show_lines=True, expand=True)
             for row in range(request.n_samples):
                 table.add_row(*bodies[row :: request.n_samples])
