@@ -2,13 +2,14 @@
 
 # ruff: noqa: F811 (fixtures of another file)
 
+import asyncio
 import json
 import re
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,14 +28,16 @@ from workflow_folder import BIN, Folder
 from saesteer import api
 from saesteer.core.errors import SettingsError
 from saesteer.engine.continuation import Sampling
+from saesteer.engine.interventions import PromptText
 from saesteer.engine.saes import encode
 from saesteer.run import Run
 from saesteer.serve import scheduler as scheduling
 from saesteer.serve.guard import LARGEST_BODY
-from saesteer.serve.requests import SteeringField
-from saesteer.serve.server import serve
+from saesteer.serve.requests import Message, SteeringField
+from saesteer.serve.scheduler import TextProgress
+from saesteer.serve.server import Endpoints, _chunks, serve
 from saesteer.serve.terminal import Request, texts_by_token
-from saesteer.settings import Edit
+from saesteer.settings import Edit, load_experiment
 from saesteer.steps.generations import sampling_of
 
 PROMPT, LAYER, FEATURE = "People often say that", 6, 548
@@ -103,6 +106,22 @@ def test_the_unsteered_text_is_the_same_whatever_it_is_compared_with(served: Ser
         assert steered(served, steering=steering)[0] == expected
 
 
+def test_a_clamp_at_factor_0_is_the_unsteered_text(served: Served) -> None:
+    steering = {"features": [{"layer": LAYER, "feature": FEATURE, "factor": 0}], "edit": "clamp"}
+    unsteered, texts = steered(served, steering=steering, temperature=0)
+    assert texts == unsteered
+    assert served.model.setting(SteeringField.model_validate(steering)).intervention.kind == "addition"
+
+
+def test_scores_are_steered_live_too(comparison: Run, tmp_path: Path) -> None:
+    """Of kind scores, which has a sampling and no texts of its own."""
+    tiny = load_experiment("tiny-all", Path("config/experiments"))
+    scores = replace(comparison, experiment=tiny.model_copy(update={"layers": (LAYER,)}))
+    with serving(scores, page_in(tmp_path), {LAYER: shipped_sae(LAYER)}) as server:
+        assert len(set(steered(server, steering=MEDICINE, seed=None)[1])) == 2
+        assert server.model.as_begun()["seed"] == scores.experiment.sampling.seed
+
+
 def test_temperature_is_the_requests(served: Served) -> None:
     """At 0 every sample is the likeliest text; at the experiment's they differ."""
     assert len(set(steered(served, steering=MEDICINE, temperature=0)[1])) == 1
@@ -132,6 +151,7 @@ def test_openais_client_reads_completions_and_streams(served: Served) -> None:
     assert whole.choices[0].finish_reason == parts[-1].choices[0].finish_reason
     assert whole.usage is not None
     assert whole.usage.completion_tokens <= 12
+    assert client.completions.create(n=2, **asked).usage.prompt_tokens == whole.usage.prompt_tokens
     assert client.completions.create(**asked | {"extra_body": {}}).choices[0].text != whole.choices[0].text
     assert client.models.list().data[0].id == served.model.name
 
@@ -328,6 +348,45 @@ def test_a_fault_ends_its_own_batch_only(served: Served) -> None:
     (text,) = served.model.texts(PROMPT, served.model.setting(SteeringField()), Sampling(2), 1, 0)
     assert [of.finish for of in served.ended([replace(text, layer=99)])] == ["error"]
     assert served.post("/v1/completions", {"prompt": PROMPT, "max_tokens": 2}).status_code == 200
+
+
+def test_a_stream_says_a_fault_as_a_fault(served: Served) -> None:
+    async def written() -> AsyncIterator[tuple[int, TextProgress]]:
+        yield 0, TextProgress("the sea", 2)
+        yield 0, TextProgress("the SAE cannot be read", 2, "error")
+
+    async def said() -> list[str]:
+        return [part["data"] async for part in _chunks(1, written(), {"object": "text_completion"}, [])]
+
+    first, fault, _ = asyncio.run(said())
+    assert json.loads(first)["choices"][0]["text"] == "the sea"
+    assert json.loads(fault) == {"error": {"message": "the SAE cannot be read", "type": "server_error"}}
+
+
+def test_texts_of_a_server_that_has_ended_harm_no_others(served: Served) -> None:
+    """Its event loop is closed while they are written."""
+    texts = served.model.texts(PROMPT, served.model.setting(SteeringField()), Sampling(2), 1, 0)
+
+    async def begun() -> None:
+        Endpoints(served.model, served.scheduler)._begun(texts)
+
+    asyncio.run(begun())
+    assert [of.finish for of in served.ended(texts)] == ["length"]
+
+
+def test_a_conversation_has_the_text_of_a_prompting_fit(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its last user turn; a factor without a text is refused."""
+    template = "{% for turn in messages %}{{ turn.content }} {% endfor %}"
+    monkeypatch.setattr(served.model.lm.tokenizer, "chat_template", template)
+    users = ("It turned out that", "the doctor recovered.")
+    turns = [Message(role="user", content=users[0]), Message(role="assistant", content="so."), Message(role="user", content=users[1])]
+    setting = replace(served.model.setting(SteeringField()), intervention=PromptText(("Talk of the sea.",)), factor="1")
+    ((text,),) = [served.model.texts(turns, setting, Sampling(2), 1, 0)]
+    assert served.model.tokens.tokenizer.decode(text.prompt).split() == f"{users[0]} so. Talk of the sea. {users[1]}".split()
+    with pytest.raises(ValueError, match="texts for the factors 1 to 1, not 2"):
+        served.model.texts(turns, replace(setting, factor="2"), Sampling(2), 1, 0)
+    with pytest.raises(SettingsError, match="the last user turn, and this conversation has none"):
+        served.model.texts(turns[1:2], setting, Sampling(2), 1, 0)
 
 
 def test_openais_client_has_a_conversation(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,12 @@ _OF_EVERY_ANSWER = {
 
 def refused(status: int, message: str, kind: str = "invalid_request_error") -> Response:
     """A refusal in OpenAI's form."""
-    return JSONResponse({"error": {"message": message, "type": kind}}, status)
+    return JSONResponse(error_of(message, kind), status)
+
+
+def error_of(message: str, kind: str) -> dict[str, dict[str, str]]:
+    """What is wrong, in OpenAI's form."""
+    return {"error": {"message": message, "type": kind}}
 
 
 def guarded(app: ASGIApp, token: str | None) -> ASGIApp:

@@ -66,7 +66,8 @@ class Model:
         sae = self._sae_with(layer, [of.feature for of in features])
         if not more:
             factor = canonical_factor(first.factor)
-            return Setting(layer, feature_edit(sae, first.feature, steering.edit), factor, (layer, first.feature, *text_keys([factor])))
+            edit = steering.edit if float(factor) else "addition"  # factor 0 is unsteered, of a clamp too
+            return Setting(layer, feature_edit(sae, first.feature, edit), factor, (layer, first.feature, *text_keys([factor])))
         factors = {of.feature: of.factor for of in features}
         return Setting(layer, features_addition(sae, factors), "1", (layer, *text_keys([set_name(factors)])))
 
@@ -98,18 +99,29 @@ class Model:
         """A text a sample, of a prompt or an answer to a conversation."""
         ids = self._prompt_ids(prompt, setting, sampling)
         check_length(self.lm, len(ids) + sampling.max_new_tokens)
-        seed = self.run.steering.sampling.seed if seed is None else seed
+        seed = self.run.experiment.sampling.seed if seed is None else seed
         written = prompt if isinstance(prompt, str) else json.dumps([message.model_dump() for message in prompt])
         keys = (*setting.keys, *hex_keys([text_id(written)]))
         numbers = [int(streams(seed, *keys, sample)) for sample in range(samples)]
         return [TextRequest(setting.layer, setting.intervention, setting.factor, stream, tuple(ids), sampling) for stream in numbers]
 
     def _prompt_ids(self, prompt: str | Sequence[Message], setting: Setting, sampling: Sampling) -> Sequence[int]:
+        text, factor = setting.intervention, float(setting.factor)
         if not isinstance(prompt, str):
-            return self._conversation_ids(prompt)
-        if isinstance(setting.intervention, PromptText):
-            return prompted_ids(self.lm, setting.intervention, float(setting.factor), prompt, sampling.max_new_tokens)
+            return self._conversation_ids(self._prompted(prompt, text, factor) if isinstance(text, PromptText) else prompt)
+        if isinstance(text, PromptText):
+            return prompted_ids(self.lm, text, factor, prompt, sampling.max_new_tokens)
         return prompt_token_ids(self.lm, prompt)
+
+    def _prompted(self, messages: Sequence[Message], text: PromptText, factor: float) -> list[Message]:
+        """A conversation with the text of a factor before its last user turn, as `prompted_ids` puts it before a prompt."""
+        users = [place for place, message in enumerate(messages) if message.role == "user"]
+        if not users:
+            raise SettingsError("prompting puts a text before the last user turn, and this conversation has none: add one")
+        last, content = users[-1], messages[users[-1]].content
+        prompted_ids(self.lm, text, factor, content)  # refuses a factor that has no text
+        turn = messages[last].model_copy(update={"content": f"{text.texts[int(factor) - 1]}\n\n{content}"})
+        return [*messages[:last], turn, *messages[last + 1 :]]
 
     def _conversation_ids(self, messages: Sequence[Message]) -> list[int]:
         tokenizer = self.lm.tokenizer
@@ -161,10 +173,10 @@ class Model:
     def sampling(self, max_tokens: int | None = None, temperature: float | None = None) -> Sampling:
         """The experiment's, with another longest text or another temperature."""
         given: dict[str, Any] = {"max_new_tokens": max_tokens, "temperature": temperature}
-        return replace(sampling_of(self.run.steering), **{name: value for name, value in given.items() if value is not None})
+        return replace(sampling_of(self.run.experiment), **{name: value for name, value in given.items() if value is not None})
 
     def as_begun(self) -> dict[str, Any]:
         """What the page begins with: the experiment's sampling and, of a model that answers, the turns before and with an empty prompt."""
-        sampling = sampling_of(self.run.steering)
+        sampling = self.run.experiment.sampling
         turns = self.lm.chat.messages("") if self.lm.prompt_format == "chat" else None
-        return {"max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature, "turns": turns}
+        return {"max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature, "seed": sampling.seed, "turns": turns}

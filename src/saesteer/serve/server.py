@@ -30,7 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from saesteer.core.confined import confined
 from saesteer.core.errors import SaesteerError, SettingsError
 from saesteer.run import Run
-from saesteer.serve.guard import LOOPBACK, guarded, refused
+from saesteer.serve.guard import LOOPBACK, error_of, guarded, refused
 from saesteer.serve.model import Model
 from saesteer.serve.requests import ChatRequest, CompletionRequest, FeatureRequest, OpenAiRequest, SteerRequest
 from saesteer.serve.scheduler import Busy, ClientTexts, Scheduler, TextProgress, TextRequest
@@ -57,10 +57,11 @@ def serve(run: Run, host: str, port: int, say: Callable[[str], object]) -> None:
         token = None if host in LOOPBACK else secrets.token_urlsafe(24)
         scheduler = Scheduler(model.lm, model.saes.__getitem__)
         address = address_of(host, listener.getsockname()[1])
-        say(f"steering {model.name}: {address}{f'?token={token}' if token else ''}#/steer (Ctrl-C ends it)")
         try:
+            server = server_of(application(model, scheduler, page.parent, token))
+            say(f"steering {model.name}: {address}{f'?token={token}' if token else ''}#/steer (Ctrl-C ends it)")
             with contextlib.suppress(KeyboardInterrupt):
-                server_of(application(model, scheduler, page.parent, token)).run(sockets=[listener])
+                server.run(sockets=[listener])
         finally:
             scheduler.close()
 
@@ -203,7 +204,7 @@ class Endpoints:
         if failed := [progress.text for progress in last if progress.finish == "error"]:
             return refused(500, failed[0], "server_error")
         choices = [_choice(whole, index, of.text, of.finish) for index, of in enumerate(last)]
-        n_prompt, n_new = sum(len(text.prompt) for text in texts), sum(of.n_tokens for of in last)
+        n_prompt, n_new = sum(len(text.prompt) for text in texts[:: params.n]), sum(of.n_tokens for of in last)
         usage = {"prompt_tokens": n_prompt, "completion_tokens": n_new, "total_tokens": n_prompt + n_new}
         return JSONResponse(answer | {"object": whole, "choices": choices, "usage": usage})
 
@@ -212,7 +213,8 @@ class Endpoints:
         loop, progressed = asyncio.get_running_loop(), asyncio.Queue[tuple[int, TextProgress]]()
 
         def write(number: int, progress: TextProgress) -> None:
-            loop.call_soon_threadsafe(progressed.put_nowait, (number, progress))
+            with contextlib.suppress(RuntimeError):  # the loop is closed where the server has ended amid a text
+                loop.call_soon_threadsafe(progressed.put_nowait, (number, progress))
 
         async def written() -> Written:
             going_on = len(texts)
@@ -228,6 +230,9 @@ async def _chunks(n: int, written: Written, answer: dict[str, Any], stops: Seque
     """What each of n texts has more than before. What may begin a stop text, or is part of a character, waits for the rest."""
     sent, begins = [""] * n, [stop[:end] for stop in stops for end in range(1, len(stop))]
     async for number, progress in written:
+        if progress.finish == "error":
+            yield {"data": json.dumps(error_of(progress.text, "server_error"))}
+            continue
         text = progress.text if progress.finish else progress.text.rstrip("\N{REPLACEMENT CHARACTER}")
         if not progress.finish:
             text = text[: len(text) - max((len(begin) for begin in begins if text.endswith(begin)), default=0)]
