@@ -306,6 +306,13 @@ def test_scores_of_the_prompts_that_chose_are_not_called_held_out(
             assert not re.search("(?<!Not )held[- ]out", page.inner_text("main"), re.IGNORECASE)
 
 
+def test_the_command_edits_as_the_sweep_did(sweep: tuple[Run, Path], opened: Callable[..., Any], tmp_path: Path) -> None:
+    run, _ = sweep
+    clamped = run.experiment.model_copy(update={"sweep": run.sweep.sweep.model_copy(update={"edit": "clamp"})})
+    page = opened(write_report(replace(run, experiment=clamped), tmp_path), f"feature/{first_order(run)[0]}")
+    assert re.search(r" --edit clamp --factor [\d.]+$", page.inner_text(".copy code"))
+
+
 def test_without_a_judge_score_the_answer_is_net_of_unsteered_texts(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
     results, report = sweep
     outcomes = results.summary(OUTCOMES).filter(rule=results.sweep.best_factor.rule)

@@ -19,11 +19,13 @@ from test_report_pages import DESK, PHONE, barriers, browser, comparison, first_
 from test_report_pages import pytestmark as pytestmark
 from test_serve_hostile import held
 
-from saesteer.engine.interventions import Addition, packed
+from saesteer.engine.interventions import Addition, PromptText, packed
 from saesteer.engine.models import language_model
+from saesteer.engine.steering import Intervention
 from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.run import Run
 from saesteer.serve.requests import SteeringField
+from saesteer.site.folder import write_report
 from saesteer.sources.concept_tables import COMPARED_CONCEPTS
 from saesteer.steps.features import FEATURES
 from saesteer.steps.fits import FITS
@@ -38,19 +40,23 @@ def served(sweep: tuple[Run, Path]) -> Iterator[Served]:
         yield server
 
 
+def fit_of(intervention: Intervention) -> dict[str, Any]:
+    tensors, values = packed(intervention)
+    return {"kind": intervention.kind, "tensors": tensors, "values": values, "residual_change": 1.0, "residual_norm": 9.0}
+
+
 @pytest.fixture(scope="module")
 def compared(comparison: tuple[Run, Path]) -> Iterator[Served]:
     """A comparison's server: DiffMean has a vector for each concept."""
     run, page = comparison
     concepts, (layer,) = run.summary(COMPARED_CONCEPTS)["concept_id"], run.layers
     keys = {"layer": layer, "method": "diffmean", "features": [], "n_texts": 8, "fit_seconds": 0.1}
-    rows = []
+    rows = [dict.fromkeys(FITS.columns) | keys | {"method": "prompting", "concept_id": concepts[0]} | fit_of(PromptText(("Be calm.",)))]
     for number, concept_id in enumerate(concepts):
         vector = torch.nn.functional.one_hot(torch.tensor(number), shipped_model().d_model).float()
-        tensors, values = packed(Addition(vector, 100.0))
-        fitted = {"kind": "addition", "tensors": tensors, "values": values, "residual_change": 1.0, "residual_norm": 9.0}
-        rows.append(dict.fromkeys(FITS.columns) | keys | {"concept_id": concept_id} | fitted)
+        rows.append(dict.fromkeys(FITS.columns) | keys | {"concept_id": concept_id} | fit_of(Addition(vector, 100.0)))
     write_step(run.data, FITS, pl.DataFrame(rows, schema=FITS.schema))
+    write_report(run, page.parent)
     with serving(run, page.parent, {layer: shipped_sae(layer)}) as server:
         yield server
 
@@ -142,6 +148,7 @@ def test_choose_what_a_method_fitted_and_steer_with_it(comparison: tuple[Run, Pa
     assert texts[2:] == [of.text for of in compared.ended(compared.model.texts(PROMPT, steered, compared.model.sampling(), 2, 0))]
     assert texts[2:] != texts[:2]
     assert page.locator(".bars").count() == 0  # these are of a feature
+    assert f'export-vector methods "diffmean/{concept}' in page.locator(".written").inner_text().replace("'", '"')
     assert barriers(page) == []
     address = page.url
     page.goto("about:blank")
@@ -151,6 +158,10 @@ def test_choose_what_a_method_fitted_and_steer_with_it(comparison: tuple[Run, Pa
     assert written(page) == texts
     choose(page, "{}/{}".format(*run.summary(FEATURES).select("layer", "feature").row(0)))
     assert page.get_by_label("Or what a method fitted").input_value() == ""
+    page.get_by_label("Or what a method fitted").select_option("prompting")
+    page.get_by_label("Strength", exact=True).fill("1")
+    write(page)
+    assert "export-vector" not in page.locator(".written").inner_text()
 
 
 def test_what_is_shown_belongs_to_the_setting_that_made_it(sweep: tuple[Run, Path], served: Served, page: Any) -> None:
@@ -262,6 +273,16 @@ def test_what_a_link_cannot_write_is_said(served: Served, page: Any) -> None:
     page.goto("about:blank")
     page.goto(f"{served.address}/#/steer?p={'people+' * 100}")
     assert "at most 64" in page.locator("[role=alert]").inner_text()
+    page.goto("about:blank")
+    page.goto(f"{served.address}/#/steer?m=sae_decay-2/1*2&c=sea")
+    assert page.locator("[role=alert]").inner_text() == "tiny compares no methods: there are no fits to steer with"
+    page.goto("about:blank")
+    page.goto(f"{served.address}/#/steer")
+    page.get_by_label("Seed").fill("")
+    page.get_by_role("button", name="Write").click()
+    page.locator("[role=alert]").wait_for()
+    page.get_by_role("button", name="Reset").click()
+    sync_api.expect(page.locator("[role=alert]")).to_have_count(0)
     assert page.locator(".caret, .copy").count() == 0  # no text is being written
 
 
@@ -312,7 +333,10 @@ def test_how_a_feature_acts_is_chosen(served: Served, page: Any) -> None:
     """An ablation has no strength; temperature and length are the page's."""
     page.goto(f"{served.address}/{setting('1/836*2')}")
     written(page)
-    page.get_by_label("What is done with the feature").select_option("ablation")
+    act, strength = page.get_by_label("What is done with the feature"), page.locator(".strengths input[type=number]")
+    for edit, value in (("projection", "1"), ("ablation", "1"), ("clamp", "2"), ("projection", "1"), ("addition", "2"), ("ablation", "1")):
+        act.select_option(edit)
+        sync_api.expect(strength).to_have_value(value)
     page.get_by_label("Temperature").fill("0")
     page.get_by_label("Tokens at most").fill("5")
     assert page.locator(".strengths input:enabled").count() == 0
@@ -329,7 +353,8 @@ def test_how_a_feature_acts_is_chosen(served: Served, page: Any) -> None:
 
 
 def test_a_sentence_shows_where_it_activates_a_feature(served: Served, page: Any) -> None:
-    """The most active token stands out; a sentence that has been changed since is not the one that was looked at."""
+    """The most active token stands out; a sentence that has been changed since is not the one that was looked at. Some models
+    do not measure the first token."""
     text, of_text = "The doctor treated the wound of a patient.", {"prompt": "The doctor treated the wound of a patient.", "layer": 1}
     made = {at: served.post("/api/activations", {**of_text, "feature": at}).json() for at in range(40)}
     feature = next(at for at, one in made.items() if max(one["activations"]) > 0)
@@ -343,6 +368,14 @@ def test_a_sentence_shows_where_it_activates_a_feature(served: Served, page: Any
     assert barriers(page) == []
     page.get_by_label("Sentence").fill("Another one.")
     assert page.locator(".stale .activated").inner_text().strip() == text
+    for tokens, values, said in (
+        (["The"], [None], "the first token is not measured on this model: write a word before it."),
+        (["The", " sea"], [None, 0], "is not active on this sentence (its first token is not measured)"),
+    ):
+        answer = {"tokens": tokens, "activations": values}
+        page.route("**/api/activations", lambda route, _, answer=answer: route.fulfill(json=answer))
+        page.get_by_role("button", name="Look").click()
+        page.get_by_text(said).wait_for()
 
 
 def test_a_report_opened_from_disk_has_no_page_to_steer(sweep: tuple[Run, Path], browser: Any) -> None:

@@ -49,7 +49,7 @@ export function Pair({ columns, page: { answer, recommended, texts }, level = 2 
   const of = (factor, same) => rows.find((row) => row.factor === factor && row.prompt === answer.text[0] && (!same || row.sample === answer.text[1]));
   const pair = [[of("0", true) ?? of("0"), "unsteered"], [of(recommended[0], true), `steered, factor ${recommended[0]}`]].filter(([row]) => row);
   return <div class="beside two pair">{pair.map(([row, title]) => <div class={row.factor === "0" ? "card" : "card chosen"}><Title>{title}</Title>
-    <p class="text"><span class="quiet">{index.prompts[row.prompt]}</span>{row.text || <em class="quiet"> (nothing)</em>}</p>
+    <p class="text"><span class="quiet">{index.prompts[row.prompt]}{index.answers && "\n"}</span>{row.text || <em class="quiet"> (nothing)</em>}</p>
     {row.judge_score !== null && <p class="quiet">judge score <Num table="judge" column="judge_score" value={row.judge_score} /></p>}</div>)}</div>;
 }
 
@@ -59,11 +59,12 @@ export const word = (text) => (/^[\w .,;:?()/+-]*$/.test(text) ? `"${text}"` : `
 export function Answer({ row, page, layer, feature }) {
   const index = useContext(Index), { answer, recommended } = page;
   if (!answer) return <p class="answer">No text was steered with this feature in {index.name}: what is known are its scores, below.</p>;
-  const prompt = index.prompts[answer.text?.[0] ?? 0];
+  const prompt = index.prompts[answer.text?.[0] ?? 0], { edit } = index.features;
+  const how = edit === "addition" ? "" : edit === "ablation" ? " --edit ablation" : ` --edit ${edit} --factor ${recommended[0]}`;
   return <>
     <p class="answer"><Sentence row={row} page={page} /></p>
     {recommended[0] !== null && <p>Recommended: factor {recommended[0]}, chosen by {recommended[1]}. {splitOf(index.features)}, by the rule “{index.features.rule}”. Brackets: 95 % intervals over prompts. <From tables={["steering", "outcomes"]} /></p>}
     {answer.text && <Pair columns={index.features.texts} page={page} />}
-    {recommended[0] !== null && prompt !== undefined && <Copy text={`saesteer steer ${index.name} ${layer}/${feature} ${word(prompt)}`} what="Command" />}
+    {recommended[0] !== null && prompt !== undefined && <Copy text={`saesteer steer ${index.name} ${layer}/${feature} ${word(prompt)}${how}`} what="Command" />}
   </>;
 }

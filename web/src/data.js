@@ -1,7 +1,7 @@
 // Data in pieces. A page opened from disk may not fetch: there each is a script file, which calls saesteer.piece(name, value) once. A
 // server sends them as JSON, which no other site's page can run.
 
-/** What `saesteer serve` begins with, where it is behind this page: { max_tokens, temperature, turns }; otherwise null. */
+/** What `saesteer serve` begins with, where it is behind this page: { max_tokens, temperature, seed, turns }; otherwise null. */
 export const served = JSON.parse(document.documentElement.dataset.served ?? "null");
 const GONE = "The server cannot be reached: start `saesteer serve` again.";
 const pieces = new Map();

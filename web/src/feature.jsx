@@ -40,7 +40,7 @@ function Feature({ page, layer, feature, level }) {
     {row.concept && <p>Concept: {page.label}{row.concept_share !== null && <span class="quiet"> (the most active token is on it in {show(100 * row.concept_share)} % of the max-activating examples)</span>}</p>}
     {row.explanations.filter((one) => one !== row.concept).map((one) => <p>{one}</p>)}
     <p class="links">{/^https?:\/\//.test(row.page ?? "") && <a href={row.page} rel="noopener noreferrer" target="_blank">On Neuronpedia</a>}
-      {served && level === 1 && <a href={`#/steer?f=${layer}/${feature}*${page.recommended?.[0] ?? 1}`}>Steer with it</a>}
+      {served && level === 1 && <a href={`#/steer?f=${layer}/${feature}*${page.recommended?.[0] ?? 1}&e=${index.features.edit}`}>Steer with it</a>}
       {level === 1 && <a href={`#/compare/features/${layer}/${feature}`}>Compare with another feature</a>}</p>
     {page.examples && <MaxActivatingExamples examples={page.examples} n={row.n_examples} />}
     <LogitLens top={row.top_logit_lens_tokens} lens={page.lens} />

@@ -188,7 +188,7 @@ export function Texts({ columns, rows, best, first }) {
       {index.limits.n_prompts > prompts.length && <span class="quiet">{prompts.length} of {index.limits.n_prompts} prompts are in this report.</span>}</div>
     <ol class="cards">{own.map((row) => <li class={best?.includes(row.factor) ? "card chosen" : "card"}>
       <h3>factor {row.factor}{row.factor === "0" ? ", unsteered" : ""}{best?.includes(row.factor) ? <span class="tag">chosen</span> : null}</h3>
-      <p class="text"><span class="quiet">{index.prompts[current]}</span>{row.text || <em class="quiet"> (nothing)</em>}</p>
+      <p class="text"><span class="quiet">{index.prompts[current]}{index.answers && "\n"}</span>{row.text || <em class="quiet"> (nothing)</em>}</p>
       <dl class="inline">{RATINGS.filter(([name]) => row[name] !== null).map(([name, title]) => <div><dt>{title}</dt><dd>{number(name, row[name])}</dd></div>)}
         {row.gen_success_20 !== null && <div><dt>top logit-lens tokens</dt><dd>{number("gen_success_20", row.gen_success_20)}</dd></div>}
         {row.mean_nll !== null && <div><dt>loss</dt><dd>{number("mean_nll", row.mean_nll)}</dd></div>}</dl>

@@ -3,7 +3,7 @@
 import { served } from "./data.js";
 
 export const EDITS = [["addition", "add"], ["clamp", "clamp where active"], ["ablation", "set to 0 (ablate)"], ["projection", "project out"]];
-const FEATURE = /^(\d+)\/(\d+)\*(-?[\d.]*)$/, FIT = /^(\w+)\/(\d+)\*(-?[\d.]*)$/, TURN = /^(system|user|assistant):([^]*)$/;
+const FEATURE = /^(\d+)\/(\d+)\*(-?[\d.]*)$/, FIT = /^([\w-]+)\/(\d+)\*(-?[\d.]*)$/, TURN = /^(system|user|assistant):([^]*)$/;
 
 /** A prompt in the model's form: of a model that answers the turns of a conversation, of others a text. */
 const asPrompt = (text) => (served.turns ? [...served.turns.slice(0, -1), { role: "user", content: text }] : text);
@@ -21,7 +21,7 @@ export function read(query, index) {
     edit: EDITS.some(([name]) => name === query.get("e")) && features.length === 1 ? query.get("e") : "addition",
     prompt: served.turns && turns.length ? turns : asPrompt(query.get("p") ?? index.prompts[0] ?? ""),
     samples: Math.max(1, Math.round(Number(query.get("n") ?? 2)) || 1),
-    seed: query.get("s") ?? "0",
+    seed: query.get("s") ?? String(served.seed),
     temperature: query.get("t") ?? String(served.temperature),
     length: query.get("l") ?? String(served.max_tokens),
   };

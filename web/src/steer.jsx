@@ -9,7 +9,7 @@ import { Finder, presetsOf } from "./finder.jsx";
 import { Activations, Choice, Copy, Field, Index, Section, objects, show, usePromise, visible } from "./parts.jsx";
 import { EDITS, address, bodyOf, faultOf, read } from "./setting.js";
 
-const N_SAMPLES = [1, 2, 3, 5, 8], DEFAULT_STRENGTH = "1", START = "#/steer", SAVE_AFTER = 300; // browsers limit how often history changes
+const N_SAMPLES = [1, 2, 3, 5, 8], DEFAULT_STRENGTH = "1", REMOVALS = ["ablation", "projection"], START = "#/steer", SAVE_AFTER = 300; // browsers limit how often history changes
 const written = new Map(); // runs that have ended, by address, so that Back shows them at once
 
 /** Writes a setting's texts; `onChange` gets the run as far as it is: { setting, texts: [unsteered, steered], next, fault, going }. */
@@ -38,7 +38,8 @@ export function Steer({ table, query }) {
   const index = useContext(Index), [draft, setDraft] = useState(history.state?.draft ?? null), [run, setRun] = useState(null), running = useRef(null);
   const { value: presets = [] } = usePromise(() => presetsOf(table, index), []);
   const blank = read(new URLSearchParams(), index), request = query.size ? read(query, index) : null, key = request && address(request);
-  const begun = { ...blank, features: presets.slice(0, 1).map((one) => one.feature) }, form = draft ?? request ?? begun;
+  const presetOf = ({ feature }) => ({ ...blank, features: [feature], edit: index.features.edit });
+  const begun = presets.length > 0 ? presetOf(presets[0]) : blank, form = draft ?? request ?? begun;
   const stop = () => running.current?.abort();
   const start = (setting) => {
     stop();
@@ -68,8 +69,8 @@ export function Steer({ table, query }) {
   };
   return <>
     <h1 tabIndex={-1}>Steer</h1>
-    {presets.length > 0 && <p class="links presets"><span class="quiet">Examples:</span>{presets.map(({ label, feature }) => <a href={address({ ...blank, features: [feature] })}>{label || `${feature.layer}/${feature.feature}`}</a>)}</p>}
-    <Form {...{ table, form, set }} isBegun={form === begun} onSubmit={submit} onStop={stop} onReset={() => go(START)} />
+    {presets.length > 0 && <p class="links presets"><span class="quiet">Examples:</span>{presets.map((one) => <a href={address(presetOf(one))}>{one.label || `${one.feature.layer}/${one.feature.feature}`}</a>)}</p>}
+    <Form {...{ table, form, set }} isBegun={form === begun} onSubmit={submit} onStop={stop} onReset={() => { setRun(null); go(START); }} />
     {run?.fault && <p class="error" role="alert">{run.fault}</p>}
     {run?.texts && <Written {...{ run, set }} isStale={address(form) !== address(run.setting)} onRestore={() => setDraft(null)} />}
     <Sentence table={table} features={form.features} />
@@ -77,7 +78,13 @@ export function Steer({ table, query }) {
 }
 
 function Form({ table, form, set, isBegun, onSubmit, onStop, onReset }) {
-  const index = useContext(Index), prompts = useId();
+  const index = useContext(Index), prompts = useId(), added = useRef(null); // the feature as it was before it was taken away
+  const setEdit = (edit) => {
+    const [one] = form.features, isSame = added.current?.layer === one.layer && added.current.feature === one.feature;
+    if (!REMOVALS.includes(form.edit)) added.current = one;
+    const factor = REMOVALS.includes(edit) ? DEFAULT_STRENGTH : REMOVALS.includes(form.edit) && isSame ? added.current.factor : one.factor;
+    set({ edit, features: [{ ...one, factor }] });
+  };
   const setFeatures = (features) => set({ fit: null, features, edit: features.length === 1 ? form.edit : "addition" });
   const value = (name) => ({ value: form[name], onInput: (event) => set({ [name]: event.target.value }) });
   return <form noValidate onSubmit={onSubmit}>
@@ -91,7 +98,7 @@ function Form({ table, form, set, isBegun, onSubmit, onStop, onReset }) {
       : <Turns turns={form.prompt} onChange={(prompt) => set({ prompt })} />}
     <div class="fields">
       {form.features.length === 1 && <Choice label="What is done with the feature" value={form.edit} options={EDITS}
-        onChange={(edit) => set({ edit, features: edit === "ablation" ? form.features.map((one) => ({ ...one, factor: DEFAULT_STRENGTH })) : form.features })} />}
+        onChange={setEdit} />}
       <Choice label="Texts each" value={form.samples} options={N_SAMPLES.map((n) => [n, n])} onChange={(n) => set({ samples: Number(n) })} />
       <Field label="Tokens at most" min="1" {...value("length")} /><Field label="Temperature" min="0" max="2" {...value("temperature")} /><Field label="Seed" min="0" {...value("seed")} />
       <button class="main" type="submit">Write</button><button type="button" onClick={onStop}>Stop</button><button type="button" onClick={onReset}>Reset</button>
@@ -125,7 +132,7 @@ function Written({ run, set, isStale, onRestore }) {
       <ol class="cards" aria-live="polite">{run.texts[side].map((text) => <Text {...{ text, run }} isSteered={side === 1} onGoOn={() => goOn(text.text)} />)}</ol></div>)}</div></Section>
     {run.next && <Next next={run.next} first={setting.features[0]} />}
     <Section title="Keep this setting"><p>As a link:</p><Copy text={new URL(address(setting), location.href).href} what="Link" />
-      {one && <><p>As a vector for llama.cpp, with the command:</p><Copy text={`saesteer export-vector ${index.name} ${which} --factor ${one.factor} --to gguf --output vector.gguf`} what="Command" /></>}</Section>
+      {one && (!setting.fit || index.methods?.vectors.includes(setting.fit.method)) && <><p>As a vector for llama.cpp, with the command:</p><Copy text={`saesteer export-vector ${index.name} ${which} --factor ${one.factor} --to gguf --output vector.gguf`} what="Command" /></>}</Section>
   </div>;
 }
 
@@ -167,8 +174,10 @@ function Sentence({ table, features }) {
 }
 
 function Activated({ layer, feature, tokens, activations, most }) {
-  const largest = Math.max(0, ...activations.filter((value) => value !== null)), at = largest > 0 ? activations.indexOf(largest) : -1;
-  return <><p><strong>{layer}/{feature}</strong> {largest > 0 ? `is active: at most ${show(largest)}, at “${visible(tokens[at]).trim()}”` : "is not active on this sentence"}{most ? `; ${show(most)} is the largest on its max-activating examples` : ""}.</p>
+  const measured = activations.filter((value) => value !== null), largest = Math.max(0, ...measured), at = largest > 0 ? activations.indexOf(largest) : -1;
+  if (measured.length === 0) return <p><strong>{layer}/{feature}</strong>: the first token is not measured on this model: write a word before it.</p>;
+  const said = largest > 0 ? `is active: at most ${show(largest)}, at “${visible(tokens[at]).trim()}”` : "is not active on this sentence";
+  return <><p><strong>{layer}/{feature}</strong> {said}{measured.length < tokens.length && " (its first token is not measured)"}{most ? `; ${show(most)} is the largest on its max-activating examples` : ""}.</p>
     <p class="activated"><Activations tokens={tokens} values={activations} most={Math.max(most ?? 0, largest, 1e-9)} at={at} /></p></>;
 }
 

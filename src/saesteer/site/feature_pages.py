@@ -72,6 +72,7 @@ def write_feature_pages(folder: Path, run: Run, features: pl.DataFrame, scores: 
         "answer": ANSWER,
         "outcomes": OUTCOME_COLUMNS,
         "rule": choice and choice.rule,
+        "edit": run.sweep.sweep.edit if choice else "addition",
         "held_out": choice is not None and choice.factor_choice == "held_out",
         "texts": [*TEXT_KEYS, *TEXT_COLUMNS],
     }

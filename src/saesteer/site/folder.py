@@ -82,6 +82,7 @@ def _index(run: Run, features: pl.DataFrame, folder: Path) -> dict[str, Any]:
         "table": write_feature_table(folder, run, features, scores),
         "features": write_feature_pages(folder, run, features, scores),
         "methods": None if methods is None else write_method_pages(folder, run, methods),
+        "answers": run.experiment.model.prompt_format == "chat",
         "prompts": list(prompts.values())[:N_PROMPTS],
         "limits": {"n_prompts": len(prompts), "n_examples": N_EXAMPLES},
         "missing": _missing(run),

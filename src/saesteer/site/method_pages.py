@@ -11,6 +11,7 @@ from saesteer.run import Run
 from saesteer.site.feature_pages import TEXT_COLUMNS, TEXT_KEYS, steered_texts
 from saesteer.site.method_report import both_ways, method_notes, protocol_text
 from saesteer.site.pieces import as_json, as_rows, shortened, write_list, write_piece
+from saesteer.steps.fits import FITS
 from saesteer.summaries.summary import summary_tables
 
 _OF_METHOD = ("method_scores", "method_curves", "method_damage", "method_equal_cost")
@@ -38,6 +39,7 @@ def write_method_pages(folder: Path, run: Run, methods: pl.DataFrame) -> dict[st
         "equal_cost": as_rows(tables["method_equal_cost"].filter(limit=SHOWN_LIMIT)) if "method_equal_cost" in tables else None,
         "published": as_rows(run.summary_if_any(every["method_published"])),
         "held_out": settings.factor_choice != "same_texts",
+        "vectors": run.rows_if_any(FITS, None, ["kind"]).filter(kind="addition")["method"].unique().sort().to_list(),
         "protocol": protocol_text(methods, settings),
         "notes": {layer: method_notes(methods.filter(layer=layer), settings) for layer in methods["layer"].unique().sort().to_list()},
         "texts": _write_texts(folder, run, keys),
