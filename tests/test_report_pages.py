@@ -306,11 +306,15 @@ def test_scores_of_the_prompts_that_chose_are_not_called_held_out(
             assert not re.search("(?<!Not )held[- ]out", page.inner_text("main"), re.IGNORECASE)
 
 
-def test_the_command_edits_as_the_sweep_did(sweep: tuple[Run, Path], opened: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_sweep_of_clamps_on_a_model_that_answers(sweep: tuple[Run, Path], opened: Callable[..., Any], tmp_path: Path) -> None:
+    """The command clamps, too, and an answer stands below its prompt."""
     run, _ = sweep
-    clamped = run.experiment.model_copy(update={"sweep": run.sweep.sweep.model_copy(update={"edit": "clamp"})})
+    clamps = {"sweep": run.sweep.sweep.model_copy(update={"edit": "clamp"})}
+    clamped = run.experiment.model_copy(update=clamps | {"model": run.experiment.model.model_copy(update={"prompt_format": "chat"})})
     page = opened(write_report(replace(run, experiment=clamped), tmp_path), f"feature/{first_order(run)[0]}")
     assert re.search(r" --edit clamp --factor [\d.]+$", page.inner_text(".copy code"))
+    beginnings = tuple(f"{prompt}\n" for prompt in run.prompts_if_any().values())
+    assert all(text.startswith(beginnings) for text in page.locator(".card .text").all_inner_texts())
 
 
 def test_without_a_judge_score_the_answer_is_net_of_unsteered_texts(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
