@@ -326,7 +326,9 @@ def test_a_server_that_others_reach_wants_its_token(comparison: Run, tmp_path: P
             page = browser.get("/", params={"token": "secret"})
             assert (page.text, str(page.url)) == ("<title>report</title>", f"{server.address}/")  # the token leaves the address
             assert browser.post("/v1/completions", json=asked).status_code == 200
-            assert "httponly" in page.history[0].headers["set-cookie"].lower()
+            cookie = page.history[0].headers["set-cookie"]
+            assert "httponly" in cookie.lower()
+            assert cookie.startswith(f"saesteer_token_{server.address.rpartition(':')[2]}=secret"), "two servers of a host have two cookies"
 
 
 def test_a_client_that_goes_away_ends_its_texts(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

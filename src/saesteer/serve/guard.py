@@ -18,7 +18,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LARGEST_BODY = 256 * 1024
-COOKIE = "saesteer_token"
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 _OF_EVERY_ANSWER = {
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -87,13 +86,20 @@ def _without_token(scope: Scope, token: str) -> Response | None:
     if scope["method"] != "GET":
         return None
     answer = RedirectResponse(scope["path"])
-    answer.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+    # Strict would refuse whoever follows a link from another site's page: browsers then leave the cookie out after the redirect.
+    answer.set_cookie(_cookie(Headers(scope=scope)), token, httponly=True, samesite="lax")
     return answer
+
+
+def _cookie(headers: Headers) -> str:
+    """Its name has the port: browsers send a cookie to every port of a host."""
+    port = headers.get("host", "").rpartition(":")[2]
+    return f"saesteer_token_{''.join(filter(str.isdecimal, port))}"
 
 
 def _has_token(headers: Headers, token: str) -> bool:
     """Whether the token is in Authorization or in the cookie."""
     kind, _, bearer = headers.get("authorization", "").partition(" ")
     cookies = dict(pair.strip().partition("=")[::2] for pair in headers.get("cookie", "").split(";"))
-    given = bearer if kind.lower() == "bearer" else cookies.get(COOKIE, "")
+    given = bearer if kind.lower() == "bearer" else cookies.get(_cookie(headers), "")
     return hmac.compare_digest(given.encode(), token.encode())
