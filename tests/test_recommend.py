@@ -238,6 +238,10 @@ def test_less_of_a_concept_is_asked_for_on_prompts_that_evoke_it(micro: Folder):
 @pytest.mark.exhaustive
 def test_prompting_and_a_vector_are_tried_beside_the_features(micro: Folder):
     concept = labels(micro)[0]
+    code, said, log = ask(micro, "micro", concept, "--comparison", "micro-methods", "--words", "boat,tide")
+    assert (code, "Rated by words" in said, "prompting from" in said) == (0, True, True), log
+    (derived,) = (micro.path / "data").glob("micro-methods-recommend-*")
+    assert not (derived / "judge").exists(), "the judge is asked for nothing"
     code, said, log = ask(micro, "micro", concept, "--comparison", "micro-methods", "--output", "answer.md")
     assert (code, said) == (0, ""), log
     page = (micro.path / "answer.md").read_text()

@@ -41,7 +41,7 @@ from saesteer.core.markdown import escaped, printable, table, words
 from saesteer.core.texts import of_fits
 from saesteer.methods.compare.protocol import at_every_layer
 from saesteer.recommendations.candidates import candidates_sweep, picked_and_control, picked_features, usual_factors
-from saesteer.recommendations.derived import derived_name, derived_run
+from saesteer.recommendations.derived import TARGETS, derived_name, derived_run
 from saesteer.recommendations.question import RecommendRequest, check_concept, evoking_prompts, with_concept_and_another
 from saesteer.recommendations.scoring import COLUMNS, choosing_and_scoring, limits, ordinary_losses, rated_by_words, scored_texts
 from saesteer.recommendations.verdicts import sentences_of, shown, where_of
@@ -266,7 +266,8 @@ def method_texts(
     """Texts of prompting and of a supervised vector, at the strengths of the comparison, on its prompts and on further ones."""
     prompts = comparison.prompts() | dict(further)
     values = of_rivals(source.sweep, question, concepts, _written(comparison, "recommend", question.concept, prompts), len(prompts))
-    run = derived_run(comparison, "recommend", values, question)
+    are_judged = not (question.words or isinstance(source.sweep.judge, NoJudge))
+    run = derived_run(comparison, "recommend", values, question, TARGETS if are_judged else (PERPLEXITY.name,))
     rows = (of_fits(texts_of(run)), run.rows(FITS).cast({"layer": pl.Int64}))
     texts, fits = (at_every_layer(table, run.experiment.layers) for table in rows)
     joined = texts.join(fits.select(*FITS.keys, "n_texts"), on=FITS.keys, maintain_order="left")

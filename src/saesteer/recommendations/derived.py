@@ -54,14 +54,14 @@ def derived_name(source: Run, purpose: str, concept: str) -> str:
     return f"{source.name}-{purpose}-{words}-{text_id(concept)[:4]}"
 
 
-def derived_run(source: Run, purpose: str, values: Mapping[str, Any], question: RecommendRequest) -> Run:
-    """The experiment of the question's concept that is derived from another one, with its texts written and rated."""
+def derived_run(source: Run, purpose: str, values: Mapping[str, Any], question: RecommendRequest, targets: Sequence[str] = TARGETS) -> Run:
+    """The experiment of the question's concept that is derived from another one, with its targets computed."""
     name = derived_name(source, purpose, question.concept)
     write_text(source.workflow.derived_dir / f"{name}.yaml", to_yaml(dict(values)))
     run = open_run(name, source.workflow)
     _share_parts(source.data, run.data)
-    if not (_takes_over_inputs(source, run) and _completed_here(run, question.cores)):
-        _run_snakemake(run, question)
+    if not (_takes_over_inputs(source, run) and _completed_here(run, question.cores, targets)):
+        _run_snakemake(run, question, targets)
     _share_parts(run.data, source.data)
     return run
 
@@ -139,11 +139,11 @@ def _link(path: Path, linked: Path) -> None:
         write_atomically(linked, replaced)
 
 
-def _completed_here(run: Run, cores: int) -> bool:
+def _completed_here(run: Run, cores: int, targets: Sequence[str]) -> bool:
     """Complete the wanted steps one after the other, up to the first that has to ask an endpoint; whether none had to."""
     steps = steps_of(run.experiment)
     try:
-        for name in _wanted_steps(steps):
+        for name in _wanted_steps(steps, targets):
             for manifest, layers in zip(run.manifests(name), run.experiment.layer_groups.values(), strict=True):
                 complete_manifest(run, manifest, layers, partial(_rows, run, steps[name], cores))
     except _NotHere:
@@ -153,9 +153,9 @@ def _completed_here(run: Run, cores: int) -> bool:
     return True
 
 
-def _wanted_steps(steps: Mapping[str, Step]) -> Sequence[str]:
-    """TARGETS and what they read, directly or not, in order."""
-    wanted = {*TARGETS}
+def _wanted_steps(steps: Mapping[str, Step], targets: Sequence[str]) -> Sequence[str]:
+    """The targets and what they read, directly or not, in order."""
+    wanted = {*targets}
     for name, step in reversed([*steps.items()]):
         wanted |= set(step.inputs) if name in wanted else set()
     return [name for name in steps if name in wanted]
@@ -172,10 +172,10 @@ def _rows(run: Run, step: Step, cores: int, missing: pl.DataFrame) -> Iterable[p
     return with_progress(step.compute(run, missing), missing.height, step.unit, step.tokens, f"{run.name}: {step.table.name}")
 
 
-def _run_snakemake(run: Run, question: RecommendRequest) -> None:
-    targets = [str(path) for name in TARGETS if name in steps_of(run.experiment) for path in run.manifests(name)]
+def _run_snakemake(run: Run, question: RecommendRequest, targets: Sequence[str]) -> None:
+    manifests = [str(path) for name in targets if name in steps_of(run.experiment) for path in run.manifests(name)]
     target_of = "methods" if isinstance(run.experiment, Comparison) else "experiments"
-    command = [sys.executable, "-m", "snakemake", *targets, "--cores", str(question.cores), "--rerun-incomplete"]
+    command = [sys.executable, "-m", "snakemake", *manifests, "--cores", str(question.cores), "--rerun-incomplete"]
     command += ["--configfile", str(question.configfile), "--config", f"{target_of}=[{run.name}]"]
     log = Path("logs", run.name, "snakemake.log")
     log.parent.mkdir(parents=True, exist_ok=True)
