@@ -63,7 +63,7 @@ export function Answer({ row, page, layer, feature }) {
   const how = edit === "addition" ? "" : edit === "ablation" ? " --edit ablation" : ` --edit ${edit} --factor ${recommended[0]}`;
   return <>
     <p class="answer"><Sentence row={row} page={page} /></p>
-    {recommended[0] !== null && <p>Recommended: factor {recommended[0]}, chosen by {recommended[1]}. {splitOf(index.features)}, by the rule “{index.features.rule}”. Brackets: 95 % intervals over prompts. <From tables={["steering", "outcomes"]} /></p>}
+    {recommended[0] !== null && <p>Recommended: factor {recommended[0]}, chosen by {recommended[1]}. {splitOf(index.features)}. Their rule is “{index.features.rule}”. Brackets: 95 % intervals over prompts. <From tables={["steering", "outcomes"]} /></p>}
     {answer.text && <Pair columns={index.features.texts} page={page} />}
     {recommended[0] !== null && prompt !== undefined && <Copy text={`saesteer steer ${index.name} ${layer}/${feature} ${word(prompt)}${how}`} what="Command" />}
   </>;
