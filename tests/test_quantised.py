@@ -188,7 +188,7 @@ def test_check_passes_where_it_is(own: Experiment) -> None:  # noqa: F811
 
 def test_sft_is_refused_in_the_settings(own: Experiment) -> None:  # noqa: F811
     methods = {
-        "methods": ["lora", "sft"],
+        "methods": ["unsteered", "lora", "sft"],
         "concepts": {"kind": "published", "concepts": "a/b", "texts": "a/c"},
         "prompts": "config/prefixes.txt",
     }

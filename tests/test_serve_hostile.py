@@ -131,7 +131,7 @@ def test_a_server_with_a_token_has_any_name(comparison: Run, tmp_path: Path, nam
         host = f"{name}:8765"
         opened = httpx.get(server.address, params={"token": "secret"}, headers={"Host": host})
         assert opened.status_code == 307
-        assert {"httponly", "samesite=lax"} <= {part.strip().lower() for part in opened.headers["set-cookie"].split(";")}
+        assert {"httponly", "samesite=strict"} <= {part.strip().lower() for part in opened.headers["set-cookie"].split(";")}
         cookie = opened.headers["set-cookie"].partition(";")[0]
         mine = {"Host": host, "Origin": f"http://{host}", "Cookie": cookie}
         assert server.post("/v1/completions", COMPLETION, **mine).status_code == 200

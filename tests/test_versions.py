@@ -24,9 +24,9 @@ WITHOUT = {
     "judge.rubric": "its digest is among the judge's settings",
 }
 """Modules of the science without a version, and why."""
-OTHERWISE_TOLD = {"fits": {"judge.parse"}, "concepts": {"engine.quantised"}}
-"""Step -> modules that compute no row of it: behind the digest of how prompts are written, which is among its settings; and the quantising
-of weights, which an embedder's never are."""
+OTHERWISE_TOLD = {"fits": {"judge.parse"}, "concepts": {"engine.quantised", "sources.corpus"}}
+"""Step -> modules that compute no row of it: behind the digest of how prompts are written, which is among its settings; the quantising of
+weights, which an embedder's never are; and the names of texts, by which it joins the max-activating examples that have them."""
 OPENED_BY = {"model": "engine.models", "sae": "engine.saes", "tokens": "core.tokens", "world_judge": "world.judges"}
 """Method of Run -> the module that it opens something with."""
 

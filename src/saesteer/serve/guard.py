@@ -86,8 +86,7 @@ def _without_token(scope: Scope, token: str) -> Response | None:
     if scope["method"] != "GET":
         return None
     answer = RedirectResponse(scope["path"])
-    # Strict would refuse whoever follows a link from another site's page: browsers then leave the cookie out after the redirect.
-    answer.set_cookie(_cookie(Headers(scope=scope)), token, httponly=True, samesite="lax")
+    answer.set_cookie(_cookie(Headers(scope=scope)), token, httponly=True, samesite="strict")
     return answer
 
 
