@@ -240,7 +240,7 @@ def test_every_method_of_the_file_is_compared(compared: Compared) -> None:
     folder, methods = compared.folder, methods_of(compared.folder, LARGE)
     assert len(methods) == 42
     fits = folder.table("fits", LARGE)
-    assert Counter(fits["method"]) == dict.fromkeys(methods, N_CONCEPTS)
+    assert Counter(fits["method"]) == dict.fromkeys((method(name).key for name in methods), N_CONCEPTS)
     abstaining = dict(fits.filter(pl.col("kind").is_null()).select("method", "reason").iter_rows())
     assert {"supervised", "supervised_random"} <= set(abstaining)  # P3 asks for 50 texts
     assert set(fits["layer"]) == {10}
