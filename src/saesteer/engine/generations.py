@@ -226,16 +226,21 @@ def placed(intervention: Intervention, sae: Sae, sae_features: str) -> Intervent
     return intervention
 
 
-def prompted_ids(lm: LanguageModel, intervention: PromptText, factor: float, prompt_text: str, n_new_tokens: int = 0) -> list[int]:
-    """Token ids of a prompt with the text of a factor put before it: after a space in a base model's running text, after an empty line in a
-    user's turn. Refuses what leaves no room for `n_new_tokens` more."""
+def text_of_factor(intervention: PromptText, factor: float) -> str:
+    """The text that stands before a prompt at a factor."""
     texts = intervention.texts
     if factor not in range(1, len(texts) + 1):
         raise ValueError(
             f"prompting has texts for the factors 1 to {len(texts)}, not {factor}; change methods.factors.prompt (prompt_search, of_method)"
         )
+    return texts[int(factor) - 1]
+
+
+def prompted_ids(lm: LanguageModel, intervention: PromptText, factor: float, prompt_text: str, n_new_tokens: int = 0) -> list[int]:
+    """Token ids of a prompt with the text of a factor put before it: after a space in a base model's running text, after an empty line in a
+    user's turn. Refuses what leaves no room for `n_new_tokens` more."""
     between = "\n\n" if lm.prompt_format == "chat" else " "
-    ids = prompt_token_ids(lm, texts[int(factor) - 1] + between + prompt_text)
+    ids = prompt_token_ids(lm, text_of_factor(intervention, factor) + between + prompt_text)
     try:
         check_length(lm, len(ids) + n_new_tokens)
     except ValueError as fault:

@@ -19,7 +19,7 @@ from saesteer.engine.activations import sparse_activations, special_ids
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.conversation import rendered
 from saesteer.engine.generate import next_log_probs
-from saesteer.engine.generations import feature_edit, features_addition, placed, prompted_ids, set_name
+from saesteer.engine.generations import feature_edit, features_addition, placed, prompted_ids, set_name, text_of_factor
 from saesteer.engine.hook_points import to_residual
 from saesteer.engine.interventions import Addition, PromptText
 from saesteer.engine.logit_lens import top_logit_lens_tokens
@@ -113,14 +113,14 @@ class Model:
             return prompted_ids(self.lm, text, factor, prompt, sampling.max_new_tokens)
         return prompt_token_ids(self.lm, prompt)
 
-    def _prompted(self, messages: Sequence[Message], text: PromptText, factor: float) -> list[Message]:
+    @staticmethod
+    def _prompted(messages: Sequence[Message], text: PromptText, factor: float) -> list[Message]:
         """A conversation with the text of a factor before its last user turn, as `prompted_ids` puts it before a prompt."""
         users = [place for place, message in enumerate(messages) if message.role == "user"]
         if not users:
             raise SettingsError("prompting puts a text before the last user turn, and this conversation has none: add one")
         last, content = users[-1], messages[users[-1]].content
-        prompted_ids(self.lm, text, factor, content)  # refuses a factor that has no text
-        turn = messages[last].model_copy(update={"content": f"{text.texts[int(factor) - 1]}\n\n{content}"})
+        turn = messages[last].model_copy(update={"content": f"{text_of_factor(text, factor)}\n\n{content}"})
         return [*messages[:last], turn, *messages[last + 1 :]]
 
     def _conversation_ids(self, messages: Sequence[Message]) -> list[int]:
