@@ -13,7 +13,7 @@ from saesteer.reference.sae_docs import Release, releases, releases_markdown
 from saesteer.settings import SaeSettings
 from saesteer.sources.sae_sources import FORMS, SaeSource, directory_file, neuronpedia_source, sae_source
 from studies import ROOT
-from studies.pages.blocks import SAES
+from studies.pages.tables import saes_markdown
 
 SIZES = {"d_model": 16, "n_features": 64}
 
@@ -177,7 +177,7 @@ def test_counts_are_those_of_sae_lens_own_list(directory: dict[str, Any], ours: 
         assert {group.model for group in groups} == {entry["model"]}
         assert sum(group.n_neuronpedia for group in groups) == sum(1 for sae in entry["saes"] if sae.get("neuronpedia"))
     total, usable = sum(group.n for group in ours), sum(group.n for group in ours if group.reason is None)
-    assert f"| {total:,} | {usable:,} |" in SAES.markdown(ROOT).splitlines()[-1]
+    assert f"| {total:,} | {usable:,} |" in saes_markdown(ROOT).splitlines()[-1]
     assert len(releases_markdown().splitlines()) == 2 + len(ours)
     assert usable == total - 41
 

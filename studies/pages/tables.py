@@ -1,95 +1,157 @@
-"""A table of a page as data: headings, and what the cells below them show of the rows of their line."""
+"""The tables of the pages, in Markdown, from results in git."""
 
-import math
-import re
-import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from saesteer.core.markdown import number, table
-from saesteer.site.headline import with_interval
+import polars as pl
 
-Row = Mapping[str, Any]
-Rows = Sequence[Row]
-Cell = str | Callable[[Rows], str]
-"""What stands in a cell: "NAME", the value of its first row; "NAME FORMAT", that in a format of Python's; "NAME .N", rounded to N digits;
-"NAME ±", with its interval (NAME_low to NAME_high); a dash where there is none. Or a function."""
-Column = Cell | tuple[Cell, Mapping[str, Any]]
-"""A cell, of all rows of a line or of those with the given values."""
+from saesteer.analysis.best_factor import RULES
+from saesteer.analysis.recommendation import Verdict
+from saesteer.core.markdown import escaped, number, table
+from saesteer.core.uncertainty import RATINGS, mean_interval
+from saesteer.methods.compare.tables import METHOD_DAMAGE, METHOD_DIFFERENCES, METHOD_EQUAL_COST, METHODS_TABLE
+from saesteer.reference.sae_docs import Release, releases, verdict
+from saesteer.site.headline import headline_markdown, share, times, with_interval
+from saesteer.site.method_pages import SHOWN_LIMIT
+from studies.pages.answers import CONFIDENCE, NOT_RUN, recommended
+from studies.pages.results import GRID_ENDS, MODELS, REGISTERED, SHIPPED, comparison, metrics, metrics_file, stored
+from studies.public import judges
+from studies.public.recommendations import DEMONSTRATION, FOLDER
 
-
-def text_of(cell: Cell, rows: Rows) -> str:
-    """What a cell shows of rows."""
-    if not isinstance(cell, str):
-        return cell(rows)
-    name, _, form = cell.partition(" ")
-    value = rows[0][name] if rows else None
-    if value is None:
-        return number(None)
-    if re.fullmatch(r"\.\d", form):
-        return number(value, int(form[1:]))
-    if form == "±":
-        return with_interval(value, rows[0][f"{name}_low"], rows[0][f"{name}_high"])
-    return format(value, form)
-
-
-def every(cell: Cell) -> Cell:
-    """What a cell shows of each row, the rows apart by a slash."""
-    return lambda rows: " / ".join(text_of(cell, [row]) for row in rows)
-
-
-def beside(separator: str, *cells: Cell) -> Cell:
-    """What several cells show, in one."""
-    return lambda rows: separator.join(text_of(cell, rows) for cell in cells)
+GAINS = {"The filter's net gain": "ratio", "The filter's net gain within layers": "within_layers"}
+"""Finding -> its name among the net gains of the registered variant."""
+DIFFERENCES = {
+    "A labelled feature − a random direction": ("sae_label", "random_vector"),
+    "P1's choice − the labelled feature": ("sae_label_output_score", "sae_label"),
+    "The feature nearest to DiffMean − the labelled feature": ("sae_cosine", "sae_label"),
+    "DiffMean − the labelled feature": ("diffmean", "sae_label"),
+    "SAE-TS − DiffMean": ("sae_ts", "diffmean"),
+    "ReFT-r1 − DiffMean": ("reft_r1", "diffmean"),
+    "LoRA − ReFT-r1": ("lora", "reft_r1"),
+    "LoRA − a prompt": ("lora", "prompting"),
+}
+"""Finding -> the two methods whose held-out scores are compared, paired over concepts."""
+_Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A table of a page."""
-
-    rows: Callable[[Path], Iterable[Row]]
-    """Of the repository's root."""
-    lines: str
-    """Names of columns: a line for each of their values, in the order of the rows."""
-    columns: Mapping[str, Column]
-    """By heading. One that names columns in braces stands for a column for each of their values, of which the last named varies slowest."""
-    order: Callable[[Rows], Rows] = list
-
-    def markdown(self, root: Path) -> str:
-        """The table."""
-        rows = self.order(list(self.rows(root)))
-        spread = [spread_column for heading, column in self.columns.items() for spread_column in _spread(rows, heading, column)]
-        cells = ([text_of(cell, matching(line, where)) for _, cell, where in spread] for line in grouped(rows, self.lines).values())
-        return table([heading for heading, *_ in spread], cells)
+def saes_markdown(_root: Path) -> str:
+    """Counts of the SAEs that sae-lens lists, by place, form and what is said of them, and in all."""
+    listed = releases()
+    classes: dict[tuple[str, str, str], list[Release]] = {}
+    for release in listed:
+        classes.setdefault((", ".join(release.hook_points), release.form, verdict(release)), []).append(release)
+    rows = [
+        (place, f"`{form}`", len(group), f"{sum(release.n for release in group):,}", reading)
+        for (place, form, reading), group in sorted(classes.items())
+    ]
+    usable, n = sum(release.n for release in listed if release.reason is None), sum(release.n for release in listed)
+    in_all = ("in all", "", len({release.name for release in listed}), f"{n:,}", f"{usable:,}")
+    return table(("hook point", "form", "releases", "SAEs", "can be used"), [*rows, in_all])
 
 
-def _spread(rows: Rows, heading: str, column: Column) -> Iterator[tuple[str, Cell, Mapping[str, Any]]]:
-    """Heading, cell and the values of its rows, of the one column or of each that it stands for."""
-    cell, where = column if isinstance(column, tuple) else (column, {})
-    names = re.findall(r"\{(\w+)\}", heading)[::-1]
-    for values in product(*(sorted({row[name] for row in rows}) for name in names)):
-        key = dict(zip(names, values, strict=True))
-        yield heading.format(**key), cell, {**where, **key}
+def headlines_markdown(root: Path) -> str:
+    """All headline numbers, one table per model that was run."""
+    run = {name: model for name, model in MODELS.items() if metrics_file(root, name).is_file()}
+    return "\n\n".join(f"## {model}\n\n{headline_markdown(metrics(root, name)).rstrip()}" for name, model in run.items())
 
 
-def grouped(rows: Iterable[Row], names: str) -> dict[tuple[Any, ...], list[Row]]:
-    """Values of the columns -> their rows, in the order of the rows."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in names.split()), []).append(row)
-    return groups
+def demonstration(root: Path) -> str:
+    """The plan's prompts, with a column unsteered and one steered by what `recommend` says of the plan's concept."""
+    rows = pl.read_csv(root / FOLDER / "demonstration.csv", schema=DEMONSTRATION)
+    first = rows.row(0, named=True)
+    steered = f"feature {first['layer']}/{first['feature']}, factor {first['factor']}"
+    texts = rows.select("prompt", "unsteered", "steered").iter_rows()
+    return table(["prompt", "unsteered", steered], [[prompt, *(escaped(text.strip()) for text in both)] for prompt, *both in texts])
 
 
-def matching(rows: Iterable[Row], where: Mapping[str, Any]) -> list[Row]:
-    """The rows with these values."""
-    return [row for row in rows if all(row.get(name) == value for name, value in where.items())]
+def grid_ends_markdown(root: Path) -> str:
+    """Where in the grid of factors choices lie on the public models, and what is written there."""
+    lines = []
+    for experiment, model in MODELS.items():
+        rows = stored(root, experiment, GRID_ENDS)
+        for row in [] if rows is None else rows.iter_rows(named=True):
+            means = [number(row[name]) for name in ("net_gen_success_20", "fluency_rating")]
+            lines.append((model, RULES[row["rule"]], row["place"], row["n"], f"{row['share']:.1%}", *means))
+    heading = ("model", "factor by", "factor of the grid", "choices", "share", "net GenSuccess@20", "fluency rating")
+    return table(heading, lines)
 
 
-def best_first(rows: Rows) -> Rows:
-    """Rows of methods in the order of each method's mean score over its rows, largest first."""
-    scores = {name: [row["score"] for row in group if row["score"] is not None] for (name,), group in grouped(rows, "method").items()}
-    means = {name: statistics.fmean(group) if group else -math.inf for name, group in scores.items()}
-    return sorted(rows, key=lambda row: (-means[row["method"]], row["method"]))
+def carried_over_markdown(root: Path) -> str:
+    """What of the grammar's findings carries over to the public models: one line per finding, one column per model."""
+    of_models = [list(findings(root, experiment)) for experiment in (SHIPPED, *MODELS)]
+    lines = zip((*GAINS, *DIFFERENCES), *of_models, strict=True)
+    return table(("finding", "the grammar's model", *MODELS.values()), lines)
+
+
+def findings(root: Path, experiment: str) -> Iterator[str]:
+    """What was measured of each finding on a sweep's model."""
+    is_run = metrics_file(root, experiment).is_file()
+    net = metrics(root, experiment)["filter"][REGISTERED]["all"]["net"] if is_run else None
+    yield from (times(net[name]) if net else NOT_RUN for name in GAINS.values())
+    pairs = stored(root, comparison(experiment), METHOD_DIFFERENCES.name)
+    for pair in DIFFERENCES.values():
+        yield NOT_RUN if pairs is None else "; ".join(differences(pairs, *pair)) or number(None)
+
+
+def differences(pairs: pl.DataFrame, method: str, other: str) -> Iterator[str]:
+    """METHOD_DIFFERENCES -> a method's mean less another's with its interval, at each layer; each pair is there in one order."""
+    for row in pairs.filter(pl.concat_list("method", "other").list.sort() == sorted((method, other))).sort("layer").iter_rows(named=True):
+        same_order = row["method"] == method
+        yield with_interval(*(row["mean"], row["low"], row["high"]) if same_order else (-row["mean"], -row["high"], -row["low"]))
+
+
+def methods_markdown(root: Path) -> str:
+    """Every method's held-out score on both models, also at a limit on what it costs ordinary text, and that cost; best first."""
+    read = [(model, scores_and_costs(root, experiment)) for experiment, model in MODELS.items()]
+    rows = pl.concat(rows.with_columns(model=pl.lit(model)) for model, rows in read if rows is not None)
+    best_first = rows.group_by("title").agg(pl.mean("score")).sort("score", "title", descending=[True, False], nulls_last=True)["title"]
+    by_key = {(row["title"], row["model"]): row for row in rows.iter_rows(named=True)}
+    lines = []
+    for title in best_first:
+        of_models = [by_key.get((title, model)) for model in MODELS.values()]
+        scores = [_with_ends(row, name) for name in ("score", "limited") for row in of_models]
+        lines.append((title, *scores, " / ".join(number(row["loss_rise"]) for row in of_models if row)))
+    limited = [f"at most {SHOWN_LIMIT} nats, {model}" for model in MODELS.values()]
+    return table(("method", *MODELS.values(), *limited, "loss rise"), lines)
+
+
+def scores_and_costs(root: Path, experiment: str) -> pl.DataFrame | None:
+    """The methods compared on a sweep's model with what each costs ordinary text, and its score at a limit on that (`limited`)."""
+    names = (METHODS_TABLE.name, METHOD_DAMAGE.name, METHOD_EQUAL_COST.name)
+    methods, damage, equal_cost = (stored(root, comparison(experiment), name) for name in names)
+    if methods is None or damage is None or equal_cost is None:
+        return None
+    keys = ["layer", "method"]
+    limited = {f"limited{end}": f"score{end}" for end in ("", "_low", "_high")}
+    with_costs = methods.join(damage, on=keys, how="left", maintain_order="left")
+    return with_costs.join(equal_cost.filter(limit=SHOWN_LIMIT).select(*keys, **limited), on=keys, how="left", maintain_order="left")
+
+
+def _with_ends(row: _Row | None, name: str) -> str:
+    """A value of a row with its interval; a dash where there is no row."""
+    return number(None) if row is None else with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
+
+
+def recommendations_markdown(root: Path) -> str:
+    """How often the printed interval of what `recommend` picks holds its mean on fresh prompts, and that mean over concepts."""
+    verdicts = get_args(Verdict)
+    lines = []
+    for experiment, model in MODELS.items():
+        rows = recommended(root, experiment).filter(pl.col("n_per_layer").is_null())
+        scored = rows.drop_nulls("fresh")
+        held = scored.filter(pl.col("fresh").is_between("score_low", "score_high")).height
+        fresh = scored["fresh"].to_numpy()
+        mean = with_interval(float(fresh.mean()), *(mean_interval(fresh, CONFIDENCE, RATINGS) or (None, None)))
+        lines.append((model, rows.height, *(rows.filter(verdict=name).height for name in verdicts), share(held, scored.height), mean))
+    return table(("model", "concepts", *verdicts, "interval holds", "score on fresh prompts"), lines)
+
+
+def judges_markdown(root: Path) -> str:
+    """How far each two judges agree on texts of the comparisons of methods."""
+    lines = []
+    for experiment, model in MODELS.items():
+        for row in pl.read_csv(root / judges.FOLDER / f"{comparison(experiment)}.csv").iter_rows(named=True):
+            pair = f"{row['judge']}, {row['other']}"
+            lines.append((model, pair, row["aspect"], row["n"], f"{row['equal']:.0%}", _with_ends(row, "kappa")))
+    return table(("model", "judges", "aspect", "texts", "equal", "weighted kappa"), lines)

@@ -11,26 +11,19 @@ from scipy import stats
 
 from saesteer.core.tables import write_summary
 from saesteer.core.uncertainty import Interval, mean_interval
+from saesteer.settings import SettingsError
 from studies import ROOT
-from studies.pages.carried_over import CARRIED_OVER, differences
-from studies.pages.grid_ends import grid_ends
-from studies.pages.methods import TABLES
-from studies.pages.public import (
-    METHODS,
-    MODELS,
-    QUESTIONS,
-    RECOMMENDED,
-    answers,
-    answers_markdown,
-    brute_force_pairs,
-    comparison,
+from studies.pages.answer_figure import data, draw
+from studies.pages.answers import QUESTIONS, answers, answers_markdown, brute_force_pairs, near, ratio_of_means
+from studies.pages.results import COLUMNS, MODELS, TABLES, comparison, grid_ends, stored, update_results
+from studies.pages.tables import (
+    carried_over_markdown,
     demonstration,
+    differences,
     headlines_markdown,
-    near,
-    ratio_of_means,
+    methods_markdown,
+    recommendations_markdown,
 )
-from studies.pages.public_figure import data, draw
-from studies.pages.results import SNAPSHOTS, write_snapshot
 from studies.public.recommendations import DEMONSTRATION, N_BRUTE_FORCE, SCHEMA
 
 
@@ -81,9 +74,8 @@ def root(tmp_path: Path) -> Path:
             (method, f"c{n}", score) for method, of in (("sae_label_output_score", 0.4), ("lora", 1.2)) for n, score in enumerate([of] * 16)
         ]
         pl.DataFrame(made, schema=["method", "concept", "score"], orient="row").write_csv(folder / "method_scores.csv")
-        for table in TABLES:
-            of_methods = pl.read_csv(ROOT / f"docs/methods/{table.name}.csv", infer_schema_length=None).filter(layer=3)
-            of_methods.write_csv(folder / f"{table.name}.csv")
+        for name in ("methods", "method_differences", "method_damage", "method_equal_cost"):
+            stored(ROOT, "tiny-methods", name).filter(layer=3).write_csv(folder / f"{name}.csv")
         rows = [
             {"concept": f"c{n}", "n_per_layer": per, "verdict": "try it", "fresh": fresh, "score_low": 0.7, "score_high": 0.7 + 0.1 * n}
             for n in range(6)
@@ -95,24 +87,27 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_pages_show_both_models(root: Path) -> None:
-    heading, _, line, _ = RECOMMENDED.markdown(root).splitlines()
+    heading, _, line, _ = recommendations_markdown(root).splitlines()
     assert heading.startswith("| model | concepts | use | try it | don't | interval holds |")
     assert line == "| SmolLM2-135M | 6 | 0 | 5 | 1 | 60.0% [14.7, 94.7] | 1.00 [0.48, 1.52] |"
-    lines = METHODS.markdown(root).splitlines()
-    assert lines[0].startswith("| method | Gemma 3 270M | SmolLM2-135M | at most 0.1 nats, Gemma 3 270M |")
+    lines = methods_markdown(root).splitlines()
+    assert lines[0].startswith("| method | SmolLM2-135M | Gemma 3 270M | at most 0.1 nats, SmolLM2-135M |")
     assert "| LoRA | 1.52 [1.36, 1.67] | 1.52 [1.36, 1.67] | 1.51 [1.28, 1.69] | 1.51 [1.28, 1.69] | 0.20 / 0.20 |" in lines
 
 
 def test_a_comparisons_tables_are_taken_over_all_or_none(tmp_path: Path) -> None:
-    tables = thin("one concept")
-    (snapshot,) = [snapshot for snapshot in SNAPSHOTS if snapshot.experiment == comparison("smollm2")]
-    for name, table in snapshot.tables.items():
-        assert not (tmp_path / snapshot.folder).exists()
-        write_summary(table, tables[name], tmp_path / f"data/{snapshot.experiment}/tables/{name}.parquet")
-        write_snapshot(tmp_path, snapshot)
-    scores = pl.read_csv(tmp_path / snapshot.folder / "method_scores.csv")
-    assert scores.columns == list(snapshot.columns["method_scores"])
-    assert scores.height == tables["method_scores"].height
+    made, name = thin("one concept"), comparison("smollm2")
+    with pytest.raises(SettingsError, match=r"docs/results/tiny\.json is missing: run `make grammar`"):
+        update_results(tmp_path)
+    (tmp_path / "docs/results").mkdir(parents=True)
+    (tmp_path / "docs/results/tiny.json").write_text("{}")
+    for table in TABLES[name]:
+        assert not (tmp_path / "docs/methods").exists()
+        write_summary(table, made[table.name], tmp_path / "data" / name / table.path)
+        update_results(tmp_path)
+    scores = stored(tmp_path, name, "method_scores")
+    assert scores.columns == list(COLUMNS["method_scores"])
+    assert scores.height == made["method_scores"].height
 
 
 def test_a_difference_is_shown_in_the_order_of_its_line_at_each_layer() -> None:
@@ -126,7 +121,7 @@ def test_a_difference_is_shown_in_the_order_of_its_line_at_each_layer() -> None:
 def test_what_carries_over_has_a_column_a_model(root: Path) -> None:
     shutil.copyfile(ROOT / "docs/results/tiny.json", root / "docs/results/tiny.json")
     (root / "docs/methods/gemma-3-270m-methods/method_differences.csv").unlink()
-    lines = CARRIED_OVER.markdown(root).splitlines()
+    lines = carried_over_markdown(root).splitlines()
     assert lines[0] == "| finding | the grammar's model | SmolLM2-135M | Gemma 3 270M |"
     assert lines[3] == "| The filter's net gain within layers | 1.21× [0.92, 1.59] | 1.21× [0.92, 1.59] | 1.21× [0.92, 1.59] |"
     assert "| LoRA − a prompt | not run yet | −0.02 [−0.26, 0.20] | not run yet |" in lines

@@ -2,14 +2,11 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import typer
 from workflow_folder import ROOT
 
-from saesteer.settings import SettingsError
-from studies.pages import results
 from studies.public import __main__ as public
 from studies.world import __main__ as world
 
@@ -26,9 +23,3 @@ def test_the_makefile_calls_a_command_as_it_is(study: str, words: str) -> None:
 def test_every_command_has_a_target() -> None:
     named = {(study, words.split()[0]) for study, words in CALLS}
     assert named == {(study, name) for study, app in APPS.items() for name in typer.main.get_command(app).commands}
-
-
-def test_pages_are_not_written_without_the_shipped_experiment(tmp_path: Path) -> None:
-    (tmp_path / "config").symlink_to(ROOT / "config")
-    with pytest.raises(SettingsError, match=r"docs/results/tiny\.json is missing: run `make grammar`"):
-        results.update_results(tmp_path)

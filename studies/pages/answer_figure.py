@@ -8,12 +8,10 @@ import polars as pl
 from saesteer.analysis.tables import SELECTION
 from saesteer.figures.definition import FEW_NOTE, SMALL, banded
 from saesteer.figures.style import BLACK, GREY, MAGENTA, PAGE, Axes, Figure, Look, band, legend_entry, new_figure, styled, threshold_axis
-from studies.pages.findings import metrics
-from studies.pages.methods import METHODS, results
-from studies.pages.public import MODELS, REGISTERED, RESULTS, methods_folder
+from saesteer.methods.compare.tables import METHODS_TABLE
+from studies.pages.results import MODELS, REGISTERED, comparison, metrics, stored
 
 MARKS = dict(zip(MODELS.values(), (Look(BLACK, "o"), Look(MAGENTA, "D")), strict=True))
-_ENDS = {"mean": "value", "low": "low", "high": "high"}
 REPORTED = (2.0, 3.0)
 """P1's gain on Gemma-2 2B and 9B, not net of unsteered texts."""
 _CURVE, _WITHIN, _METHODS = "threshold", "within layers", "methods"
@@ -24,15 +22,16 @@ def data(root: Path) -> pl.DataFrame:
     the same gain of features compared with those of their own layer, at the experiment's threshold."""
     parts = []
     for experiment, model in MODELS.items():
-        if (swept := root / RESULTS / experiment / f"{SELECTION.name}.csv").is_file():
-            curves = gains(pl.read_csv(swept, infer_schema_length=None).filter(rule=REGISTERED))
+        selection, methods = stored(root, experiment, SELECTION.name), stored(root, comparison(experiment), METHODS_TABLE.name)
+        panels = dict[str, pl.DataFrame]()
+        if selection is not None:
             numbers = metrics(root, experiment)
             gain = numbers["filter"][REGISTERED]["all"]["net"]["within_layers"]
-            within = pl.DataFrame([{"threshold": numbers["threshold"]} | {f"times_{end}": gain[of] for end, of in _ENDS.items()}])
-            parts += [of.with_columns(panel=pl.lit(name), model=pl.lit(model)) for name, of in ((_CURVE, curves), (_WITHIN, within))]
-        if (root / methods_folder(experiment) / f"{METHODS.name}.csv").is_file():
-            methods = results(root, METHODS, methods_folder(experiment))
-            parts.append(methods.with_columns(panel=pl.lit(_METHODS), model=pl.lit(model)))
+            within = {"threshold": numbers["threshold"], "times_mean": gain["value"], "times_low": gain["low"], "times_high": gain["high"]}
+            panels |= {_CURVE: gains(selection.filter(rule=REGISTERED)), _WITHIN: pl.DataFrame([within])}
+        if methods is not None:
+            panels[_METHODS] = methods
+        parts += [rows.with_columns(panel=pl.lit(name), model=pl.lit(model)) for name, rows in panels.items()]
     return pl.concat(parts, how="diagonal_relaxed")
 
 
