@@ -2,9 +2,8 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -22,16 +21,13 @@ from saesteer.run import open_run
 from saesteer.settings import Comparison, Workflow, load_experiment
 from saesteer.settings.methods import LabelledTexts
 from saesteer.workflow.model_files import model_files
-from studies.public import activations, read, train
+from studies.public import activations, train
 from studies.public.activations import Rows
 from studies.public.card import ship
-from studies.public.clean import cleaned
-from studies.public.endpoint import NAME, model_file, served
-from studies.public.judges import write_judgements
-from studies.public.measure import Losses, loss_with_sae, losses_without_sae, quality
+from studies.public.judges import NAME, model_file, served, write_judgements
+from studies.public.measure import loss_with_sae, losses_without_sae, quality
 from studies.public.recommendations import FOLDER, FURTHER_CONCEPTS, demonstrated, write_recommendations
-from studies.public.rounded import save_rounded
-from studies.public.sample import prompts, requests, sampled_parts
+from studies.public.texts import cleaned, prompts, requests, sampled_parts
 
 EXPERIMENT = {"smollm2-135m": "smollm2", "gemma-3-270m": "gemma-3-270m"}
 LAYERS = {"smollm2-135m": (3, 8, 13, 18, 23, 28), "gemma-3-270m": (2, 5, 9, 12, 15, 17)}
@@ -159,37 +155,16 @@ def kinds(job: Job) -> None:
     layer = COMPARED[job.model]
     x = trained_on(job.folder, layer)
     x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(job.seed))[:COMPARED_TOKENS]]
-    measures = Measures(job, layer)
-    for name, recipe in KINDS.items():
-        build(measures, x, recipe, job.folder / "kinds" / name)
+    build(job, layer, x, {job.folder / "kinds" / name: recipe for name, recipe in KINDS.items()})
 
 
 def saes(job: Job) -> None:
     """One SAE a layer, measured, rounded and measured again."""
     for layer in job.layers:
-        build(Measures(job, layer), trained_on(job.folder, layer), SHIPPED, job.folder / "saes" / f"layer_{layer:02d}")
+        build(job, layer, trained_on(job.folder, layer), {job.folder / "saes" / f"layer_{layer:02d}": SHIPPED})
 
 
-def examples(job: Job) -> None:
-    """Some features' largest activations on the model's texts, to be read by eye."""
-    lm = job.lm("float32")
-    rows = job.written_rows(lm)
-    for layer in job.layers:
-        sae = sae_from_folder(job.folder / "saes" / f"layer_{layer:02d}" / "rounded", "float32", "cpu")
-        page = read.page(lm, sae, rows, activations.read(job.folder / "written", layer), job.seed)
-        (job.folder / f"examples_{layer:02d}.txt").write_text(page, encoding="utf-8")
-
-
-PHASES = {
-    "sample": sample,
-    "texts": texts,
-    "labelled": labelled,
-    "books": books,
-    "written": written,
-    "kinds": kinds,
-    "saes": saes,
-    "examples": examples,
-}
+PHASES = {phase.__name__: phase for phase in (sample, texts, labelled, books, written, kinds, saes)}
 
 Out = Annotated[Path, typer.Option(help="Folder of all models' phases.")]
 app = typer.Typer(help=__doc__, add_completion=False)
@@ -259,38 +234,26 @@ def trained_on(folder: Path, layer: int) -> torch.Tensor:
     return torch.cat([activations.read(folder / part, layer) for part in ("books", "written")])
 
 
-class Measures:
-    """What the SAEs of a layer are measured on."""
-
-    def __init__(self, job: Job, layer: int) -> None:
-        self.job, self.layer = job, layer
-        self.lm = job.lm("float32")
-        self.x = activations.read(job.folder / "held_out", layer)
-        self.rows = job.held_out_rows(self.lm).take(np.arange(LOSS_ROWS))
-
-    @cached_property
-    def without(self) -> Losses:
-        """Losses without an SAE."""
-        return losses_without_sae(self.lm, self.layer, self.rows)
-
-    def of(self, folder: Path) -> dict[str, object]:
-        """Of the SAE in a folder."""
-        sae = sae_from_folder(folder, "float32", "cpu")
-        loss = loss_with_sae(self.lm, sae, self.rows)
-        losses = {"loss_recovered": self.without.recovered(loss), "losses": [self.without.plain, loss, self.without.zeros]}
-        return asdict(quality(sae, self.x)) | losses
-
-
-def build(measures: Measures, x: torch.Tensor, recipe: train.Recipe, out: Path) -> None:
-    """Train, round and measure one SAE: out/full, out/rounded, out/metrics.json."""
-    recipe, job = replace(recipe, tokens=len(x)), measures.job
-    train.train_sae(x, recipe, measures.layer, job.model, job.seed, out / "full")
-    if (out / "metrics.json").exists():
+def build(job: Job, layer: int, x: torch.Tensor, recipes: Mapping[Path, train.Recipe]) -> None:
+    """Train, round and measure an SAE of a layer in each folder: full, rounded, metrics.json."""
+    recipes = {out: replace(recipe, tokens=len(x)) for out, recipe in recipes.items() if not (out / "metrics.json").exists()}
+    for out, recipe in recipes.items():
+        train.train_sae(x, recipe, layer, job.model, job.seed, out / "full")
+        train.save_rounded(out / "full", out / "rounded")
+    if not recipes:
         return
-    save_rounded(out / "full", out / "rounded")
-    metrics = {"recipe": asdict(recipe), "seed": job.seed} | {form: measures.of(out / form) for form in ("full", "rounded")}
-    write_json(out / "metrics.json", metrics)
-    logging.info("layer %d: %s", measures.layer, json.dumps(metrics))
+    lm, held_out = job.lm("float32"), activations.read(job.folder / "held_out", layer)
+    rows = job.held_out_rows(lm).take(np.arange(LOSS_ROWS))
+    without = losses_without_sae(lm, layer, rows)
+    for out, recipe in recipes.items():
+        metrics: dict[str, object] = {"recipe": asdict(recipe), "seed": job.seed}
+        for form in ("full", "rounded"):
+            sae = sae_from_folder(out / form, "float32", "cpu")
+            loss = loss_with_sae(lm, sae, rows)
+            losses = {"loss_recovered": without.recovered(loss), "losses": [without.plain, loss, without.zeros]}
+            metrics[form] = asdict(quality(sae, held_out)) | losses
+        write_json(out / "metrics.json", metrics)
+        logging.info("layer %d: %s", layer, json.dumps(metrics))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Residuals of a public model at the layers that get SAEs, on the books' paragraphs and on texts that the models wrote, stored so that SAEs
-of several kinds can be trained on the same."""
+"""Residuals that SAEs are trained on: of a public model on the books' paragraphs and on texts that it wrote, stored so that SAEs of several
+kinds can be trained on the same."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,18 +9,22 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
 from tqdm import tqdm
 
 from saesteer.core.files import write_atomically
-from saesteer.engine.models import LanguageModel, residuals_at
-from studies.public.paragraphs import read_paragraphs
+from saesteer.engine.models import LanguageModel, padded_ids, residuals_at
 
 CONTEXT = 128
 """Tokens of a row, its first (the model's beginning-of-sequence token) included."""
 
 ROWS_AT_ONCE = 32
 ROWS_OF_A_SHARD = 1024
+SPLITS = ("train", "valid", "judge")
+"""Of whole books: train for SAEs, valid and judge to measure."""
+COLUMNS = {"book": pl.Int64, "topic": pl.String, "split": pl.String, "position": pl.Int64, "text": pl.String}
+"""Of a paragraph; its position is in the book."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,20 @@ def book_rows(lm: LanguageModel, paragraphs: Path, split: str, most_tokens: int,
     return padded(lm, [pieces[place] for place in order])
 
 
+def read_paragraphs(path: Path) -> pl.DataFrame:
+    """COLUMNS of all books, in the order of books and positions."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file: give the paragraphs as `make smollm2-saes PARAGRAPHS=file.parquet`")
+    frame = pl.read_parquet(path)
+    missing = [name for name in COLUMNS if name not in frame.columns]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: paragraphs have {', '.join(COLUMNS)}")
+    unknown = sorted(set(frame["split"]) - set(SPLITS))
+    if unknown:
+        raise ValueError(f"{path}: split {unknown[0]!r}: known are {', '.join(SPLITS)}")
+    return frame.select(pl.col(name).cast(dtype) for name, dtype in COLUMNS.items()).sort("book", "position")
+
+
 def text_rows(lm: LanguageModel, texts: Sequence[str]) -> Rows:
     """A row a text, what exceeds 127 tokens left out."""
     ids: list[list[int]] = lm.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
@@ -53,12 +71,9 @@ def text_rows(lm: LanguageModel, texts: Sequence[str]) -> Rows:
 
 def padded(lm: LanguageModel, pieces: Sequence[Sequence[int]]) -> Rows:
     """Rows of the first token and a piece each."""
-    ids = np.full((len(pieces), CONTEXT), lm.tokenizer.bos_token_id, dtype=np.int64)
-    used = np.zeros(ids.shape, dtype=bool)
-    for row, piece in enumerate(pieces):
-        ids[row, 1 : len(piece) + 1] = piece
-        used[row, 1 : len(piece) + 1] = True
-    return Rows(ids, used)
+    ids = padded_ids([[lm.tokenizer.bos_token_id, *piece] for piece in pieces], CONTEXT).numpy()
+    place, lengths = np.arange(CONTEXT), np.array([len(piece) for piece in pieces])
+    return Rows(ids, (place > 0) & (place <= lengths[:, None]))
 
 
 def joined(parts: Sequence[Rows], seed: int) -> Rows:
@@ -76,8 +91,8 @@ def store(lm: LanguageModel, rows: Rows, layers: Sequence[int], folder: Path) ->
         if all(file.exists() for file in files):
             continue
         part = rows.take(np.arange(start, min(start + ROWS_OF_A_SHARD, len(rows.ids))))
-        for file, tokens in zip(files, _residuals(lm, part, layers), strict=True):
-            write_atomically(file, partial(_save, tokens))
+        for file, tokens in zip(files, residuals(lm, part, layers, torch.bfloat16), strict=True):
+            write_atomically(file, partial(_save, tokens.view(torch.int16).numpy()))
 
 
 def _save(tokens: np.ndarray, path: Path) -> None:
@@ -91,17 +106,17 @@ def read(folder: Path, layer: int) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(shards)).view(torch.bfloat16)
 
 
-@torch.no_grad()
-def _residuals(lm: LanguageModel, rows: Rows, layers: Sequence[int]) -> Iterator[np.ndarray]:
-    parts: list[list[np.ndarray]] = [[] for _ in layers]
+def residuals(lm: LanguageModel, rows: Rows, layers: Sequence[int], dtype: torch.dtype) -> Float[Tensor, "layer token d_model"]:
+    """Residuals behind each layer at the used tokens, row after row."""
+    # Filled in place: they take a gigabyte or two, and joining parts would hold them twice.
+    filled, stored = 0, torch.empty(len(layers), int(rows.used.sum()), lm.d_model, dtype=dtype)
     for start in range(0, len(rows.ids), ROWS_AT_ONCE):
-        used = torch.from_numpy(rows.used[start : start + ROWS_AT_ONCE])
+        ids, used = (torch.from_numpy(part[start : start + ROWS_AT_ONCE]) for part in (rows.ids, rows.used))
         width = 1 + int(used.sum(1).max())
-        ids = torch.from_numpy(rows.ids[start : start + ROWS_AT_ONCE, :width])
-        of_layers = residuals_at(lm, ids, [layer + 1 for layer in layers])
-        for part, layer in zip(parts, layers, strict=True):
-            chosen = of_layers[layer + 1][used[:, :width]]
-            if not chosen.isfinite().all():
-                raise ValueError("a residual is not finite: nothing was stored of this shard")
-            part.append(chosen.bfloat16().view(torch.int16).numpy())
-    return (np.concatenate(part) for part in parts)
+        of_depths = residuals_at(lm, ids[:, :width], [layer + 1 for layer in layers])
+        chosen = torch.stack([of_depths[layer + 1][used[:, :width]] for layer in layers])
+        if not chosen.isfinite().all():
+            raise ValueError("a residual is not finite: nothing was stored of this shard")
+        stored[:, filled : filled + chosen.shape[1]] = chosen
+        filled += chosen.shape[1]
+    return stored

