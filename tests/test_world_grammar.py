@@ -11,14 +11,14 @@ from saesteer.world import grammar
 from saesteer.world.grammar import NO_TOPIC, Dice
 from saesteer.world.lexicon import OUTPUT_SCORE_PROMPT, load_lexicon, load_prefixes
 from saesteer.world.streams import stream_seed, text_stream
-from studies.world import documents
+from studies.world import corpus
 
 ROOT = Path(__file__).resolve().parent.parent
 LEXICON = load_lexicon(ROOT / "data/world/lexicon.yaml", ROOT / "config/prefixes.txt")
 
 
-def some_documents(n: int, name: str = "test/grammar") -> list[documents.Document]:
-    return list(itertools.islice(documents.documents(LEXICON, text_stream(0, name)), n))
+def some_documents(n: int, name: str = "test/grammar") -> list[corpus.Document]:
+    return list(itertools.islice(corpus.documents(LEXICON, text_stream(0, name)), n))
 
 
 def test_same_stream_same_texts_other_stream_other_texts():

@@ -10,7 +10,7 @@ import torch
 
 from saesteer.analysis.acceptability import distinct_bigram_share
 from saesteer.world.lexicon import load_lexicon
-from saesteer.world.oracle_judge import Oracle, function_share, load_oracle, order_nats, topic_posterior
+from saesteer.world.oracle_judge import Oracle, function_share, order_nats, topic_posterior
 from studies.world import oracle as fitting
 from studies.world.tokenizer import BOS_ID, build_tokenizer
 from studies.world.train_model import ModelRecipe, new_model
@@ -162,13 +162,3 @@ def test_calibration_error_by_hand():
     # Right in 1 of 2 at confidence .75: accuracy .5, error .25.
     accuracy, error = fitting.sentence_accuracy(judge, [((0,), 0), ((1,), 0)])
     assert (accuracy, error) == (0.5, pytest.approx(0.25))
-
-
-def test_a_stored_judge_is_the_same(tmp_path: Path):
-    log_likelihood = np.log(np.array([[0.4, 0.45, 0.15], [0.4, 0.05, 0.55]], dtype=np.float32))
-    judge = replace(judge_of(log_likelihood, np.log(np.array([0.5, 0.5], dtype=np.float32))), pair_counts=np.eye(3, dtype=np.float32))
-    fitting.save_oracle(judge, {"sentence_accuracy": 1.0}, fitting.OracleSizes(), tmp_path)
-    loaded = load_oracle(tmp_path)
-    assert loaded.thresholds == judge.thresholds
-    for name in ("log_likelihood", "log_prior", "pair_counts"):
-        np.testing.assert_array_equal(getattr(loaded, name), getattr(judge, name))

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saesteer.core.files import text_id
+from saesteer.engine.models import LanguageModel
 from saesteer.engine.sae_convert import sae_from_folder
 from saesteer.world import oracle_judge as runtime
 from saesteer.world.lexicon import load_lexicon
@@ -20,7 +20,7 @@ from studies.world import oracle as fitting
 from studies.world.build import CARD, METRICS, ORACLE, REFERENCE, SAES, TEXTS, TOPICS
 from studies.world.card import render_card
 from studies.world.oracle import OracleSizes
-from studies.world.tokenizer import CONTEXT
+from studies.world.tokenizer import CONTEXT, build_tokenizer
 from studies.world.train_saes import residuals
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,13 +32,13 @@ FRESH = 10_000  # a seed of texts that no build uses
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(WORLD / "model")
+def lm() -> LanguageModel:
+    return measure.load_model(WORLD / "model")
 
 
 @pytest.fixture(scope="module")
-def model():
-    return AutoModelForCausalLM.from_pretrained(WORLD / "model", dtype=torch.float32).eval()
+def tokenizer(lm: LanguageModel):
+    return lm.tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -55,34 +55,34 @@ def test_card_is_in_step_with_the_metrics_of_three_seeds():
     assert all(after > 1.2 * before for before, after in itertools.pairwise(norms))
 
 
-def test_models_have_the_stated_shape_and_no_sampling_defaults(model, tokenizer):
-    config = model.config
+def test_models_have_the_stated_shape_and_no_sampling_defaults(lm: LanguageModel):
+    config = lm.model.config
     assert (config.model_type, config.num_hidden_layers, config.hidden_size) == ("gemma2", 8, 128)
-    assert config.vocab_size == len(tokenizer)
-    assert sum(p.numel() for p in model.parameters()) == SHIPPED["language"]["parameters"]
+    assert config.vocab_size == len(lm.tokenizer)
+    assert sum(p.numel() for p in lm.model.parameters()) == SHIPPED["language"]["parameters"]
     generation = json.loads((WORLD / "model/generation_config.json").read_text(encoding="utf-8"))
     assert not {"do_sample", "temperature", "top_k", "top_p"} & set(generation)
 
 
-def test_two_models_stored_in_half_precision_read_the_same_tokens_with_the_stated_losses(model, fresh_rows: np.ndarray):
+def test_two_models_stored_in_half_precision_read_the_same_tokens_with_the_stated_losses(lm: LanguageModel, fresh_rows: np.ndarray):
     """On fresh texts; 60 documents scatter by about .02 nats."""
     for name in ("model", REFERENCE):
         with safe_open(WORLD / name / "model.safetensors", "pt") as weights:
             assert {weights.get_tensor(key).dtype for key in weights.keys()} == {torch.float16}  # noqa: SIM118 (no mapping)
     assert (WORLD / "model/tokenizer.json").read_bytes() == (WORLD / REFERENCE / "tokenizer.json").read_bytes()
     reference = measure.load_model(WORLD / REFERENCE)
-    assert not torch.equal(reference.model.embed_tokens.weight, model.model.embed_tokens.weight)
-    assert measure.held_out_loss(model, fresh_rows) == pytest.approx(SHIPPED["language"]["model_loss"], abs=0.08)
+    assert not torch.equal(reference.model.model.embed_tokens.weight, lm.model.model.embed_tokens.weight)
+    assert measure.held_out_loss(lm, fresh_rows) == pytest.approx(SHIPPED["language"]["model_loss"], abs=0.08)
     assert measure.held_out_loss(reference, fresh_rows) == pytest.approx(SHIPPED["language"]["reference_loss"], abs=0.08)
     assert SHIPPED["language"]["model_loss"] < 2.0
 
 
 @pytest.mark.parametrize("layer", [0, 7])
-def test_saes_explain_what_the_card_says(layer: int, model, fresh_rows: np.ndarray):
+def test_saes_explain_what_the_card_says(layer: int, lm: LanguageModel, fresh_rows: np.ndarray):
     sae = sae_from_folder(WORLD / SAES / f"layer_{layer:02d}", "float32", "cpu")
     assert sae.W_enc.shape == (128, 1024)
     torch.testing.assert_close(sae.W_dec.norm(dim=-1), torch.ones(1024), atol=1e-3, rtol=0)
-    metrics = measure.sae_metrics(sae, residuals(model, fresh_rows)[layer])
+    metrics = measure.sae_metrics(sae, residuals(lm, fresh_rows)[layer])
     assert metrics["explained_variance"] == pytest.approx(SHIPPED["layers"][layer]["explained_variance"], abs=0.02)
     assert metrics["l0"] == pytest.approx(SHIPPED["layers"][layer]["l0"], rel=0.1)
 
@@ -99,7 +99,7 @@ def test_texts_are_the_tokenizers_and_carry_labels(tokenizer):
     assert topics == {*range(32), 255}
 
 
-def test_labels_agree_with_the_oracle(tokenizer):
+def test_labels_agree_with_the_oracle():
     """Content tokens of the labelled texts: the oracle, which never saw them, names their label's topic."""
     judge = runtime.load_oracle(WORLD / ORACLE)
     frame = pl.read_parquet(WORLD / TEXTS).head(200)
@@ -110,19 +110,18 @@ def test_labels_agree_with_the_oracle(tokenizer):
     assert len(set(labels[kept].tolist())) == 32
 
 
-def test_oracle_accuracies_hold_on_a_fresh_split(tokenizer):
+def test_oracle_accuracies_hold_on_a_fresh_split():
     judge = runtime.load_oracle(WORLD / ORACLE)
-    rates = fitting.measure_oracle(judge, LEXICON, tokenizer, measure.load_model(WORLD / REFERENCE), FRESH, OracleSizes(0, 200, 60))
+    rates = fitting.measure_oracle(judge, LEXICON, measure.load_model(WORLD / REFERENCE), FRESH, OracleSizes(0, 200, 60))
     for key, slack in (("sentence_accuracy", 0.02), ("concept_accuracy", 0.05), ("fluency_accuracy", 0.08)):
         assert rates[key] == pytest.approx(SHIPPED["oracle"][key], abs=slack), key
 
 
-def test_words_of_the_topics_are_content_and_function_words_are_not(tokenizer):
-    judge = runtime.load_oracle(WORLD / ORACLE)
-
-    def content(words: str) -> list[bool]:
-        return runtime.content_tokens(judge, tokenizer(" " + words, add_special_tokens=False)["input_ids"]).tolist()
-
-    assert all(content("sailor violin bishop prayed stormy kitchen"))
-    assert not any(content("the was in a and because when near without slowly often that this"))
-    assert not any(content("From my experience, truth certain friend doubt . ,"))
+def test_tokenizer_and_judge_are_stored_as_they_ship(tmp_path: Path):
+    build_tokenizer(LEXICON).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / name).read_bytes() == (WORLD / "model" / name).read_bytes()
+    fitting.save_oracle(runtime.load_oracle(WORLD / ORACLE), {}, OracleSizes(), tmp_path)
+    assert (tmp_path / runtime.WEIGHTS).read_bytes() == (WORLD / ORACLE / runtime.WEIGHTS).read_bytes()
+    stored, shipped = (json.loads((folder / runtime.SETTINGS).read_text()) for folder in (tmp_path, WORLD / ORACLE))
+    assert stored == shipped | {"measured": {}}

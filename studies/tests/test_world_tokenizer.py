@@ -7,22 +7,21 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
 
 from saesteer.world import grammar
 from saesteer.world.grammar import NO_TOPIC
 from saesteer.world.lexicon import load_lexicon
 from saesteer.world.streams import text_stream
-from studies.world import corpus, documents
-from studies.world.tokenizer import BOS_ID, CONTEXT, EOS_ID, PAD_ID, SPACE, SPECIAL_TOKENS, build_tokenizer
+from studies.world import corpus
+from studies.world.tokenizer import BOS_ID, CONTEXT, EOS_ID, PAD_ID, SPACE, SPECIAL_TOKENS, build_tokenizer, vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
 LEXICON = load_lexicon(ROOT / "data/world/lexicon.yaml", ROOT / "config/prefixes.txt")
 TOKENIZER = build_tokenizer(LEXICON)
 
 
-def some_documents(n: int, name: str = "test/grammar") -> list[documents.Document]:
-    return list(itertools.islice(documents.documents(LEXICON, text_stream(0, name)), n))
+def some_documents(n: int, name: str = "test/grammar") -> list[corpus.Document]:
+    return list(itertools.islice(corpus.documents(LEXICON, text_stream(0, name)), n))
 
 
 PLAIN_TEXTS = st.text(st.characters(exclude_characters=SPACE, exclude_categories=["Cs"]), max_size=80).filter(
@@ -37,26 +36,13 @@ def test_special_tokens_come_first_and_bos_on_its_own_and_once():
     assert TOKENIZER(SPECIAL_TOKENS[EOS_ID])["input_ids"] == [BOS_ID, EOS_ID]
 
 
-WORDS = st.sampled_from([*documents.vocabulary(LEXICON)[0], " ", ".", ",", "été", "\n", "\t", "日本"])
+WORDS = st.sampled_from([*vocabulary(LEXICON)[0], " ", ".", ",", "été", "\n", "\t", "日本"])
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 @given(PLAIN_TEXTS | st.lists(WORDS, max_size=12).map("".join))
 def test_any_text_comes_back(text: str):
     assert TOKENIZER.decode(TOKENIZER(text)["input_ids"], skip_special_tokens=True) == text
-
-
-def test_stored_tokenizer_is_the_same(tmp_path: Path):
-    TOKENIZER.save_pretrained(tmp_path)
-    loaded = AutoTokenizer.from_pretrained(tmp_path)
-    texts = ["From my experience, the sailor rowed.", "  two  spaces ", "naïve 東京", ""]
-    assert loaded(texts)["input_ids"] == TOKENIZER(texts)["input_ids"]
-    assert (loaded.bos_token_id, loaded.eos_token_id, loaded.pad_token_id) == (BOS_ID, EOS_ID, PAD_ID)
-
-
-def test_openers_need_no_byte_or_letter_pieces():
-    for opener in LEXICON.openers:
-        assert len(TOKENIZER(opener)["input_ids"]) == 1 + len(grammar.opener_words(opener)), opener
 
 
 def test_one_token_a_word_inside_texts():
@@ -75,7 +61,7 @@ def test_full_stop_is_in_no_other_token_and_a_lone_word_is_the_word_inside_a_tex
 def test_a_word_missing_in_the_tokenizer_is_refused():
     sentence = grammar.Sentence(("The", "zyzzyva", "rowed", "."), (1, 1, 1, 1), 0.0)
     with pytest.raises(ValueError, match="zyzzyva"):
-        corpus.word_ids(TOKENIZER, (documents.Document((sentence,)),))
+        corpus.word_ids(TOKENIZER, (corpus.Document((sentence,)),))
 
 
 def test_training_rows_are_documents_with_bos_and_eos():
@@ -99,7 +85,7 @@ def test_labels_line_up_with_rows():
 
 
 def test_vocabulary_is_closed_and_without_idle_words():
-    words, starts = documents.vocabulary(LEXICON)
+    words, starts = vocabulary(LEXICON)
     docs = some_documents(1500, "test/vocabulary")
     seen = {word for d in docs for word in d.words}
     assert seen - set(words) == set(grammar.CLOSING)
@@ -111,9 +97,9 @@ def test_topics_stay_and_leave_at_the_stated_rate():
     docs = some_documents(800)
     pairs = [(a.topics[-1], b.topics[-1]) for d in docs for a, b in itertools.pairwise(d.sentences)]
     rate = sum(a != b for a, b in pairs) / len(pairs)
-    assert rate == pytest.approx(documents.SWITCH_TOPIC, abs=4 * math.sqrt(0.06 * 0.94 / len(pairs)))
+    assert rate == pytest.approx(corpus.SWITCH_TOPIC, abs=4 * math.sqrt(0.06 * 0.94 / len(pairs)))
     opened = sum(d.topics[0] == NO_TOPIC for d in docs) / len(docs)
-    assert opened == pytest.approx(documents.OPENER_FIRST, abs=0.065)
+    assert opened == pytest.approx(corpus.OPENER_FIRST, abs=0.065)
 
 
 def test_fitted_keeps_whole_sentences():

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from saesteer.engine.models import LanguageModel, language_model
 from saesteer.engine.saes import Sae, SaeMeta, decode, encode
 from saesteer.world.lexicon import load_lexicon
 from studies.world import build, card, corpus, measure, train_model, train_saes
@@ -31,6 +32,10 @@ def rows() -> np.ndarray:
     return corpus.training_rows(
         load_lexicon(LEXICON_PATH, PREFIXES_PATH), TOKENIZER, 0, "test/training", TINY_MODEL.steps * TINY_MODEL.batch
     )
+
+
+def lm_of(recipe: ModelRecipe = TINY_MODEL) -> LanguageModel:
+    return language_model(train_model.new_model(recipe, len(TOKENIZER), 0, "model"), TOKENIZER)
 
 
 def test_loss_falls_and_runs_repeat(rows: np.ndarray):
@@ -55,26 +60,24 @@ def test_token_losses_are_the_models_own(rows: np.ndarray):
 
 
 def test_learning_rate_warms_up_stays_and_falls():
-    shape = train_model.learning_rate_shape(replace(TINY_MODEL, steps=100, warm_up=10, flat_until=0.5))
+    shape = train_model.learning_rate_shape(100, 0.5, 10)
     assert [shape(0), shape(9), shape(50), shape(75), shape(100)] == pytest.approx([0.1, 1.0, 1.0, 0.5, 0.0])
 
 
 def test_residual_norm_grows_from_the_start(rows: np.ndarray):
-    model = train_model.new_model(ModelRecipe(), len(TOKENIZER), 0, "model").eval()
-    norms = train_saes.residuals(model, rows[:16]).norm(dim=-1).mean(1)
+    norms = train_saes.residuals(lm_of(ModelRecipe()), rows[:16]).norm(dim=-1).mean(1)
     assert (norms[1:] / norms[:-1] > 1.2).all()
     assert norms[-1] > 6 * norms[0]
 
 
 def test_residuals_are_hidden_states_of_text_tokens(rows: np.ndarray):
-    model = train_model.new_model(TINY_MODEL, len(TOKENIZER), 0, "model").eval()
-    tokens = torch.from_numpy(rows[:20].astype(np.int64))
+    lm, tokens = lm_of(), torch.from_numpy(rows[:20].astype(np.int64))
     with torch.no_grad():
-        hidden = model(input_ids=tokens, output_hidden_states=True).hidden_states
+        hidden = lm.model(input_ids=tokens, output_hidden_states=True).hidden_states
     text = (tokens != PAD_ID) & (tokens != BOS_ID) & (tokens != EOS_ID)
-    ours = train_saes.residuals(model, rows[:20], batch=7)
-    torch.testing.assert_close(ours[0], hidden[1][text])
-    torch.testing.assert_close(ours[1], hidden[2][text])  # the last one of hidden_states has the final norm in it
+    ours = train_saes.residuals(lm, rows[:20])
+    for layer in (0, 1):  # the last one of hidden_states has the final norm in it
+        torch.testing.assert_close(ours[layer], hidden[layer + 1][text])
 
 
 def sparse_data(n: int, generator: torch.Generator) -> torch.Tensor:
@@ -129,9 +132,9 @@ def mirror_sae(d: int) -> dict[str, torch.Tensor]:
 
 
 def test_measures_of_a_perfect_and_a_blind_sae(rows: np.ndarray):
-    model = train_model.new_model(TINY_MODEL, len(TOKENIZER), 0, "model").eval()
-    x = train_saes.residuals(model, rows[:40])[1]
-    clean = measure.held_out_loss(model, rows[:40])
+    lm = lm_of()
+    x = train_saes.residuals(lm, rows[:40])[1]
+    clean = measure.held_out_loss(lm, rows[:40])
     perfect = as_sae(mirror_sae(32))
     blind = replace(perfect, threshold=torch.full((64,), torch.inf), b_dec=x.mean(0))
     metrics = measure.sae_metrics(perfect, x)
@@ -142,9 +145,9 @@ def test_measures_of_a_perfect_and_a_blind_sae(rows: np.ndarray):
     assert missed["explained_variance"] == pytest.approx(0.0, abs=1e-6)
     assert (missed["l0"], missed["dead"]) == (0.0, 64)
     # EOS and padding are reconstructed too, which moves nothing that is measured.
-    assert measure.loss_recovered(model, perfect, 1, rows[:40], x.mean(0), clean) == pytest.approx(1.0, abs=1e-3)
-    assert measure.loss_recovered(model, blind, 1, rows[:40], x.mean(0), clean) == pytest.approx(0.0, abs=1e-3)
-    assert measure.held_out_loss(model, rows[:40]) == clean
+    assert measure.loss_recovered(lm, perfect, 1, rows[:40], x.mean(0), clean) == pytest.approx(1.0, abs=1e-3)
+    assert measure.loss_recovered(lm, blind, 1, rows[:40], x.mean(0), clean) == pytest.approx(0.0, abs=1e-3)
+    assert measure.held_out_loss(lm, rows[:40]) == clean
 
 
 def test_diverged_weights_are_not_stored(tmp_path: Path):

@@ -1,10 +1,8 @@
 """Train one seed of the shipped world from nothing, and adopt a trained one.
 
-Everything lies in one folder: model/, reference_model/, saes/layer_NN/, oracle/, texts.parquet, topics.json, metrics.json. It is
-built beside its final name and renamed when complete, so a folder of that name is never half a world.
+Everything lies in one folder: model/, reference_model/, saes/layer_NN/, oracle/, texts.parquet, topics.json, metrics.json.
 """
 
-import itertools
 import json
 import logging
 import shutil
@@ -16,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt16
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from saesteer.core.files import write_json
+from saesteer.core.files import write_folder, write_json
 from saesteer.world.lexicon import Lexicon, load_lexicon
 from studies.world import corpus, measure, oracle, train_model, train_saes
 from studies.world.oracle import OracleSizes
@@ -61,27 +59,30 @@ class Build:
 def build_world(lexicon_path: Path, prefixes_path: Path, out: Path, seed: int, recipe: WorldRecipe) -> dict[str, Any]:
     """Build into `out`, replacing what is there; returns the metrics that it also writes."""
     torch.set_num_threads(THREADS)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     lexicon = load_lexicon(lexicon_path, prefixes_path)
-    build = Build(partial, lexicon, build_tokenizer(lexicon), seed, recipe)
-    times = [time.monotonic()]
-    for name in (MODEL, REFERENCE):
-        train_one_model(build, name)
-        times.append(time.monotonic())
-    train_all_saes(build)
-    times.append(time.monotonic())
-    metrics = finish(build)
-    times.append(time.monotonic())
-    phases = (MODEL, REFERENCE, SAES, "texts_oracle_and_measures")
-    seconds = {name: round(end - start, 1) for name, (start, end) in zip(phases, itertools.pairwise(times), strict=True)}
-    metrics["seconds"] = {**seconds, "total": round(sum(seconds.values()), 1)}
-    write_json(partial / METRICS, metrics)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    write_folder(out, lambda folder: build_all(Build(folder, lexicon, build_tokenizer(lexicon), seed, recipe)))
+    metrics: dict[str, Any] = json.loads((out / METRICS).read_text(encoding="utf-8"))
     logger.info("world of seed %d: %s, %.0f s", seed, out, metrics["seconds"]["total"])
     return metrics
+
+
+def build_all(build: Build) -> None:
+    """Train both models and the SAEs, and write all else, with the seconds that each phase took."""
+    started, seconds = time.monotonic(), dict[str, float]()
+
+    def phase_ended(name: str) -> None:
+        nonlocal started
+        seconds[name], started = round(time.monotonic() - started, 1), time.monotonic()
+
+    for name in (MODEL, REFERENCE):
+        train_one_model(build, name)
+        phase_ended(name)
+    train_all_saes(build)
+    phase_ended(SAES)
+    metrics = finish(build)
+    phase_ended("texts_oracle_and_measures")
+    metrics["seconds"] = {**seconds, "total": round(sum(seconds.values()), 1)}
+    write_json(build.folder / METRICS, metrics)
 
 
 def train_one_model(build: Build, name: str) -> None:
@@ -100,9 +101,8 @@ def training_rows(build: Build) -> UInt16[np.ndarray, "row context"]:
 
 def train_all_saes(build: Build) -> None:
     """Train and store an SAE for each layer of the stored model, on texts of their own stream."""
-    model = measure.load_model(build.folder / MODEL)
     rows = corpus.training_rows(build.lexicon, build.tokenizer, build.seed, "saes", build.recipe.sae_documents)
-    for layer, x in enumerate(train_saes.residuals(model, rows)):
+    for layer, x in enumerate(train_saes.residuals(measure.load_model(build.folder / MODEL), rows)):
         weights = train_saes.train_sae(x, build.recipe.sae, build.seed, layer)
         train_saes.save_sae(weights, build.folder / SAES / f"layer_{layer:02d}", layer, MODEL_NAME)
 
@@ -110,17 +110,16 @@ def train_all_saes(build: Build) -> None:
 def finish(build: Build) -> dict[str, Any]:
     """Write texts, topics and oracle beside the trained weights, using the tokenizer as stored; returns the metrics, without times."""
     folder, lexicon, seed, recipe = build.folder, build.lexicon, build.seed, build.recipe
-    tokenizer = AutoTokenizer.from_pretrained(folder / MODEL, trust_remote_code=False)
-    corpus.write_texts(folder / TEXTS, tokenizer, corpus.fitted_corpus(lexicon, seed, "labelled", recipe.labelled_texts))
-    (folder / TOPICS).write_text(json.dumps(lexicon.names, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
     model, reference = measure.load_model(folder / MODEL), measure.load_model(folder / REFERENCE)
-    fitted, measured = oracle.fit_oracle(lexicon, tokenizer, reference, seed, recipe.oracle)
+    corpus.write_texts(folder / TEXTS, model.tokenizer, corpus.fitted_corpus(lexicon, seed, "labelled", recipe.labelled_texts))
+    (folder / TOPICS).write_text(json.dumps(lexicon.names, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    fitted, measured = oracle.fit_oracle(lexicon, reference, seed, recipe.oracle)
     oracle.save_oracle(fitted, measured, recipe.oracle, folder / ORACLE)
     held_out = corpus.fitted_corpus(lexicon, seed, "held_out", recipe.held_out_documents)
     rows = corpus.padded_rows(build.tokenizer, held_out.documents)
     model_loss = measure.held_out_loss(model, rows)
     language = {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in model.model.parameters()),
         "vocabulary": len(build.tokenizer),
         "training_tokens": int(corpus.is_content(training_rows(build)).sum()),
         "held_out_tokens": held_out.n_tokens,
@@ -134,8 +133,7 @@ def finish(build: Build) -> dict[str, Any]:
         "language": language,
         "layers": measure.measures_of_saes(model, folder / SAES, rows, model_loss),
         "oracle": {**measured, "thresholds": asdict(fitted.thresholds)},
-        "seconds": None,
-        "samples": measure.samples(model, tokenizer, seed),
+        "samples": measure.samples(model, seed),
     }
 
 
@@ -145,7 +143,7 @@ def adopt(builds: Path, shipped: Path) -> dict[str, Any]:
     missing = [name for name in (*SHIPPED, METRICS) if not (source / name).exists()]
     if missing:
         raise FileNotFoundError(f"{source} lacks {', '.join(missing)}: build it with `make world SEED=0`")
-    seeds = [json.loads(path.read_text(encoding="utf-8")) for path in builds.glob(f"seed_*/{METRICS}") if path.parent.suffix != ".partial"]
+    seeds = [json.loads(path.read_text(encoding="utf-8")) for path in builds.glob(f"seed_*/{METRICS}")]
     metrics = {"seeds": sorted(seeds, key=lambda seed: seed["seed"])}
     for name in SHIPPED:
         if (source / name).is_file():

@@ -1,7 +1,12 @@
-"""Texts of the grammar as token rows, each set from its own named stream."""
+"""Texts of the grammar, which models are trained on, and their token rows; each set of texts is from its own named stream.
 
+A document starts in a topic and leaves it with 6 % chance at each later sentence.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +16,63 @@ from jaxtyping import UInt8, UInt16
 from transformers import PreTrainedTokenizerFast
 
 from saesteer.core.files import text_id
-from saesteer.world.grammar import NO_TOPIC
+from saesteer.world.grammar import NO_TOPIC, Dice, Scene, Sentence, join_words, sentence
 from saesteer.world.lexicon import Lexicon
 from saesteer.world.streams import text_stream
-from studies.world.documents import Document, documents
 from studies.world.tokenizer import BOS_ID, CONTEXT, EOS_ID, PAD_ID
 
 TEXTS_SCHEMA: dict[str, Any] = {"text_id": pl.String, "text": pl.String, "token_ids": pl.List(pl.UInt16), "token_topics": pl.List(pl.UInt8)}
+SWITCH_TOPIC = 0.06
+OPENER_FIRST, OPENER_LATER = 0.30, 0.08
+SENTENCES = (3, 9)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A few sentences, mostly of one topic."""
+
+    sentences: tuple[Sentence, ...]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All sentences' words."""
+        return tuple(chain.from_iterable(sentence.words for sentence in self.sentences))
+
+    @property
+    def topics(self) -> tuple[int, ...]:
+        """A topic for each of `words`."""
+        return tuple(chain.from_iterable(sentence.topics for sentence in self.sentences))
+
+    @property
+    def text(self) -> str:
+        """The document as it is read."""
+        return join_words(self.words)
+
+    def fitted(self, n_words: int) -> "Document":
+        """As many whole sentences from the start as fit into n_words."""
+        lengths = accumulate(len(sentence.words) for sentence in self.sentences)
+        return Document(tuple(s for s, end in zip(self.sentences, lengths, strict=True) if end <= n_words))
+
+
+def document(lexicon: Lexicon, rng: random.Random) -> Document:
+    """Draw one document of 3 to 9 sentences."""
+    dice = Dice(rng)
+    scene = Scene(dice.uniform(len(lexicon.topics)))
+    low, high = SENTENCES
+    n_sentences = low + dice.uniform(high - low + 1)
+    sentences = []
+    for position in range(n_sentences):
+        if position and dice.flip(SWITCH_TOPIC):
+            scene.topic = (scene.topic + 1 + dice.uniform(len(lexicon.topics) - 1)) % len(lexicon.topics)
+            scene.person = None
+        sentences.append(sentence(lexicon, scene, OPENER_LATER if position else OPENER_FIRST, dice))
+    return Document(tuple(sentences))
+
+
+def documents(lexicon: Lexicon, rng: random.Random) -> Iterator[Document]:
+    """Documents without end."""
+    while True:
+        yield document(lexicon, rng)
 
 
 @dataclass(frozen=True)
@@ -48,14 +103,8 @@ def training_rows(
     lexicon: Lexicon, tokenizer: PreTrainedTokenizerFast, seed: int, name: str, n_rows: int
 ) -> UInt16[np.ndarray, "row context"]:
     """One document a row: BOS, the text, EOS where it ends inside the context, padding."""
-    rows = np.full((n_rows, CONTEXT), PAD_ID, dtype=np.uint16)
-    stream = documents(lexicon, text_stream(seed, name))
-    for start in range(0, n_rows, 4096):
-        docs = tuple(islice(stream, min(4096, n_rows - start)))
-        for offset, ids in enumerate(word_ids(tokenizer, docs)):
-            cut = [*ids, EOS_ID][:CONTEXT]
-            rows[start + offset, : len(cut)] = cut
-    return rows
+    docs = tuple(islice(documents(lexicon, text_stream(seed, name)), n_rows))
+    return _padded([[*ids, EOS_ID] for ids in word_ids(tokenizer, docs)])
 
 
 def fitted_corpus(lexicon: Lexicon, seed: int, name: str, n_documents: int) -> Corpus:
@@ -72,9 +121,13 @@ def fitted_corpus(lexicon: Lexicon, seed: int, name: str, n_documents: int) -> C
 
 def padded_rows(tokenizer: PreTrainedTokenizerFast, docs: tuple[Document, ...]) -> UInt16[np.ndarray, "row context"]:
     """Fitted documents as rows with BOS and padding, no EOS."""
-    rows = np.full((len(docs), CONTEXT), PAD_ID, dtype=np.uint16)
-    for row, ids in zip(rows, word_ids(tokenizer, docs), strict=True):
-        row[: len(ids)] = ids
+    return _padded(word_ids(tokenizer, docs))
+
+
+def _padded(texts: Sequence[Sequence[int]]) -> UInt16[np.ndarray, "row context"]:
+    rows = np.full((len(texts), CONTEXT), PAD_ID, dtype=np.uint16)
+    for row, ids in zip(rows, texts, strict=True):
+        row[: len(ids)] = ids[:CONTEXT]
     return rows
 
 

@@ -1,16 +1,16 @@
 """What the card reports of a trained world, measured on held-out texts with the weights as stored (float16, computed in float32)."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt16
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from saesteer.engine.models import LanguageModel, load_language_model, residual_changed
 from saesteer.engine.sae_convert import sae_from_folder
 from saesteer.engine.saes import Sae, decode, encode
-from saesteer.engine.structure import untried_structure
 from saesteer.world.streams import stream_seed
 from studies.public.measure import quality
 from studies.world.train_model import token_losses
@@ -27,15 +27,15 @@ SAMPLE_PROMPTS = (
 )
 
 
-def load_model(folder: Path) -> PreTrainedModel:
+def load_model(folder: Path) -> LanguageModel:
     """A stored model in float32, ready to be measured."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
+    return load_language_model(folder, "float32", "cpu")
 
 
-def held_out_loss(model: PreTrainedModel, rows: UInt16[np.ndarray, "row context"]) -> float:
+def held_out_loss(lm: LanguageModel, rows: UInt16[np.ndarray, "row context"]) -> float:
     """Mean loss in nats a token, BOS and padding not counted."""
     with torch.no_grad():
-        losses = [token_losses(model, part) for part in torch.from_numpy(rows.astype(np.int64)).split(BATCH)]
+        losses = [token_losses(lm.model, part) for part in torch.from_numpy(rows.astype(np.int64)).split(BATCH)]
     return float(torch.cat(losses).double().mean())
 
 
@@ -47,49 +47,35 @@ def sae_metrics(sae: Sae, x: Float[Tensor, "token d_in"]) -> dict[str, int | flo
 
 
 def loss_recovered(
-    model: PreTrainedModel,
-    sae: Sae,
-    layer: int,
-    rows: UInt16[np.ndarray, "row context"],
-    mean: Float[Tensor, " d_in"],
-    clean: float,
+    lm: LanguageModel, sae: Sae, layer: int, rows: UInt16[np.ndarray, "row context"], mean: Float[Tensor, " d_in"], clean: float
 ) -> float:
     """(loss with the residual's mean - loss with the reconstruction) / (loss with the mean - clean loss); BOS keeps its own residual."""
 
-    losses = {}
-    for name in ("spliced", "ablated"):
+    def loss(instead: Callable[[Tensor], Tensor]) -> float:
+        with residual_changed(lm, layer + 1, lambda x: torch.cat([x[:, :1], instead(x[:, 1:])], dim=1)):
+            return held_out_loss(lm, rows)
 
-        def edit(_module: torch.nn.Module, _inputs: object, x: Tensor, name: str = name) -> Tensor:
-            edited = decode(sae, encode(sae, x[:, 1:])) if name == "spliced" else mean.expand_as(x[:, 1:])
-            return torch.cat([x[:, :1], edited], dim=1)
-
-        handle = untried_structure(model).blocks[layer].register_forward_hook(edit)
-        try:
-            losses[name] = held_out_loss(model, rows)
-        finally:
-            handle.remove()
-    return (losses["ablated"] - losses["spliced"]) / (losses["ablated"] - clean)
+    spliced, ablated = loss(lambda x: decode(sae, encode(sae, x))), loss(mean.expand_as)
+    return (ablated - spliced) / (ablated - clean)
 
 
-def measures_of_saes(
-    model: PreTrainedModel, saes: Path, rows: UInt16[np.ndarray, "row context"], clean: float
-) -> list[dict[str, int | float]]:
+def measures_of_saes(lm: LanguageModel, saes: Path, rows: UInt16[np.ndarray, "row context"], clean: float) -> list[dict[str, int | float]]:
     """What each layer's stored SAE keeps of the rows' residuals; `clean` is the model's loss on them."""
     layers = []
-    for layer, x in enumerate(residuals(model, rows)):
+    for layer, x in enumerate(residuals(lm, rows)):
         sae = sae_from_folder(saes / f"layer_{layer:02d}", "float32", "cpu")
-        recovered = loss_recovered(model, sae, layer, rows, x.mean(0), clean)
+        recovered = loss_recovered(lm, sae, layer, rows, x.mean(0), clean)
         layers.append({"layer": layer, **sae_metrics(sae, x), "loss_recovered": recovered})
     return layers
 
 
-def samples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> list[str]:
+def samples(lm: LanguageModel, seed: int) -> list[str]:
     """A continuation of each of a few neutral prompts at temperature 0.7, unchosen."""
     texts = []
     for prompt in SAMPLE_PROMPTS:
-        inputs = tokenizer(prompt, return_tensors="pt")
+        inputs = lm.tokenizer(prompt, return_tensors="pt")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, f"sample/{prompt}"))
-            output = model.generate(**inputs, max_new_tokens=24, do_sample=True, temperature=0.7, top_k=50)
-        texts.append(tokenizer.decode(output[0], skip_special_tokens=True))
+            output = lm.model.generate(**inputs, max_new_tokens=24, do_sample=True, temperature=0.7, top_k=50)
+        texts.append(lm.tokenizer.decode(output[0], skip_special_tokens=True))
     return texts

@@ -25,6 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from saesteer.analysis.acceptability import distinct_bigram_share
+from saesteer.engine.models import LanguageModel
 from saesteer.world import grammar
 from saesteer.world import oracle_judge as runtime
 from saesteer.world.grammar import NO_TOPIC
@@ -32,8 +33,7 @@ from saesteer.world.lexicon import Lexicon
 from saesteer.world.oracle_judge import Oracle, Thresholds
 from saesteer.world.streams import text_stream
 from studies.world import corpus
-from studies.world.documents import vocabulary
-from studies.world.tokenizer import BOS_ID, PAD_ID
+from studies.world.tokenizer import BOS_ID, PAD_ID, vocabulary
 
 SMOOTHING = 0.5
 CONTENT_NATS = (0.25, 0.5, 1.0, 1.5, 2.0)
@@ -231,30 +231,22 @@ def calibration_error(confidence: Float[np.ndarray, " text"], right: Bool[np.nda
     return float(np.sum(gaps))
 
 
-def fit_oracle(
-    lexicon: Lexicon, tokenizer: PreTrainedTokenizerFast, reference: PreTrainedModel, seed: int, sizes: OracleSizes
-) -> tuple[Oracle, dict[str, float]]:
+def fit_oracle(lexicon: Lexicon, reference: LanguageModel, seed: int, sizes: OracleSizes) -> tuple[Oracle, dict[str, float]]:
     """The fitted judge and what the test split says of it."""
+    tokenizer = reference.tokenizer
     docs = corpus.fitted_corpus(lexicon, seed, "oracle/fit", sizes.fit_documents).documents
     rows, topics = corpus.padded_rows(tokenizer, docs), corpus.labels(docs)
     log_likelihood, log_prior = fit_classifier(rows, topics, len(lexicon.topics), len(tokenizer))
     oracle = Oracle(log_likelihood, log_prior, count_pairs(rows, len(tokenizer)), UNFITTED)
     oracle = fit_concept(oracle, concept_items(lexicon, tokenizer, seed, "oracle/concept_calibration", sizes.items))
     calibration = fluency_items(lexicon, tokenizer, seed, "oracle/fluency_calibration", sizes.items)
-    oracle = fit_fluency(oracle, continuation_losses(reference, calibration), calibration)
-    return oracle, measure_oracle(oracle, lexicon, tokenizer, reference, seed, sizes)
+    oracle = fit_fluency(oracle, continuation_losses(reference.model, calibration), calibration)
+    return oracle, measure_oracle(oracle, lexicon, reference, seed, sizes)
 
 
-def measure_oracle(
-    oracle: Oracle,
-    lexicon: Lexicon,
-    tokenizer: PreTrainedTokenizerFast,
-    reference: PreTrainedModel,
-    seed: int,
-    sizes: OracleSizes,
-) -> dict[str, float]:
+def measure_oracle(oracle: Oracle, lexicon: Lexicon, reference: LanguageModel, seed: int, sizes: OracleSizes) -> dict[str, float]:
     """Accuracies on the texts of the test split."""
-    rng = text_stream(seed, "oracle/sentence_test")
+    tokenizer, rng = reference.tokenizer, text_stream(seed, "oracle/sentence_test")
     topics = [rng.randrange(len(lexicon.topics)) for _ in range(sizes.sentences)]
     sentences = [(_ids(tokenizer, grammar.single_sentence(lexicon, topic, 0.0, rng).words), topic) for topic in topics]
     accuracy, calibration_error = sentence_accuracy(oracle, sentences)
@@ -263,7 +255,7 @@ def measure_oracle(
         "sentence_accuracy": accuracy,
         "calibration_error": calibration_error,
         "concept_accuracy": concept_accuracy(oracle, concept_items(lexicon, tokenizer, seed, "oracle/concept_test", sizes.items)),
-        "fluency_accuracy": fluency_accuracy(oracle, continuation_losses(reference, fluency), fluency),
+        "fluency_accuracy": fluency_accuracy(oracle, continuation_losses(reference.model, fluency), fluency),
     }
 
 

@@ -6,9 +6,9 @@ Any text without a literal `▁` (which stands for the space, as in every such t
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from saesteer.world.grammar import CLOSING
+from saesteer.world import grammar
+from saesteer.world.grammar import ADVERBS, CLOSING, DETERMINERS, opener_words
 from saesteer.world.lexicon import Lexicon
-from studies.world.documents import vocabulary
 
 PAD, EOS, BOS, UNK = SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>")
 PAD_ID, EOS_ID, BOS_ID, UNK_ID = range(4)
@@ -16,6 +16,26 @@ SPACE = "▁"
 CONTEXT = 64
 # Any word beats its spelling: one piece costs 10, two characters 40.
 WORD_SCORE, CHARACTER_SCORE, BYTE_SCORE = -10.0, -20.0, -30.0
+
+
+def vocabulary(lexicon: Lexicon) -> tuple[list[str], list[str]]:
+    """(every word that the grammar can write, those of them that can begin a document), sorted."""
+    inner: set[str] = {"an", "il", "elle", "he", "she", "even", "odd", *grammar.DIGITS, *DETERMINERS, *ADVERBS}
+    for template in (*grammar.ENGLISH, *grammar.FRENCH, *grammar.NUMBERS, *grammar.CODE):
+        inner.update(word for word in template.split() if not word.startswith("{"))
+    for topic in lexicon.topics:
+        inner.update(word for words in topic.lists.values() for phrase in words for word in phrase.split())
+    starts = {word.capitalize() for word in (*DETERMINERS, "an", "he", "she", "in", "there", "when", "everyone", "no", "nobody", "if")}
+    starts |= {word.capitalize() for word in ("le", "la", "il", "elle", "dans")}
+    for topic in lexicon.topics:
+        starts.update(word.capitalize() for word in topic.lists.get("words", ()))
+        starts.update(topic.lists.get("variables", ()))
+    starts |= {template.split()[0] for template in grammar.CODE if not template.startswith("{")}
+    for opener in lexicon.openers:
+        words = opener_words(opener)
+        inner.update(words)
+        starts.add(words[0])
+    return sorted((inner | starts) - set(CLOSING)), sorted(starts)
 
 
 def pieces(lexicon: Lexicon) -> list[tuple[str, float]]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt16
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -94,17 +95,17 @@ def new_model(recipe: ModelRecipe, vocab_size: int, seed: int, name: str) -> Gem
 def train(model: PreTrainedModel, rows: UInt16[np.ndarray, "row context"], recipe: ModelRecipe, seed: int, name: str) -> list[float]:
     """AdamW over the rows in the order that the stream `name` gives; returns each step's loss in nats a token."""
     order = torch.randperm(len(rows), generator=tensor_stream(seed, f"{name}/order")).numpy()
-    optimizer, shape, losses = adamw(model, recipe), learning_rate_shape(recipe), list[float]()
+    optimizer, losses = adamw(model, recipe), list[float]()
+    schedule = LambdaLR(optimizer, learning_rate_shape(recipe.steps, recipe.flat_until, recipe.warm_up))
     model.train()
     for step in tqdm(range(recipe.steps), desc=name, unit="step", mininterval=20):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * shape(step)
         optimizer.zero_grad(set_to_none=True)
         batch = rows[order[np.arange(step * recipe.batch, (step + 1) * recipe.batch) % len(rows)]]
         loss = token_losses(model, torch.from_numpy(batch.astype(np.int64))).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        schedule.step()
         losses.append(loss.item())
     model.eval()
     logger.info("%s: training loss %.3f nats a token after %d steps", name, float(np.mean(losses[-20:])), recipe.steps)
@@ -119,15 +120,10 @@ def adamw(model: PreTrainedModel, recipe: ModelRecipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
 
 
-def learning_rate_shape(recipe: ModelRecipe) -> Callable[[int], float]:
+def learning_rate_shape(steps: int, flat_until: float, warm_up: int = 1) -> Callable[[int], float]:
     """Factor on the learning rate by step: linear warm-up, flat, then linear to nothing."""
-    turn = recipe.flat_until * recipe.steps
-
-    def factor(step: int) -> float:
-        fall = (recipe.steps - step) / max(recipe.steps - turn, 1.0)
-        return min(1.0, (step + 1) / recipe.warm_up, fall)
-
-    return factor
+    falling = max(steps - flat_until * steps, 1.0)
+    return lambda step: min(1.0, (step + 1) / warm_up, (steps - step) / falling)
 
 
 def token_losses(model: PreTrainedModel, tokens: Int[Tensor, "row context"]) -> Float[Tensor, " token"]:

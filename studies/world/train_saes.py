@@ -15,13 +15,15 @@ import torch
 from jaxtyping import Float, UInt16
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
-from saesteer.engine.structure import untried_structure
+from saesteer.engine.models import LanguageModel
+from studies.public import activations
+from studies.public.activations import Rows
 from studies.world.corpus import is_content
 from studies.world.tokenizer import CONTEXT
-from studies.world.train_model import tensor_stream
+from studies.world.train_model import learning_rate_shape, tensor_stream
 
 logger = logging.getLogger(__name__)
 
@@ -61,31 +63,9 @@ class BatchTopK(nn.Module):
         return torch.relu((x - self.b_dec) @ self.W_enc + self.b_enc)
 
 
-def residuals(model: PreTrainedModel, rows: UInt16[np.ndarray, "row context"], batch: int = 64) -> Float[Tensor, "layer token d_model"]:
+def residuals(lm: LanguageModel, rows: UInt16[np.ndarray, "row context"]) -> Float[Tensor, "layer token d_model"]:
     """resid_post of every decoder layer at every text token (BOS, EOS and padding left out)."""
-    mask, blocks = torch.from_numpy(is_content(rows)), untried_structure(model).blocks
-    # Filled in place: all layers' residuals take a gigabyte or two, and joining collected parts would hold them twice.
-    joined = torch.empty(len(blocks), int(mask.sum()), model.config.hidden_size)
-    filled = 0
-    current: list[Tensor] = []
-
-    def note(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
-        current.append(output if isinstance(output, Tensor) else output[0])
-
-    handles = [layer.register_forward_hook(note) for layer in blocks]
-    try:
-        for start in tqdm(range(0, len(rows), batch), desc="activations", mininterval=5):
-            current.clear()
-            with torch.no_grad():
-                model.get_decoder()(input_ids=torch.from_numpy(rows[start : start + batch].astype(np.int64)), use_cache=False)
-            chosen = mask[start : start + batch]
-            for layer, output in enumerate(current):
-                joined[layer, filled : filled + int(chosen.sum())] = output[chosen]
-            filled += int(chosen.sum())
-    finally:
-        for handle in handles:
-            handle.remove()
-    return joined
+    return activations.residuals(lm, Rows(rows.astype(np.int64), is_content(rows)), range(lm.n_layers), torch.float32)
 
 
 def train_sae(x: Float[Tensor, "token d_in"], recipe: SaeRecipe, seed: int, layer: int) -> dict[str, Tensor]:
@@ -95,14 +75,13 @@ def train_sae(x: Float[Tensor, "token d_in"], recipe: SaeRecipe, seed: int, laye
     scaled = x * scale
     sae = BatchTopK(x.shape[1], recipe, scaled.mean(0), generator)
     optimizer = torch.optim.Adam(sae.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.999))
-    turn = recipe.flat_until * recipe.steps
+    schedule = LambdaLR(optimizer, learning_rate_shape(recipe.steps, recipe.flat_until))
     n, n_rows = len(scaled), recipe.steps * recipe.batch
     # Rows of all batches, one shuffle of the data after another.
     order = torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-n_rows // n))])[:n_rows]
     for step in tqdm(range(recipe.steps), desc=f"SAE of layer {layer}", unit="step", mininterval=5):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * min(1.0, (recipe.steps - step) / (recipe.steps - turn))
         _step(sae, scaled[order[step * recipe.batch : (step + 1) * recipe.batch]], optimizer, recipe)
+        schedule.step()
     cuts = [_cut(sae.pre(x_batch), recipe.k) for x_batch in scaled[order[: THRESHOLD_BATCHES * recipe.batch]].split(recipe.batch)]
     return jump_relu_weights(sae, float(scale), float(torch.stack(cuts).mean()))
 
