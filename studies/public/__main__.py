@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import polars as pl
@@ -23,19 +23,14 @@ from saesteer.settings.methods import LabelledTexts
 from saesteer.workflow.model_files import model_files
 from studies.public import activations, train
 from studies.public.activations import Rows
-from studies.public.card import ship
+from studies.public.card import MODELS, ship
 from studies.public.judges import NAME, model_file, served, write_judgements
 from studies.public.measure import loss_with_sae, losses_without_sae, quality
 from studies.public.recommendations import FOLDER, FURTHER_CONCEPTS, demonstrated, write_recommendations
 from studies.public.texts import cleaned, prompts, requests, sampled_parts
 
-EXPERIMENT = {"smollm2-135m": "smollm2", "gemma-3-270m": "gemma-3-270m"}
-LAYERS = {"smollm2-135m": (3, 8, 13, 18, 23, 28), "gemma-3-270m": (2, 5, 9, 12, 15, 17)}
-"""After these blocks. Gemma Scope 2 has SAEs of four of Gemma's."""
-ANSWERING = ("smollm2-135m",)
-"""Models that answer requests."""
-COMPARED = {"smollm2-135m": 18, "gemma-3-270m": 9}
-"""Where kinds are compared."""
+N_TEXTS = 10_240
+"""Sampled, before cleaning."""
 COMPARED_TOKENS = 400_000
 BOOK_TOKENS, HELD_OUT_TOKENS, HELD_OUT_EVERY, LOSS_ROWS = 2_850_000, 60_000, 50, 64
 KINDS = {
@@ -58,8 +53,6 @@ class Job:
     model: str
     paragraphs: Path
     folder: Path
-    n_texts: int
-    layers: Sequence[int]
     seed: int
 
     def lm(self, dtype: str) -> LanguageModel:
@@ -89,9 +82,10 @@ class Job:
 
 
 def fetched(model: str) -> Path:
-    """The folder of a model's weights, as the experiment of its name takes them."""
-    workflow = Workflow(experiments=(EXPERIMENT[model],))
-    return model_files(load_experiment(EXPERIMENT[model], *workflow.experiments_dirs).model, workflow, dict).folder
+    """The folder of a model's weights, as its experiment takes them."""
+    name = MODELS[model].experiment
+    workflow = Workflow(experiments=(name,))
+    return model_files(load_experiment(name, *workflow.experiments_dirs).model, workflow, dict).folder
 
 
 def compared_concepts() -> Sequence[str]:
@@ -105,13 +99,13 @@ def compared_concepts() -> Sequence[str]:
 def sample(job: Job) -> None:
     """Texts that the model writes."""
     lm = job.lm("bfloat16")
-    choices = prompts(str(lm.tokenizer.bos_token), job.model in ANSWERING)
-    logging.info("%d texts", sum(part.height for part in sampled_parts(lm, choices, job.n_texts, job.seed, job.folder / "sampled")))
+    choices = prompts(str(lm.tokenizer.bos_token), MODELS[job.model].answers)
+    logging.info("%d texts", sum(part.height for part in sampled_parts(lm, choices, N_TEXTS, job.seed, job.folder / "sampled")))
 
 
 def texts(job: Job) -> None:
     """Those of them that ship, each with the concept that it was asked about, and why others do not."""
-    answers = job.model in ANSWERING
+    answers = MODELS[job.model].answers
     concepts = {prompt.text: prompt.subject for prompt in prompts("", answers)}
     sampled = pl.concat(pl.read_parquet(file) for file in sorted((job.folder / "sampled").glob("*.parquet")))
     of_prompt = pl.col("prompt").replace_strict(concepts, default=None, return_dtype=pl.String)
@@ -124,7 +118,7 @@ def texts(job: Job) -> None:
 
 def labelled(job: Job) -> None:
     """Answers about the concepts that methods are compared on, which train them: of a model that answers."""
-    if job.model not in ANSWERING:
+    if not MODELS[job.model].answers:
         return
     lm = job.lm("bfloat16")
     choices = requests(compared_concepts())
@@ -137,7 +131,7 @@ def labelled(job: Job) -> None:
 def books(job: Job) -> None:
     """Residuals on the books."""
     lm = job.lm("bfloat16")
-    activations.store(lm, job.book_rows(lm), LAYERS[job.model], job.folder / "books")
+    activations.store(lm, job.book_rows(lm), MODELS[job.model].layers, job.folder / "books")
 
 
 def written(job: Job) -> None:
@@ -146,13 +140,13 @@ def written(job: Job) -> None:
     rows = job.written_rows(lm)
     tokens = {"books": int(job.book_rows(lm).used.sum()), "texts": int(rows.used.sum())}
     write_json(job.folder / "tokens.json", tokens)
-    activations.store(lm, job.held_out_rows(lm), LAYERS[job.model], job.folder / "held_out")
-    activations.store(lm, rows, LAYERS[job.model], job.folder / "written")
+    activations.store(lm, job.held_out_rows(lm), MODELS[job.model].layers, job.folder / "held_out")
+    activations.store(lm, rows, MODELS[job.model].layers, job.folder / "written")
 
 
 def kinds(job: Job) -> None:
     """SAEs of several kinds at one layer, measured."""
-    layer = COMPARED[job.model]
+    layer = MODELS[job.model].compared_layer
     x = trained_on(job.folder, layer)
     x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(job.seed))[:COMPARED_TOKENS]]
     build(job, layer, x, {job.folder / "kinds" / name: recipe for name, recipe in KINDS.items()})
@@ -160,12 +154,11 @@ def kinds(job: Job) -> None:
 
 def saes(job: Job) -> None:
     """One SAE a layer, measured, rounded and measured again."""
-    for layer in job.layers:
+    for layer in MODELS[job.model].layers:
         build(job, layer, trained_on(job.folder, layer), {job.folder / "saes" / f"layer_{layer:02d}": SHIPPED})
 
 
-PHASES = {phase.__name__: phase for phase in (sample, texts, labelled, books, written, kinds, saes)}
-
+Model = Literal["smollm2-135m", "gemma-3-270m"]
 Out = Annotated[Path, typer.Option(help="Folder of all models' phases.")]
 app = typer.Typer(help=__doc__, add_completion=False)
 
@@ -178,26 +171,22 @@ def log() -> None:
 
 @app.command("build")
 def build_all(
-    model: str,
+    model: Model,
     paragraphs: Annotated[Path, typer.Option(help="Parquet file of the books' paragraphs.")],
     out: Out,
-    phases: Annotated[list[str] | None, typer.Option("--phase", help="These alone.")] = None,
-    layers: Annotated[list[int] | None, typer.Option("--layer", help="SAEs of these alone, in this order.")] = None,
-    texts: Annotated[int, typer.Option(help="How many are sampled, before cleaning.")] = 10_240,
     seed: Annotated[int, typer.Option()] = 0,
     threads: Annotated[int, typer.Option()] = torch.get_num_threads(),
 ) -> None:
     """Write texts, store residuals, train SAEs, phase by phase."""
     torch.set_num_threads(threads)
-    job = Job(model, paragraphs, out / model, texts, layers or LAYERS[model], seed)
-    for phase in phases or PHASES:
-        PHASES[phase](job)
+    for phase in (sample, texts, labelled, books, written, kinds, saes):
+        phase(Job(model, paragraphs, out / model, seed))
 
 
 @app.command()
-def adopt(model: str, out: Out) -> None:
+def adopt(model: Model, out: Out) -> None:
     """Copy texts and SAEs into data/public, with a card."""
-    ship(out / model, model, LAYERS[model], COMPARED[model], SHIPPED_TO / model)
+    ship(out / model, model, SHIPPED_TO / model)
 
 
 @app.command()

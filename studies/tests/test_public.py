@@ -16,7 +16,7 @@ from saesteer.engine.saes import decode, encode
 from studies import ROOT
 from studies.public import activations, train
 from studies.public.__main__ import compared_concepts
-from studies.public.card import SOURCES, card, gate_faults
+from studies.public.card import MODELS, card, gate_faults
 from studies.public.measure import loss_with_sae, losses_without_sae, quality
 from studies.public.texts import SAMPLING, SUBJECTS, Prompt, cleaned, fault, prompts, requests, sampled_parts, whole_sentences
 from studies.public.train import WEIGHTS, rounded, save_rounded
@@ -115,7 +115,7 @@ def test_an_sae_that_misses_a_requirement_is_named(changed: dict[str, float], co
     assert gate_faults(MEASURED | changed, cost) == fault
 
 
-@pytest.mark.parametrize("model", SOURCES)
+@pytest.mark.parametrize("model", MODELS)
 def test_the_card_is_in_step_with_its_metrics_and_says_which_layers_miss_what(model: str):
     folder = ROOT / "data/public" / model
     numbers, read = json.loads((folder / "metrics.json").read_text()), pl.read_csv(folder / "read.csv")
