@@ -3,11 +3,9 @@
     python benchmarks/cluster_scaling.py
 
 writes its section of benchmarks/RESULTS.md, and benchmarks/cluster/scaling.pdf, .png and .csv. A job a layer and step, as in the workflow:
-logit_lens -> output_score, sweep -> perplexity; all other steps run on the submitting host. Two ways, with the same jobs:
-
-- a real SLURM on this machine (as root, where none is running) with 1, 2, 4 and 8 pretend GPUs and jobs that sleep, shortened by `--scale`;
-- a discrete-event simulation of the cluster with Snakemake before it: at most 64 jobs in the queue, and a job's end noticed only at the
-  next look: 10 s after the last, then 20, 30, ... up to 180 s while no job ends (slurm/config.yaml).
+logit_lens -> output_score, sweep -> perplexity; all other steps run on the submitting host. A discrete-event simulation of the cluster with
+Snakemake before it: at most 64 jobs in the queue, and a job's end noticed only at the next look: 10 s after the last, then 20, 30, ... up
+to 180 s while no job ends (slurm/config.yaml).
 
 How long a job takes is estimated, not measured: the operations of its rows (benchmarks/random_model.py) at `--tflops`, plus its start.
 """
@@ -16,24 +14,19 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 from matplotlib.figure import Figure
-from measuring import command_line, load_note, publish, written_by
+from measuring import command_line, publish, written_by
 from random_model import GEMMA_2_2B, GEMMA_2_9B, Shape
 
 from saesteer.core.markdown import table
 from saesteer.figures.save import save_figure
 from saesteer.figures.style import BLUE, GREY, MAGENTA, PAGE, new_figure, styled
 
-ROOT = Path(__file__).parents[1]
 N_FEATURES, N_FACTORS, N_PREFIXES, N_TOKENS, PREFIX_TOKENS = 100, 13, 50, 20, 8
 """A layer's, in P1's experiments (12 factors, and 0); prefixes have about eight tokens."""
 TFLOPS = 180.0
@@ -44,7 +37,7 @@ READ_RATE = 2e9  # bytes a second at which a model is loaded
 LOOKS = (10.0, 10.0, 180.0)
 """Seconds to the first look at the queue, what is added while no job ends, the most."""
 QUEUE = 64
-SIMULATED, SLEPT = (1, 2, 4, 8, 16, 32, 64, 128), (1, 2, 4, 8)
+SIMULATED = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -126,41 +119,15 @@ def critical_path(jobs: Sequence[Job]) -> float:
     return max(job.seconds + (0 if job.after is None else jobs[job.after].seconds) for job in jobs)
 
 
-def slept_wall(jobs: Sequence[Job], n_gpus: int, scale: float) -> float:
-    """Seconds from the first submission to the last job's end in a real SLURM, each job's length divided by `scale`."""
-    from slurm_node import running_node, wait_for
-
-    with tempfile.TemporaryDirectory() as temporary, running_node(Path(temporary), n_gpus) as node:
-        ids: list[str] = []
-        started = time.monotonic()
-        for job in jobs:
-            waits = [] if job.after is None else [f"--dependency=afterok:{ids[job.after]}"]
-            command = ["sbatch", "--parsable", "--gpus=1", "--mem=1", "--output=/dev/null", *waits]
-            command.append(f"--wrap=sleep {job.seconds / scale:.3f}")
-            ids.append(subprocess.run(command, check=True, capture_output=True, text=True, cwd=temporary).stdout.strip())
-        wait_for("the last job", lambda: len(node.jobs("COMPLETED")) == len(jobs), 3600)
-        return time.monotonic() - started
-
-
-def why_no_slurm() -> str | None:
-    """Why jobs cannot sleep in a real SLURM here."""
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/slurm")]
-    from slurm_node import why_not
-
-    return why_not()
-
-
-def measured(tflops: float, scale: float, sleeping: Sequence[int]) -> pl.DataFrame:
-    """A row an experiment and number of GPUs; `slept_seconds` is null where no jobs slept."""
+def simulated(tflops: float) -> pl.DataFrame:
+    """A row an experiment and number of GPUs."""
     rows = []
     for experiment, n_gpus in itertools.product(EXPERIMENTS, SIMULATED):
         jobs = jobs_of(experiment, tflops)
-        work = sum(job.seconds for job in jobs)
-        row = {"experiment": experiment.name, "gpus": n_gpus, "bound_minutes": max(work / n_gpus, critical_path(jobs)) / 60}
-        slept = slept_wall(jobs, n_gpus, scale) if n_gpus in sleeping else None
-        rows.append(row | {"snakemake_minutes": simulated_wall(jobs, n_gpus) / 60, "slept_seconds": slept})
-        print(rows[-1], file=sys.stderr)
-    return pl.DataFrame(rows, schema_overrides={"slept_seconds": pl.Float64})
+        bound = max(sum(job.seconds for job in jobs) / n_gpus, critical_path(jobs))
+        minutes = {"bound_minutes": bound / 60, "snakemake_minutes": simulated_wall(jobs, n_gpus) / 60}
+        rows.append({"experiment": experiment.name, "gpus": n_gpus} | minutes)
+    return pl.DataFrame(rows)
 
 
 def stops_at(walls: pl.DataFrame) -> int:
@@ -175,13 +142,10 @@ def draw(walls: pl.DataFrame, note: str) -> Figure:
     figure = new_figure(PAGE, 3.2, note)
     minutes, faster = figure.subplots(1, 2)
     for (key, rows), colour in zip(walls.group_by("experiment", maintain_order=True), (BLUE, MAGENTA), strict=True):
-        name, wall, slept = key[0], rows["snakemake_minutes"], rows.drop_nulls("slept_seconds")
-        minutes.plot(rows["gpus"], wall, "o-", color=colour, label=f"{name}, with Snakemake (simulated)")
+        name, wall = key[0], rows["snakemake_minutes"]
+        minutes.plot(rows["gpus"], wall, "o-", color=colour, label=f"{name}, with Snakemake")
         minutes.plot(rows["gpus"], rows["bound_minutes"], "--", color=colour, linewidth=1, label=f"{name}, bound")
-        faster.plot(rows["gpus"], wall[0] / wall, "o-", color=colour, label=f"{name}, with Snakemake (simulated)")
-        if len(slept):
-            times = slept["slept_seconds"]
-            faster.plot(slept["gpus"], times[0] / times, "x", color=colour, markersize=8, label=f"{name}, sleeping jobs in SLURM")
+        faster.plot(rows["gpus"], wall[0] / wall, "o-", color=colour, label=f"{name}, with Snakemake")
     minutes.set(ylabel="wall time, minutes")
     faster.set(ylabel="times faster than one GPU")
     for axes in (minutes, faster):
@@ -210,25 +174,6 @@ def length_lines(tflops: float) -> list[str]:
     return [*lines, table(("", *steps, "jobs", "longest chain"), rows)]
 
 
-def slept_line(walls: pl.DataFrame, tflops: float, scale: float, reason: str | None) -> str:
-    """What the sleeping jobs show, and what SLURM itself took."""
-    if reason:
-        return f"Sleeping jobs in SLURM: not run ({reason})."
-    alone = walls.filter(pl.col("gpus") == 1)
-    work = {experiment.name: jobs_of(experiment, tflops) for experiment in EXPERIMENTS}
-    each = [
-        (seconds - sum(job.seconds for job in work[name]) / scale) / len(work[name])
-        for name, seconds in alone.select("experiment", "slept_seconds").iter_rows()
-    ]
-    return (
-        f"Sleeping jobs: a real SLURM on this machine with pretend GPUs, a job's seconds divided by {scale:g}. It took"
-        f" {' and '.join(f'{seconds:.1f} s' for seconds in each)} a job of its own, beside a job's sleep of"
-        f" {min(job.seconds for jobs in work.values() for job in jobs) / scale:.1f} to"
-        f" {max(job.seconds for jobs in work.values() for job in jobs) / scale:.1f} s, so its walls are not to be multiplied back; what"
-        " they show is how they fall."
-    )
-
-
 def short_line(walls: pl.DataFrame) -> str:
     """What eight GPUs bring, and where it ends."""
     parts = []
@@ -239,35 +184,31 @@ def short_line(walls: pl.DataFrame) -> str:
     return f"In short: simulated, with estimated job lengths: {'; '.join(parts)}."
 
 
-def report(walls: pl.DataFrame, tflops: float, scale: float, reason: str | None, command: str) -> list[str]:
+def report(walls: pl.DataFrame, tflops: float) -> list[str]:
     """The section of benchmarks/RESULTS.md."""
     rows, ends = [], []
     for (name,), of_experiment in walls.group_by("experiment", maintain_order=True):
         first = of_experiment.row(0, named=True)
         for row in of_experiment.to_dicts():
-            wall, slept = row["snakemake_minutes"], row["slept_seconds"]
+            wall = row["snakemake_minutes"]
             faster = f"{first['snakemake_minutes'] / wall:.1f}x"
-            measured = ("", "") if slept is None else (f"{slept:.0f} s", f"{first['slept_seconds'] / slept:.1f}x")
-            rows.append((name, row["gpus"], f"{row['bound_minutes']:.1f} min", f"**{wall:.1f} min**", faster, *measured))
+            rows.append((name, row["gpus"], f"{row['bound_minutes']:.1f} min", f"**{wall:.1f} min**", faster))
         ends += ["", f"{name}: from {stops_at(of_experiment)} GPUs on, twice as many save less than a tenth; it ends at {wall:.1f} min."]
-    simulated = ("experiment", "GPUs", "bound", "with Snakemake, simulated", "faster by")
-    *title, written = written_by("More than one GPU", command)
+    *title, written = written_by("More than one GPU", "python benchmarks/cluster_scaling.py")
     return [
         *title,
-        f"{written.partition(';')[0]}; {load_note()}. Nothing here ran on a GPU: jobs sleep or are simulated.",
+        f"{written.partition(';')[0]}. Simulated: nothing here ran on a GPU.",
         "",
         short_line(walls),
         "",
         *length_lines(tflops),
         "",
-        slept_line(walls, tflops, scale, reason),
-        "",
-        "Bound: all work divided by the GPUs, or the longest chain. With Snakemake: simulated; a job's end is noticed at the next look at",
-        "the queue, at most 64 jobs are in it.",
+        "Bound: all work divided by the GPUs, or the longest chain. With Snakemake: a job's end is noticed at the next look at the queue,",
+        "at most 64 jobs are in it.",
         "",
         "![wall time against GPUs](cluster/scaling.png)",
         "",
-        table((*simulated, "sleeping jobs in SLURM, measured", "faster by"), rows),
+        table(("experiment", "GPUs", "bound", "with Snakemake", "faster by"), rows),
         *ends,
         "",
         "It stops where each layer's longest chain (its sweep, then its perplexity, a job each) has a GPU of its own.",
@@ -275,20 +216,15 @@ def report(walls: pl.DataFrame, tflops: float, scale: float, reason: str | None,
 
 
 def main() -> None:
-    """Measure, draw, write."""
+    """Simulate, draw, write."""
     parser = command_line(__doc__)
     parser.add_argument("--tflops", type=float, default=TFLOPS, help="at which a GPU works; shapes the jobs' lengths")
-    parser.add_argument("--scale", type=float, default=60.0, help="sleeping jobs take a second for so many")
-    parser.add_argument("--simulate", action="store_true", help="no SLURM, also where one could be started")
     parser.add_argument("--figure", type=Path, default=Path(__file__).with_name("cluster") / "scaling", help="without the ending")
     options = parser.parse_args()
-    reason = "--simulate was given" if options.simulate else why_no_slurm()
-    walls = measured(options.tflops, options.scale, () if reason else SLEPT)
+    walls = simulated(options.tflops)
     options.figure.parent.mkdir(parents=True, exist_ok=True)
     save_figure(draw(walls, f"job lengths estimated at {options.tflops:g} TFLOP/s; not run on GPUs"), walls, options.figure)
-    words = [*(["--simulate"] if options.simulate else []), *([f"--scale {options.scale:g}"] if not reason else [])]
-    command = " ".join(["python benchmarks/cluster_scaling.py", *words])
-    publish(report(walls, options.tflops, options.scale, reason, command), options.write)
+    publish(report(walls, options.tflops), options.write)
 
 
 if __name__ == "__main__":
