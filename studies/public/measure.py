@@ -1,7 +1,7 @@
 """What the card reports of an SAE, on rows that it was not trained on."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -53,31 +53,27 @@ class Losses:
         return (self.zeros - reconstructed) / (self.zeros - self.plain)
 
 
-@torch.no_grad()
 def losses_without_sae(lm: LanguageModel, layer: int, rows: Rows) -> Losses:
     """What SAEs of a layer are compared with."""
+    return Losses(*(_loss(lm, layer, rows, instead) for instead in (lambda residual: residual, torch.zeros_like)))
 
-    def with_zeros(residual: Tensor) -> Tensor:
-        return torch.cat([residual[:, :1], torch.zeros_like(residual[:, 1:])], dim=1)
 
-    return Losses(_loss(lm, layer, rows, None), _loss(lm, layer, rows, with_zeros))
+def loss_with_sae(lm: LanguageModel, sae: Sae, rows: Rows) -> float:
+    """The loss where the SAE's reconstruction stands for the residual at all tokens but the first."""
+    return _loss(lm, sae.meta.layer, rows, lambda residual: decode(sae, encode(sae, residual)))
+
+
+def replaced(lm: LanguageModel, layer: int, instead: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
+    """Within the context, what `instead` makes of it stands for the residual behind a layer, at all tokens but the first."""
+    return residual_changed(lm, layer + 1, lambda x: torch.cat([x[:, :1], instead(x[:, 1:])], dim=1))
 
 
 @torch.no_grad()
-def loss_with_sae(lm: LanguageModel, sae: Sae, rows: Rows) -> float:
-    """The loss where the SAE's reconstruction stands for the residual at all tokens but the first."""
-
-    def reconstructed(residual: Tensor) -> Tensor:
-        return torch.cat([residual[:, :1], decode(sae, encode(sae, residual[:, 1:]))], dim=1)
-
-    return _loss(lm, sae.meta.layer, rows, reconstructed)
-
-
-def _loss(lm: LanguageModel, layer: int, rows: Rows, change: Callable[[Tensor], Tensor] | None) -> float:
+def _loss(lm: LanguageModel, layer: int, rows: Rows, instead: Callable[[Tensor], Tensor]) -> float:
     total = count = 0.0
     for start in range(0, len(rows.ids), ROWS_AT_ONCE):
         ids, used = (torch.from_numpy(part[start : start + ROWS_AT_ONCE]) for part in (rows.ids, rows.used))
-        with residual_changed(lm, layer + 1, change) if change else nullcontext():
+        with replaced(lm, layer, instead):
             hidden = hidden_states(lm, input_ids=ids, use_cache=False)
         counted = used[:, 1:] & used[:, :-1]  # not the first text token, which only the unchanged first position predicts
         losses = token_nll(lm, hidden[:, :-1][counted], ids[:, 1:][counted], 256)

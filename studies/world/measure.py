@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, UInt16
 from torch import Tensor
 
-from saesteer.engine.models import LanguageModel, load_language_model, residual_changed
+from saesteer.engine.models import LanguageModel, load_language_model
 from saesteer.engine.sae_convert import sae_from_folder
 from saesteer.engine.saes import Sae, decode, encode
 from saesteer.world.streams import stream_seed
-from studies.public.measure import quality
+from studies.public.measure import quality, replaced
 from studies.world.train_model import token_losses
 from studies.world.train_saes import residuals
 
@@ -52,7 +52,7 @@ def loss_recovered(
     """(loss with the residual's mean - loss with the reconstruction) / (loss with the mean - clean loss); BOS keeps its own residual."""
 
     def loss(instead: Callable[[Tensor], Tensor]) -> float:
-        with residual_changed(lm, layer + 1, lambda x: torch.cat([x[:, :1], instead(x[:, 1:])], dim=1)):
+        with replaced(lm, layer, instead):
             return held_out_loss(lm, rows)
 
     spliced, ablated = loss(lambda x: decode(sae, encode(sae, x))), loss(mean.expand_as)
