@@ -1,7 +1,7 @@
 """The features that may steer towards a concept, by what is known of them without steering: their labels, what activates them, and
 which tokens they promote.
 
-Of features with the concept's label those of the largest max activation come first: of the rules that studies/questions compares it came
+Of features with the concept's label those of the largest max activation come first: of the rules of docs/tables/choice-rules.md it came
 nearest to brute force.
 """
 
