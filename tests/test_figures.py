@@ -1,14 +1,16 @@
 """The figures of the main job: what is drawn is the data."""
 
 import re
+from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from drawn_figures import FIGURES, assert_same, data_of, drawn, sweep, thin
+from drawn_figures import FIGURES, OPTIONS, assert_same, data_of, drawn, sample, sweep, thin
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from saesteer.figures.definition import banded, where_something_changes
 from saesteer.figures.save import save_drawing
@@ -80,6 +82,14 @@ def test_factors_draw_a_line_for_each_bin() -> None:
         for line, members in zip(drawn_lines, bins, strict=True):
             assert_same(np.asarray(line.get_xdata(), dtype=float), members["factor"])
             assert_same(np.asarray(line.get_ydata(), dtype=float), members[quantity])
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if name != "filter_variants"])  # it shows both ways of choosing
+def test_scores_of_the_texts_that_chose_are_not_called_held_out(name: str) -> None:
+    figure = FIGURES[name]
+    data = figure.data(sample(name), replace(OPTIONS, in_sample=True))
+    texts = [text.get_text() for text in figure.draw(data).findobj(Text)]
+    assert not [text for text in (*texts, figure.caption) if re.search("held[- ]out|other prefixes", text)]
 
 
 def test_cells_of_the_examples_do_not_overlap() -> None:

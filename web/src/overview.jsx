@@ -6,7 +6,7 @@ import { Choice, Index, Section, Table, Waiting, objects, show, usePromise } fro
 const N_BEST = 4;
 
 export function Overview({ table }) {
-  const index = useContext(Index), isFlattered = index.methods ? !index.methods.held_out : index.features.rule && !index.features.held_out;
+  const index = useContext(Index);
   return <>
     <h1 tabIndex={-1}>{index.name}</h1>
     <p class="lead">{index.description}</p>
@@ -22,8 +22,7 @@ export function Overview({ table }) {
     <Section title="Layers" tables={["features"]}>
       <Table caption="Layers" headers={["layer", "features", ["median input score", "features", "input_score"], ["median output score", "features", "output_score"]]}
         rows={index.layers.map(([layer, n, input, output]) => [<a href={`#/features?layer=${layer}`}>{`layer ${layer}`}</a>, n, input, output])} /></Section>
-    {index.figures.length > 0 && <Section title="Figures">
-      {isFlattered && <p>Where a figure says “held out”, its factors were chosen on the same prompts, which flatters them.</p>}<div class="figures">{index.figures.map(([name, caption]) => <figure class={name}>
+    {index.figures.length > 0 && <Section title="Figures"><div class="figures">{index.figures.map(([name, caption]) => <figure class={name}>
       <a href={`figures/${name}.png`}><img src={`figures/${name}.png`} alt={name.replaceAll("_", " ")} loading="lazy" /></a><figcaption>{caption}</figcaption></figure>)}</div></Section>}
     {index.mixed.length > 0 && <Section title="Rows of several versions"><p>Rows of these tables were made with several versions of a library:</p><ul>{index.mixed.map((one) => <li>{one}</li>)}</ul></Section>}
     {index.missing.length > 0 && <Section title="Not in this report"><p>There are no tables of these:</p><ul>{index.missing.map((one) => <li>{one}</li>)}</ul></Section>}

@@ -253,8 +253,10 @@ def import_texts(source: Path, layer: int, protocol: Run | None, judge: Run | No
     write_atomically(folder / "tables/methods.parquet", tables["methods"].write_parquet)
     write_atomically(folder / "texts.parquet", rated.write_parquet)
     drawn = tables | {name: _with_plain_titles(tables[name]) for name in ("methods", METHOD_CURVES.name)}
+    intervals = IntervalSettings(confidence=settings.confidence)
+    options = Options("", intervals, in_sample=settings.factor_choice == "same_texts")
     for name in _FIGURES:
-        data = FIGURES[name].data(drawn, Options("", IntervalSettings(confidence=settings.confidence)))
+        data = FIGURES[name].data(drawn, options)
         save_figure(FIGURES[name].draw(data), data, folder / name)
     write_json(folder / "import.json", _provenance(texts, rated, judge, settings))
     yield from _lines(texts, tables["methods"])

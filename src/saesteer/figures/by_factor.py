@@ -3,18 +3,8 @@
 import numpy as np
 import polars as pl
 
-from saesteer.figures.definition import FEW_NOTE, FigureDefinition, Options, Tables, banded, confidence
-from saesteer.figures.style import (
-    PAGE,
-    Axes,
-    Figure,
-    band,
-    dark_viridis,
-    empty_panel,
-    legend_above,
-    new_figure,
-    with_ends,
-)
+from saesteer.figures.definition import FEW_NOTE, FigureDefinition, Options, Tables, banded, constants
+from saesteer.figures.style import PAGE, Axes, Figure, band, dark_viridis, empty_panel, legend_above, new_figure, with_ends
 
 LABELS = {
     "gen_success_20": "GenSuccess@20 (tokens per text)",
@@ -32,7 +22,7 @@ _MARKERS = "osD^vP*X"
 def data(tables: Tables, options: Options) -> pl.DataFrame:
     """The table of bins, with the factor as a number; with a pilot as `multiple`."""
     ends = [end for quantity in LABELS for end in with_ends(quantity)[1:]]
-    frame = banded(tables["factor_bins"], "n_features", *ends).with_columns(pl.col("factor").cast(pl.Float64), confidence(options))
+    frame = banded(tables["factor_bins"], "n_features", *ends).with_columns(pl.col("factor").cast(pl.Float64), *constants(options))
     return frame.sort("output_score_low", "factor").rename({"factor": "multiple"} if options.has_pilot else {})
 
 
@@ -71,7 +61,7 @@ def draw(data: pl.DataFrame) -> Figure:
     panels = figure.subplots(1, 2)
     for axes, quantity in zip(panels, LABELS, strict=True):
         panel(axes, data, quantity)
-    legend_above(figure, *panels[0].get_legend_handles_labels(), columns=4, title="output score")
+    legend_above(figure, panels[0].get_legend_handles_labels()[0], columns=4, title="output score")
     return figure
 
 

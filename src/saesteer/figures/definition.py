@@ -25,6 +25,8 @@ class Options:
     intervals: IntervalSettings
     has_pilot: bool = False
     """Whether a sweep's factors are multiples of each feature's pilot factor where features are compared."""
+    in_sample: bool = False
+    """Whether factors were chosen on the very texts that are reported (`factor_choice: same_texts`), so that no score is held out."""
 
     @property
     def selection(self) -> SelectionSettings:
@@ -53,9 +55,19 @@ class FigureDefinition:
     """Whether an experiment that has the tables has the figure."""
 
 
-def confidence(options: Options) -> pl.Expr:
-    """The level of the intervals drawn, a column of the data."""
-    return pl.lit(options.intervals.confidence).alias("confidence")
+def in_sample(options: Options) -> list[pl.Expr]:
+    """A column that says that no score is held out; none where scores are."""
+    return [pl.lit(True).alias("in_sample")] if options.in_sample else []
+
+
+def constants(options: Options) -> list[pl.Expr]:
+    """Columns of the data of a sweep's figure that are the same in every row: the level of its intervals, and `in_sample`."""
+    return [pl.lit(options.intervals.confidence).alias("confidence"), *in_sample(options)]
+
+
+def held_out(data: pl.DataFrame, between: str = "-") -> str:
+    """What scores are called by the texts that chose their factors."""
+    return f"in{between}sample" if "in_sample" in data.columns else f"held{between}out"
 
 
 def n_of(sizes: pl.Series) -> str:

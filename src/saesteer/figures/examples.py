@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from saesteer.analysis.acceptability import is_function_word
-from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.definition import FigureDefinition, Options, Tables, in_sample
 from saesteer.figures.style import BLACK, GREY, MAGENTA, PAGE, SMALLEST, Axes, Figure, visible
 
 _GROUPS = {True: "Steering writes top logit-lens tokens of the feature", False: "Steering writes none of them"}
@@ -31,7 +31,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     """The examples and the matches in their steered texts: those with matches first, and of each group those of high output score."""
     rows = tables["examples"]
     n_matches = [len(_matches(row["steered"] or "", row["top_logit_lens_tokens"])) for row in rows.iter_rows(named=True)]
-    counted = rows.with_columns(pl.Series("n_matches", n_matches, pl.UInt32))
+    counted = rows.with_columns(pl.Series("n_matches", n_matches, pl.UInt32), *in_sample(options))
     return counted.sort(pl.col("n_matches") == 0, "output_score", "layer", "feature", descending=[False, True, False, False])
 
 
@@ -149,9 +149,10 @@ def _write_marked(axes: Axes, top: float, line: str, is_marked: bool, colour: st
 def counts(data: pl.DataFrame) -> str:
     """How the features and texts were chosen, and how many failed."""
     failed, good = data["steered"].null_count(), (data["n_matches"] > 0).sum()
+    chose = "all" if "in_sample" in data.columns else "other"
     return (
         f"n = {data.height} features chosen by rule: early and late ones at even distances in the ranking by output score; "
-        f"sample 0 of the first prefix, its factor chosen on other prefixes; {good} with a top logit-lens token in the steered text, "
+        f"sample 0 of the first prefix, its factor chosen on {chose} prefixes; {good} with a top logit-lens token in the steered text, "
         f"steering failed for {failed}."
     )
 

@@ -7,7 +7,7 @@ import polars as pl
 from saesteer.analysis.best_factor import RULES
 from saesteer.analysis.filter_variants import CONTROLS, SUCCESSES
 from saesteer.analysis.selection import LAYER_SETS
-from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, n_of
+from saesteer.figures.definition import FigureDefinition, Options, Tables, constants, n_of
 from saesteer.figures.style import BLACK, BLUE, GREY, MAGENTA, PAGE, Axes, Figure, legend_above, new_figure
 
 _GAINS = {
@@ -31,7 +31,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     """Every variant, in the order in which they are shown."""
     numbers = (name for gain in _GAINS for name in (gain, f"{gain}_low", f"{gain}_high"))
     columns = ("factor_choice", "perplexity", "rule", "success", "layers", "is_registered", "n_features", "n_kept", *numbers)
-    return tables["filter_variants"].select(*columns, *(f"p_{control}" for control in CONTROLS), confidence(options)).sort(columns[:5])
+    return tables["filter_variants"].select(*columns, *(f"p_{control}" for control in CONTROLS), *constants(options)).sort(columns[:5])
 
 
 def panel(axes: Axes, rows: pl.DataFrame) -> None:
@@ -64,7 +64,7 @@ def draw(data: pl.DataFrame) -> Figure:
     for axes in panels[:, 0]:
         axes.set_ylabel("how the factor is chosen")
     handles = {label: handle for axes in panels.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    legend_above(figure, list(handles.values()), list(handles), columns=3)
+    legend_above(figure, list(handles.values()), columns=3)
     return figure
 
 

@@ -8,7 +8,7 @@ import polars as pl
 
 from saesteer.analysis.best_factor import RULES
 from saesteer.analysis.selection import LAYER_SETS
-from saesteer.figures.definition import FEW_NOTE, FigureDefinition, Options, Tables, banded, confidence, where_something_changes
+from saesteer.figures.definition import FEW_NOTE, FigureDefinition, Options, Tables, banded, constants, held_out, where_something_changes
 from saesteer.figures.style import (
     BLACK,
     BLUE,
@@ -37,7 +37,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     curves = banded(curves, "n_kept", "low", "high", "random_low", "random_high")
     is_headline = (pl.col("threshold") == headline).alias("is_headline")
     rule = pl.lit(options.rule).alias("rule")
-    curves = curves.with_columns(first_layer(options), is_headline, rule, confidence(options))
+    curves = curves.with_columns(first_layer(options), is_headline, rule, *constants(options))
     return curves.sort("measure", "layers", "threshold", descending=[True, False, False])
 
 
@@ -56,7 +56,7 @@ def panel(axes: Axes, curve: pl.DataFrame, title: str) -> None:
     for position in np.flatnonzero(curve["is_headline"].to_numpy()):
         axes.axvline(float(position), color=BLACK, linewidth=0.8, linestyle=":", zorder=1, label="headline threshold")
     threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list(), title)
-    axes.set_ylabel(f"held-out {LABELS[curve['measure'][0]]} (tokens),\nfactors by {RULES[curve['rule'][0]]}")
+    axes.set_ylabel(f"{held_out(curve)} {LABELS[curve['measure'][0]]} (tokens),\nfactors by {RULES[curve['rule'][0]]}")
 
 
 def beside(axes: Axes, curve: pl.DataFrame) -> None:
@@ -92,7 +92,7 @@ def by_layer_set(rows: Sequence[pl.DataFrame], panel: Callable[[Axes, pl.DataFra
             curve = data.filter(layers=layers)
             panel(axes, curve, layers_title(curve))
         row[1].set_ylabel("")
-    legend_above(figure, *panels[0][0].get_legend_handles_labels(), columns=legend_columns)
+    legend_above(figure, panels[0][0].get_legend_handles_labels()[0], columns=legend_columns)
     return figure
 
 
@@ -117,7 +117,7 @@ def _p(headline: Mapping[str, Any]) -> str:
 FIGURE = FigureDefinition(
     position=30,
     tables=("selection",),
-    caption="Mean success, top logit-lens tokens per text, on held-out prefixes of the features kept at each threshold of the output score "
+    caption="Mean success, top logit-lens tokens per text, of the features kept at each threshold of the output score "
     "(magenta), and when as many features are removed at random (grey); a filter works where magenta leaves the grey band. Above, net of "
     "the same prompts' unsteered texts; below, GenSuccess@20 as P1 has it, which a filter for common tokens raises too.",
     data=data,

@@ -3,20 +3,8 @@
 import numpy as np
 import polars as pl
 
-from saesteer.figures.definition import FEW_NOTE, FigureDefinition, Options, Tables, banded, confidence, where_something_changes
-from saesteer.figures.style import (
-    GREY,
-    MAGENTA,
-    NO_RATINGS,
-    PAGE,
-    Axes,
-    Figure,
-    band,
-    empty_panel,
-    legend_above,
-    new_figure,
-    threshold_axis,
-)
+from saesteer.figures.definition import FEW_NOTE, FigureDefinition, Options, Tables, banded, constants, held_out, where_something_changes
+from saesteer.figures.style import GREY, MAGENTA, PAGE, Axes, Figure, band, legend_above, new_figure, no_ratings, threshold_axis
 from saesteer.settings import Experiment, NoJudge, Sweep
 
 TITLES = {"concept_rating": "concept", "fluency_rating": "fluency", "judge_score": "harmonic mean"}
@@ -27,7 +15,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     """The judge's measures at each threshold, all layers, under the rule shown."""
     curves = tables["selection"].filter(pl.col("measure").is_in(list(TITLES)), rule=options.rule, layers="all")
     columns = ("measure", "threshold", "n_features", "n_missing", "n_kept", *_NUMBERS)
-    shown = where_something_changes(curves, "measure").select(*columns, confidence(options)).sort("measure", "threshold")
+    shown = where_something_changes(curves, "measure").select(*columns, *constants(options)).sort("measure", "threshold")
     kept = banded(shown, "n_kept", "low", "high")
     return banded(kept, pl.col("n_features").cast(pl.Int64) - pl.col("n_kept").cast(pl.Int64), "removed_low", "removed_high")
 
@@ -38,7 +26,7 @@ def panel(axes: Axes, curve: pl.DataFrame, title: str) -> None:
     band(axes, x, curve, ("mean", "low", "high"), MAGENTA, "kept", "o")
     band(axes, x, curve, ("removed_mean", "removed_low", "removed_high"), GREY, "removed", "s")
     if not is_rated(curve):
-        empty_panel(axes, NO_RATINGS)
+        no_ratings(axes)
     threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list(), title)
     axes.set_ylim(-0.05, 2.05)
 
@@ -55,8 +43,8 @@ def draw(data: pl.DataFrame) -> Figure:
     panels = figure.subplots(1, len(rated), sharey=True, squeeze=False).ravel()
     for axes, measure in zip(panels, rated, strict=True):
         panel(axes, data.filter(measure=measure), TITLES[measure])
-    panels[0].set_ylabel("mean rating, held out (0 to 2)")
-    legend_above(figure, *panels[0].get_legend_handles_labels(), columns=2)
+    panels[0].set_ylabel(f"mean rating, {held_out(data, ' ')} (0 to 2)")
+    legend_above(figure, panels[0].get_legend_handles_labels()[0], columns=2)
     return figure
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
-from saesteer.figures.style import BLACK, NO_RATINGS, PAGE, SMALLEST, Axes, Figure, empty_panel, families_in, new_figure
+from saesteer.figures.style import BLACK, PAGE, SMALLEST, Axes, Figure, families_in, new_figure, no_ratings
 from saesteer.settings.registry import method
 
 N_SHOWN = 4
-"""Methods of a family that are shown: those of the highest held-out score."""
+"""Methods of a family that are shown: those of the highest score."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#C51B7D")
 _MARKERS = "os^D"
 _LEVELS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -49,7 +49,7 @@ def panel(axes: Axes, rows: pl.DataFrame) -> None:
     axes.set_xlim(-0.08, 2.12)
     axes.set_ylim(-0.08, 2.12)
     if rows["concept_rating"].null_count() == rows.height:
-        empty_panel(axes, NO_RATINGS)
+        no_ratings(axes)
     else:
         axes.legend(loc="upper left", bbox_to_anchor=(-0.1, -0.22), handlelength=1.5)
 

@@ -1,20 +1,19 @@
-"""Every method's held-out score against what steering adds to the loss on ordinary text, with the frontier of those that no other beats."""
+"""Every method's score against what steering adds to the loss on ordinary text, with the frontier of those that no other beats."""
 
 import polars as pl
 
-from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
+from saesteer.figures.definition import FigureDefinition, Options, Tables, held_out, in_sample, n_of
 from saesteer.figures.style import (
     BLACK,
     GREY,
-    LOOKS,
     PAGE,
     SMALLEST,
     Axes,
     Figure,
     empty_panel,
-    family_handles,
-    legend_above,
+    family_legend,
     legend_entry,
+    method_point,
     new_figure,
 )
 
@@ -26,7 +25,7 @@ _COLUMNS = (
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
     """What of the table is drawn, least damage first, and whether a method lies on the frontier."""
-    shown = tables["method_damage"].select(_COLUMNS).drop_nulls(["score", "loss_rise"])
+    shown = tables["method_damage"].select(*_COLUMNS, *in_sample(options)).drop_nulls(["score", "loss_rise"])
     shown = shown.sort("layer", "loss_rise", pl.col("score"), "method", descending=[False, False, True, False])
     above = pl.col("score").cum_max().shift(1).over("layer")
     return shown.with_columns(frontier=above.is_null() | (pl.col("score") > above))
@@ -35,19 +34,14 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 def panel(axes: Axes, rows: pl.DataFrame) -> None:
     """One layer's methods; those on the frontier by name."""
     for row in rows.iter_rows(named=True):
-        look = LOOKS[row["family"]]
-        if row["score_low"] is not None:
-            axes.vlines(row["loss_rise"], row["score_low"], row["score_high"], color=look.colour, linewidth=0.6, alpha=0.5)
-        if row["loss_rise_low"] is not None:
-            axes.hlines(row["score"], row["loss_rise_low"], row["loss_rise_high"], color=look.colour, linewidth=0.6, alpha=0.5)
-        axes.plot([row["loss_rise"]], [row["score"]], look.marker, color=look.colour, markersize=5, label=row["method"])
+        method_point(axes, row, "loss_rise", "score", size=5, alpha=0.5)
     best = rows.filter("frontier")
     axes.step(best["loss_rise"], best["score"], where="post", color=BLACK, linewidth=0.9, linestyle=":", label="frontier", zorder=1)
     for row in best.iter_rows(named=True):
         axes.annotate(row["title"], (row["loss_rise"], row["score"]), (4, 4), textcoords="offset points", fontsize=SMALLEST)
     axes.axvline(0, color=GREY, linewidth=0.6, zorder=0)
     axes.set_xlabel("added loss on ordinary text (nats a token)")
-    axes.set_ylabel("held-out score, mean over concepts")
+    axes.set_ylabel(f"{held_out(rows)} score, mean over concepts")
     if rows.is_empty():
         empty_panel(axes, "no method has a score")
 
@@ -64,9 +58,7 @@ def draw(data: pl.DataFrame) -> Figure:
         panel(panels[0], data)
         panels[0].set_title("score and damage")
         return figure
-    frontier = legend_entry("none better at less damage", BLACK, linestyle=":", linewidth=0.9)
-    handles = [*family_handles(data), frontier]
-    legend_above(figure, handles, [str(handle.get_label()) for handle in handles], columns=4)
+    family_legend(figure, data, legend_entry("none better at less damage", BLACK, linestyle=":", linewidth=0.9))
     return figure
 
 
@@ -81,7 +73,7 @@ def counts(data: pl.DataFrame) -> str:
 FIGURE = FigureDefinition(
     position=230,
     tables=("method_damage",),
-    caption="Held-out score of every method against what steering at the chosen factors adds to the loss on ordinary text, which is not "
+    caption="Score of every method against what steering at the chosen factors adds to the loss on ordinary text, which is not "
     "about the concept: a method is worth its damage where no other lies above it and to its left (the line).",
     data=data,
     draw=draw,

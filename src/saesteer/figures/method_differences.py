@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
-from saesteer.figures.style import BLACK, GREY, SMALLEST, Axes, Figure, empty_panel, legend_entry, new_figure, part_of_colours
+from saesteer.figures.style import BLACK, GREY, SMALLEST, Axes, Figure, empty_panel, legend_above, legend_entry, new_figure, part_of_colours
 
 _CELL = 0.17  # inches; a figure of many methods is wider than a page, where its text is smaller than the others'
 _COLUMNS = ("n", "mean", "low", "high", "p_all_pairs")
@@ -67,7 +67,7 @@ def draw(data: pl.DataFrame) -> Figure:
         figure.colorbar(mesh, ax=axes, label="difference of mean scores", shrink=0.6)
     dot = legend_entry("own interval leaves out 0", BLACK, marker=".", markersize=3)
     ring = legend_entry("told apart among all pairs", BLACK, marker="o", markerfacecolor="none", markersize=5)
-    figure.legend(handles=[dot, ring], loc="outside upper center", ncols=2, labelcolor=GREY)
+    legend_above(figure, [dot, ring], columns=2, labelcolor=GREY)
     return figure
 
 

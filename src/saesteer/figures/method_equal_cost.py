@@ -1,9 +1,9 @@
-"""Every steering method's held-out score under limits on its damage to ordinary text, against its score without a limit."""
+"""Every steering method's score under limits on its damage to ordinary text, against its score without a limit."""
 
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
-from saesteer.figures.style import GREY, LOOKS, PAGE, Axes, Figure, empty_panel, family_handles, legend_above, legend_entry, new_figure
+from saesteer.figures.style import GREY, PAGE, Axes, Figure, empty_panel, family_legend, legend_entry, method_point, new_figure
 
 _RHO = ("rank_correlation", "rank_correlation_low", "rank_correlation_high")
 
@@ -17,11 +17,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 def panel(axes: Axes, rows: pl.DataFrame) -> None:
     """One layer and limit: one point per method, below the diagonal where it scores less than without a limit."""
     for row in rows.iter_rows(named=True):
-        look, x, y = LOOKS[row["family"]], row["unlimited_score"], row["score"]
-        if row["score_low"] is not None:
-            axes.vlines(x, row["score_low"], row["score_high"], color=look.colour, linewidth=0.6, alpha=0.4)
-            axes.hlines(y, row["unlimited_score_low"], row["unlimited_score_high"], color=look.colour, linewidth=0.6, alpha=0.4)
-        axes.plot([x], [y], look.marker, color=look.colour, markersize=4, label=row["method"])
+        method_point(axes, row, "unlimited_score", "score", size=4, alpha=0.4)
     top = max(value for name in ("score_high", "unlimited_score_high", "score", "unlimited_score") for value in rows[name].drop_nulls())
     axes.plot([0, top], [0, top], color=GREY, linewidth=0.8, linestyle="--", zorder=0, label="no limit")
 
@@ -41,8 +37,7 @@ def draw(data: pl.DataFrame) -> Figure:
         empty_panel(panels[0, 0], "no method has a score")
         panels[0, 0].set_title("scores at equal cost")
         return figure
-    handles = [*family_handles(data), legend_entry("as without a limit", GREY, linestyle="--", linewidth=0.8)]
-    legend_above(figure, handles, [str(handle.get_label()) for handle in handles], columns=4)
+    family_legend(figure, data, legend_entry("as without a limit", GREY, linestyle="--", linewidth=0.8))
     return figure
 
 
@@ -70,7 +65,7 @@ def _shown(middle: float | None, low: float | None, high: float | None) -> str:
 FIGURE = FigureDefinition(
     position=235,
     tables=("method_equal_cost",),
-    caption="Held-out score of every method at its strongest under a limit on its damage (the divergence of the next-token distribution on "
+    caption="Score of every method at its strongest under a limit on its damage (the divergence of the next-token distribution on "
     "ordinary text from the unsteered one), against its score without a limit: below the dashed line it scores less under the limit.",
     data=data,
     draw=draw,

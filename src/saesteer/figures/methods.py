@@ -1,10 +1,10 @@
-"""Every steering method's held-out score, sorted, with its interval over concepts; what it would be without abstentions; unsteered text."""
+"""Every steering method's score, sorted, with its interval over concepts; what it would be without abstentions; unsteered text."""
 
 from typing import Any
 
 import polars as pl
 
-from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
+from saesteer.figures.definition import FigureDefinition, Options, Tables, held_out, in_sample, n_of
 from saesteer.figures.style import BLACK, GREY, LOOKS, PAGE, Axes, Figure, empty_panel, families_in, legend_above, legend_entry, new_figure
 from saesteer.settings.registry import method
 
@@ -22,7 +22,7 @@ _SPREAD = 0.5  # of a method's row, over which its layers are spread
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
     """What of the table of methods is drawn, best first in each layer, those without a score last."""
-    shown = tables["methods"].select(_COLUMNS)
+    shown = tables["methods"].select(*_COLUMNS, *in_sample(options))
     return shown.sort("layer", "score", "method", descending=[False, True, False], nulls_last=True)
 
 
@@ -49,7 +49,7 @@ def panel(axes: Axes, data: pl.DataFrame) -> None:
     axes.set_yticks(range(methods.height), [_label(row) for row in methods.iter_rows(named=True)])
     axes.set_ylim(methods.height - 0.4, -0.6)
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
-    axes.set_xlabel("held-out score, mean over concepts")
+    axes.set_xlabel(f"{held_out(data)} score, mean over concepts")
     axes.set_title(layers_named(layers))
     axes.grid(axis="y", color="#E4E4E4", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -96,7 +96,7 @@ def draw(data: pl.DataFrame) -> Figure:
     hollow = legend_entry("without abstentions", BLACK, marker="o", markerfacecolor="none", markersize=4)
     unsteered = legend_entry("unsteered", GREY, linestyle="--", linewidth=1)
     handles = [*families, *layers, *([hollow] if data["n_abstaining"].sum() else []), unsteered]
-    legend_above(figure, handles, [str(handle.get_label()) for handle in handles], columns=4)
+    legend_above(figure, handles, columns=4)
     return figure
 
 
@@ -111,7 +111,7 @@ def counts(data: pl.DataFrame) -> str:
 FIGURE = FigureDefinition(
     position=190,
     tables=("methods",),
-    caption="Held-out score of every method, mean over all concepts, the best by its mean over layers first; one marker per layer, one"
+    caption="Score of every method, mean over all concepts, the best by its mean over layers first; one marker per layer, one"
     " colour per family. A method that abstains counts as the unsteered text (dashed line). Hollow: over the concepts alone for which the"
     " method has something to steer with.",
     data=data,

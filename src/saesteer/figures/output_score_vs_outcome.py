@@ -3,13 +3,13 @@
 import polars as pl
 
 from saesteer.analysis.metrics import correlations
-from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
+from saesteer.figures.definition import FigureDefinition, Options, Tables, constants, held_out
 from saesteer.figures.style import PAGE, SMALLEST, Axes, Figure, PathCollection, empty_panel, layer_bar, new_figure, scatter_by_layer
 
 LABELS = {
-    "net_gen_success_20": "net success, held out\n(logit-lens tokens per text)",
-    "gen_success_20": "GenSuccess@20, held out\n(logit-lens tokens per text)",
-    "judge_score": "judge score, held out\n(harmonic mean, 0 to 2)",
+    "net_gen_success_20": "net success, {}\n(logit-lens tokens per text)",
+    "gen_success_20": "GenSuccess@20, {}\n(logit-lens tokens per text)",
+    "judge_score": "judge score, {}\n(harmonic mean, 0 to 2)",
 }
 TITLES = {
     "net_gen_success_20": "output score and net success",
@@ -25,9 +25,9 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     for measure in LABELS:
         by_scope = correlations(outcomes, measure, options.selection)
         numbers = {f"{scope}_{name}": value for scope, result in by_scope.items() for name, value in result.items()}
-        constants = [pl.lit(value, pl.Int64 if name.endswith("_n") else pl.Float64).alias(name) for name, value in numbers.items()]
+        correlated = [pl.lit(value, pl.Int64 if name.endswith("_n") else pl.Float64).alias(name) for name, value in numbers.items()]
         points = outcomes.select(pl.lit(measure).alias("measure"), "layer", "feature", "output_score", pl.col(measure).alias("value"))
-        parts.append(points.with_columns(*constants, confidence(options)))
+        parts.append(points.with_columns(*correlated, *constants(options)))
     return pl.concat(parts)
 
 
@@ -41,7 +41,7 @@ def panel(axes: Axes, points: pl.DataFrame, measure: str) -> PathCollection:
     axes.set_xlim(-2e-4, 1.15)
     axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))
     axes.set_xlabel("output score (log above .001)")
-    axes.set_ylabel(LABELS[measure])
+    axes.set_ylabel(LABELS[measure].format(held_out(points, " ")))
     axes.set_title("\n".join([TITLES[measure], *(_rho(points, scope) for scope in ("overall", "within_layers"))]), fontsize=SMALLEST)
     return drawn
 
@@ -85,7 +85,7 @@ def counts(data: pl.DataFrame) -> str:
 FIGURE = FigureDefinition(
     position=50,
     tables=("outcomes",),
-    caption="Each point is a feature: its output score against what steering with it reaches on held-out prefixes: top logit-lens tokens "
+    caption="Each point is a feature: its output score against what steering with it reaches: top logit-lens tokens "
     "written, net of the same prompts' unsteered texts (left) and as P1 counts them (right), and the judge score (below, where texts were "
     "rated: the harmonic mean of concept and fluency). The correlation within layers cannot come from depth.",
     data=data,

@@ -6,7 +6,7 @@ import polars as pl
 
 from saesteer.analysis.best_factor import RULES
 from saesteer.figures import by_factor, gen_success_by_threshold, input_vs_output, judge_kept_removed, output_score_vs_outcome, roles
-from saesteer.figures.definition import FEW_NOTE, FigureDefinition, Options, Tables
+from saesteer.figures.definition import FEW_NOTE, FigureDefinition, Options, Tables, held_out
 from saesteer.figures.style import SMALLEST, Figure, layer_bar, new_figure
 
 NET, GEN_SUCCESS = gen_success_by_threshold.LABELS
@@ -42,7 +42,7 @@ def draw(data: pl.DataFrame) -> Figure:
     judged = parts[judge_kept_removed].filter(measure="judge_score")
     if judge_kept_removed.is_rated(judged):
         judge_kept_removed.panel(panels[5], judged, "judge score by threshold")
-        panels[5].set_ylabel("mean judge score, held out (0 to 2)")
+        panels[5].set_ylabel(f"mean judge score, {held_out(data, ' ')} (0 to 2)")
     else:
         panels.pop().remove()
     layer_bar(figure, points, panels[1:3])
@@ -69,7 +69,7 @@ def counts(data: pl.DataFrame) -> str:
 FIGURE = FigureDefinition(
     position=10,
     tables=("features", "outcomes", "selection", "factor_bins"),
-    caption="(a) Scores by layer. (b) The two scores of each feature. (c) Output score against held-out success, net of unsteered texts. "
+    caption="(a) Scores by layer. (b) The two scores of each feature. (c) Output score against success, net of unsteered texts. "
     "(d) The same against the filter's threshold, with random removal, and P1's own GenSuccess@20. (e) Success against steering factor by "
     "output score. (f) Judge score, kept and removed, where texts were rated.",
     data=data,

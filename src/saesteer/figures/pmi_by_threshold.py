@@ -5,7 +5,7 @@ import polars as pl
 
 from saesteer.analysis.selection import LAYER_SETS
 from saesteer.core.uncertainty import FEWEST_WITHOUT_SCALE
-from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, where_something_changes
+from saesteer.figures.definition import FigureDefinition, Options, Tables, constants, where_something_changes
 from saesteer.figures.gen_success_by_threshold import by_layer_set, first_layer, layers_title
 from saesteer.figures.style import BLUE, GREY, Axes, Figure, band, empty_panel, threshold_axis
 
@@ -13,7 +13,7 @@ from saesteer.figures.style import BLUE, GREY, Axes, Figure, band, empty_panel, 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
     """The table's curves, with the first layer of each set and the level of its intervals."""
     curves = where_something_changes(tables["pmi"], "layers")
-    return curves.with_columns(first_layer(options), confidence(options)).sort("layers", "threshold")
+    return curves.with_columns(first_layer(options), *constants(options)).sort("layers", "threshold")
 
 
 def panel(axes: Axes, curve: pl.DataFrame, title: str) -> None:

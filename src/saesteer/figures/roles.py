@@ -42,7 +42,7 @@ def draw(data: pl.DataFrame) -> Figure:
     figure = new_figure(PAGE, 4.0, f"{counts(data)}\nLines: medians; bands: quartiles.")
     axes = figure.subplots()
     panel(axes, data)
-    legend_above(figure, *axes.get_legend_handles_labels(), columns=2)
+    legend_above(figure, axes.get_legend_handles_labels()[0], columns=2)
     return figure
 
 

@@ -3,7 +3,7 @@
 import functools
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -105,8 +105,9 @@ def new_figure(width: float, height: float, note: str) -> Figure:
     return figure
 
 
-def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str], *, columns: int, **look: Any) -> None:
+def legend_above(figure: Figure, handles: Sequence[Any], *, columns: int, **look: Any) -> None:
     """A legend above the panels, in as many columns as fit."""
+    labels = [str(handle.get_label()) for handle in handles]
     column = max((len(label) for label in labels), default=0) * _CHARACTER + 45  # points: text, marker and gaps
     fitting = max(1, int(figure.get_figwidth() * 72 / column))
     figure.legend(handles, labels, loc="outside upper center", ncols=min(columns, fitting), **look)
@@ -171,9 +172,6 @@ def row_above(
     return height + (width if turned else SMALLEST) + 5
 
 
-NO_RATINGS = "no ratings: the page “Judges”\nsays how to add a judge"
-"""What stands in a figure of ratings where there are none."""
-
 _CONTROL = re.compile(r"<0x0[AD]>|[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """Line breaks, also as bytes that a tokenizer writes so, and other control characters."""
 
@@ -201,6 +199,11 @@ def _drawn() -> frozenset[int]:
 def empty_panel(axes: Axes, message: str) -> None:
     """Say why a panel shows nothing."""
     axes.text(0.5, 0.5, message, transform=axes.transAxes, ha="center", va="center", color=GREY)
+
+
+def no_ratings(axes: Axes) -> None:
+    """Say it in a panel of ratings."""
+    empty_panel(axes, "no ratings: the page “Judges”\nsays how to add a judge")
 
 
 def scatter_by_layer(axes: Axes, points: pl.DataFrame, x: str, y: str, layers: pl.Series) -> PathCollection:
@@ -247,12 +250,23 @@ LOOKS = {
 """By the families of saesteer.methods.compare.means, in the order in which they are shown."""
 
 
+def method_point(axes: Axes, row: Mapping[str, Any], x: str, y: str, *, size: int, alpha: float) -> None:
+    """A method's numbers x and y as a point in the look of its family, with their intervals where these are known."""
+    look = LOOKS[row["family"]]
+    if row[f"{y}_low"] is not None:
+        axes.vlines(row[x], row[f"{y}_low"], row[f"{y}_high"], color=look.colour, linewidth=0.6, alpha=alpha)
+    if row[f"{x}_low"] is not None:
+        axes.hlines(row[y], row[f"{x}_low"], row[f"{x}_high"], color=look.colour, linewidth=0.6, alpha=alpha)
+    axes.plot([row[x]], [row[y]], look.marker, color=look.colour, markersize=size, label=row["method"])
+
+
 def families_in(data: pl.DataFrame) -> list[str]:
     """The families that a table holds, in the order in which they are shown."""
     present = set(data["family"])
     return [family for family in LOOKS if family in present]
 
 
-def family_handles(data: pl.DataFrame) -> list[Line2D]:
-    """The legend's entries of the families in the data."""
-    return [legend_entry(family, LOOKS[family].colour, marker=LOOKS[family].marker, markersize=6) for family in families_in(data)]
+def family_legend(figure: Figure, data: pl.DataFrame, other: Line2D) -> None:
+    """The legend of the families in the data, and of another mark."""
+    families = [legend_entry(family, LOOKS[family].colour, marker=LOOKS[family].marker, markersize=6) for family in families_in(data)]
+    legend_above(figure, [*families, other], columns=4)
