@@ -142,7 +142,7 @@ def test_from_python_it_is_the_same_answer(answered: Answered):
     program = f"""
 import saesteer
 from rich.console import Console
-from saesteer.recommendations.answer import show
+from saesteer.recommendations.presentation import show
 answer = saesteer.recommend("micro", {answered.concept!r})
 assert answer.recommendation.ordinary_loss.n == 32, answer.recommendation.ordinary_loss
 texts, scoring = answer.choosing, answer.scoring
@@ -164,7 +164,7 @@ def test_under_a_limit_on_damage_a_weaker_strength_is_recommended_and_nothing_is
     program = f"""
 import saesteer
 from saesteer.analysis.recommendation import as_multiple, scored, unsteered_texts
-from saesteer.recommendations.answer import LIMITED, page_of
+from saesteer.recommendations.presentation import LIMITED, page_of
 from saesteer.settings import SelectionSettings
 def damage(answer, by):
     best = answer.recommendation.feature

@@ -6,13 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import yaml
 from rich.console import Console
-from typer.testing import CliRunner
 
 from saesteer.analysis.recommendation import (
     PromptMean,
@@ -24,13 +24,11 @@ from saesteer.analysis.recommendation import (
     recommend,
     scored,
 )
-from saesteer.cli import app
 from saesteer.core.uncertainty import Interval
-from saesteer.recommendations.answer import Answer, as_sweep, gist, of_rivals, page_of, show
-from saesteer.recommendations.derived import _progress
+from saesteer.recommendations.answer import Answer, as_sweep, of_rivals
+from saesteer.recommendations.presentation import gist, page_of, sentences_of, show, shown
 from saesteer.recommendations.question import RecommendRequest, with_concept_and_another
 from saesteer.recommendations.scoring import choosing_and_scoring, ordinary_losses, rated_by_words
-from saesteer.recommendations.verdicts import sentences_of, shown
 from saesteer.run import Run, open_run
 from saesteer.settings import EmbeddingJudge, LocalExamples, MethodSettings, ModelSource, SelectionSettings, SettingsError, load_experiment
 from saesteer.settings.load import load_workflow, read_yaml
@@ -202,12 +200,10 @@ def test_what_is_not_finite_is_above_every_limit_and_no_rise_is_too_large():
     assert [met(as_multiple(rise), high=1e9) for rise in (nan, huge)] == ["no", "no"]
 
 
-@pytest.mark.parametrize("limit", ["-1", "0.5", "nan", "inf"])
-def test_a_limit_that_is_none_is_refused_before_anything_is_read(limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["recommend", "micro", "sea", "--max-damage", limit])
-    assert result.exit_code == 1
-    assert "give a multiple of the unsteered perplexity, 1 or more" in " ".join(result.output.split())
+@pytest.mark.parametrize("limit", [-1.0, 0.5, math.nan, math.inf])
+def test_a_limit_that_is_none_is_refused_before_anything_is_read(limit: float):
+    with pytest.raises(SettingsError, match="give a multiple of the unsteered perplexity, 1 or more"):
+        replace(request(), max_damage=limit)
 
 
 def test_ties_go_to_the_smaller_factor_and_ratings_that_are_missing_count_nowhere():
@@ -243,6 +239,16 @@ def test_perplexity_is_compared_prompt_by_prompt():
     assert 2 <= low < 4 < high <= 8
 
 
+def request(concept: str = "sea", comparison: str | None = None, words: tuple[str, ...] = ()) -> RecommendRequest:
+    return RecommendRequest("tiny", concept, 4, 1, Path("config.yaml"), comparison, words=words)
+
+
+def answered_by(rated: pl.DataFrame, plain: pl.DataFrame, *picked: dict[str, Any], words: tuple[str, ...] = ()) -> Answer:
+    """The answer of texts that choose and score, and of candidates."""
+    texts = pl.concat([rated, plain])
+    return Answer(request(words=words), recommended(rated, plain), pl.DataFrame(picked), texts, texts, by_words=bool(words))
+
+
 CANDIDATE = dict.fromkeys(("concept", "explanation", "label", "labelled", "fires_on"))
 CANDIDATE |= {"match": "lens", "top_logit_lens_tokens": ["ship"], "input_score": 0.5, "output_score": 0.5}
 """What is known of a candidate, but for its layer and number."""
@@ -254,9 +260,7 @@ def test_a_models_text_cannot_break_the_page_or_command_the_terminal():
     rated = ratings("feature", 3, "7", "1", [1.5] * 8).with_columns(prompt=pl.lit("I"), text=pl.lit(hostile))
     plain = rated.with_columns(factor=pl.lit("0"))
     said = {"explanation": hostile, "label": hostile, "labelled": f"{hostile} (label by {hostile})", "top_logit_lens_tokens": [hostile]}
-    picked = pl.DataFrame([CANDIDATE | said | {"layer": 3, "feature": 7}])
-    question, texts = RecommendRequest("tiny", "sea", 4, 1, Path("config.yaml"), None), pl.concat([rated, plain])
-    answered = Answer(question, recommended(rated, plain), picked, texts, texts)
+    answered = answered_by(rated, plain, CANDIDATE | said | {"layer": 3, "feature": 7})
     page = page_of(answered)
     cells = [len(re.findall(r"(?<!\\)\|", line)) - 1 for line in page.splitlines() if line.startswith("|")]
     assert cells == [2] * 7 + [8] * 3 + [5] * 10
@@ -273,13 +277,8 @@ def test_three_texts_are_shown_that_say_what_a_low_a_middling_and_a_high_score_l
     scores = [2.0, 0.0, 1.0, 2.0, 0.0, 1.0, 1.5, None]
     steered = ratings("feature", 3, "7", "1", scores).with_columns(prompt="prefix_id", text=pl.format(" s{}", "prefix_id"))
     plain = unsteered().with_columns(prompt="prefix_id", text=pl.format(" u{}", "prefix_id"))
-    texts = pl.concat([steered, plain])
-    picked = pl.DataFrame([CANDIDATE | {"layer": 3, "feature": 7}])
-    lines = gist(
-        answered := Answer(
-            RecommendRequest("tiny", "sea", 4, 1, Path("config.yaml"), None), recommended(steered, plain), picked, texts, texts
-        )
-    )
+    answered = answered_by(steered, plain, CANDIDATE | {"layer": 3, "feature": 7})
+    lines = gist(answered)
     assert gist(replace(answered, is_reply=True))[-2] == "- steered (score 2.00: concept 2, fluency 2): p0\n sp0"
     at = next(place for place, line in enumerate(lines) if line.startswith("Texts of 3 prompts"))
     assert lines[at + 1 :] == [
@@ -288,15 +287,6 @@ def test_three_texts_are_shown_that_say_what_a_low_a_middling_and_a_high_score_l
         "- unsteered (score 0.25: concept 0.25, fluency 2): p0 up0", "- steered (score 2.00: concept 2, fluency 2): p0 sp0",
         "Try it: saesteer steer tiny 3/7 p5 --factor 1",
     ]  # fmt: skip
-
-
-def test_what_jobs_say_of_themselves_is_shown_while_they_run():
-    log = "1 of 9 steps (11%) done\nfits:  50%|█ | 1/2 [00:01<00:01]\r\rfits: 100%|██| 2/2 [00:02<00:00]\n2 of 9 steps (22%) done\n"
-    assert _progress(log) == "2 of 9 steps (22%) done"
-    assert _progress(f"{log}texts:  10%|█ | 1/10 [00:01<00:09]\rtexts:  20%|██ | 2/10 [00:02<00:08]") == (
-        "2 of 9 steps (22%) done; texts:  20%|██ | 2/10 [00:02<00:08]"
-    )
-    assert _progress("") == ""
 
 
 def test_without_ordinary_texts_that_are_long_enough_their_loss_is_unknown(tmp_path: Path):
@@ -322,7 +312,7 @@ def test_scores_are_steered_with_as_the_sweep_that_they_extend(tmp_path: Path):
 
 def test_a_comparison_that_measures_texts_in_another_way_is_refused():
     tiny, methods = as_sweep(WORKFLOW, "tiny"), open_run("tiny-methods", WORKFLOW)
-    question, experiment = RecommendRequest("tiny", "sea", 4, 1, Path("config.yaml"), "tiny-methods"), methods.comparison
+    question, experiment = request(comparison="tiny-methods"), methods.comparison
     assert with_concept_and_another(tiny, methods, question) == {"topics": ["sea", "anger"]}
     in_bfloat16 = {"model": experiment.model.model_copy(update={"dtype": "bfloat16"})}
     judge = {"judge": EmbeddingJudge(kind="embedding", model=ModelSource(path=Path("embedder")))}
@@ -336,9 +326,8 @@ def test_a_comparison_that_measures_texts_in_another_way_is_refused():
 
 def test_rivals_are_sampled_as_the_features_are_and_vectors_from_a_file_are_left_out():
     tiny, settings = as_sweep(WORKFLOW, "tiny").sweep, open_run("tiny-methods", WORKFLOW).comparison.methods
-    question = RecommendRequest("tiny", "sea", 4, 1, Path("config.yaml"), "tiny-methods")
     given = settings.model_dump() | {"methods": ["diffmean", "from_file"], "vectors": "vectors.safetensors"}
-    values = of_rivals(tiny, question, {"topics": ["sea", "anger"]}, Path("prompts.txt"), 30)["methods"]
+    values = of_rivals(tiny, request(comparison="tiny-methods"), {"topics": ["sea", "anger"]}, Path("prompts.txt"), 30)["methods"]
     rivals = MethodSettings.model_validate(given | values | {"concepts": given["concepts"]})
     drawn = ("max_new_tokens", "temperature", "top_k", "top_p", "stop")
     assert [getattr(rivals, name) for name in drawn] == [getattr(tiny.sampling, name) for name in drawn]
@@ -420,16 +409,13 @@ def test_texts_are_rated_by_words_that_are_named_instead():
 )
 def test_what_is_no_concept_is_refused_in_a_sentence(concept: str, words: tuple[str, ...], said: str):
     with pytest.raises(SettingsError, match=re.escape(said)):
-        RecommendRequest("tiny", concept, 4, 1, Path("config.yaml"), None, words=words)
+        request(concept, words=words)
 
 
 def test_an_answer_by_words_says_so():
     rated = ratings("feature", 6, "8", "2", [2.0] * 8).with_columns(prompt=pl.lit("I"), text=pl.lit(" see"))
     plain = rated.with_columns(factor=pl.lit("0"), judge_score=pl.lit(0.0))
-    picked = pl.DataFrame([CANDIDATE | {"layer": 6, "feature": 8, "fires_on": "sea"}])
-    question = RecommendRequest("own", "sea", 4, 1, Path("config.yaml"), None, words=("boat", "tide"))
-    texts = pl.concat([rated, plain])
-    answered = Answer(question, recommended(rated, plain), picked, texts, texts, by_words=True)
+    answered = answered_by(rated, plain, CANDIDATE | {"layer": 6, "feature": 8, "fires_on": "sea"}, words=("boat", "tide"))
     for said in ("\n".join(gist(answered)), page_of(answered)):
         assert "Rated by words, not by a judge: counted are the words boat, tide," in said
         assert "score by words 2.00 [" in said
@@ -447,10 +433,8 @@ def test_a_terminal_gets_a_few_lines_and_a_table_in_plain_text():
     ]
     plain = rated[0].with_columns(name=pl.lit("8"), factor=pl.lit("0"), judge_score=pl.lit(0.0))
     known = CANDIDATE | {"concept": "sea", "top_logit_lens_tokens": ["▁ship", "▁", "▁stethoscope"], "output_score": None}
-    picked = pl.DataFrame([known | {"layer": 6, "feature": feature} for feature in range(10)])
-    texts = pl.concat([*rated, *rivals, plain])
-    question = RecommendRequest("tiny", "sea", 4, 1, Path("config.yaml"), None)
-    answered = Answer(question, recommended(pl.concat([*rated, *rivals]), plain), picked, texts, texts)
+    picked = [known | {"layer": 6, "feature": feature} for feature in range(10)]
+    answered = answered_by(pl.concat([*rated, *rivals]), plain, *picked)
     lines = gist(answered)
     assert len(lines) == 15
     assert lines[0] == "tiny: sea"

@@ -11,8 +11,8 @@ from saesteer.analysis.recommendation import FEATURE, UNSTEERED, Recommendation,
 from saesteer.analysis.suppression import ABLATED, CLAMPED, CONTROL, controls, edit_of, recommend_less, scored_by_absence
 from saesteer.core.errors import SettingsError
 from saesteer.recommendations.answer import as_sweep
+from saesteer.recommendations.presentation import sentences_of, where_of
 from saesteer.recommendations.question import beginnings, evoking_prompts
-from saesteer.recommendations.verdicts import sentences_of, where_of
 
 
 def ratings(kind: str, name: str, factor: str, concept: list[float], fluency: float = 2.0) -> pl.DataFrame:

@@ -56,7 +56,8 @@ def recommend(
     from rich.console import Console
 
     from saesteer.core.files import write_text
-    from saesteer.recommendations.answer import answer, page_of, show
+    from saesteer.recommendations.answer import answer
+    from saesteer.recommendations.presentation import page_of, show
     from saesteer.recommendations.question import RecommendRequest
 
     if less and comparison:

@@ -5,26 +5,19 @@ The candidates are an experiment of their own (derived). Where the experiment ha
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from saesteer.analysis.best_factor import highest
 from saesteer.analysis.halves import split_halves
 from saesteer.analysis.recommendation import (
     FEATURE,
     OPTION,
     UNSTEERED,
-    Choice,
     Recommendation,
     as_multiple,
     best_options,
@@ -34,26 +27,17 @@ from saesteer.analysis.recommendation import (
     unsteered_texts,
 )
 from saesteer.analysis.repeats import without_repeats
-from saesteer.analysis.suppression import ABLATED, CLAMPED, CONTROL, edit_of, recommend_less, scored_by_absence
+from saesteer.analysis.suppression import ABLATED, CLAMPED, CONTROL, recommend_less, scored_by_absence
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id, write_text
-from saesteer.core.markdown import escaped, printable, table, words
 from saesteer.core.texts import of_fits
 from saesteer.methods.compare.protocol import at_every_layer
 from saesteer.recommendations.candidates import candidates_sweep, picked_and_control, picked_features, usual_factors
 from saesteer.recommendations.derived import TARGETS, derived_name, derived_run
 from saesteer.recommendations.question import RecommendRequest, check_concept, evoking_prompts, with_concept_and_another
-from saesteer.recommendations.scoring import COLUMNS, choosing_and_scoring, limits, ordinary_losses, rated_by_words, scored_texts
-from saesteer.recommendations.verdicts import sentences_of, shown, where_of
+from saesteer.recommendations.scoring import COLUMNS, choosing_and_scoring, ordinary_losses, rated_by_words, scored_texts
 from saesteer.run import Run, open_run
-from saesteer.settings import (
-    NoJudge,
-    Sweep,
-    TopicConcepts,
-    Workflow,
-    experiment_name,
-    load_experiment,
-)
+from saesteer.settings import NoJudge, Sweep, TopicConcepts, Workflow, experiment_name, load_experiment
 from saesteer.settings.registry import key_of
 from saesteer.settings.steps import SamplingSettings
 from saesteer.steps.fits import FITS
@@ -63,18 +47,7 @@ from saesteer.steps.perplexity import PERPLEXITY
 from saesteer.workflow.project import bring_inputs
 
 RIVALS = ("prompting", "diffmean")
-N_CANDIDATES = 8
-"""Candidates shown in a terminal, at most."""
-_CANDIDATE_COLUMNS = ("feature", "matched by", "fires on", "writes", "input score", "output score", "best mean score", "at factor")
-_UNRATED = "unrated"
-_NO_SCORE = "none"
-LIMITED = (
-    "Limited damage: of the strengths those are left out at which the perplexity of the texts, or of ordinary text, is not seen to be at"
-    " most {limit:g} times the unsteered one (--max-damage)."
-)
 _STRENGTH = ["layer", "name", "factor"]
-_TEXT = ("text", "judge_score", "concept_rating", "fluency_rating")
-_HELD_OUT = "on prompts that took no part in the choice"
 
 
 @dataclass(frozen=True)
@@ -293,122 +266,3 @@ def texts_of(run: Run) -> pl.DataFrame:
     number = {prefix_id: number for number, prefix_id in enumerate(prompts)}
     ordered = rows.sort(pl.col("prefix_id").replace_strict(number, return_dtype=pl.Int64), *keys)
     return ordered.with_columns(prompt=pl.col("prefix_id").replace_strict(dict(prompts)), layer=pl.col("layer").cast(pl.Int64))
-
-
-def verdict_lines(answered: Answer) -> list[str]:
-    """The verdict in words, the limit on damage if one was set, and who rated where it was no judge."""
-    limit = answered.question.max_damage
-    limited = [] if limit is None else [LIMITED.format(limit=limit)]
-    by_words = [limits(answered.question.words)] if answered.by_words else []
-    return [*sentences_of(answered.recommendation, answered.score_name), *limited, *by_words]
-
-
-def page_of(answered: Answer) -> str:
-    """The answer as Markdown: verdict, what it does and what it breaks, candidates, and texts."""
-    best = answered.recommendation.feature
-    parts = [f"# {escaped(answered.title)}\n", *(f"- {line}" for line in verdict_lines(answered))]
-    if best is not None:
-        measured = [
-            (f"{answered.score_name}, 0 to 2", shown(best.score)),
-            ("concept, 0 to 2", shown(best.concept)),
-            ("fluency, 0 to 2", shown(best.fluency)),
-            ("perplexity of its texts, × unsteered", shown(best.perplexity)),
-            ("loss on ordinary text, nats a token more", shown(answered.recommendation.ordinary_loss, signed=True)),
-        ]
-        heading = f"## Feature {where_of(best)}, {_HELD_OUT}\n"
-        parts += ["", heading, table(["measured", "mean [95 %]"], measured)]
-    cells = ([escaped(cell) for cell in row] for row in _candidate_cells(answered.candidates, answered.choosing))
-    parts += ["", "## Candidates, on the prompts that chose\n", table(_CANDIDATE_COLUMNS, cells)]
-    if best is not None:
-        parts += ["", f"## Texts of feature {where_of(best)}, and unsteered\n"]
-        cells = ([escaped(cell) for cell in row] for row in _text_cells(_pairs(answered.scoring, best)))
-        parts.append(table(["prompt", "unsteered", "rated", "steered", "rated"], cells))
-    return "\n".join(parts) + "\n"
-
-
-def show(answered: Answer, console: Console) -> None:
-    """Print the answer's gist: the verdict, what the steering does and breaks, texts beside unsteered ones, and the best candidates."""
-    for line in gist(answered):
-        console.print(Text(printable("\n".join(" ".join(part.split()) for part in line.splitlines()))), soft_wrap=True)
-    cells = _candidate_cells(answered.candidates, answered.choosing)
-    best = cells[:N_CANDIDATES]
-    title = f"{len(best)} of {len(cells)} candidates, by their best mean {answered.score_name} on the prompts that chose"
-    candidates = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))  # fits 60 columns
-    for title in ("feature", "matched by", "fires on", "writes", "score", "factor"):
-        wrapped = title in ("matched by", "fires on", "writes")
-        candidates.add_column(title, no_wrap=not wrapped, min_width=9 if wrapped else None)
-    for feature, match, fires_on, tokens, *_, score, factor in best:
-        writes = " ".join(tokens.split()[:3])
-        candidates.add_row(*(Text(printable(cell)) for cell in (feature, match, fires_on, writes, score, factor)))
-    console.print(candidates)
-
-
-def gist(answered: Answer) -> list[str]:
-    """The verdict, what is measured of the feature, typical texts, and how to try it."""
-    question, best = answered.question, answered.recommendation.feature
-    lines = [answered.title, *verdict_lines(answered)]
-    if best is None:
-        return lines
-    lines += [
-        f"All {_HELD_OUT}: concept {shown(best.concept)}, fluency {shown(best.fluency)}, each of 2.",
-        f"Perplexity of its texts as a multiple of the unsteered ones': {shown(best.perplexity)}.",
-        f"Loss on ordinary text: {shown(answered.recommendation.ordinary_loss, signed=True)} nats a token.",
-    ]
-    pairs = _typical(_pairs(answered.scoring, best))
-    lines.append(f"Texts of {pairs.height} prompts, from a low, the middle and a high {answered.score_name} of the steered one:")
-    between = "\n" if answered.is_reply else ""
-    for prompt, unsteered, its_ratings, steered, ratings in _text_cells(pairs):
-        sides = ((f"unsteered ({its_ratings})", unsteered), (f"steered ({ratings})", steered))
-        lines += [f"- {side}: {prompt}{between}{text}" for side, text in sides]
-    prompt = shlex.quote(pairs["prompt"][pairs.height // 2])
-    what = f"{question.name} {best.layer}/{best.name} {prompt}{_options(best.factor)}"
-    return [*lines, f"Try it: saesteer steer {what}"]
-
-
-def _options(factor: str) -> str:
-    """Options of `saesteer steer` with a strength."""
-    edit, number = edit_of(factor)
-    of_edit = "" if edit == "addition" else f" --edit {edit}"
-    return of_edit if edit == "ablation" else f"{of_edit} --factor {number:g}"
-
-
-def _candidate_cells(picked: pl.DataFrame, rated: pl.DataFrame) -> list[list[str]]:
-    """A row a candidate, the best first; its best mean is over the prompts that chose its factor, and so too high."""
-    cells = []
-    means = rated.filter(pl.col("factor") != UNSTEERED, kind=FEATURE).group_by("layer", "name", "factor").agg(pl.col("judge_score").mean())
-    bests = highest(means.sort("layer", "name", "factor"), ["layer", "name"])
-    for row in picked.iter_rows(named=True):
-        best = bests.filter(layer=row["layer"], name=str(row["feature"])).rows(named=True)
-        explanation = row["labelled"] if row["explanation"] == row["label"] else row["explanation"]
-        fires_on = row["concept"] or explanation or row["fires_on"] or "unclear"
-        scores = [f"{row[name]:.2f}" if row[name] is not None else "unknown" for name in ("input_score", "output_score")]
-        at_best = [f"{best[0]['judge_score']:.2f}", best[0]["factor"]] if best else [_NO_SCORE, ""]
-        tokens = words(row["top_logit_lens_tokens"][:5])
-        cells.append([f"{row['layer']}/{row['feature']}", row["match"], fires_on, tokens, *scores, *at_best])
-    return sorted(cells, key=lambda cell: (cell[-2] != _NO_SCORE, cell[-2]), reverse=True)
-
-
-def _pairs(texts: pl.DataFrame, best: Choice) -> pl.DataFrame:
-    """The first text of each prompt by the recommended feature, beside the first unsteered one."""
-    steered = texts.filter(kind=FEATURE, layer=best.layer, name=best.name, factor=best.factor)
-    unsteered = unsteered_texts(texts).unique("prefix_id", keep="first").select("prefix_id", *_TEXT)
-    return steered.unique("prefix_id", keep="first", maintain_order=True).join(
-        unsteered, on="prefix_id", maintain_order="left", suffix="_unsteered"
-    )
-
-
-def _typical(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Those in the middle of each third by the steered text's score: what a low, a middling and a high score look like."""
-    places = dict.fromkeys(pairs.height * sixth // 6 for sixth in (1, 3, 5))
-    return pairs.sort("judge_score", nulls_last=False, maintain_order=True)[[*places]]
-
-
-def _text_cells(pairs: pl.DataFrame) -> Iterator[list[str]]:
-    """prompt, then of the unsteered and of the steered text: the text, and how it was rated."""
-    for row in pairs.iter_rows(named=True):
-        texts = ([row[f"{column}{end}"] for column in _TEXT] for end in ("_unsteered", ""))
-        yield [row["prompt"], *(cell for text, *ratings in texts for cell in (text or "", _rating_words(*ratings)))]
-
-
-def _rating_words(score: float | None, concept: float | None, fluency: float | None) -> str:
-    return _UNRATED if score is None else f"score {score:.2f}: concept {concept:g}, fluency {fluency:g}"

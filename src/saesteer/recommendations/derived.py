@@ -12,7 +12,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -177,26 +176,12 @@ def _run_snakemake(run: Run, question: RecommendRequest, targets: Sequence[str])
     target_of = "methods" if isinstance(run.experiment, Comparison) else "experiments"
     command = [sys.executable, "-m", "snakemake", *manifests, "--cores", str(question.cores), "--rerun-incomplete"]
     command += ["--configfile", str(question.configfile), "--config", f"{target_of}=[{run.name}]"]
-    log = Path("logs", run.name, "snakemake.log")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    console = Console(stderr=True)
-    console.print(Text(f"computing what is missing; log: {log}; {_estimate(run)}"), soft_wrap=True)
-    with log.open("w") as file, console.status("") as status, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as jobs:
-        while jobs.poll() is None:
-            time.sleep(0.5)
-            status.update(Text(_progress(log.read_text(encoding="utf-8", errors="replace"))))
-    if jobs.returncode:
-        raise SaesteerError(f"the workflow of {run.name} failed: {log} says why")
+    Console(stderr=True).print(Text(f"computing what is missing; {_estimate(run)}"), soft_wrap=True)
+    if subprocess.run(command, stdout=sys.__stderr__, check=False).returncode:
+        raise SaesteerError(f"the workflow of {run.name} failed: the log of Snakemake in .snakemake/log says why")
 
 
 def _estimate(run: Run) -> str:
     """How long all of it takes on this machine, as `saesteer check` says it."""
     findings = check_experiment(run.name, run.experiment, run.workflow, os.environ)
     return next((finding.text for finding in findings if finding.about == "this machine"), "")
-
-
-def _progress(log: str) -> str:
-    """The last that Snakemake says of its steps, and the last line of a job's bar, which says how long its step still takes."""
-    lines = re.split(r"[\r\n]+", log.strip())
-    steps = [line for line in lines if re.search(r"\d+ of \d+ steps", line)]
-    return "; ".join(dict.fromkeys([*steps[-1:], lines[-1].strip()]))
