@@ -32,10 +32,9 @@ from saesteer.judge.batch import endpoint_asker
 from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.site import folder as folder_module
 from saesteer.site import pieces
-from saesteer.site.feature_pages import N_NEIGHBOURS, fluent_up_to, neighbours
+from saesteer.site.feature_pages import N_NEIGHBOURS, _by_prompt, fluent_up_to, held_out_scores, neighbours
 from saesteer.site.feature_table import labels, ranked_words, word_counts, words_each
 from saesteer.site.folder import ReportError, write_report
-from saesteer.site.held_out import _by_prompt, held_out_scores
 from saesteer.site.pieces import as_json, packed, write_list
 from saesteer.steps.features import FEATURES
 from saesteer.steps.gen_success import GEN_SUCCESS

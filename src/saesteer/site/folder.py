@@ -30,10 +30,9 @@ from saesteer.judge.answers import models_behind
 from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.run import Run
 from saesteer.settings import Sweep
-from saesteer.site.feature_pages import N_EXAMPLES, N_PROMPTS, write_feature_pages
+from saesteer.site.feature_pages import N_EXAMPLES, N_PROMPTS, held_out_scores, write_feature_pages
 from saesteer.site.feature_table import write_feature_table
 from saesteer.site.headline import headline_rows
-from saesteer.site.held_out import held_out_scores
 from saesteer.site.method_pages import write_method_pages
 from saesteer.site.pieces import as_json, shortened, write_piece
 from saesteer.steps.features import FEATURES
