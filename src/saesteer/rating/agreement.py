@@ -9,7 +9,6 @@ People's answers are those that a page of `sheet` has saved.
 
 import itertools
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -51,8 +50,6 @@ _TEXT = "text_digest"
 
 _WEIGHTS = np.subtract.outer(np.arange(3), np.arange(3)).astype(np.float64) ** 2
 
-log = logging.getLogger(__name__)
-
 
 def pairwise_agreement(judge_folder: Path) -> dict[tuple[str, str], pl.DataFrame]:
     """`agreement` of each pair of judges whose ratings of the same texts are among a judge step's parts; past judges' parts stay there."""
@@ -72,9 +69,6 @@ def stored_ratings(judge_folder: Path) -> dict[str, pl.DataFrame]:
     for path in sorted(judge_folder.glob("*/fingerprint.json")):
         fingerprint = json.loads(path.read_text(encoding="utf-8"))
         parts = [part for layer in sorted(path.parent.glob("layer_*")) for part in sound_parts(layer)]
-        if MEASURED_ON not in fingerprint:
-            log.warning("%s: its ratings do not say which texts they are about, so they are left out", path.parent)
-            continue
         name = ", ".join(f"{key} {str(value)[:16]}" for key, value in fingerprint["settings"].items() if value is not None)
         text = pl.col(MEASURED_ON).str.extract(r"generations:(\w+)").alias(_TEXT)
         rows = [pl.read_parquet(part).with_columns(text).drop(MEASURED_ON) for part in parts]
