@@ -3,6 +3,7 @@
 # ruff: noqa: F811 (fixtures of another file)
 
 import asyncio
+import contextlib
 import json
 import re
 import signal
@@ -22,7 +23,7 @@ import torch
 from engine_models import shipped_model, shipped_sae
 from oracles.plain_hooks import at_hook_point
 from served import Served, serving
-from test_evaluation import comparison, finished_fits  # noqa: F401
+from test_evaluation import NAME, comparison, finished_fits  # noqa: F401
 from workflow_folder import BIN, Folder
 
 from saesteer import api
@@ -30,29 +31,45 @@ from saesteer.core.errors import SettingsError
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.interventions import PromptText
 from saesteer.engine.saes import encode
-from saesteer.run import Run
+from saesteer.run import Run, open_run
 from saesteer.serve import scheduler as scheduling
 from saesteer.serve.guard import LARGEST_BODY
 from saesteer.serve.requests import Message, SteeringField
 from saesteer.serve.scheduler import TextProgress
 from saesteer.serve.server import Endpoints, _chunks, serve
 from saesteer.serve.terminal import Request, texts_by_token
-from saesteer.settings import Edit, load_experiment
+from saesteer.settings import Edit, load_experiment, load_workflow
 from saesteer.steps.generations import sampling_of
 
 PROMPT, LAYER, FEATURE = "People often say that", 6, 548
 MEDICINE = {"features": [{"layer": LAYER, "feature": FEATURE, "factor": 1.6}]}
 
 
-@pytest.fixture
-def served(comparison: Run, tmp_path: Path) -> Iterator[Served]:
-    with serving(comparison, page_in(tmp_path), {LAYER: shipped_sae(LAYER)}) as server:
-        yield server
-
-
 def page_in(folder: Path) -> Path:
     (folder / "index.html").write_text("<title>report</title>")
     return folder
+
+
+@contextlib.contextmanager
+def serving_fits(folder: Path, page: Path, token: str | None = None) -> Iterator[Served]:
+    """The server of a comparison in a folder, whose paths are relative to it, and of a page."""
+    with contextlib.chdir(folder):
+        run = open_run(NAME, load_workflow({"experiments": ["micro"], "methods": [NAME]}))
+        with serving(run, page_in(page), {LAYER: shipped_sae(LAYER)}, token) as server:
+            yield server
+
+
+@pytest.fixture(scope="module")
+def served(finished_fits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving_fits(finished_fits, tmp_path_factory.mktemp("page")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def with_token(finished_fits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server that other machines reach, of which "secret" is the token."""
+    with serving_fits(finished_fits, tmp_path_factory.mktemp("page"), "secret") as server:
+        yield server
 
 
 def by_the_library(
@@ -175,30 +192,6 @@ def test_openais_parameters_are_honoured(served: Served) -> None:
     assert several.usage.completion_tokens <= 15
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"logprobs": 0},
-        {"logprobs": 5},
-        {"logprobs": True},
-        {"echo": True},
-        {"best_of": 3},
-        {"presence_penalty": 1},
-        {"logit_bias": {"5": 1}},
-        {"stream_options": {"include_usage": True}},
-        {"n": 17},
-        {"max_tokens": 0},
-        {"temperature": 2.5},
-        {"stop": [""]},
-        {"stop": ["a", "b", "c", "d", "e"]},
-    ],
-)
-def test_what_is_not_honoured_is_refused_by_name(served: Served, given: dict[str, Any]) -> None:
-    answer = served.post("/v1/completions", {"prompt": PROMPT, **given})
-    (name,) = given
-    assert (answer.status_code, answer.json()["error"]["message"].startswith(name)) == (400, True), answer.text
-
-
 def test_32_clients_at_once_get_the_texts_that_each_gets_alone(served: Served, comparison: Run) -> None:
     seeds = [client % 8 for client in range(32)]
 
@@ -230,8 +223,6 @@ def test_several_features_add_up(served: Served) -> None:
         token = model(torch.tensor([lm.tokenizer(PROMPT)["input_ids"]])).logits[0, -1].argmax()
     text = served.post("/v1/completions", asked).json()["choices"][0]["text"]
     assert text.strip() == lm.tokenizer.decode([int(token)]).strip()
-    twice = served.post("/v1/completions", asked | {"steering": {"features": [other, other]}})
-    assert (twice.status_code, "named twice" in twice.text) == (400, True)
 
 
 def test_a_fit_of_the_comparison_steers(served: Served) -> None:
@@ -254,29 +245,54 @@ def test_log_probabilities_of_the_next_token(served: Served) -> None:
     assert sum(made["steered"]) > sum(made["unsteered"]) + 1
 
 
+TEXT = {"prompt": PROMPT, "steering": {}}
+NEXT = {"prompt": PROMPT, "steering": MEDICINE, "layer": LAYER, "feature": FEATURE}
+NO_FIT = {"fit": {"method": "nonsense", "concept": "sea", "layer": LAYER}}
+
+
+def features(*named: tuple[int, int, float]) -> dict[str, Any]:
+    return {"features": [{"layer": layer, "feature": feature, "factor": factor} for layer, feature, factor in named]}
+
+
+NOT_HONOURED: tuple[dict[str, Any], ...] = (
+    {"logprobs": 0}, {"logprobs": 5}, {"logprobs": True}, {"echo": True}, {"best_of": 3}, {"presence_penalty": 1}, {"n": 17},
+    {"logit_bias": {"5": 1}}, {"stream_options": {"include_usage": True}}, {"max_tokens": 0}, {"temperature": 2.5},
+    {"stop": [""]}, {"stop": ["a", "b", "c", "d", "e"]},
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("path", "body", "said"),
     [
-        ({"prompt": PROMPT, "steering": {"features": [{"layer": 6, "feature": 99999, "factor": 1}]}}, "99999"),
-        ({"prompt": PROMPT, "steering": {"features": [{"layer": 2, "feature": 1, "factor": 1}]}}, "there is no layer '2' here. Known: 6"),
-        ({"prompt": PROMPT, "steering": {"features": [{"layer": 6, "feature": 1, "factor": -1001}]}}, "factor"),
+        ("/api/steer", TEXT | {"steering": features((6, 99999, 1))}, "99999"),
+        ("/api/steer", TEXT | {"steering": features((2, 1, 1))}, "there is no layer '2' here. Known: 6"),
+        ("/api/steer", TEXT | {"steering": features((6, 1, -1001))}, "factor"),
         (
-            {"prompt": PROMPT, "steering": {"features": [{"layer": layer, "feature": 1, "factor": 1} for layer in (6, 5)]}},
-            "steering: the features are of layers 5, 6: choose features of one layer",
+            "/api/steer",
+            TEXT | {"steering": features((6, 1, 1), (5, 1, 1))},
+            "features are of layers 5, 6: choose features of one layer",
         ),
-        ({"prompt": "", "steering": {}}, "prompt"),
-        ({"prompt": "people " * 2000, "steering": {}}, "at most 64"),
-        ({"prompt": PROMPT, "steering": {}, "path": "/etc/passwd"}, "path"),
-        ({"prompt": PROMPT, "steering": {"fit": {"method": "nonsense", "concept": "sea", "layer": 6}}}, "nonsense"),
-        ({"prompt": PROMPT, "steering": MEDICINE, "temperature": 3}, "temperature"),
-        ({"prompt": PROMPT, "steering": {**MEDICINE, "edit": "ablation"}}, "an ablation has no strength: its factor is 1"),
-        ({"prompt": PROMPT, "steering": {"edit": "clamp"}}, "edit clamp takes one feature, not 0"),
-        ("no object", "object"),
+        ("/api/steer", TEXT | {"steering": features((6, 1, 1), (6, 1, 2))}, "named twice"),
+        ("/api/steer", TEXT | {"prompt": ""}, "prompt"),
+        ("/api/steer", TEXT | {"prompt": "people " * 2000}, "at most 64"),
+        ("/api/steer", TEXT | {"path": "/etc/passwd"}, "path"),
+        ("/api/steer", TEXT | {"steering": NO_FIT}, "nonsense"),
+        ("/api/steer", TEXT | {"temperature": 3}, "temperature"),
+        ("/api/steer", TEXT | {"steering": MEDICINE | {"edit": "ablation"}}, "an ablation has no strength: its factor is 1"),
+        ("/api/steer", TEXT | {"steering": {"edit": "clamp"}}, "edit clamp takes one feature, not 0"),
+        ("/api/steer", "no object", "object"),
+        ("/api/next", NEXT | {"layer": 2}, "there is no layer '2' here"),
+        ("/api/next", NEXT | {"feature": 99999}, "99999"),
+        ("/api/next", NEXT | {"steering": NO_FIT}, "nonsense"),
+        ("/api/next", NEXT | {"prompt": "people " * 2000}, "at most 64"),
+        *(("/v1/completions", {"prompt": PROMPT} | given, next(iter(given))) for given in NOT_HONOURED),
     ],
 )
-def test_what_is_wrong_is_said_in_a_sentence(served: Served, body: Any, said: str) -> None:
-    answer = served.post("/api/steer", body)
-    assert (answer.status_code, said in answer.json()["error"]["message"]) == (400, True), answer.text
+def test_what_is_wrong_is_said_in_a_sentence(served: Served, path: str, body: Any, said: str) -> None:
+    answer = served.post(path, body)
+    error = answer.json()["error"]
+    assert (answer.status_code, said in error["message"], error["type"]) == (400, True, "invalid_request_error"), answer.text
+    assert path != "/v1/completions" or error["message"].startswith(said)
 
 
 def test_what_a_page_of_another_site_can_send_is_refused(served: Served) -> None:
@@ -305,30 +321,30 @@ def test_chunks_beside_a_length_are_refused(served: Served) -> None:
     assert answer.startswith(b"HTTP/1.1 413 "), answer
 
 
-def test_no_file_outside_the_report_is_served(served: Served, tmp_path: Path) -> None:
-    assert httpx.get(served.address).text == "<title>report</title>"
+def test_no_file_outside_the_report_is_served(comparison: Run, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("beside the report's own files")
     climbing = ("/../pyproject.toml", "/%2e%2e/pyproject.toml", "//etc/passwd", "/..%2fpyproject.toml", "/figures/../../pyproject.toml")
     of_data = ("/data/../../x.json", "/data/%00.json", f"/data/{'x/' * 3000}x.json", f"/data/{'x' * 300}.json", "/data/index.js")
-    for path in (*climbing, *of_data, "/notes.txt", "/files/../notes.txt", f"/figures/{'x/' * 3000}"):
-        with served.raw(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()) as raw:
-            assert b" 404 " in raw.recv(64), path
+    with serving(comparison, page_in(tmp_path), {LAYER: shipped_sae(LAYER)}) as served:
+        assert httpx.get(served.address).text == "<title>report</title>"
+        for path in (*climbing, *of_data, "/notes.txt", "/files/../notes.txt", f"/figures/{'x/' * 3000}"):
+            with served.raw(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()) as raw:
+                assert b" 404 " in raw.recv(64), path
 
 
-def test_a_server_that_others_reach_wants_its_token(comparison: Run, tmp_path: Path) -> None:
-    with serving(comparison, page_in(tmp_path), {LAYER: shipped_sae(LAYER)}, "secret") as server:
-        assert httpx.get(server.address).status_code == 401
-        assert httpx.get(server.address, params={"token": "wrong"}).status_code == 401
-        assert server.post("/v1/completions", {"prompt": PROMPT, "max_tokens": 1}).status_code == 401
-        asked = {"prompt": PROMPT, "max_tokens": 1}
-        assert server.post("/v1/completions", asked, Authorization="Bearer secret").status_code == 200
-        with httpx.Client(base_url=server.address, follow_redirects=True) as browser:
-            page = browser.get("/", params={"token": "secret"})
-            assert (page.text, str(page.url)) == ("<title>report</title>", f"{server.address}/")  # the token leaves the address
-            assert browser.post("/v1/completions", json=asked).status_code == 200
-            cookie = page.history[0].headers["set-cookie"]
-            assert "httponly" in cookie.lower()
-            assert cookie.startswith(f"saesteer_token_{server.address.rpartition(':')[2]}=secret"), "two servers of a host have two cookies"
+def test_a_server_that_others_reach_wants_its_token(with_token: Served) -> None:
+    address, asked = with_token.address, {"prompt": PROMPT, "max_tokens": 1}
+    assert httpx.get(address).status_code == 401
+    assert httpx.get(address, params={"token": "wrong"}).status_code == 401
+    assert with_token.post("/v1/completions", asked).status_code == 401
+    assert with_token.post("/v1/completions", asked, Authorization="Bearer secret").status_code == 200
+    with httpx.Client(base_url=address, follow_redirects=True) as browser:
+        page = browser.get("/", params={"token": "secret"})
+        assert (page.text, str(page.url)) == ("<title>report</title>", f"{address}/")  # the token leaves the address
+        assert browser.post("/v1/completions", json=asked).status_code == 200
+        cookie = page.history[0].headers["set-cookie"]
+        assert "httponly" in cookie.lower()
+        assert cookie.startswith(f"saesteer_token_{address.rpartition(':')[2]}=secret"), "two servers of a host have two cookies"
 
 
 def test_a_client_that_goes_away_ends_its_texts(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,13 +14,11 @@ from typing import Any
 
 import httpx
 import pytest
-from engine_models import shipped_sae
-from served import Served, serving
-from test_evaluation import comparison, finished_fits  # noqa: F401
-from test_serve import FEATURE, LAYER, MEDICINE, PROMPT, page_in, served  # noqa: F401
+from served import Served
+from test_evaluation import finished_fits  # noqa: F401
+from test_serve import FEATURE, LAYER, MEDICINE, PROMPT, served, serving_fits, with_token  # noqa: F401
 
 from saesteer.engine.continuation import Sampling
-from saesteer.run import Run
 from saesteer.serve import scheduler as scheduling
 from saesteer.serve.requests import SteeringField
 from saesteer.serve.scheduler import Busy, TextProgress, TextRequest
@@ -110,33 +108,18 @@ def test_names_that_are_none_are_refused(served: Served, name: str) -> None:
         assert served.post("/v1/completions", COMPLETION, Origin=origin).status_code == 403
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"layer": 2},
-        {"feature": 99999},
-        {"steering": {"fit": {"method": "nonsense", "concept": "sea", "layer": LAYER}}},
-        {"prompt": "people " * 2000},
-    ],
-)
-def test_a_next_token_that_cannot_be_looked_at_is_refused(served: Served, changes: dict[str, Any]) -> None:
-    answer = served.post("/api/next", {"prompt": PROMPT, "steering": MEDICINE, "layer": LAYER, "feature": FEATURE} | changes)
-    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
-
-
 @pytest.mark.parametrize("name", ["gpu-7", "gpu-7.example.org", "10.1.2.3", "[fe80::1]"])
-def test_a_server_with_a_token_has_any_name(comparison: Run, tmp_path: Path, name: str) -> None:
+def test_a_server_with_a_token_has_any_name(with_token: Served, name: str) -> None:
     """Whoever listens on every address cannot know its names. A page that gives itself this address (DNS rebinding) has no token."""
-    with serving(comparison, page_in(tmp_path), {LAYER: shipped_sae(LAYER)}, "secret") as server:
-        host = f"{name}:8765"
-        opened = httpx.get(server.address, params={"token": "secret"}, headers={"Host": host})
-        assert opened.status_code == 307
-        assert {"httponly", "samesite=strict"} <= {part.strip().lower() for part in opened.headers["set-cookie"].split(";")}
-        cookie = opened.headers["set-cookie"].partition(";")[0]
-        mine = {"Host": host, "Origin": f"http://{host}", "Cookie": cookie}
-        assert server.post("/v1/completions", COMPLETION, **mine).status_code == 200
-        assert server.post("/v1/completions", COMPLETION, **mine | {"Origin": f"http://{name}:1"}).status_code == 403
-        assert server.post("/v1/completions", COMPLETION, Host=host, Origin=f"http://{host}").status_code == 401
+    host = f"{name}:8765"
+    opened = httpx.get(with_token.address, params={"token": "secret"}, headers={"Host": host})
+    assert opened.status_code == 307
+    assert {"httponly", "samesite=strict"} <= {part.strip().lower() for part in opened.headers["set-cookie"].split(";")}
+    cookie = opened.headers["set-cookie"].partition(";")[0]
+    mine = {"Host": host, "Origin": f"http://{host}", "Cookie": cookie}
+    assert with_token.post("/v1/completions", COMPLETION, **mine).status_code == 200
+    assert with_token.post("/v1/completions", COMPLETION, **mine | {"Origin": f"http://{name}:1"}).status_code == 403
+    assert with_token.post("/v1/completions", COMPLETION, Host=host, Origin=f"http://{host}").status_code == 401
 
 
 def test_texts_that_wait_and_that_are_written_are_at_most_512(served: Served) -> None:
@@ -253,8 +236,8 @@ def test_texts_that_cannot_share_a_batch_are_those_that_each_is_alone(served: Se
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
 )
-def test_the_server_ends_whatever_a_client_has_sent(comparison: Run, tmp_path: Path, half: bytes) -> None:
-    with serving(comparison, page_in(tmp_path), {LAYER: shipped_sae(LAYER)}) as server:
+def test_the_server_ends_whatever_a_client_has_sent(finished_fits: Path, tmp_path: Path, half: bytes) -> None:
+    with serving_fits(finished_fits, tmp_path) as server:
         waiting = server.raw(half)
         time.sleep(0.3)
         started = time.monotonic()

@@ -150,21 +150,15 @@ def test_without_a_prompt_it_is_the_experiments_first(comparison: Run, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("feature", "prompt", "message"),
     [
-        (("6/1024", PROMPT), "feature 6/1024 does not exist"),
-        (("5/7", PROMPT), "there is no layer '5' here"),
-        (("6/7", "a long one " * 60), "at most 64"),
+        ("6/1024", PROMPT, "feature 6/1024 does not exist"),
+        ("5/7", PROMPT, "there is no layer '5' here"),
+        ("6/7", "a long one " * 60, "at most 64"),
+        ("sea", PROMPT, "'sea' is not LAYER/FEATURE, e.g. 6/548"),
+        ("6-548", PROMPT, "'6-548' is not LAYER/FEATURE, e.g. 6/548. Did you mean 6/548?"),
     ],
 )
-def test_what_cannot_be_steered_is_refused_in_a_line(comparison: Run, arguments: tuple[str, str], message: str) -> None:
-    made = CliRunner().invoke(app, ["steer", NAME, *arguments, "--factor", "1"])
-    assert made.exit_code == 1
-    assert message in made.output
-
-
-def test_what_is_no_feature_is_refused(comparison: Run) -> None:
-    with pytest.raises(SettingsError, match="'sea' is not LAYER/FEATURE, e.g. 6/548"):
-        request_of(comparison, "sea", [1.0], PROMPT, 3)
-    with pytest.raises(SettingsError, match="'6-548' is not LAYER/FEATURE, e.g. 6/548. Did you mean 6/548?"):
-        request_of(comparison, "6-548", [1.0], PROMPT, 3)
+def test_what_cannot_be_steered_is_refused_in_a_line(comparison: Run, feature: str, prompt: str, message: str) -> None:
+    made = CliRunner().invoke(app, ["steer", NAME, feature, prompt, "--factor", "1"])
+    assert (made.exit_code, message in made.output) == (1, True), made.output

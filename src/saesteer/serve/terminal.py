@@ -65,18 +65,19 @@ def request_of(
     if prompt is None:
         raise SettingsError(f"{run.name} has no prompts of its own: name one, saesteer steer {run.name} {which} PROMPT")
     factor_from = ""
-    (feature, factor_given), *others = features.items()
+    (first, given), *others = features.items()
+    feature: int | str = first
     if others and edit != "addition":
         raise SettingsError(f"{which}: several features at once are added: leave out --edit {edit}, or name one feature")
     if others:
-        strengths = {of: recommended_factor(run, layer, of)[0] if given is None else given for of, given in features.items()}
-        return Request(layer, set_name(strengths), tuple(factors or [1.0]), prompt, n_samples, factor_from, seed, max_tokens)
-    if factor_given is not None:
-        factors = [float(factor_given), *factors]
+        feature = set_name({of: recommended_factor(run, layer, of)[0] if factor is None else factor for of, factor in features.items()})
+        factors = factors or [1.0]
+    elif given is not None:
+        factors = [float(given), *factors]
     if factors and edit == "ablation":
         raise SettingsError("an ablation has no strength: leave out --factor")
     if not factors:
-        factor, factor_from = _factor_of(run, layer, feature, edit)
+        factor, factor_from = _factor_of(run, layer, first, edit)
         factors = [factor]
     return Request(layer, feature, tuple(factors), prompt, n_samples, factor_from, seed, max_tokens, edit)
 
