@@ -98,7 +98,6 @@ TAKE_MINUTES = (
     "test_every_figure.py",
     "test_gpu_path.py",
     "test_sharing.py",
-    "test_report_large.py",
     "test_uncertainty.py",
     "test_features_per_job.py",
     "test_every_class.py",

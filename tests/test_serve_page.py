@@ -15,7 +15,7 @@ import torch
 from engine_models import shipped_model, shipped_sae
 from report_folders import write_step
 from served import Served, serving
-from test_report_pages import DESK, PHONE, barriers, browser, comparison, first_order, sweep, sync_api  # noqa: F401
+from test_report_pages import CHUNK, DESK, PHONE, barriers, browser, comparison, first_order, sweep, sync_api, watched  # noqa: F401
 from test_report_pages import pytestmark as pytestmark
 from test_serve_hostile import held
 
@@ -63,19 +63,8 @@ def compared(comparison: tuple[Run, Path]) -> Iterator[Served]:
 
 @pytest.fixture
 def page(browser: Any, served: Served, compared: Served) -> Iterator[Any]:
-    """A page of a server; at the end it may not have complained, or asked for anything of another server."""
-    complaints: list[str] = []
-    page = browser.new_page(viewport=DESK)
-    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on(
-        "request",
-        lambda request: None if request.url.startswith((served.address, compared.address, "data:")) else complaints.append(request.url),
-    )
-    yield page
-    hurt = page.evaluate("window.hurt")
-    page.close()
-    assert ([said for said in complaints if "status of 400" not in said], hurt) == ([], None)  # refusals are shown on the page
+    with watched(browser, (served.address, compared.address), viewport=DESK) as page:
+        yield page
 
 
 def write(page: Any) -> list[str]:
@@ -199,7 +188,7 @@ def test_the_best_fit_comes_first_and_enter_takes_it(sweep: tuple[Run, Path], se
     names = ["{}/{}".format(*row) for row in sweep[0].summary(FEATURES).select("layer", "feature").rows()]
     labels = ["undersea", "a seasoned dish", "the sea", "sea", "sea", "seagull", "law", "law"]
     for column, lines in {"label": labels, "lens": ["none"] * 8, "more": ["none"] * 6 + ["court", "by the sea"]}.items():
-        page.route(f"**/data/c/{column}/0.json", partial(answer_lines, lines))
+        page.route(f"**/data/c/{column}/*.json", partial(answer_lines, lines))
     page.goto(f"{served.address}/#/steer")
     page.locator(".strengths button").click()
     box, options = page.get_by_label("Add a feature"), page.locator("[role=option]")
@@ -223,7 +212,8 @@ def test_the_best_fit_comes_first_and_enter_takes_it(sweep: tuple[Run, Path], se
 
 
 def answer_lines(lines: list[str], route: Any) -> None:
-    route.fulfill(json="\n".join(lines))
+    start = int(Path(route.request.url).stem) * CHUNK
+    route.fulfill(json="\n".join(lines[start : start + CHUNK]))
 
 
 def test_stop_says_so(served: Served, page: Any) -> None:
