@@ -8,18 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from drawn_figures import (
-    FIGURES,
-    METHOD_FIGURES,
-    THIN,
-    assert_labelled_and_inside,
-    comparison,
-    data_of,
-    drawn,
-    sweep,
-    thin,
-    two_layers,
-)
+from drawn_figures import FIGURES, METHOD_FIGURES, THIN, assert_labelled_and_inside, comparison, data_of, drawn, sweep, thin, two_layers
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -175,8 +164,3 @@ def test_thin_tables_are_drawn(name: str, case: str) -> None:
     assert "n = " in note
     assert "nan" not in note.lower()
     assert "None" not in note
-
-
-def test_lists_are_saved_as_text() -> None:
-    data = data_of("examples")
-    assert flat(data)["top_logit_lens_tokens"][0] == " ".join(data["top_logit_lens_tokens"][0])

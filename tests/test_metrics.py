@@ -16,12 +16,13 @@ from saesteer.site.headline import depth_rho, headline_markdown, times
 from saesteer.site.paper import paper_markdown
 from saesteer.summaries.summary import summary_tables
 
-SETTINGS = selection_settings()
+DRAWS = {"random_draws": 50, "permutations": 50, "bootstrap_draws": 50}
+SETTINGS = selection_settings(**DRAWS)
 
 
 @pytest.fixture(scope="module")
 def world() -> dict[str, pl.DataFrame]:
-    return main_tables()
+    return main_tables(**DRAWS)
 
 
 def numbers_of(world: dict[str, pl.DataFrame]) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def _unsteered_rows(world: dict[str, pl.DataFrame]) -> list[dict[str, Any]]:
 
 def test_no_table_and_no_number_depends_on_the_order_of_rows(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
     """Nor the page that sets them beside the paper's; and the numbers are JSON."""
-    in_another_order = main_tables(order=lambda rows: rows.sample(fraction=1.0, shuffle=True, seed=5))
+    in_another_order = main_tables(order=lambda rows: rows.sample(fraction=1.0, shuffle=True, seed=5), **DRAWS)
     for name, table in world.items():
         keys = summary_tables()[name].keys
         assert in_another_order[name].sort(keys).equals(table.sort(keys)), name
