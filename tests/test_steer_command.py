@@ -134,7 +134,7 @@ def test_a_feature_may_be_ablated_projected_out_or_clamped(comparison: Run) -> N
 
 
 def test_without_a_factor_it_is_the_recommended_one(tmp_path: Path) -> None:
-    run = swept(tmp_path)
+    run = swept(tmp_path, 1, 2)
     (layer, feature, factor, chosen_by), *_ = recommended_factors(run.summary(STEERING), run.sweep.best_factor).rows()
     request = request_of(run, f"{layer}/{feature}", [], PROMPT, 3)
     assert (request.every_factor, request.n_samples) == (["0", factor], 3)

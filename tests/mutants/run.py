@@ -65,19 +65,16 @@ def killed(mutant: dict[str, str], folder: Path) -> bool:
 
 
 def main(part: str = "") -> None:
-    chosen = [mutant for mutant in mutants() if part in mutant["name"]]
+    chosen, survivors = [mutant for mutant in mutants() if part in mutant["name"]], 0
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        copy(folder)
-        survivors = [mutant["name"] for mutant in chosen if not _told(mutant, killed(mutant, folder))]
+        copy(Path(scratch))
+        for mutant in chosen:
+            is_killed = killed(mutant, Path(scratch))
+            sys.stdout.write(f"{'killed  ' if is_killed else 'SURVIVED'} {mutant['name']}\n")
+            sys.stdout.flush()
+            survivors += not is_killed
     if survivors:
-        raise SystemExit(f"{len(survivors)} of {len(chosen)} mutants survived")
-
-
-def _told(mutant: dict[str, str], is_killed: bool) -> bool:
-    sys.stdout.write(f"{'killed  ' if is_killed else 'SURVIVED'} {mutant['name']}\n")
-    sys.stdout.flush()
-    return is_killed
+        raise SystemExit(f"{survivors} of {len(chosen)} mutants survived")
 
 
 if __name__ == "__main__":

@@ -135,11 +135,8 @@ def threshold_axis(axes: Axes, thresholds: Sequence[float], n_kept: Sequence[int
     positions = np.arange(len(thresholds))
     axes.set_xticks(positions, [threshold_label(threshold) for threshold in thresholds], rotation=60, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.5, len(thresholds) - 0.5)
-    axes.set_xlabel(THRESHOLD_LABEL)
+    axes.set_xlabel("features kept: output score ≥")
     axes.set_title(title, pad=row_above(axes, positions, n_kept))
-
-
-THRESHOLD_LABEL = "features kept: output score ≥"
 
 
 def threshold_label(threshold: float) -> str:
