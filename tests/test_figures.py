@@ -11,10 +11,13 @@ import pytest
 from drawn_figures import FIGURES, OPTIONS, assert_same, data_of, drawn, sample, sweep, thin
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from workflow_folder import ROOT
 
 from saesteer.figures.definition import banded, where_something_changes
 from saesteer.figures.save import save_drawing
 from saesteer.figures.style import BLUE, MAGENTA
+from saesteer.settings import load_experiment
+from saesteer.workflow.job import figure_options
 
 
 def lines(figure: Figure, panel: int, label: str) -> np.ndarray:
@@ -90,6 +93,14 @@ def test_scores_of_the_texts_that_chose_are_not_called_held_out(name: str) -> No
     data = figure.data(sample(name), replace(OPTIONS, in_sample=True))
     texts = [text.get_text() for text in figure.draw(data).findobj(Text)]
     assert not [text for text in (*texts, figure.caption) if re.search("held[- ]out|other prefixes", text)]
+
+
+@pytest.mark.parametrize(("name", "section"), [("tiny", "best_factor"), ("tiny-methods", "methods")])
+def test_figures_know_which_texts_chose_the_factors(name: str, section: str) -> None:
+    held_out = load_experiment(name, ROOT / "config/experiments")
+    chosen = getattr(held_out, section).model_copy(update={"factor_choice": "same_texts"})
+    in_sample = held_out.model_copy(update={section: chosen})
+    assert [figure_options(experiment).in_sample for experiment in (held_out, in_sample)] == [False, True]
 
 
 def test_cells_of_the_examples_do_not_overlap() -> None:

@@ -22,7 +22,7 @@ from saesteer.core.tables import Table, write_summary
 from saesteer.figures.definition import FigureDefinition, Options
 from saesteer.figures.save import save_figure
 from saesteer.run import Run, open_run
-from saesteer.settings import Comparison, Sweep, load_workflow
+from saesteer.settings import Comparison, Experiment, Sweep, load_workflow
 from saesteer.steps.step import step_of
 from saesteer.summaries.summary import Summary
 from saesteer.summaries.sweeps import has_pilot
@@ -132,14 +132,20 @@ def write_summaries(job: Job, summary: Summary) -> dict[str, pl.DataFrame]:
 
 def write_figure(job: Job, figure: FigureDefinition, tables: Mapping[str, Table]) -> None:
     """Draw a figure of the experiment's tables, and write it with the data that it draws."""
-    experiment = job.run.experiment
-    rule = experiment.best_factor.rule if isinstance(experiment, Sweep) else ""
-    chosen_by = experiment.methods if isinstance(experiment, Comparison) else getattr(experiment, "best_factor", None)
-    is_in_sample = getattr(chosen_by, "factor_choice", None) == "same_texts"
-    options = Options(rule, experiment.intervals, has_pilot(experiment), is_in_sample)
+    options = figure_options(job.run.experiment)
     data = figure.data({name: job.run.summary(tables[name]) for name in figure.tables}, options)
     save_figure(figure.draw(data), data, job.outputs["pdf"].with_suffix(""))
     log.info("%s %s", figure.caption, figure.counts(data))
+
+
+def figure_options(experiment: Experiment) -> Options:
+    """What of an experiment's settings its figures depend on."""
+    rule, choice = "", "held_out"
+    if isinstance(experiment, Sweep):
+        rule, choice = experiment.best_factor.rule, experiment.best_factor.factor_choice
+    elif isinstance(experiment, Comparison):
+        choice = experiment.methods.factor_choice
+    return Options(rule, experiment.intervals, has_pilot(experiment), in_sample=choice == "same_texts")
 
 
 def _prepare_process(job: Job) -> None:
