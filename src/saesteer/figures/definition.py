@@ -65,6 +65,11 @@ def constants(options: Options) -> list[pl.Expr]:
     return [pl.lit(options.intervals.confidence).alias("confidence"), *in_sample(options)]
 
 
+def first_layer(options: Options) -> pl.Expr:
+    """The first layer of a row's set."""
+    return pl.when(layers="late").then(options.selection.late_layers_from).otherwise(0).alias("first_layer")
+
+
 def held_out(data: pl.DataFrame, between: str = "-") -> str:
     """What scores are called by the texts that chose their factors."""
     return f"in{between}sample" if "in_sample" in data.columns else f"held{between}out"

@@ -1,6 +1,6 @@
 """Success of steering against the filter's threshold, with random removal (P1, arXiv 2505.20063, figures 4, 5 and 10)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,21 +8,18 @@ import polars as pl
 
 from saesteer.analysis.best_factor import RULES
 from saesteer.analysis.selection import LAYER_SETS
-from saesteer.figures.definition import FEW_NOTE, FigureDefinition, Options, Tables, banded, constants, held_out, where_something_changes
-from saesteer.figures.style import (
-    BLACK,
-    BLUE,
-    GREY,
-    MAGENTA,
-    PAGE,
-    Axes,
-    Figure,
-    band,
-    empty_panel,
-    legend_above,
-    new_figure,
-    threshold_axis,
+from saesteer.figures.definition import (
+    FEW_NOTE,
+    FigureDefinition,
+    Options,
+    Tables,
+    banded,
+    constants,
+    first_layer,
+    held_out,
+    where_something_changes,
 )
+from saesteer.figures.style import BLACK, BLUE, GREY, MAGENTA, Axes, Figure, band, by_layer_set, empty_panel, layers_title, threshold_axis
 
 LABELS = {"net_gen_success_20": "net success", "gen_success_20": "GenSuccess@20"}
 """Net of the same prompts' unsteered texts, and P1's own."""
@@ -39,11 +36,6 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     rule = pl.lit(options.rule).alias("rule")
     curves = curves.with_columns(first_layer(options), is_headline, rule, *constants(options))
     return curves.sort("measure", "layers", "threshold", descending=[True, False, False])
-
-
-def first_layer(options: Options) -> pl.Expr:
-    """The first layer of a row's set."""
-    return pl.when(layers="late").then(options.selection.late_layers_from).otherwise(0).alias("first_layer")
 
 
 def panel(axes: Axes, curve: pl.DataFrame, title: str) -> None:
@@ -64,11 +56,6 @@ def beside(axes: Axes, curve: pl.DataFrame) -> None:
     band(axes, np.arange(curve.height), curve, ("mean", "low", "high"), BLUE, "kept, GenSuccess@20 (P1)", "s")
 
 
-def layers_title(curve: pl.DataFrame) -> str:
-    """What a panel calls its set of layers."""
-    return "all layers" if curve["layers"][0] == "all" else f"late layers (from {curve['first_layer'][0]})"
-
-
 def draw(data: pl.DataFrame) -> Figure:
     """All layers on the left, late ones on the right; net success above, P1's own below."""
     rows = [data.filter(measure=measure) for measure in LABELS]
@@ -81,19 +68,6 @@ def draw(data: pl.DataFrame) -> Figure:
 def show_zero(axes: Axes, curves: pl.DataFrame) -> None:
     """An axis of successes from 0, or from where the lowest interval ends."""
     axes.set_ylim(bottom=min([0.0, *curves["low"].drop_nulls()]))
-
-
-def by_layer_set(rows: Sequence[pl.DataFrame], panel: Callable[[Axes, pl.DataFrame, str], None], note: str, legend_columns: int) -> Figure:
-    """A panel a set of layers in each row, which has one vertical axis; one legend."""
-    figure = new_figure(PAGE, 0.8 + 3.2 * len(rows), note)
-    panels = figure.subplots(len(rows), len(LAYER_SETS), sharey="row", squeeze=False)
-    for row, data in zip(panels, rows, strict=True):
-        for axes, layers in zip(row, LAYER_SETS, strict=True):
-            curve = data.filter(layers=layers)
-            panel(axes, curve, layers_title(curve))
-        row[1].set_ylabel("")
-    legend_above(figure, panels[0][0].get_legend_handles_labels()[0], columns=legend_columns)
-    return figure
 
 
 def counts(data: pl.DataFrame) -> str:

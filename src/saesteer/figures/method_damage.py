@@ -3,19 +3,7 @@
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, held_out, in_sample, n_of
-from saesteer.figures.style import (
-    BLACK,
-    GREY,
-    PAGE,
-    SMALLEST,
-    Axes,
-    Figure,
-    empty_panel,
-    family_legend,
-    legend_entry,
-    method_point,
-    new_figure,
-)
+from saesteer.figures.style import BLACK, GREY, PAGE, SMALLEST, Axes, Figure, empty_panel, family_legend, method_point, new_figure
 
 _COLUMNS = (
     "layer", "method", "title", "family", "n", "score", "score_low", "score_high", "loss_rise", "loss_rise_low", "loss_rise_high",
@@ -58,7 +46,7 @@ def draw(data: pl.DataFrame) -> Figure:
         panel(panels[0], data)
         panels[0].set_title("score and damage")
         return figure
-    family_legend(figure, data, legend_entry("none better at less damage", BLACK, linestyle=":", linewidth=0.9))
+    family_legend(figure, data, "none better at less damage", BLACK, linestyle=":", linewidth=0.9)
     return figure
 
 

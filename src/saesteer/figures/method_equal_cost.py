@@ -3,7 +3,7 @@
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
-from saesteer.figures.style import GREY, PAGE, Axes, Figure, empty_panel, family_legend, legend_entry, method_point, new_figure
+from saesteer.figures.style import GREY, PAGE, Axes, Figure, empty_panel, family_legend, method_point, new_figure
 
 _RHO = ("rank_correlation", "rank_correlation_low", "rank_correlation_high")
 
@@ -37,7 +37,7 @@ def draw(data: pl.DataFrame) -> Figure:
         empty_panel(panels[0, 0], "no method has a score")
         panels[0, 0].set_title("scores at equal cost")
         return figure
-    family_legend(figure, data, legend_entry("as without a limit", GREY, linestyle="--", linewidth=0.8))
+    family_legend(figure, data, "as without a limit", GREY, linestyle="--", linewidth=0.8)
     return figure
 
 

@@ -5,9 +5,8 @@ import polars as pl
 
 from saesteer.analysis.selection import LAYER_SETS
 from saesteer.core.uncertainty import FEWEST_WITHOUT_SCALE
-from saesteer.figures.definition import FigureDefinition, Options, Tables, constants, where_something_changes
-from saesteer.figures.gen_success_by_threshold import by_layer_set, first_layer, layers_title
-from saesteer.figures.style import BLUE, GREY, Axes, Figure, band, empty_panel, threshold_axis
+from saesteer.figures.definition import FigureDefinition, Options, Tables, constants, first_layer, where_something_changes
+from saesteer.figures.style import BLUE, GREY, Axes, Figure, band, by_layer_set, empty_panel, layers_title, threshold_axis
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:

@@ -148,6 +148,24 @@ def threshold_label(threshold: float) -> str:
     return f"$10^{{{round(exponent)}}}$" if is_small_power else f"{threshold:g}"
 
 
+def layers_title(curve: pl.DataFrame) -> str:
+    """What a panel calls its set of layers."""
+    return "all layers" if curve["layers"][0] == "all" else f"late layers (from {curve['first_layer'][0]})"
+
+
+def by_layer_set(rows: Sequence[pl.DataFrame], panel: Callable[[Axes, pl.DataFrame, str], None], note: str, legend_columns: int) -> Figure:
+    """A panel a set of layers in each row, which has one vertical axis; one legend."""
+    figure = new_figure(PAGE, 0.8 + 3.2 * len(rows), note)
+    curves = [data.partition_by("layers", maintain_order=True) for data in rows]
+    panels = figure.subplots(len(rows), len(curves[0]), sharey="row", squeeze=False)
+    for row, of_row in zip(panels, curves, strict=True):
+        for axes, curve in zip(row, of_row, strict=True):
+            panel(axes, curve, layers_title(curve))
+        row[1].set_ylabel("")
+    legend_above(figure, panels[0][0].get_legend_handles_labels()[0], columns=legend_columns)
+    return figure
+
+
 def row_above(
     axes: Axes, positions: Sequence[float] | np.ndarray, numbers: Sequence[int], height: float = 6.0, colour: str = GREY
 ) -> float:
@@ -263,7 +281,7 @@ def families_in(data: pl.DataFrame) -> list[str]:
     return [family for family in LOOKS if family in present]
 
 
-def family_legend(figure: Figure, data: pl.DataFrame, other: Line2D) -> None:
-    """The legend of the families in the data, and of another mark."""
+def family_legend(figure: Figure, data: pl.DataFrame, label: str, colour: str, **look: Any) -> None:
+    """The legend of the families in the data, and of a line."""
     families = [legend_entry(family, LOOKS[family].colour, marker=LOOKS[family].marker, markersize=6) for family in families_in(data)]
-    legend_above(figure, [*families, other], columns=4)
+    legend_above(figure, [*families, legend_entry(label, colour, **look)], columns=4)
