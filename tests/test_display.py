@@ -5,9 +5,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from report_folders import swept
-from workflow_folder import Folder
+from report_folders import workflow_in
+from workflow_folder import ROOT, Folder
 
+from saesteer.run import Run
+from saesteer.settings import load_experiment
 from saesteer.site import headline
 
 SNAKEFILE = """
@@ -58,7 +60,8 @@ def test_what_is_refused_is_a_sentence_and_no_traceback(tmp_path: Path) -> None:
 def test_what_was_found_is_that_of_the_headline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [("It helps", "1.6× [1.2, 2.0]", "yes, no"), ("It is rare", "4% (2 of 50; 1 without)", "no")]
     monkeypatch.setattr(headline, "finding_rows", lambda numbers: rows if numbers == {"a": 1} else [])
-    tiny = swept(tmp_path)
+    tiny = Run(workflow_in(tmp_path, "tiny"), "tiny", load_experiment("tiny", ROOT / "config/experiments"))
+    tiny.data.mkdir(parents=True)
     assert list(headline.finished_words(tiny)) == []
     monkeypatch.setattr(headline, "planned_outputs", lambda _: [str(tiny.data)])
     (tiny.data / "metrics.json").write_text(json.dumps({"a": 1}))
