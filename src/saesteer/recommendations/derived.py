@@ -176,12 +176,8 @@ def _run_snakemake(run: Run, question: RecommendRequest, targets: Sequence[str])
     target_of = "methods" if isinstance(run.experiment, Comparison) else "experiments"
     command = [sys.executable, "-m", "snakemake", *manifests, "--cores", str(question.cores), "--rerun-incomplete"]
     command += ["--configfile", str(question.configfile), "--config", f"{target_of}=[{run.name}]"]
-    Console(stderr=True).print(Text(f"computing what is missing; {_estimate(run)}"), soft_wrap=True)
+    findings = check_experiment(run.name, run.experiment, run.workflow, os.environ)
+    estimate = next((finding.text for finding in findings if finding.about == "this machine"), "")
+    Console(stderr=True).print(Text(f"computing what is missing; {estimate}"), soft_wrap=True)
     if subprocess.run(command, stdout=sys.__stderr__, check=False).returncode:
         raise SaesteerError(f"the workflow of {run.name} failed: the log of Snakemake in .snakemake/log says why")
-
-
-def _estimate(run: Run) -> str:
-    """How long all of it takes on this machine, as `saesteer check` says it."""
-    findings = check_experiment(run.name, run.experiment, run.workflow, os.environ)
-    return next((finding.text for finding in findings if finding.about == "this machine"), "")
