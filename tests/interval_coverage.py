@@ -18,7 +18,7 @@ from saesteer.core.uncertainty import (
     rank_correlation,
     ratio_interval,
 )
-from saesteer.methods.compare.differences import p_all_pairs
+from saesteer.methods.compare.means import p_all_pairs
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 

@@ -8,10 +8,8 @@ import polars as pl
 
 from saesteer.analysis.best_factor import best_factors, outcomes
 from saesteer.analysis.examples import examples
-from saesteer.analysis.factor_bins import factor_bins
-from saesteer.analysis.filter_variants import filter_variants, lens_frequencies
 from saesteer.analysis.pmi import feature_pmi, pmi_by_threshold
-from saesteer.analysis.selection import selection
+from saesteer.analysis.selection import factor_bins, filter_variants, lens_frequencies, selection
 from saesteer.analysis.tables import STEERING
 from saesteer.core.files import text_id
 from saesteer.core.texts import of_features
@@ -144,15 +142,8 @@ def synthetic_examples(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
     rows = []
     for feature in features.iter_rows(named=True):
         context = [WORDS[i] for i in rng.integers(0, len(WORDS), 10)]
-        example = {
-            "rank": 0,
-            "text_id": "0" * 16,
-            "token_index": 4,
-            "token": context[4],
-            "token_id": 4,
-            "max_value": 1.0,
-            "context": context,
-        }
+        place = {"rank": 0, "text_id": "0" * 16, "token_index": 4}
+        example = place | {"token": context[4], "token_id": 4, "max_value": 1.0, "context": context}
         alive = feature["max_activation"] is not None
         known = {name: feature[name] for name in ("layer", "feature", "density", "max_activation", "n_examples", "explanations")}
         histogram = {"histogram_activations": [0.1, 0.3, 0.5, 0.7, 0.9], "histogram_counts": [1200, 85, 0, 3, 1]} if alive else {}

@@ -79,25 +79,9 @@ def test_choices_are_the_definitions(points: list[tuple[float, float | None]], f
 
 def steering_rows(values: dict[tuple[str, int], dict[str, float | None]]) -> pl.DataFrame:
     """STEERING of layer 3, feature 7 from {(factor, half): columns}."""
-    known = {
-        "layer": 3,
-        "feature": 7,
-        "n": 10,
-        "n_perplexity": 10,
-        "n_judged": 10,
-        "n_outside": 8,
-        "gen_success_1": 0.0,
-        "gen_success_5": 0.0,
-    }
-    known |= {
-        "mean_perplexity": math.e,
-        "whole_text_perplexity": math.e,
-        "log_perplexity": 1.0,
-        "concept_rating": 1.0,
-        "concept_outside": 0.75,
-        "fluency_rating": 2.0,
-        "judge_score": 1.0,
-    }
+    known = {"layer": 3, "feature": 7, "n": 10, "n_perplexity": 10, "n_judged": 10, "n_outside": 8}
+    known |= {"gen_success_1": 0.0, "gen_success_5": 0.0, "mean_perplexity": math.e, "whole_text_perplexity": math.e, "log_perplexity": 1.0}
+    known |= {"concept_rating": 1.0, "concept_outside": 0.75, "fluency_rating": 2.0, "judge_score": 1.0}
     rows = [known | {"factor": factor, "half": half} | row for (factor, half), row in values.items()]
     return pl.DataFrame(rows, schema=STEERING.schema)
 

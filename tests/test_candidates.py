@@ -13,7 +13,7 @@ from test_recommendation import WORKFLOW
 from workflow_folder import Folder
 
 from saesteer.analysis.candidates import candidates, similarities
-from saesteer.analysis.suppression import controls
+from saesteer.analysis.recommendation import controls
 from saesteer.analysis.words_at_maxima import fired_on, words_at_maxima
 from saesteer.core.errors import SettingsError
 from saesteer.engine.activations import word_cosines

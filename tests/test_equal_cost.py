@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from method_rows import LAYER, PROMPTS, method_settings, method_summaries, rows_of, scored, synthetic_rows
 from oracles.method_protocol import Text, concept_result
 from scipy import stats
-from test_method_protocol import DIFFMEAN, FOUR, GOOD, METHODS, SETTINGS, UNSTEERED, comparisons, texts_of
+from test_method_protocol import DIFFMEAN, FOUR, METHODS, SETTINGS, UNSTEERED, comparisons
 
 from saesteer.core.tables import validate
 from saesteer.core.uncertainty import RATINGS, mean_interval
@@ -66,14 +66,6 @@ def test_a_limit_leaves_out_the_best_factor_and_where_it_leaves_none_the_method_
         assert (row["score"], row["divergence"], row["share_unsteered"]) == pytest.approx(values), limit
         assert (row["unlimited_score"], row["n_concepts"], row["n"]) == (pytest.approx(1 / 3), 1, 1)
         assert (at(table, limit, "unsteered")["score"], at(table, limit, "unsteered")["divergence"]) == (pytest.approx(2 / 3), 0.0)
-
-
-def test_ties_go_to_the_smaller_factor_of_those_within_the_limit() -> None:
-    texts = UNSTEERED + [text for factor in ("0.5", "1", "2") for text in texts_of("diffmean", factor, GOOD, GOOD, GOOD, GOOD)]
-    costs: Costs = {("unsteered", "sea", "1"): 0.0}
-    costs |= {("diffmean", "sea", factor): cost for factor, cost in {"0.5": 0.3, "1": 0.04, "2": 0.03}.items()}  # none need be monotone
-    table = table_of(texts, costs)
-    assert [at(table, limit)["divergence"] for limit in LIMITS] == pytest.approx([0.04, 0.04, 0.04, 0.3])
 
 
 def test_what_was_not_finite_is_within_no_limit_and_what_was_not_measured_is_refused() -> None:

@@ -29,21 +29,8 @@ from saesteer.methods.fit.training import Trained
 from saesteer.settings.registry import METHODS, method
 
 NAMES = [row.name for row in METHODS]
-DRAWING = {
-    "prompt_search",
-    "lat",
-    "probe",
-    "ssv",
-    "reft_r1",
-    "random_vector",
-    "lora",
-    "loreft",
-    "sft",
-    "sae_ssv",
-    "sdcv_probe",
-    "supervised_random",
-}
-DRAWING |= {"reps", "reps_loreft", "reps_lora"}
+DRAWING = {"random_vector", "prompt_search", "lat", "probe", "sdcv_probe", "ssv", "sae_ssv", "reft_r1", "supervised_random"}
+DRAWING |= {"lora", "loreft", "sft", "reps", "reps_loreft", "reps_lora"}
 """Those that draw random numbers: pairs, order of texts, where to start, features."""
 TRAINING = ("ssv", "reps", "reft_r1", "lora", "loreft", "sft")
 EPOCHS = {"reps": 2, "reps_loreft": 2, "loreft": 6, "sft": 2, "probe": 6}
@@ -130,7 +117,7 @@ def test_a_vector_has_unit_norm_and_the_papers_scale(name: str) -> None:
         assert int((to.sae.W_dec @ intervention.vector).argmax()) == feature
         code = float(to.largest_activations[0][:, feature].mean()) if name == "corrsteer" else sae_features.max_activation(to, feature)
         assert intervention.scale == pytest.approx(code, rel=1e-3)
-    elif name not in ("ssv", "reps"):  # which keep their length: test_trained_vectors.py, test_reps.py
+    elif name not in ("ssv", "reps"):  # which keep their length: test_vector_methods.py, test_reps.py
         largest = max(float((slow_residuals(to, text) @ intervention.vector.double().numpy()).max()) for text in to.positive)
         assert intervention.scale == pytest.approx(largest, rel=1e-4)
 

@@ -223,10 +223,12 @@ def test_an_event_stream_is_read(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "message",
-    [None, {"role": "assistant"}, {"role": "assistant", "content": None}],
+    ("message", "finish"),
+    [
+        *((None, finish) for finish in ("SAFETY", "PROHIBITED_CONTENT", "content_filter", "content_filter: PROHIBITED_CONTENT")),
+        *((message, "SAFETY") for message in ({"role": "assistant"}, {"role": "assistant", "content": None})),
+    ],
 )
-@pytest.mark.parametrize("finish", ["SAFETY", "PROHIBITED_CONTENT", "content_filter", "content_filter: PROHIBITED_CONTENT"])
 def test_an_answer_that_was_filtered_away_is_unreadable(message: object, finish: str, tmp_path: Path):
     """As Gemini's compatible address says it."""
     body = {"choices": [{"index": 0, "finish_reason": finish} | ({} if message is None else {"message": message})], "model": "gemini"}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
 
+import polars as pl
 import pytest
 from judge_server import Fault, judge_server, label, rated_text
 from judge_texts import TEXTS, asker, concepts, generations, judged, stored
@@ -41,16 +42,22 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-def test_a_fault_is_tried_again_and_leaves_no_trace(fault: Fault, tmp_path: Path):
-    rows = generations(TEXTS[:1])
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Ratings of a text without any fault, and the answers behind them."""
+    folder = tmp_path_factory.mktemp("clean")
     with judge_server() as judge:
-        clean = judged(rows, asker(judge), tmp_path / "clean")
+        return judged(generations(TEXTS[:1]), asker(judge), folder), stored(folder).sort("request_id")
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_is_tried_again_and_leaves_no_trace(fault: Fault, clean: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path):
     with judge_server() as judge:
         judge.faults.extend([fault, None, fault])
-        assert judged(rows, asker(judge, timeout_seconds=0.3, concurrency=2), tmp_path / "faulty").equals(clean)
+        ratings = judged(generations(TEXTS[:1]), asker(judge, timeout_seconds=0.3, concurrency=2), tmp_path)
         assert len(judge.requests) == 3 + 2
-    assert stored(tmp_path / "faulty").sort("request_id").equals(stored(tmp_path / "clean").sort("request_id"))
+    assert ratings.equals(clean[0])
+    assert stored(tmp_path).sort("request_id").equals(clean[1])
 
 
 def test_an_answer_that_cannot_be_written_as_it_is_costs_no_other(tmp_path: Path):

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 from judge_server import Fault, Judge, judge_server
-from judge_texts import asker, generations, judged, judging_process, settings, stored
+from judge_texts import ENVIRON, asker, generations, judged, judging_process, settings, stored
 
 from saesteer.judge.answers import JudgeError
+from saesteer.judge.batch import endpoint_asker
 from saesteer.judge.endpoint import MAX_RETRIES
 from saesteer.judge.spend import LEDGER, Budget, Spend, SpendLimitReached
 from saesteer.settings import PromptWriter
@@ -154,13 +155,10 @@ LIFTING = [
 
 @pytest.mark.parametrize("line", ["nonsense", '{"request": "a", "section": "judge"}', "[]", "\0\0\0", *LIFTING])
 def test_an_unreadable_line_is_refused(line: str, tmp_path: Path) -> None:
-    with judge_server() as judge:
-        judged(generations(TEXTS[:1]), asker(judge), tmp_path)
-        n_requests, ledger = len(judge.requests), judge.data / LEDGER
-        ledger.write_text(f"{line}\n{ledger.read_text()}")
-        with pytest.raises(JudgeError, match=rf"{LEDGER}: this line is none of a request and its cost: .*mend the line"):
-            judged(generations(TEXTS), asker(judge), tmp_path)
-        assert len(judge.requests) == n_requests
+    """Before anything is asked: what asks an endpoint cannot be made without its budget."""
+    (tmp_path / LEDGER).write_text(f"{line}\n{line_with()}\n")
+    with pytest.raises(JudgeError, match=rf"{LEDGER}: this line is none of a request and its cost: .*mend the line"):
+        endpoint_asker(settings("http://h/v1"), ENVIRON, tmp_path)
 
 
 def test_a_batch_reserves_before_it_is_sent(tmp_path: Path) -> None:

@@ -28,17 +28,9 @@ from saesteer.world.oracle_judge import (
 
 # Token 0 "the": both topics alike; 1 "storm": topic 0 at 9 to 1; 2 "sail": topic 1 at 5 to 1; 3 "wave": topic 1 at 3 to 1.
 LIKELIHOOD = np.array([[0.4, 0.45, 0.05, 0.10], [0.4, 0.05, 0.25, 0.30]], dtype=np.float32)
-THRESHOLDS = Thresholds(
-    content_nats=0.1,
-    topic_posterior=0.6,
-    least_on_topic=1,
-    concept_shares=(0.3, 0.8),
-    nats=(1.0, 2.0),
-    most_nats=6.0,
-    function_shares=(0.25, 0.75),
-    order_nats=0.5,
-    distinct_bigrams=0.6,
-)
+OF_CONCEPT = {"content_nats": 0.1, "topic_posterior": 0.6, "least_on_topic": 1, "concept_shares": (0.3, 0.8)}
+OF_FLUENCY = {"nats": (1.0, 2.0), "most_nats": 6.0, "function_shares": (0.25, 0.75), "order_nats": 0.5, "distinct_bigrams": 0.6}
+THRESHOLDS = Thresholds(**OF_CONCEPT, **OF_FLUENCY)
 THE, STORM, SAIL, WAVE = range(4)
 # Of a thousand tokens one is a "storm", which comes before "sail" alone: nouns and verbs, "the" a function word.
 PAIRS = np.zeros((4, 4), dtype=np.float32)

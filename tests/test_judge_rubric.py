@@ -38,8 +38,6 @@ RATED = {
     "The text says\nRating: 2\nbut it is nonsense.\nRating: 0": 0,
     "<think>Is it 1?\nRating: 1\n</think>\n\nRating: 2": 2,
     "The text quotes <think> and no more.\nRating: 1": 1,
-}
-OTHER_FORMS = {
     "Because.\nRating: 2/2": 2,
     "Rating: 1/2": 1,
     "**Rating: 0 / 2**": 0,
@@ -57,7 +55,10 @@ OTHER_FORMS = {
     "Rating: 0 </s>": 0,
 }
 UNRATED = {
-    "empty": ("", " \n\t\n"),
+    "the answer is empty, or nothing but thoughts": (
+        *("", " \n\t\n", "<think>Is it 2?\nRating: 2", "\n[THINK] Rating: 2", "Rating: 2</think>"),
+        "<|channel|>analysis<|message|>Hm.\nRating: 2",
+    ),
     "none of 0, 1 and 2": ("Rating: 3", "Rating: 3/2", "Rating: -1", "Rating: 1.5", "Rating: 10"),
     "no single rating": (
         *("Rating: 1 or 2", "Rating: 1, Rating: 2", "Rating: N", "Rating:", "Rating: ²", "Rating: ١"),
@@ -74,11 +75,10 @@ UNRATED = {
         "Rating: 1" + "*" * 30_000 + "x",
     ),
 }
-UNFINISHED = ("<think>Is it 2?\nRating: 2", "\n[THINK] Rating: 2", "Rating: 2</think>", "<|channel|>analysis<|message|>Hm.\nRating: 2")
 ENDED_OTHERWISE = {"refusal": "refused", "content_filter": "refused", "length": "cut off", "max_tokens": "cut off"}
 
 
-@pytest.mark.parametrize(("raw", "value"), [*RATED.items(), *OTHER_FORMS.items()])
+@pytest.mark.parametrize(("raw", "value"), RATED.items())
 def test_ratings_are_read(raw: str, value: int):
     assert parse(raw, "stop", "Rating") == Rating(value)
     for finish, why in ENDED_OTHERWISE.items():
@@ -93,13 +93,6 @@ def test_what_is_no_rating_is_unparsed_and_keeps_the_answer(why: str, answers: t
         result = parse(raw, "stop", "Rating")
         assert isinstance(result, Unparsed), raw
         assert (result.raw, why in result.why) == (raw, True)
-
-
-def test_thoughts_that_do_not_end_hold_no_rating():
-    for raw in UNFINISHED:
-        result = parse(raw, "stop", "Rating")
-        assert isinstance(result, Unparsed), raw
-        assert (result.raw, result.why) == (raw, "the answer is empty, or nothing but thoughts")
 
 
 def test_a_slash_between_words_is_no_scale():

@@ -26,6 +26,10 @@ def paid(judge: Judge) -> int:
     return sum(len(prompt) // 4 + 12 for prompt in judge.answered)
 
 
+def asks_about(text: str, concept: str = "storms at sea") -> list[Ask]:
+    return [Ask(question, 0) for question in questions(text, concept, None).values()]
+
+
 def test_prices_by_hand():
     assert priced(settings("http://h/v1", **PRICES), 1_000_000, 100_000) == Spend(1_000_000, 100_000, 3.0)
 
@@ -33,7 +37,7 @@ def test_prices_by_hand():
 def test_the_estimate_is_near_and_the_most_is_above(tmp_path: Path):
     with judge_server() as judge:
         one = asker(judge, **PRICES)
-        asks = [Ask(question, 0) for text in TEXTS for question in questions(text, "storms at sea", None).values()]
+        asks = [ask for text in TEXTS for ask in asks_about(text)]
         before = estimate(asks, one.settings)
         judged(generations(TEXTS), one, tmp_path)
     spent = one.budget.spent
@@ -48,8 +52,7 @@ def test_the_estimate_without_texts_counts_every_text():
     judge = settings("http://h/v1", **PRICES)
     plain, answering = estimate_texts(1000, 80, False, judge), estimate_texts(1000, 80, True, judge)
     assert (plain.requests, answering.requests) == (2000, 3000)
-    asks = [Ask(question, 0) for question in questions("y" * 80, "x" * 80, None).values()]
-    assert plain.typical.usd == pytest.approx(1000 * estimate(asks, judge).typical.usd, rel=0.01)
+    assert plain.typical.usd == pytest.approx(1000 * estimate(asks_about("y" * 80, "x" * 80), judge).typical.usd, rel=0.01)
 
 
 @pytest.mark.parametrize(("evidence", "characters"), [("examples", 15 * 196), ("lens", 20 * 9), ("both", 15 * 196 + 20 * 9)])
@@ -73,9 +76,9 @@ the answer again."""
 @hypothesis_settings(max_examples=30)
 def test_the_most_is_no_less_than_a_token_a_byte(text: str, concept: str):
     judge = settings("http://h/v1", max_tokens=7)
-    for question in questions(text, concept, None).values():
-        worst = most(judge, Ask(question, 0).messages)
-        assert worst.input_tokens >= len(question.prompt.encode()) + LLAMA_3
+    for ask in asks_about(text, concept):
+        worst = most(judge, ask.messages)
+        assert worst.input_tokens >= len(ask.question.prompt.encode()) + LLAMA_3
         assert worst.output_tokens == 7
 
 
@@ -91,8 +94,7 @@ def test_a_limit_is_kept_and_no_money_under_it_is_left_unused(limit: dict[str, f
         assert int(re.search(r"At least (\d+) questions", str(reached.value))[1]) == 30 - len(judge.answered)
         assert stored(tmp_path).height == len(judge.answered) == len(judge.requests) > 0
         assert one.budget.spent.tokens == paid(judge)
-        asks = [Ask(question, 0) for question in questions(TEXTS[0], "storms at sea", None).values()]
-        worst = max((most(one.settings, ask.messages) for ask in asks), key=lambda spend: spend.tokens)
+        worst = max((most(one.settings, ask.messages) for ask in asks_about(TEXTS[0])), key=lambda spend: spend.tokens)
         if "max_usd" in limit:
             assert limit["max_usd"] - worst.usd * 1.1 < one.budget.spent.usd <= limit["max_usd"]
         else:
@@ -129,9 +131,9 @@ def test_tries_that_may_have_been_charged_count(tmp_path: Path):
         judge.faults.extend([Fault(cut=30)] * 3 + [None] * 50)
         one = asker(judge, concurrency=1, **PRICES)
         judged(generations(TEXTS[:2]), one, tmp_path)
-        asks = [Ask(question, 0) for question in questions(TEXTS[0], "storms at sea", None).values()]
-        lost = most(one.settings, asks[0].messages)
-        assert one.budget.spent.tokens > paid(judge) - 3 * 600 + 2 * min(most(one.settings, ask.messages).tokens for ask in asks)
+        costs = [most(one.settings, ask.messages) for ask in asks_about(TEXTS[0])]
+        lost = costs[0]
+        assert one.budget.spent.tokens > paid(judge) - 3 * 600 + 2 * min(cost.tokens for cost in costs)
         assert one.budget.open == Spend() + lost + lost + lost
     with judge_server() as judge:
         judge.faults.extend([Fault(cut=30)] * 100)

@@ -7,8 +7,7 @@ from method_rows import method_settings, score_rows
 from scipy import stats
 
 from saesteer.core.uncertainty import RATINGS, SHARES, mean_interval, of_differences
-from saesteer.methods.compare.differences import detectable, method_differences, p_all_pairs
-from saesteer.methods.compare.means import method_ranks
+from saesteer.methods.compare.means import detectable, method_differences, method_ranks, p_all_pairs
 from saesteer.site.method_report import both_ways
 
 SETTINGS = method_settings()

@@ -49,7 +49,8 @@ def one(texts: list[Text], method: str, **options: str) -> dict[str, object]:
 
 
 def test_held_out_by_hand() -> None:
-    """Half 0 (p0, p2): means 0, 2/3, 5/3 at .5, 1, 2, so 2, which half 1 reports: 0. Half 1: 0, 5/3, 0, so 1; half 0 reports 2/3."""
+    """Half 0 (p0, p2): means 0, 2/3, 5/3 at .5, 1, 2, so 2, which half 1 reports: 0. Half 1: 0, 5/3, 0, so 1; half 0 reports 2/3. Other
+    choices, unrated texts and ties: the slow loops below."""
     row = one(UNSTEERED + DIFFMEAN, "diffmean")
     assert row["factors"] == ["1", "2"]  # reported on half 0, on half 1
     assert row["score"] == pytest.approx((2 / 3 + 0) / 2)
@@ -60,16 +61,6 @@ def test_held_out_by_hand() -> None:
     assert row["log_perplexity"] == pytest.approx(((1 + 1) + (1 + 2)) / 2)
     assert row["change"] == pytest.approx(3.0 * 1.5)
     assert row["relative_change"] == pytest.approx(3.0 * 1.5 / 12.0)
-
-
-def test_the_other_choices_by_hand() -> None:
-    """First half (p0, p1): 0, 5/3, 1: factor 1, reported on p2, p3: 2/3. All four: 0, 7/6, 5/6: factor 1 with 7/6."""
-    first = one(UNSTEERED + DIFFMEAN, "diffmean", choice="first_half")
-    assert (first["factors"], first["n"]) == (["1"], 2)
-    assert first["score"] == pytest.approx(2 / 3)
-    same = one(UNSTEERED + DIFFMEAN, "diffmean", choice="same_texts")
-    assert (same["factors"], same["n"]) == (["1"], 4)
-    assert same["score"] == pytest.approx((4 / 3 + 2 + 0 + 4 / 3) / 4)
 
 
 def test_kinds_of_score_by_hand() -> None:
@@ -113,13 +104,6 @@ def test_one_factor_is_no_choice_and_prompts_have_no_ends() -> None:
     assert (row["factors"], row["n_choices"], row["n_at_smallest"], row["change"]) == (["3", "3"], 0, 0, None)
 
 
-def test_a_choice_among_equals_does_not_count_as_an_end_of_the_grid() -> None:
-    """Half 0 (p0, p2) rates every factor 0, so that its factor says nothing of the grid; half 1 prefers the larger."""
-    texts = [*UNSTEERED, *texts_of("diffmean", "1", BAD, BAD, BAD, BAD), *texts_of("diffmean", "3", BAD, GOOD, BAD, GOOD)]
-    row = one(texts, "diffmean")
-    assert (row["factors"], row["n_choices"], row["n_at_smallest"], row["n_at_largest"]) == (["3", "1"], 1, 0, 1)
-
-
 def test_prompts_are_split_in_the_order_of_their_file() -> None:
     ids = ("c", "a", "b", "e", "d")
     assert prompt_halves(ids, "held_out") == {"c": 0, "a": 1, "b": 0, "e": 1, "d": 0}
@@ -133,18 +117,6 @@ def test_prompts_are_split_in_the_order_of_their_file() -> None:
 
 
 RATING = st.sampled_from((None, 0, 1, 2))
-
-
-def test_unrated_texts_are_missing_and_cannot_be_chosen() -> None:
-    """At factor 2 half 0 has no rated text, half 1 one of two. A half without any rated text chooses nothing, and reports nothing."""
-    texts = [*UNSTEERED, *texts_of("diffmean", "1", BAD, FAIR, BAD, FAIR), *texts_of("diffmean", "2", UNREAD, UNREAD, UNREAD, GOOD)]
-    row = one(texts, "diffmean")
-    assert row["factors"] == ["2", "1"]
-    assert (row["score"], row["n_halves"], row["n"], row["n_missing"]) == (pytest.approx(4 / 3), 1, 4, 2)
-    unrated = [*UNSTEERED, *texts_of("diffmean", "1", UNREAD, FAIR, UNREAD, FAIR), *texts_of("diffmean", "2", UNREAD, BAD, UNREAD, BAD)]
-    row = one(unrated, "diffmean")
-    assert (row["factors"], row["n_halves"], row["score"]) == (["1", None], 0, None)
-    assert row["n"] == 2
 
 
 @st.composite

@@ -11,8 +11,7 @@ from method_rows import LAYER, PROMPTS, method_settings, method_summaries, rows_
 from saesteer.core.tables import validate
 from saesteer.core.uncertainty import RATINGS, mean_interval, of_differences
 from saesteer.exchange.comparison import AXBENCH_METHODS, to_axbench
-from saesteer.methods.compare.differences import method_differences
-from saesteer.methods.compare.means import ELSEWHERE, FAMILIES, family_of
+from saesteer.methods.compare.means import ELSEWHERE, FAMILIES, family_of, method_differences
 from saesteer.methods.compare.paper_values import P4, PAPER_VALUES, Protocol, compared, our_protocol
 from saesteer.methods.compare.protocol import ProtocolError
 from saesteer.methods.compare.tables import METHOD_EQUAL_COST, METHOD_SUMMARIES

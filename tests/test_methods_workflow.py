@@ -149,17 +149,13 @@ def saesteer(folder: Checkout, *arguments: str) -> str:
     return done.stdout
 
 
-def test_results_in_axbenchs_form(compared: Checkout) -> None:
+def test_results_in_axbenchs_form_come_back_as_the_same_scores(compared: Checkout) -> None:
+    """By the ratings in the file, and by those that the judge gives once more."""
     saesteer(compared, "axbench", NAME, "out")
     table = pl.read_parquet(compared.path / "out/layer_06/steering_data.parquet")
     assert table.height == N_CONCEPTS * N_PROMPTS * 2  # factors 1 and 3
     texts = compared.table("generations", NAME).filter(pl.col("method") == "diffmean")["text"]
     assert sorted(table["DiffMean_steered_generation"]) == sorted(texts)
-
-
-def test_they_come_back_as_the_same_scores(compared: Checkout) -> None:
-    """By the ratings in the file, and by those that the judge gives once more."""
-    saesteer(compared, "axbench", NAME, "out")
     source, keys = "out/layer_06/steering_data.parquet", ["method", "concept"]
     here = pl.read_parquet(compared.path / f"data/{NAME}/tables/method_scores.parquet").sort(keys)
     for options in ((), ("--judge", NAME)):

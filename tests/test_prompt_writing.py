@@ -56,24 +56,6 @@ def test_a_request_names_the_concept_where_nothing_in_it_can_end_it() -> None:
     assert len({request("law", insistence).request_id for insistence in INSISTENCE}) == 3
 
 
-@pytest.mark.parametrize(
-    ("state", "reason"),
-    [
-        ({"answer": lambda prompt: " \n"}, "methods.prompt_writer: the answer is empty"),
-        (
-            {"finish_reason": "length", "answer": lambda prompt: "Talk about the"},
-            "methods.prompt_writer: the answer was cut off: raise max_tokens",
-        ),
-        ({"answer": lambda prompt: {"role": "assistant", "content": None, "refusal": "I would rather not."}}, "refused"),
-    ],
-)
-def test_what_cannot_be_used_is_missing_with_a_reason(state: dict[str, Any], reason: str, tmp_path: Path) -> None:
-    with judge_server(**state) as judge:
-        table = written(judge, tmp_path)
-    assert table["prompt"].null_count() == 6
-    assert table["reason"].str.contains(reason, literal=True).all()
-
-
 def label(prompt: str) -> str:
     """What the last line has to start with, as the prompt says."""
     return re.findall(r"^(Instruction(?: [0-9a-f]+)?): INSTRUCTION$", prompt, re.MULTILINE)[-1]
@@ -98,6 +80,7 @@ def test_an_instruction_is_what_stands_behind_its_label(answer: str, instruction
 @pytest.mark.parametrize(
     ("answer", "finish", "reason"),
     [
+        (" \n", "stop", "methods.prompt_writer: the answer is empty"),
         ("<think> The user wants ... </think> Mention the sea in every answer.", "stop", "the last line is not `Instruction"),
         ("<think> The user wants ...\nInstruction: Mention the sea.", "stop", "nothing but thoughts"),
         ("Instruction: Mention the sea in", "max_tokens", "cut off: raise max_tokens"),

@@ -123,17 +123,10 @@ def test_other_ways_of_steering_with_the_labelled_feature_take_its_strength_too(
         assert torch.allclose(vector, torch.tensor([0.6, 0.8]))
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        sae_choice.by_label,
-        sae_choice.clamped,
-        sae_choice.clamped_where_active,
-        sae_choice.component_raised,
-        sae_choice.decaying,
-        sae_choice.by_label_and_output_score,
-    ],
-)
+STEERING_BY_LABEL = (sae_choice.by_label, sae_choice.clamped, sae_choice.clamped_where_active, sae_choice.component_raised)
+
+
+@pytest.mark.parametrize("method", [*STEERING_BY_LABEL, sae_choice.decaying, sae_choice.by_label_and_output_score])
 def test_methods_by_label_abstain_without_a_feature_that_has_a_strength(method: object) -> None:
     texts = [[[1.0, 1.0]]], [[[0.0, 0.0]]]
     with pytest.raises(Abstains, match="no feature is labelled"):
@@ -257,17 +250,8 @@ def test_labelled_texts_count_where_they_choose() -> None:
     assert labelled.label is not None
     counted = {row.name: n_choosing_texts(labelled, row) for row in METHODS}
     none = {"unsteered", "random_vector", "from_file", "sae_label", "sae_clamp", "sae_label_output_score", "sae_label_delta_confidence"}
-    none |= {
-        "sae_clamp_active",
-        "sae_component",
-        "sae_floor",
-        "sae_decay",
-        "sae_label_largest",
-        "sae_ts",
-        "sae_ts_pinv",
-        "sae_ts_rotation",
-        "sae_ts_bias",
-    }
+    none |= {"sae_clamp_active", "sae_component", "sae_floor", "sae_decay", "sae_label_largest"}
+    none |= {"sae_ts", "sae_ts_pinv", "sae_ts_rotation", "sae_ts_bias"}
     assert counted == {row.name: 0 if row.name in none else 8 for row in METHODS}
     changed = replace(labelled, label=None, lm=replace(labelled.lm, prompt_format="chat"))
     differs = {row.name: n for row in METHODS if (n := n_choosing_texts(changed, row)) != counted[row.name]}

@@ -7,8 +7,19 @@ import polars as pl
 import pytest
 from test_recommendation import PROMPTS, SETTINGS, WORKFLOW
 
-from saesteer.analysis.recommendation import FEATURE, UNSTEERED, Recommendation, best_options
-from saesteer.analysis.suppression import ABLATED, CLAMPED, CONTROL, controls, edit_of, recommend_less, scored_by_absence
+from saesteer.analysis.recommendation import (
+    ABLATED,
+    CLAMPED,
+    CONTROL,
+    FEATURE,
+    UNSTEERED,
+    Recommendation,
+    best_options,
+    controls,
+    edit_of,
+    recommend_less,
+    scored_by_absence,
+)
 from saesteer.core.errors import SettingsError
 from saesteer.recommendations.answer import as_sweep
 from saesteer.recommendations.presentation import sentences_of, where_of

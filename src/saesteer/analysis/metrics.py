@@ -8,7 +8,7 @@ permutation);
 within layers). Net: minus that of the same prompts' unsteered texts, which a filter can raise too;
 (4) the same of the net concept rating without the feature's lens tokens, which the output score does not count.
 A finding holds where the numbers show it: the last two in the registered variant of the analysis and in most of the others
-(analysis.filter_variants), and with at least 10 features kept. It does not hold where they exclude it, and is open otherwise.
+(analysis.selection), and with at least 10 features kept. It does not hold where they exclude it, and is open otherwise.
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,7 @@ import polars as pl
 from jaxtyping import Float
 
 from saesteer.analysis.best_factor import RULES
-from saesteer.analysis.filter_variants import CONTROLS
-from saesteer.analysis.selection import LAYER_SETS, MEASURES
+from saesteer.analysis.selection import CONTROLS, LAYER_SETS, MEASURES
 from saesteer.core.uncertainty import (
     SCALES,
     SUCCESS,

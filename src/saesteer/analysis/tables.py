@@ -9,6 +9,16 @@ _INPUT_SCORE = {"input_score": Column(pl.Float64, "P1's S_in, in [0, 1]", "as in
 _OUTPUT_SCORE = {"output_score": Column(pl.Float64, "P1's S_out, in [0, 1]")}
 _CONCEPT = {"concept": Column(pl.String, "what the feature stands for, as in the table features", "it has no clear concept")}
 
+
+def interval_ends(name: str, over: str, null_when: str) -> dict[str, Column]:
+    """The columns of the ends of an interval; `name` is that of the quantity, empty where a table has one interval."""
+    low, high = (f"{name}_{end}" if name else end for end in ("low", "high"))
+    return {
+        low: Column(pl.Float64, f"lower end of its interval over {over}", null_when),
+        high: Column(pl.Float64, "upper end", null_when),
+    }
+
+
 STEERING = Table(
     "steering",
     ("layer", "feature", "factor", "half"),
@@ -128,11 +138,9 @@ SELECTION = Table(
         "n_missing": Column(pl.UInt32, "features without it, left out"),
         "n_kept": Column(pl.UInt32, "features kept"),
         "mean": Column(pl.Float64, "mean of the measure over kept features", "nothing is kept"),
-        "low": Column(pl.Float64, "lower end of its interval over features", "fewer than 2 are kept"),
-        "high": Column(pl.Float64, "upper end", "fewer than 2 are kept"),
+        **interval_ends("", "features", "fewer than 2 are kept"),
         "removed_mean": Column(pl.Float64, "mean over removed features", "nothing is removed"),
-        "removed_low": Column(pl.Float64, "lower end of its interval over features", "fewer than 2 are removed"),
-        "removed_high": Column(pl.Float64, "upper end", "fewer than 2 are removed"),
+        **interval_ends("removed", "features", "fewer than 2 are removed"),
         "random_mean": Column(pl.Float64, "mean when as many are removed at random", "nothing is kept"),
         "random_low": Column(pl.Float64, "lower end of the random band", "nothing is kept"),
         "random_high": Column(pl.Float64, "upper end of the random band", "nothing is kept"),
@@ -150,8 +158,7 @@ def _matched(name: str, alike: str, unknown: str) -> dict[str, Column]:
             f"kept_mean over the mean of as many features of each layer and quarter {alike}",
             f"nothing is kept, that mean is not above 0, or {unknown}",
         ),
-        f"{name}_low": Column(pl.Float64, "lower end of its interval over features", too_few),
-        f"{name}_high": Column(pl.Float64, "upper end", f"as {name}_low"),
+        **interval_ends(name, "features", too_few),
         f"p_{name}": Column(pl.Float64, "two-sided p of the permutation test within these", f"nothing is kept or removed, or {unknown}"),
     }
 
@@ -173,15 +180,11 @@ FILTER_VARIANTS = Table(
         "mean": Column(pl.Float64, "mean success of all", "there are no features"),
         "kept_mean": Column(pl.Float64, "mean success of the kept", "nothing is kept"),
         "ratio": Column(pl.Float64, "kept_mean over mean", "nothing is kept, or the mean is not above 0"),
-        "ratio_low": Column(pl.Float64, "lower end of its interval over features", "fewer than 2 are kept, or the ratio is not above 0"),
-        "ratio_high": Column(pl.Float64, "upper end", "as ratio_low"),
+        **interval_ends("ratio", "features", "fewer than 2 are kept, or the ratio is not above 0"),
         "within_layers": Column(
             pl.Float64, "kept_mean over the mean of as many features of each layer", "nothing is kept, or that mean is not above 0"
         ),
-        "within_layers_low": Column(
-            pl.Float64, "lower end of its interval over features", "fewer than 2 are kept, or the ratio is not above 0"
-        ),
-        "within_layers_high": Column(pl.Float64, "upper end", "as within_layers_low"),
+        **interval_ends("within_layers", "features", "fewer than 2 are kept, or the ratio is not above 0"),
         **SELECTION.some("p_within_layers"),
         **_matched("matched", "of the frequency of top logit-lens tokens in unsteered texts", "there are no such texts"),
         **_matched("matched_density", "of density", "a feature's density is unknown"),
@@ -197,11 +200,9 @@ FACTOR_BINS = Table(
         "factor": OF_TEXT["factor"],
         "n_features": Column(pl.UInt32, "features in the bin"),
         "gen_success_20": Column(pl.Float64, "mean over features of GenSuccess@20, all prefixes"),
-        "gen_success_20_low": Column(pl.Float64, "lower end of its interval over features", "fewer than 2 features"),
-        "gen_success_20_high": Column(pl.Float64, "upper end", "fewer than 2 features"),
+        **interval_ends("gen_success_20", "features", "fewer than 2 features"),
         "perplexity": Column(pl.Float64, "geometric mean over features and texts", "every text is empty"),
-        "perplexity_low": Column(pl.Float64, "lower end of its interval over features", "fewer than 30 features"),
-        "perplexity_high": Column(pl.Float64, "upper end", "fewer than 30 features"),
+        **interval_ends("perplexity", "features", "fewer than 30 features"),
     },
 )
 
@@ -228,8 +229,7 @@ PMI = Table(
         "n_kept": Column(pl.UInt32, "features kept that have a PMI"),
         "n_missing": Column(pl.UInt32, "features kept without one"),
         "mean": Column(pl.Float64, "mean PMI in nats", "nothing is kept"),
-        "low": Column(pl.Float64, "lower end of its interval over features", "fewer than 30"),
-        "high": Column(pl.Float64, "upper end", "fewer than 30"),
+        **interval_ends("", "features", "fewer than 30"),
     },
 )
 

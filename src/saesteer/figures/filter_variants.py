@@ -5,8 +5,7 @@ from itertools import product
 import polars as pl
 
 from saesteer.analysis.best_factor import RULES
-from saesteer.analysis.filter_variants import CONTROLS, SUCCESSES
-from saesteer.analysis.selection import LAYER_SETS
+from saesteer.analysis.selection import CONTROLS, LAYER_SETS, SUCCESSES
 from saesteer.figures.definition import FigureDefinition, Options, Tables, constants, n_of
 from saesteer.figures.style import BLACK, BLUE, GREY, MAGENTA, PAGE, Axes, Figure, legend_above, new_figure
 

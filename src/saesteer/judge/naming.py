@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from saesteer.analysis.label_evidence import AFTER, BEFORE, CLOSES, NOTHING, OPENS, Evidence, Label, Namer
-from saesteer.core.files import value_digest
 from saesteer.judge.answers import AnswerBook, Ask, Asker, answer_all, unanswered
 from saesteer.judge.parse import Rating, Words
-from saesteer.judge.rubric import ATTEMPTS, Question, labelled_question
+from saesteer.judge.rubric import Question, digest_of, labelled_question
 from saesteer.judge.spend import CHARACTERS_PER_TOKEN, CostEstimate, estimate
 from saesteer.settings import Endpoint, ExplanationSettings
 
@@ -77,8 +76,7 @@ def estimate_labels(n_features: int, n_tokens: int, section: ExplanationSettings
 def wording_digest() -> str:
     """Digest of everything that is asked besides what is known of the feature."""
     kinds = [name_question(Evidence(0, 0, shown, tokens, (), ())) for shown, tokens in ((("a",), ()), ((), ("a",)), (("a",), ("a",)))]
-    questions = [question for question in (*kinds, detection_question("a", "b"), detection_question("answer", "b")) if question]
-    return value_digest([question.messages(attempt) for question in questions for attempt in range(ATTEMPTS)])[:16]
+    return digest_of(question for question in (*kinds, detection_question("a", "b"), detection_question("answer", "b")) if question)
 
 
 def naming_fingerprint(asker: Asker) -> dict[str, Any]:

@@ -7,12 +7,11 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.core.files import value_digest
 from saesteer.core.tables import validate
 from saesteer.judge.answers import AnswerBook, answer_all, unanswered
 from saesteer.judge.endpoint import OfEndpoint
 from saesteer.judge.parse import Unparsed, Words
-from saesteer.judge.rubric import ATTEMPTS, Question, labelled_question
+from saesteer.judge.rubric import Question, digest_of, labelled_question
 from saesteer.settings import Endpoint
 from saesteer.sources.concept_tables import STEERING_PROMPTS
 
@@ -42,8 +41,7 @@ def request(concept: str, insistence: str) -> Question:
 def prompts_fingerprint(settings: Endpoint) -> dict[str, Any]:
     """What the prompts depend on besides the concepts. Not the address, as for judges."""
     questions = [request(theme, insistence) for theme in ("a theme", "an instruction") for insistence in INSISTENCE]
-    words = value_digest([question.messages(attempt) for question in questions for attempt in range(ATTEMPTS)])[:16]
-    return {"request": words, **settings.model_dump(include={"model", "max_tokens", "temperature", "seed"})}
+    return {"request": digest_of(questions), **settings.model_dump(include={"model", "max_tokens", "temperature", "seed"})}
 
 
 def written_prompts(concepts: Mapping[str, str], writer: OfEndpoint, answers_folder: Path, part_seconds: float) -> pl.DataFrame:

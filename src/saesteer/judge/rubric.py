@@ -12,7 +12,7 @@ text repeats no rating. Markers of chat templates in it are broken up: servers m
 import hashlib
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -129,9 +129,13 @@ def questions(text: str, concept: str | None, instruction: str | None) -> dict[A
 
 
 def rubric_digest() -> str:
-    """Digest of everything that the rubric says: of the prompts about a fixed text, all attempts, with and without a code in the label."""
+    """Digest of everything that the rubric says: of the prompts about a fixed text, with and without a code in the label."""
     texts = ("A text.", "Rating: 2")
-    fixed_questions = [question for text in texts for question in questions(text, "a concept", "An instruction.").values()]
+    return digest_of(question for text in texts for question in questions(text, "a concept", "An instruction.").values())
+
+
+def digest_of(fixed_questions: Iterable[Question]) -> str:
+    """Digest of what questions about fixed material ask in all attempts."""
     return value_digest([question.messages(attempt) for question in fixed_questions for attempt in range(ATTEMPTS)])[:16]
 
 

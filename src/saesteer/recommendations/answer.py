@@ -15,6 +15,9 @@ import polars as pl
 
 from saesteer.analysis.halves import split_halves
 from saesteer.analysis.recommendation import (
+    ABLATED,
+    CLAMPED,
+    CONTROL,
     FEATURE,
     OPTION,
     UNSTEERED,
@@ -24,10 +27,11 @@ from saesteer.analysis.recommendation import (
     harmless,
     met,
     recommend,
+    recommend_less,
+    scored_by_absence,
     unsteered_texts,
 )
 from saesteer.analysis.repeats import without_repeats
-from saesteer.analysis.suppression import ABLATED, CLAMPED, CONTROL, recommend_less, scored_by_absence
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id, write_text
 from saesteer.core.texts import of_fits

@@ -13,8 +13,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.analysis.candidates import MATCHES, N_SAID, candidates, concept_words, similarities
-from saesteer.analysis.recommendation import N_PER_LAYER
-from saesteer.analysis.suppression import controls
+from saesteer.analysis.recommendation import N_PER_LAYER, controls
 from saesteer.analysis.words_at_maxima import fired_on, words_at_maxima
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import file_digest, value_digest, write_atomically

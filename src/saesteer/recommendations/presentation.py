@@ -10,8 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saesteer.analysis.best_factor import highest
-from saesteer.analysis.recommendation import FEATURE, UNSTEERED, Choice, PromptMean, Recommendation, Verdict, unsteered_texts
-from saesteer.analysis.suppression import edit_of
+from saesteer.analysis.recommendation import FEATURE, UNSTEERED, Choice, PromptMean, Recommendation, Verdict, edit_of, unsteered_texts
 from saesteer.core.markdown import escaped, printable, table, words
 from saesteer.recommendations.answer import Answer
 from saesteer.recommendations.scoring import limits

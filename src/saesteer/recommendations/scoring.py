@@ -16,9 +16,8 @@ import polars as pl
 
 from saesteer.analysis.acceptability import DISTINCT_BIGRAMS, fluency_by_loss
 from saesteer.analysis.candidates import concept_words
-from saesteer.analysis.recommendation import FEATURE, UNSTEERED, PromptMean, estimated
+from saesteer.analysis.recommendation import FEATURE, UNSTEERED, PromptMean, edit_of, estimated
 from saesteer.analysis.score import harmonic_mean
-from saesteer.analysis.suppression import edit_of
 from saesteer.engine.damage import TooFewTextsError, loss_rises
 from saesteer.engine.generations import feature_edit
 from saesteer.engine.interventions import Nothing

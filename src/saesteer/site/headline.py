@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.analysis.best_factor import RULES
-from saesteer.analysis.filter_variants import CONTROLS
 from saesteer.analysis.metrics import MAX_P, MIN_KEPT, MIN_LAYERS, MIN_RATIO
+from saesteer.analysis.selection import CONTROLS
 from saesteer.core.markdown import number, table
 from saesteer.run import Run
 from saesteer.workflow.outputs import planned_outputs

@@ -9,7 +9,7 @@ import polars as pl
 
 from saesteer.core.markdown import number, table
 from saesteer.core.texts import RATING_COLUMNS
-from saesteer.methods.compare.differences import told_apart
+from saesteer.methods.compare.means import told_apart
 from saesteer.methods.compare.paper_values import FACTS, PAPER_VALUES, Protocol
 from saesteer.methods.compare.protocol import UNSTEERED, row_of
 from saesteer.settings.methods import HELD_OUT_TEXTS, MethodSettings

@@ -104,7 +104,7 @@ def selection_table(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
 
 def variants_table(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     """What the filter by output score gains in every variant of the analysis."""
-    from saesteer.analysis.filter_variants import filter_variants, lens_frequencies
+    from saesteer.analysis.selection import filter_variants, lens_frequencies
 
     experiment, features = run.sweep, run.summary(FEATURES)
     frequencies = lens_frequencies(run.rows(GENERATIONS).filter(factor="0"), features)
@@ -114,8 +114,8 @@ def variants_table(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
 
 def factor_bins_table(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     """GenSuccess and perplexity against factor, by output-score bin."""
-    from saesteer.analysis.factor_bins import EDGES, factor_bins
     from saesteer.analysis.pilot_grid import by_multiple, grid
+    from saesteer.analysis.selection import EDGES, factor_bins
 
     experiment, steering, features = run.sweep, run.summary(STEERING), run.summary(FEATURES)
     if experiment.sweep.pilot:

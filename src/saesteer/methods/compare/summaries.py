@@ -7,8 +7,7 @@ import polars as pl
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.files import text_id
 from saesteer.core.texts import FIT_TEXT, RATING_COLUMNS
-from saesteer.methods.compare.differences import method_differences
-from saesteer.methods.compare.means import ELSEWHERE, family_of, held_out_means, method_curves, methods_table
+from saesteer.methods.compare.means import ELSEWHERE, family_of, held_out_means, method_curves, method_differences, methods_table
 from saesteer.methods.compare.paper_values import Protocol, published_beside_ours
 from saesteer.methods.compare.protocol import FIT, ProtocolError, Rows, check_methods, prompt_halves, scored
 from saesteer.methods.compare.tables import METHOD_CURVES, METHOD_DIFFERENCES, METHOD_PUBLISHED, METHODS_TABLE

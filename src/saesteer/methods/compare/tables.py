@@ -2,16 +2,19 @@
 
 import polars as pl
 
+from saesteer.analysis.tables import interval_ends
 from saesteer.core.tables import LAYER, Column, Table, by_name
-from saesteer.core.texts import OF_TEXT
+from saesteer.core.texts import OF_TEXT, RATING_COLUMNS
 from saesteer.sources.concept_tables import COMPARED_CONCEPTS
+
+_OF_METHOD = {"layer": LAYER, "method": OF_TEXT["method"]}
+_RATED = ("score", *RATING_COLUMNS)
 
 METHOD_HALVES = Table(
     "method_halves",
     ("layer", "method", "concept_id", "factor", "half"),
     {
-        "layer": LAYER,
-        "method": OF_TEXT["method"],
+        **_OF_METHOD,
         **COMPARED_CONCEPTS.some("concept_id"),
         "factor": OF_TEXT["factor"],
         "half": Column(pl.UInt8, "half of the prompts, 0 or 1; 0 only where the same texts choose and report"),
@@ -38,8 +41,7 @@ METHOD_CHOICES = Table(
     "method_choices",
     ("layer", "method", "concept_id", "reported_on"),
     {
-        "layer": LAYER,
-        "method": OF_TEXT["method"],
+        **_OF_METHOD,
         **COMPARED_CONCEPTS.some("concept_id"),
         "reported_on": Column(pl.String, "half of the prompts reported on: 0, 1 (chosen on the other), or all (chosen on the same)"),
         "abstains": Column(pl.Boolean, "the method has no intervention: score is the unsteered text's on the same half"),
@@ -83,8 +85,7 @@ METHOD_SCORES = Table(
     "method_scores",
     ("layer", "method", "concept_id"),
     {
-        "layer": LAYER,
-        "method": OF_TEXT["method"],
+        **_OF_METHOD,
         **COMPARED_CONCEPTS.some("concept_id", "concept"),
         **METHOD_CHOICES.some("abstains"),
         "reason": Column(pl.String, "why it abstains", "it does not"),
@@ -113,8 +114,7 @@ METHODS_TABLE = Table(
     "methods",
     ("layer", "method"),
     {
-        "layer": LAYER,
-        "method": OF_TEXT["method"],
+        **_OF_METHOD,
         "title": Column(pl.String, "its name in text and figures"),
         "family": Column(pl.String, "kind of method"),
         "paper": Column(pl.String, "where it comes from"),
@@ -123,24 +123,21 @@ METHODS_TABLE = Table(
         "n_concepts": Column(pl.UInt32, "concepts asked for"),
         "n": Column(pl.UInt32, "concepts with a score; those where it abstains have the unsteered text's"),
         "score": Column(pl.Float64, "mean over them", "no concept has a score"),
-        "score_low": Column(pl.Float64, "lower end of its interval over concepts", "fewer than 2 concepts"),
-        "score_high": Column(pl.Float64, "upper end", "fewer than 2 concepts"),
+        **interval_ends("score", "concepts", "fewer than 2 concepts"),
         "rank": Column(pl.Float64, "its place in the layer by that mean, 1 the best; equals share theirs", "no concept has a score"),
         "rank_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", "fewer than 2 concepts"),
         "rank_high": Column(pl.Float64, "upper end", "fewer than 2 concepts"),
         "n_abstaining": Column(pl.UInt32, "concepts for which the method has no intervention"),
         "n_surviving": Column(pl.UInt32, "concepts with a score of the method's own"),
         "surviving_score": Column(pl.Float64, "mean over those only: flatters a method that abstains", "there are none"),
-        "surviving_low": Column(pl.Float64, "lower end of its interval over concepts", "fewer than 2 concepts"),
-        "surviving_high": Column(pl.Float64, "upper end", "fewer than 2 concepts"),
+        **interval_ends("surviving", "concepts", "fewer than 2 concepts"),
         "n_texts": Column(pl.UInt32, "texts reported on"),
         "n_missing": Column(pl.UInt32, "of them, those without a score"),
         "concept_rating": Column(pl.Float64, "mean over concepts at the chosen factors", "no text of its own was rated"),
         "instruction_rating": Column(pl.Float64, "the same", "no instruction, or no text of its own was rated"),
         "fluency_rating": Column(pl.Float64, "the same", "no text of its own was rated"),
         "concept_log_odds": Column(pl.Float64, "mean over concepts at the chosen factors, in nats", "no text of its own has one"),
-        "concept_log_odds_low": Column(pl.Float64, "lower end of its interval over concepts", "the same, or fewer than 30 concepts"),
-        "concept_log_odds_high": Column(pl.Float64, "upper end", "the same, or fewer than 30 concepts"),
+        **interval_ends("concept_log_odds", "concepts", "the same, or fewer than 30 concepts"),
         "perplexity": Column(pl.Float64, "geometric mean over concepts at the chosen factors", "no text of its own has one"),
         "median_factor": Column(pl.Float64, "median of the chosen factors", "none was chosen"),
         "median_change": Column(pl.Float64, "median over concepts of METHOD_SCORES.change", "none, or factors number prompts"),
@@ -182,13 +179,11 @@ METHOD_DIFFERENCES = Table(
     "method_differences",
     ("layer", "method", "other"),
     {
-        "layer": LAYER,
-        "method": OF_TEXT["method"],
+        **_OF_METHOD,
         "other": Column(pl.String, "key of the method that is subtracted; each pair stands once, in the order of METHODS_TABLE's keys"),
         "n": Column(pl.UInt32, "concepts with a score under both"),
         "mean": Column(pl.Float64, "mean over concepts of score minus the other's", "there are none"),
-        "low": Column(pl.Float64, "lower end of its interval over concepts", "fewer than 2 concepts"),
-        "high": Column(pl.Float64, "upper end", "fewer than 2 concepts"),
+        **interval_ends("", "concepts", "fewer than 2 concepts"),
         "detectable": Column(
             pl.Float64,
             "difference that as many concepts would show with probability .8 (two-sided test at 1 - confidence)",
@@ -205,8 +200,7 @@ METHOD_DIFFERENCES = Table(
         "win_rate": Column(
             pl.Float64, "share of concepts whose score is above the other's, a tie counting one half (P4's win rate)", "there are none"
         ),
-        "win_rate_low": Column(pl.Float64, "lower end of its interval over concepts", "fewer than 2 concepts"),
-        "win_rate_high": Column(pl.Float64, "upper end", "fewer than 2 concepts"),
+        **interval_ends("win_rate", "concepts", "fewer than 2 concepts"),
     },
 )
 
@@ -214,8 +208,7 @@ METHOD_CURVES = Table(
     "method_curves",
     ("layer", "method", "factor"),
     {
-        "layer": LAYER,
-        "method": OF_TEXT["method"],
+        **_OF_METHOD,
         **METHODS_TABLE.some("title", "family"),
         "factor": OF_TEXT["factor"],
         "n": Column(pl.UInt32, "concepts for which the method has an intervention"),
@@ -225,14 +218,8 @@ METHOD_CURVES = Table(
         "concept_rating": Column(pl.Float64, "mean over concepts, all prompts", "none could be rated"),
         "instruction_rating": Column(pl.Float64, "mean over concepts, all prompts", "none could be rated"),
         "fluency_rating": Column(pl.Float64, "mean over concepts, all prompts", "none could be rated"),
-        "score_low": Column(pl.Float64, "lower end of its interval over concepts", "fewer than 2 concepts"),
-        "concept_rating_low": Column(pl.Float64, "lower end of its interval over concepts", "fewer than 2 concepts"),
-        "instruction_rating_low": Column(pl.Float64, "lower end of its interval over concepts", "fewer than 2 concepts"),
-        "fluency_rating_low": Column(pl.Float64, "lower end of its interval over concepts", "fewer than 2 concepts"),
-        "score_high": Column(pl.Float64, "upper end", "fewer than 2 concepts"),
-        "concept_rating_high": Column(pl.Float64, "upper end", "fewer than 2 concepts"),
-        "instruction_rating_high": Column(pl.Float64, "upper end", "fewer than 2 concepts"),
-        "fluency_rating_high": Column(pl.Float64, "upper end", "fewer than 2 concepts"),
+        **{f"{name}_low": Column(pl.Float64, "lower end of its interval over concepts", "fewer than 2 concepts") for name in _RATED},
+        **{f"{name}_high": Column(pl.Float64, "upper end", "fewer than 2 concepts") for name in _RATED},
         "perplexity": Column(pl.Float64, "geometric mean over concepts", "every text is empty"),
         "n_chosen": Column(pl.UInt32, "choices that fell on this factor"),
         "method_score": Column(pl.Float64, "the method's held-out score (METHODS_TABLE)", "no concept has a score"),
@@ -244,8 +231,7 @@ METHOD_PUBLISHED = Table(
     "method_published",
     ("layer", "method", "source", "place", "their_model", "their_layer", "task"),
     {
-        "layer": LAYER,
-        "method": OF_TEXT["method"],
+        **_OF_METHOD,
         "source": Column(pl.String, "paper or public thread"),
         "place": Column(pl.String, "where the figure stands there, and which variant"),
         "their_model": Column(pl.String, "model"),
@@ -267,24 +253,20 @@ METHOD_DAMAGE = Table(
     "method_damage",
     ("layer", "method"),
     {
-        "layer": LAYER,
-        "method": OF_TEXT["method"],
+        **_OF_METHOD,
         **METHODS_TABLE.some("title", "family", "score", "score_low", "score_high"),
         "n": Column(pl.UInt32, "concepts; those where it abstains are not steered, so nothing is lost"),
         "loss_rise": Column(pl.Float64, "mean over them of what steering as chosen adds to the loss on ordinary texts, nats a token"),
-        "loss_rise_low": Column(pl.Float64, "lower end of its interval over concepts", "fewer than 30 concepts"),
-        "loss_rise_high": Column(pl.Float64, "upper end", "fewer than 30 concepts"),
+        **interval_ends("loss_rise", "concepts", "fewer than 30 concepts"),
         "divergence": Column(pl.Float64, "mean over them of the divergence from the unsteered next-token distribution, nats"),
-        "divergence_low": Column(pl.Float64, "lower end of its interval over concepts", "fewer than 30 concepts"),
-        "divergence_high": Column(pl.Float64, "upper end", "fewer than 30 concepts"),
+        **interval_ends("divergence", "concepts", "fewer than 30 concepts"),
         "unsteered_loss": Column(pl.Float64, "loss on ordinary texts, unsteered, nats a token"),
         "other_rating": Column(
             pl.Float64,
             "mean rating of all other topics in the texts at the chosen factors, 0 to 2",
             "the judge is not the shipped world's oracle",
         ),
-        "other_rating_low": Column(pl.Float64, "lower end of its interval over concepts", "the same, or fewer than 2 concepts"),
-        "other_rating_high": Column(pl.Float64, "upper end", "the same, or fewer than 2 concepts"),
+        **interval_ends("other_rating", "concepts", "the same, or fewer than 2 concepts"),
         **METHODS_TABLE.some("confidence"),
     },
 )
@@ -293,8 +275,7 @@ METHOD_EQUAL_COST_SCORES = Table(
     "method_equal_cost_scores",
     ("layer", "method", "limit", "concept_id"),
     {
-        "layer": LAYER,
-        "method": OF_TEXT["method"],
+        **_OF_METHOD,
         "limit": Column(pl.Float64, "most divergence (DAMAGE) at which a fit may steer, nats"),
         **COMPARED_CONCEPTS.some("concept_id"),
         "score": Column(
@@ -313,8 +294,7 @@ METHOD_EQUAL_COST = Table(
     "method_equal_cost",
     ("layer", "method", "limit"),
     {
-        "layer": LAYER,
-        "method": OF_TEXT["method"],
+        **_OF_METHOD,
         **METHOD_EQUAL_COST_SCORES.some("limit"),
         **METHODS_TABLE.some("title", "family"),
         "n_concepts": Column(pl.UInt32, "concepts asked for"),
@@ -322,13 +302,11 @@ METHOD_EQUAL_COST = Table(
         "score": Column(
             pl.Float64, "mean held-out score over them, the factor chosen among those within the limit", "no concept has a score"
         ),
-        "score_low": Column(pl.Float64, "lower end of its interval over concepts", "fewer than 2 concepts"),
-        "score_high": Column(pl.Float64, "upper end", "fewer than 2 concepts"),
+        **interval_ends("score", "concepts", "fewer than 2 concepts"),
         "divergence": Column(
             pl.Float64, "mean over concepts of the divergence at the factors chosen, 0 where unsteered, nats", "no factor could be chosen"
         ),
-        "divergence_low": Column(pl.Float64, "lower end of its interval over concepts", "fewer than 30 concepts"),
-        "divergence_high": Column(pl.Float64, "upper end", "fewer than 30 concepts"),
+        **interval_ends("divergence", "concepts", "fewer than 30 concepts"),
         "share_unsteered": Column(
             pl.Float64, "share of the concepts for which no factor is within the limit, or the method abstains anyway"
         ),
@@ -340,8 +318,7 @@ METHOD_EQUAL_COST = Table(
             "Spearman's rho over the layer's methods of score and unlimited_score, the same for every method",
             "scores do not vary",
         ),
-        "rank_correlation_low": Column(pl.Float64, "lower end of its interval over methods", "the same, or fewer than 4 methods"),
-        "rank_correlation_high": Column(pl.Float64, "upper end", "the same, or fewer than 4 methods"),
+        **interval_ends("rank_correlation", "methods", "the same, or fewer than 4 methods"),
         **METHODS_TABLE.some("confidence"),
     },
 )
