@@ -141,7 +141,6 @@ def scored(
     rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings, best_factor: BestFactorSettings = BEST_FACTOR
 ) -> dict[str, pl.DataFrame]:
     """The protocol's tables, with P1's own limit."""
-    protocol.check_methods(rows.fits, settings)
     return protocol.scored(rows, protocol.prompt_halves(prefix_ids, settings.factor_choice), settings, best_factor)
 
 

@@ -78,13 +78,8 @@ def test_directions_count_at_unit_norm_as_in_the_papers_program() -> None:
     assert one.r2 == pytest.approx(other.r2, abs=1e-5)
 
 
-def test_what_cannot_be_fitted_is_refused() -> None:
+def test_effects_that_do_not_vary_are_refused() -> None:
     x, y, _, _ = world(20, 0.3)
-    with pytest.raises(ValueError, match=r"raise effects.n_vectors"):
-        fitted(table(x, y), 19)
-    two_layers = table(x, y).with_columns(layer=pl.col("vector").cast(pl.UInt16) % 2)
-    with pytest.raises(ValueError, match=r"layers \[0, 1\]"):
-        fitted(two_layers, 5)
     with pytest.raises(ValueError, match="R2 has no meaning"):
         fitted(table(x, np.ones_like(y)), 5)
 

@@ -131,11 +131,9 @@ def test_vector_from_a_file_is_taken_at_unit_norm():
     assert addition.scale == pytest.approx(largest, rel=1e-5)
 
 
-def test_a_concept_without_a_vector_abstains_and_one_of_another_model_is_refused():
+def test_a_concept_without_a_vector_abstains():
     with pytest.raises(Abstains, match="none for 'sea'"):
         from_file(problem("sea", n_texts=2))
-    with pytest.raises(ValueError, match=r"'sea' has shape \(64,\), not \(128,\)"):
-        from_file(problem("sea", n_texts=2, vector=torch.ones(64)))
 
 
 def test_texts_that_are_alike_or_not_activated_abstain():

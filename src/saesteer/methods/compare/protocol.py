@@ -20,7 +20,7 @@ from saesteer.core.texts import FIT_TEXT, RATING_COLUMNS
 from saesteer.core.uncertainty import RATINGS, SHARES, Interval
 from saesteer.methods.compare.tables import METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES
 from saesteer.settings import BestFactorSettings, registry
-from saesteer.settings.methods import MethodSettings, ProtocolSettings
+from saesteer.settings.methods import ProtocolSettings
 from saesteer.settings.registry import Method
 
 UNSTEERED = "unsteered"
@@ -239,25 +239,6 @@ def scored(rows: Rows, halves: Mapping[str, int], settings: ProtocolSettings, be
         METHOD_CHOICES.name: choices,
         METHOD_SCORES.name: method_scores(choices, rows.fits, rows.concepts),
     }
-
-
-def check_methods(fits: pl.DataFrame, settings: MethodSettings) -> None:
-    """Refuse fits of methods that are not the experiment's, and a concept without unsteered texts."""
-    if UNSTEERED not in settings.methods:
-        raise ProtocolError(
-            f"`methods` of the experiment lacks {UNSTEERED!r}: a method that abstains counts with the unsteered text's score; add it"
-        )
-    for key in sorted(fits["method"].unique()):
-        if row_of(key).name not in settings.methods:
-            raise ProtocolError(f"table fits holds method {key!r}, which is not among `methods` of the experiment")
-    place = ["layer", "concept_id"]
-    unsteered = fits.filter(pl.col("kind").is_not_null(), method=registry.method(UNSTEERED).key)
-    missing = fits.join(unsteered, on=place, how="anti").select(place).sort(place)
-    if missing.height:
-        raise ProtocolError(
-            f"method {UNSTEERED} has no text for {missing.row(0, named=True)}: abstaining methods count with its score, so it must be "
-            f"among `methods` of the experiment, for every concept"
-        )
 
 
 def score_scale(settings: ProtocolSettings) -> Interval:

@@ -9,7 +9,7 @@ from saesteer.core.files import text_id
 from saesteer.core.texts import FIT_TEXT, RATING_COLUMNS
 from saesteer.methods.compare.means import ELSEWHERE, family_of, held_out_means, method_curves, method_differences, methods_table
 from saesteer.methods.compare.paper_values import Protocol, published_beside_ours
-from saesteer.methods.compare.protocol import FIT, ProtocolError, Rows, check_methods, prompt_halves, scored
+from saesteer.methods.compare.protocol import FIT, ProtocolError, Rows, prompt_halves, scored
 from saesteer.methods.compare.tables import METHOD_CURVES, METHOD_DIFFERENCES, METHOD_PUBLISHED, METHODS_TABLE
 from saesteer.settings import BestFactorSettings, ProtocolSettings
 from saesteer.settings.methods import MethodSettings
@@ -23,7 +23,6 @@ def method_summaries(
     rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings, best_factor: BestFactorSettings, protocols: dict[int, Protocol]
 ) -> dict[str, pl.DataFrame]:
     """METHOD_SUMMARIES by name. `prefix_ids` are the prompts', in their file's order; `protocols` is paper_values.our_protocol by layer."""
-    check_methods(rows.fits, settings)
     tables = scored(rows, prompt_halves(prefix_ids, settings.factor_choice), settings, best_factor)
     halves, choices, scores = tables.values()
     methods = methods_table(scores, choices, rows, settings)

@@ -31,11 +31,6 @@ def fitted(effects: pl.DataFrame, n_held_out: int) -> Approximator:
     """Fit one layer's EFFECTS rows but the `n_held_out` of lowest vector number (those stay the same when vectors are added), on which R2
     is measured: 1 - SSE / SST pooled over vectors and features, SST about the fitted vectors' mean effect. Of more vectors than the SAE has
     features R2 is optimistic, since sums with held-out rows are fitted (effect_questions leaves them out). Tensors: float32, CPU."""
-    if effects["layer"].n_unique() != 1 or effects.height < n_held_out + 2 or n_held_out < 1:
-        raise ValueError(
-            f"an approximator needs the effects of one layer, at least 1 held out and 2 fitted: given are layers "
-            f"{effects['layer'].unique().to_list()}, {effects.height} vectors and n_held_out {n_held_out}; raise effects.n_vectors"
-        )
     ordered = effects.sort("vector")
     x, y = (ordered[name].list.to_array(len(ordered[name][0])).to_numpy() for name in ("direction", "effect"))  # [vector width]
     x = x.astype(np.float64)

@@ -20,12 +20,6 @@ def random_vector(problem: Problem) -> Addition:
 
 def from_file(problem: Problem) -> Addition:
     """The concept's vector of a safetensors file, whatever made it: to unit norm, scaled as every vector is."""
-    vector = problem.vector
-    if vector is None:
+    if problem.vector is None:
         raise Abstains(f"the file of vectors has none for {problem.concept!r}")
-    if tuple(vector.shape) != (problem.width,):
-        raise ValueError(
-            f"the vector for {problem.concept!r} has shape {tuple(vector.shape)}, not ({problem.width},), as at {problem.hook_point.name}"
-            f" of {problem.lm.name}: give vectors of this model"
-        )
-    return scaled_addition(problem, unit(vector.to(problem.lm.device).float()))
+    return scaled_addition(problem, unit(problem.vector.to(problem.lm.device).float()))

@@ -32,7 +32,7 @@ from saesteer.engine.memory import Halving
 from saesteer.engine.models import LanguageModel, fewest_texts, pad_rows, shape_matters
 from saesteer.engine.saes import Sae, encode
 from saesteer.engine.steering import Intervention
-from saesteer.settings.methods import EffectSettings, most_effect_vectors
+from saesteer.settings.methods import EffectSettings
 
 ALGORITHM_VERSION = 1
 
@@ -58,12 +58,6 @@ def effect_features(n_features: int, n: int, seed: int, layer: int) -> list[tupl
     First every feature by itself, in a seeded order; then pairs: each feature with the next in that order, then each with the next but one,
     and so on, so that no pair comes twice and all features are in equally many.
     """
-    most = most_effect_vectors(n_features)
-    if n > most:
-        raise ValueError(
-            f"effects.n_vectors is {n}, but the SAE of layer {layer} has {n_features} features, which make {most} single rows and pairs:"
-            f" set it to {most} at most"
-        )
     (use,) = text_keys(["effects"])  # another permutation than the feature set's of the same seed
     order = np.argsort(uniforms(seed, layer, use, np.arange(n_features), step=0), kind="stable").tolist()
     pairs = ((order[number % n_features], order[(number + number // n_features + 1) % n_features]) for number in range(n - n_features))

@@ -24,8 +24,6 @@ def training_texts(
     answers reads the input as the user's turn and the output as its own. Outputs end after `longest` tokens or at the model's last
     position.
     """
-    if texts["concept_id"].n_unique() > 1:
-        raise ValueError(f"these texts are of {texts['concept_id'].n_unique()} concepts; give those of one")
     ordered = texts.sort("number")
     positive, negative = (
         tuple(_text(lm, row, longest) for row in ordered.filter(positive=side).iter_rows(named=True)) for side in (True, False)
