@@ -19,6 +19,7 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
+    from judge_server import Judge
     from workflow_folder import Folder
     from xdist.scheduler import LoadFileScheduling
 
@@ -143,6 +144,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if unexpected := sorted(reason for reason in reasons if not re.search(expected, reason)):
         reporter.write_line(f"skipped, though it was not expected: {unexpected}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def judge() -> Iterator["Judge"]:
+    """A loopback endpoint that answers every question of a judge."""
+    from judge_server import judge_server
+
+    with judge_server() as running:
+        yield running
 
 
 @pytest.hookimpl(optionalhook=True)

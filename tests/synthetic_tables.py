@@ -43,29 +43,17 @@ def synthetic_features(n_layers: int = 8, n_features: int = 30, seed: int = 0) -
             dead, topic = rng.random() < 1 / 15, rng.random() < 0.5
             score = float(min(1.0, 0.02 * math.exp(2.0 * depth + 1.3 * rng.normal())))
             lens = rng.choice(len(WORDS), min(20, len(WORDS) - 2), replace=False).tolist()
-            rows.append(
-                {
-                    "layer": layer,
-                    "feature": feature,
-                    "density": 0.0 if dead else float(rng.beta(1, 80)),
-                    "max_activation": None if dead else float(np.float32(rng.gamma(4, 5))),
-                    "n_examples": 0 if dead else 100,
-                    "explanations": [],
-                    "explanation": None,
-                    "page": f"https://www.neuronpedia.org/world/{layer}-res/{feature}" if layer % 2 else None,
-                    "concept": TOPICS[int(rng.integers(len(TOPICS)))] if topic and not dead else None,
-                    "concept_share": None if dead else float(rng.random()),
-                    "top_logit_lens_tokens": [WORDS[i] for i in lens],
-                    "top_logit_lens_token_ids": lens,
-                    "input_score": None if dead else float(rng.beta(0.6 + 4 * (1 - depth), 0.6 + 4 * depth)),
-                    "input_score_reason": "0 max-activating examples, 10 are needed" if dead else None,
-                    "output_score": score,
-                    "min_rank": int(rng.integers(0, 50)),
-                    "max_prob": score,
-                    "delta_token_confidence": score,
-                    "a_max": float(rng.gamma(4, 5)),
-                }
-            )
+            row = {"layer": layer, "feature": feature, "density": 0.0 if dead else float(rng.beta(1, 80))}
+            row |= {"max_activation": None if dead else float(np.float32(rng.gamma(4, 5))), "n_examples": 0 if dead else 100}
+            row |= {"explanations": [], "explanation": None}
+            row["page"] = f"https://www.neuronpedia.org/world/{layer}-res/{feature}" if layer % 2 else None
+            row["concept"] = TOPICS[int(rng.integers(len(TOPICS)))] if topic and not dead else None
+            row["concept_share"] = None if dead else float(rng.random())
+            row |= {"top_logit_lens_tokens": [WORDS[i] for i in lens], "top_logit_lens_token_ids": lens}
+            row["input_score"] = None if dead else float(rng.beta(0.6 + 4 * (1 - depth), 0.6 + 4 * depth))
+            row["input_score_reason"] = "0 max-activating examples, 10 are needed" if dead else None
+            row |= {"output_score": score, "min_rank": int(rng.integers(0, 50)), "max_prob": score, "delta_token_confidence": score}
+            rows.append(row | {"a_max": float(rng.gamma(4, 5))})
     return pl.DataFrame(rows, schema=FEATURES.schema)
 
 
@@ -85,28 +73,15 @@ def synthetic_steering(features: pl.DataFrame, factors: tuple[str, ...] = FACTOR
                 fluency = float(np.clip(2 - 0.25 * float(factor) + 0.1 * rng.normal(), 0, 2))
                 empty = float(factor) >= 20 and rng.random() < 0.1
                 harmonic = 2 * concept * fluency / (concept + fluency) if concept + fluency > 0 else 0.0
-                rows.append(
-                    {
-                        "layer": feature["layer"],
-                        "feature": feature["feature"],
-                        "factor": factor,
-                        "half": half,
-                        "n": n,
-                        "gen_success_1": success / 8,
-                        "gen_success_5": success / 3,
-                        "gen_success_20": success,
-                        "log_perplexity": None if empty else float(1.7 + 0.35 * float(factor) + 0.1 * rng.normal()),
-                        "n_perplexity": 0 if empty else n,
-                        "mean_perplexity": None if empty else float(np.exp(1.8 + 0.35 * float(factor) + 0.2 * rng_whole.normal())),
-                        "whole_text_perplexity": float(np.exp(2.5 + 0.1 * float(factor) + 0.1 * rng_whole.normal())),
-                        "concept_rating": concept if rated else None,
-                        "fluency_rating": fluency,
-                        "judge_score": harmonic if rated else None,
-                        "n_judged": n if rated else 0,
-                        "concept_outside": 0.5 * concept if rated else None,
-                        "n_outside": n if rated else 0,
-                    }
-                )
+                row = {"layer": feature["layer"], "feature": feature["feature"], "factor": factor, "half": half, "n": n}
+                row |= {"gen_success_1": success / 8, "gen_success_5": success / 3, "gen_success_20": success}
+                row["log_perplexity"] = None if empty else float(1.7 + 0.35 * float(factor) + 0.1 * rng.normal())
+                row["n_perplexity"] = 0 if empty else n
+                row["mean_perplexity"] = None if empty else float(np.exp(1.8 + 0.35 * float(factor) + 0.2 * rng_whole.normal()))
+                row["whole_text_perplexity"] = float(np.exp(2.5 + 0.1 * float(factor) + 0.1 * rng_whole.normal()))
+                if rated:
+                    row |= {"concept_rating": concept, "judge_score": harmonic, "concept_outside": 0.5 * concept}
+                rows.append(row | {"fluency_rating": fluency, "n_judged": n * rated, "n_outside": n * rated})
     return pl.DataFrame(rows, schema=STEERING.schema)
 
 
@@ -151,6 +126,12 @@ def synthetic_examples(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=MAX_ACTIVATING_EXAMPLES.schema)
 
 
+def synthetic_outcomes(n_layers: int = 8, n_features: int = 30, factors: tuple[str, ...] = FACTORS, seed: int = 0) -> pl.DataFrame:
+    """OUTCOMES as `main_tables` has them, without the tables that take long."""
+    features = synthetic_features(n_layers, n_features, seed)
+    return outcomes(best_factors(synthetic_steering(features, factors, seed), BestFactorSettings()), features)
+
+
 def main_tables(
     n_layers: int = 8,
     n_features: int = 30,
@@ -163,7 +144,7 @@ def main_tables(
     selection settings."""
     settings = selection_settings(**changes)
     features = synthetic_features(n_layers, n_features, seed)
-    steering = order(synthetic_steering(features, factors, seed=seed))
+    steering = order(synthetic_steering(features, factors, seed))
     generations = order(synthetic_generations(features, factors, seed))
     local_examples, features = order(synthetic_examples(features, seed)), order(features)
     best = order(best_factors(steering, BestFactorSettings()))

@@ -12,6 +12,7 @@ from synthetic_tables import (
     synthetic_examples,
     synthetic_features,
     synthetic_generations,
+    synthetic_outcomes,
 )
 
 from saesteer.analysis.examples import example_features, examples
@@ -43,7 +44,7 @@ def test_a_small_group_leaves_its_places(n: int, late_from: int, n_early: int, n
 
 def test_texts_are_the_first_prefix_at_the_held_out_factor() -> None:
     features = synthetic_features(2, 4, seed=3)
-    outcomes = main_tables(2, 4, FACTORS, seed=3)["outcomes"].sort("rule", "layer", "feature")
+    outcomes = synthetic_outcomes(2, 4, FACTORS, seed=3).sort("rule", "layer", "feature")
     outcomes = outcomes.with_columns(factors=pl.Series([["4", "2"]] * 6 + [[None, "2"]] * 2 + [["2", "4"]] * 8))
     generations = synthetic_generations(features, FACTORS)
     arguments = (synthetic_examples(features), generations, PREFIXES, "capped", 8, 1)
@@ -84,7 +85,7 @@ LONG = [f"▁w{i}" for i in range(40)]
 )
 def test_the_largest_activations_token_is_marked(context: list[str], index: int, expected: str) -> None:
     features = synthetic_features(1, 2)
-    outcomes = main_tables(1, 2, FACTORS)["outcomes"]
+    outcomes = synthetic_outcomes(1, 2, FACTORS)
     example = {"text_id": "0" * 16, "token": "▁ship", "token_id": 1, "max_value": 1.0}
     other, top = {"rank": 1, "token_index": 0, "context": ["▁No"]}, {"rank": 0, "token_index": index, "context": context}
     shown = pl.Series([[example | other, example | top], []], dtype=MAX_ACTIVATING_EXAMPLES.columns["examples"].dtype)

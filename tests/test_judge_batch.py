@@ -79,17 +79,16 @@ def test_a_batch_that_fails_is_told_and_its_answers_kept(ending: str, tmp_path: 
         assert len(judge.answered) == 9
 
 
-def test_only_what_the_limit_allows_is_sent(tmp_path: Path):
-    with judge_server() as judge:
-        with pytest.raises(SpendLimitReached, match="max_total_tokens = 4000.*At least 9 questions"):
-            judged(generations(TEXTS), asker(judge, max_total_tokens=4000), tmp_path)
-        assert judge.batches == {}
-        with pytest.raises(SpendLimitReached, match="max_total_tokens = 4000.*At least 3 questions"):
-            judged(generations(TEXTS), replace(asker(judge, max_total_tokens=4000), fewest=2), tmp_path)
-        assert [len(judge.files[batch["input_file_id"]].splitlines()) for batch in judge.batches.values()] == [2, 2, 2]
-        assert stored(tmp_path).height == len(judge.answered)
-        judged(generations(TEXTS), asker(judge), tmp_path)
-        assert len(judge.answered) == 9
+def test_only_what_the_limit_allows_is_sent(judge: Judge, tmp_path: Path):
+    with pytest.raises(SpendLimitReached, match="max_total_tokens = 4000.*At least 9 questions"):
+        judged(generations(TEXTS), asker(judge, max_total_tokens=4000), tmp_path)
+    assert judge.batches == {}
+    with pytest.raises(SpendLimitReached, match="max_total_tokens = 4000.*At least 3 questions"):
+        judged(generations(TEXTS), replace(asker(judge, max_total_tokens=4000), fewest=2), tmp_path)
+    assert [len(judge.files[batch["input_file_id"]].splitlines()) for batch in judge.batches.values()] == [2, 2, 2]
+    assert stored(tmp_path).height == len(judge.answered)
+    judged(generations(TEXTS), asker(judge), tmp_path)
+    assert len(judge.answered) == 9
 
 
 @pytest.mark.parametrize("when", ["while it is being made", "while it is waited for"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from judge_server import Fault, agreeable, judge_server, label
+from judge_server import Fault, Judge, agreeable, judge_server, label
 from judge_texts import (
     CONCEPTS,
     ENVIRON,
@@ -38,13 +38,12 @@ from saesteer.judge.parse import Rating
 from saesteer.judge.rubric import questions
 
 
-def test_ratings_are_those_of_the_judge(tmp_path: Path):
+def test_ratings_are_those_of_the_judge(judge: Judge, tmp_path: Path):
     rows = generations(TEXTS, layers=(3, 5))
-    with judge_server() as judge:
-        table = judged(rows, asker(judge), tmp_path, instructed=True)
-        assert len(judge.answered) == len(set(judge.answered)) == 3 + 3 + 3 * 2  # fluency, instruction; concept per concept
-        assert {frozenset(body) for body in judge.requests} == {frozenset(("model", "messages", "max_tokens", "temperature"))}
-        assert {body["temperature"] for body in judge.requests} == {0}
+    table = judged(rows, asker(judge), tmp_path, instructed=True)
+    assert len(judge.answered) == len(set(judge.answered)) == 3 + 3 + 3 * 2  # fluency, instruction; concept per concept
+    assert {frozenset(body) for body in judge.requests} == {frozenset(("model", "messages", "max_tokens", "temperature"))}
+    assert {body["temperature"] for body in judge.requests} == {0}
     assert table.select(rows.drop("text").columns).equals(rows.drop("text"))
     for row, text in zip(table.iter_rows(named=True), rows["text"], strict=True):
         by_aspect = questions(text, CONCEPTS[int(row["target"])], INSTRUCTIONS[row["prefix_id"]])
@@ -69,19 +68,17 @@ def test_harmonic_mean_by_hand():
     assert rows.select(harmonic_mean("abc")).to_series().to_list() == [2.0, pytest.approx(1.2), pytest.approx(1.2), 0.0, None, None]
 
 
-def test_what_does_not_apply_is_null_with_a_reason_and_not_asked(tmp_path: Path):
+def test_what_does_not_apply_is_null_with_a_reason_and_not_asked(judge: Judge, tmp_path: Path):
     rows = generations(["The waves rose.", "  \n"])
-    with judge_server() as judge:
-        table = judged(rows, asker(judge), tmp_path, concepts=concepts(names=["storms at sea", None]))
-        assert len(judge.answered) == 2
+    table = judged(rows, asker(judge), tmp_path, concepts=concepts(names=["storms at sea", None]))
+    assert len(judge.answered) == 2
     assert table["reason"].to_list() == [None, "no content to rate", "the feature has no concept", "no content to rate"]
     assert table["fluency_rating"].is_null().to_list() == [False, True, False, True]
     assert table["judge_score"].is_null().to_list() == [False, True, True, True]
 
 
-def test_raw_answers_are_stored_with_what_they_depend_on(tmp_path: Path):
-    with judge_server() as judge:
-        judged(generations(TEXTS), asker(judge, seed=3), tmp_path)
+def test_raw_answers_are_stored_with_what_they_depend_on(judge: Judge, tmp_path: Path):
+    judged(generations(TEXTS), asker(judge, seed=3), tmp_path)
     kept = stored(tmp_path)
     assert kept.schema == ANSWERS.schema
     assert kept.height == 9
@@ -94,18 +91,17 @@ def test_raw_answers_are_stored_with_what_they_depend_on(tmp_path: Path):
     assert "127.0.0.1" not in path.read_text()
 
 
-def test_nothing_is_asked_again(tmp_path: Path):
+def test_nothing_is_asked_again(judge: Judge, tmp_path: Path):
     rows = generations(TEXTS)
-    with judge_server() as judge:
-        first = judged(rows, asker(judge), tmp_path)
-        n = len(judge.answered)
-        assert judged(rows, asker(judge), tmp_path).equals(first)
-        judged(generations(TEXTS, layers=(7,)), asker(judge), tmp_path)  # another layer's job with the same texts and concepts
-        assert len(judge.answered) == n
-        judged(generations([*TEXTS, "New."]), asker(judge), tmp_path)
-        assert len(judge.answered) == n + 3  # its fluency, and its concept for two concepts
-        judged(rows, asker(judge, seed=1), tmp_path)  # the same judge asked a second time, for its agreement with itself
-        assert len(judge.answered) == 2 * n + 3
+    first = judged(rows, asker(judge), tmp_path)
+    n = len(judge.answered)
+    assert judged(rows, asker(judge), tmp_path).equals(first)
+    judged(generations(TEXTS, layers=(7,)), asker(judge), tmp_path)  # another layer's job with the same texts and concepts
+    assert len(judge.answered) == n
+    judged(generations([*TEXTS, "New."]), asker(judge), tmp_path)
+    assert len(judge.answered) == n + 3  # its fluency, and its concept for two concepts
+    judged(rows, asker(judge, seed=1), tmp_path)  # the same judge asked a second time, for its agreement with itself
+    assert len(judge.answered) == 2 * n + 3
 
 
 def test_answers_of_a_job_at_the_same_time_are_found(tmp_path: Path):
@@ -127,14 +123,13 @@ def test_the_first_answer_to_a_question_stays(tmp_path: Path):
     assert AnswerBook(tmp_path, {"judge": 2}, 60.0).reading(ask.question) is None
 
 
-def test_a_damaged_part_is_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_damaged_part_is_not_read(judge: Judge, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     rows = generations(TEXTS)
-    with judge_server() as judge:
-        first = judged(rows, asker(judge), tmp_path)
-        (part,) = tmp_path.rglob("*.parquet")
-        part.write_bytes(part.read_bytes()[:-1] + b"x")
-        assert judged(rows, asker(judge), tmp_path).equals(first)
-        assert len(judge.answered) == 18
+    first = judged(rows, asker(judge), tmp_path)
+    (part,) = tmp_path.rglob("*.parquet")
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    assert judged(rows, asker(judge), tmp_path).equals(first)
+    assert len(judge.answered) == 18
     assert f"{part}: its bytes do not match its name" in caplog.text
 
 
@@ -205,7 +200,7 @@ def test_content_in_parts_is_its_text(content: list[object], text: str, tmp_path
     assert one.budget.spent.output_tokens == 3 * 12
 
 
-def test_an_event_stream_is_read(tmp_path: Path):
+def test_an_event_stream_is_read(judge: Judge, tmp_path: Path):
     """As gateways answer that stream whether they are asked to or not."""
     half = [
         {"choices": [{"delta": {"role": "assistant", "content": piece}, "finish_reason": None}], "model": "m"}
@@ -213,11 +208,10 @@ def test_an_event_stream_is_read(tmp_path: Path):
     ]
     end = [{"choices": [{"delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": {"prompt_tokens": 90, "completion_tokens": 7}}]
     stream = ": waiting\n\n" + "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in half + end) + "data: [DONE]\n\n"
-    with judge_server() as judge:
-        judge.faults.extend([Fault(status=200, body=stream, headers={"Content-Type": "text/event-stream"})] * 3)
-        one = asker(judge)
-        assert set(judged(generations(TEXTS[:1]), one, tmp_path)["fluency_rating"]) == {1}
-        assert len(judge.requests) == 3
+    judge.faults.extend([Fault(status=200, body=stream, headers={"Content-Type": "text/event-stream"})] * 3)
+    one = asker(judge)
+    assert set(judged(generations(TEXTS[:1]), one, tmp_path)["fluency_rating"]) == {1}
+    assert len(judge.requests) == 3
     assert one.budget.spent.tokens == 3 * 97
     assert set(stored(tmp_path)["model"]) == {"m"}
 
@@ -229,12 +223,11 @@ def test_an_event_stream_is_read(tmp_path: Path):
         *((message, "SAFETY") for message in ({"role": "assistant"}, {"role": "assistant", "content": None})),
     ],
 )
-def test_an_answer_that_was_filtered_away_is_unreadable(message: object, finish: str, tmp_path: Path):
+def test_an_answer_that_was_filtered_away_is_unreadable(judge: Judge, message: object, finish: str, tmp_path: Path):
     """As Gemini's compatible address says it."""
     body = {"choices": [{"index": 0, "finish_reason": finish} | ({} if message is None else {"message": message})], "model": "gemini"}
-    with judge_server() as judge:
-        judge.faults.extend([Fault(status=200, body=json.dumps(body))] * 9)
-        table = judged(generations(TEXTS[:1]), asker(judge), tmp_path)
+    judge.faults.extend([Fault(status=200, body=json.dumps(body))] * 9)
+    table = judged(generations(TEXTS[:1]), asker(judge), tmp_path)
     assert table["reason"].to_list() == ["unreadable answer"] * 2
     assert set(stored(tmp_path)["finish_reason"]) == {finish}
 
@@ -275,11 +268,10 @@ def test_the_key_reaches_the_endpoint_and_nothing_else(key: str, tmp_path: Path,
     assert not [path for path in files if key.encode() in path.read_bytes()]
 
 
-def test_openai_is_imported_for_questions_only(tmp_path: Path):
+def test_openai_is_imported_for_questions_only(judge: Judge, tmp_path: Path):
     """It takes a second, which a job whose answers are all stored need not wait."""
-    with judge_server() as judge:
-        assert judging_process(TEXTS, judge, tmp_path).communicate()[0] == "True\n"
-        assert judging_process(TEXTS, judge, tmp_path).communicate()[0] == "False\n"
+    assert judging_process(TEXTS, judge, tmp_path).communicate()[0] == "True\n"
+    assert judging_process(TEXTS, judge, tmp_path).communicate()[0] == "False\n"
 
 
 @pytest.mark.slow
@@ -305,14 +297,13 @@ def test_a_killed_run_goes_on_without_asking_twice(number: int, tmp_path: Path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_a_run_that_is_given_up_keeps_its_answers(tmp_path: Path):
+def test_a_run_that_is_given_up_keeps_its_answers(judge: Judge, tmp_path: Path):
     """A consumer that stops after the first frame, as a job does on SIGTERM."""
     rows = generations(TEXTS, layers=(0, 1))
-    with judge_server() as judge:
-        frames = judge_generations(rows, concepts((0, 1)), None, asker(judge), tmp_path, 60.0)
-        next(frames)
-        assert stored(tmp_path).height == len(judge.answered)
-        frames.close()
+    frames = judge_generations(rows, concepts((0, 1)), None, asker(judge), tmp_path, 60.0)
+    next(frames)
+    assert stored(tmp_path).height == len(judge.answered)
+    frames.close()
 
 
 def test_an_instruction_that_is_not_given_is_an_error(tmp_path: Path):
@@ -320,10 +311,9 @@ def test_an_instruction_that_is_not_given_is_an_error(tmp_path: Path):
         list(judge_generations(generations(TEXTS), concepts(), {}, asker(judge), tmp_path, 60.0))
 
 
-def test_progress_and_cost_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]):
+def test_progress_and_cost_are_told(judge: Judge, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]):
     caplog.set_level(logging.INFO, logger="saesteer")
-    with judge_server() as judge:
-        judged(generations(TEXTS), asker(judge, usd_per_million_input_tokens=2.0, usd_per_million_output_tokens=8.0), tmp_path)
+    judged(generations(TEXTS), asker(judge, usd_per_million_input_tokens=2.0, usd_per_million_output_tokens=8.0), tmp_path)
     assert re.search(r"judge judge-1: 9 questions to ask; estimate: 0\.\d+ USD", caplog.text)
     assert re.search(r"this run has spent 0\.\d+ USD \([\d,]+ tokens of prompts, 108 of answers\)", caplog.text)
     captured = capsys.readouterr()
@@ -331,16 +321,15 @@ def test_progress_and_cost_are_told(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert captured.out == ""
 
 
-def test_a_name_that_goes_over_to_another_model_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    with judge_server() as judge:
-        judged(generations(TEXTS[:1]), asker(judge), tmp_path)
-        assert "several models" not in caplog.text
+def test_a_name_that_goes_over_to_another_model_is_told(judge: Judge, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    judged(generations(TEXTS[:1]), asker(judge), tmp_path)
+    assert "several models" not in caplog.text
 
-        def replaced(prompt: str) -> str:
-            judge.model = "judge-2026"
-            return agreeable(prompt)
+    def replaced(prompt: str) -> str:
+        judge.model = "judge-2026"
+        return agreeable(prompt)
 
-        judge.answer = replaced
-        judged(generations(TEXTS), asker(judge), tmp_path)
+    judge.answer = replaced
+    judged(generations(TEXTS), asker(judge), tmp_path)
     assert "come from several models under one name: judge-2025, judge-2026 (docs/judges.md)" in caplog.text
     assert stored(tmp_path).height == len(judge.answered) == 9

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from judge_server import Fault, judge_server, label, rated_text
+from judge_server import Fault, Judge, judge_server, label, rated_text
 from judge_texts import TEXTS, asker, concepts, generations, judged, stored
 from test_judge_rubric import HOSTILE
 
@@ -51,65 +51,59 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.DataFrame, pl.Da
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-def test_a_fault_is_tried_again_and_leaves_no_trace(fault: Fault, clean: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path):
-    with judge_server() as judge:
-        judge.faults.extend([fault, None, fault])
-        ratings = judged(generations(TEXTS[:1]), asker(judge, timeout_seconds=0.3, concurrency=2), tmp_path)
-        assert len(judge.requests) == 3 + 2
+def test_a_fault_is_tried_again_and_leaves_no_trace(judge: Judge, fault: Fault, clean: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path):
+    judge.faults.extend([fault, None, fault])
+    ratings = judged(generations(TEXTS[:1]), asker(judge, timeout_seconds=0.3, concurrency=2), tmp_path)
+    assert len(judge.requests) == 3 + 2
     assert ratings.equals(clean[0])
     assert stored(tmp_path).sort("request_id").equals(clean[1])
 
 
-def test_an_answer_that_cannot_be_written_as_it_is_costs_no_other(tmp_path: Path):
+def test_an_answer_that_cannot_be_written_as_it_is_costs_no_other(judge: Judge, tmp_path: Path):
     half_of_a_pair = '{"choices": [{"message": {"content": "Rating: 1"}, "finish_reason": "\\ud800"}], "model": "\\ud800"}'
-    with judge_server() as judge:
-        judge.faults.append(Fault(status=200, body=half_of_a_pair))
-        ratings = judged(generations(TEXTS[:2]), asker(judge, concurrency=1), tmp_path)
-        assert ratings["judge_score"].null_count() == 0
-        n_asked = len(judge.requests)
-        judged(generations(TEXTS[:2]), asker(judge, concurrency=1), tmp_path)
-        assert len(judge.requests) == n_asked
+    judge.faults.append(Fault(status=200, body=half_of_a_pair))
+    ratings = judged(generations(TEXTS[:2]), asker(judge, concurrency=1), tmp_path)
+    assert ratings["judge_score"].null_count() == 0
+    n_asked = len(judge.requests)
+    judged(generations(TEXTS[:2]), asker(judge, concurrency=1), tmp_path)
+    assert len(judge.requests) == n_asked
     assert stored(tmp_path).filter(model="?", finish_reason="?").height == 1
 
 
-def test_retry_after_is_waited_for(tmp_path: Path):
-    with judge_server() as judge:
-        judge.faults.append(Fault(status=429, headers={"Retry-After": "0.7"}))
-        started = time.monotonic()
-        judged(generations(TEXTS[:1]), asker(judge), tmp_path)
-        assert time.monotonic() - started >= 0.7
+def test_retry_after_is_waited_for(judge: Judge, tmp_path: Path):
+    judge.faults.append(Fault(status=429, headers={"Retry-After": "0.7"}))
+    started = time.monotonic()
+    judged(generations(TEXTS[:1]), asker(judge), tmp_path)
+    assert time.monotonic() - started >= 0.7
 
 
-def test_a_fault_that_lasts_ends_with_one_message_and_keeps_what_is_answered(tmp_path: Path):
+def test_a_fault_that_lasts_ends_with_one_message_and_keeps_what_is_answered(judge: Judge, tmp_path: Path):
     rows = generations(TEXTS)
-    with judge_server() as judge:
-        judge.faults.extend([None] * 4 + [Fault(status=500, body="disk on fire")] * 100)
-        with pytest.raises(JudgeError, match=r"status 500: 'disk on fire', also after 4 tries; all answers so far are kept"):
-            judged(rows, asker(judge, concurrency=1), tmp_path)
-        assert stored(tmp_path).height == 4
-        judge.faults.clear()
-        judged(rows, asker(judge), tmp_path)
-        assert len(judge.answered) == 9
+    judge.faults.extend([None] * 4 + [Fault(status=500, body="disk on fire")] * 100)
+    with pytest.raises(JudgeError, match=r"status 500: 'disk on fire', also after 4 tries; all answers so far are kept"):
+        judged(rows, asker(judge, concurrency=1), tmp_path)
+    assert stored(tmp_path).height == 4
+    judge.faults.clear()
+    judged(rows, asker(judge), tmp_path)
+    assert len(judge.answered) == 9
 
 
 @pytest.mark.parametrize(
     ("status", "words"),
     [(400, "does not take such requests"), (404, "check judge.base_url"), (422, "the settings under judge")],
 )
-def test_a_refused_request_is_not_tried_again(status: int, words: str, tmp_path: Path):
-    with judge_server() as judge:
-        judge.faults.extend([Fault(status=status, body="no max_tokens here")] * 9)
-        with pytest.raises(JudgeError, match=f"status {status}: 'no max_tokens here'.*{words}"):
-            judged(generations(TEXTS), asker(judge, concurrency=1), tmp_path)
-        assert len(judge.paths) == 1
+def test_a_refused_request_is_not_tried_again(judge: Judge, status: int, words: str, tmp_path: Path):
+    judge.faults.extend([Fault(status=status, body="no max_tokens here")] * 9)
+    with pytest.raises(JudgeError, match=f"status {status}: 'no max_tokens here'.*{words}"):
+        judged(generations(TEXTS), asker(judge, concurrency=1), tmp_path)
+    assert len(judge.paths) == 1
 
 
-def test_a_longer_wait_than_two_minutes_is_left_to_the_user(tmp_path: Path):
-    with judge_server() as judge:
-        judge.faults.append(Fault(status=429, headers={"Retry-After": "3600"}))
-        with pytest.raises(JudgeError, match="status 429.* also after 1 tries; all answers so far are kept: run again later"):
-            judged(generations(TEXTS[:1]), asker(judge, concurrency=1), tmp_path)
-        assert len(judge.requests) == 1
+def test_a_longer_wait_than_two_minutes_is_left_to_the_user(judge: Judge, tmp_path: Path):
+    judge.faults.append(Fault(status=429, headers={"Retry-After": "3600"}))
+    with pytest.raises(JudgeError, match="status 429.* also after 1 tries; all answers so far are kept: run again later"):
+        judged(generations(TEXTS[:1]), asker(judge, concurrency=1), tmp_path)
+    assert len(judge.requests) == 1
 
 
 UNREADABLE: dict[str, tuple[Callable[[str], object], str]] = {

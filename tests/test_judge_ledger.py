@@ -161,13 +161,12 @@ def test_an_unreadable_line_is_refused(line: str, tmp_path: Path) -> None:
         endpoint_asker(settings("http://h/v1"), ENVIRON, tmp_path)
 
 
-def test_a_batch_reserves_before_it_is_sent(tmp_path: Path) -> None:
-    with judge_server() as judge:
-        batch = asker(judge, batch=True, max_total_tokens=200_000)
-        assert Budget(batch.settings, judge.data).reserve(Spend(198_000, 0, 0.0))
-        with pytest.raises(SpendLimitReached):
-            judged(generations(TEXTS), batch, tmp_path)
-        assert judge.batches == {}
+def test_a_batch_reserves_before_it_is_sent(judge: Judge, tmp_path: Path) -> None:
+    batch = asker(judge, batch=True, max_total_tokens=200_000)
+    assert Budget(batch.settings, judge.data).reserve(Spend(198_000, 0, 0.0))
+    with pytest.raises(SpendLimitReached):
+        judged(generations(TEXTS), batch, tmp_path)
+    assert judge.batches == {}
 
 
 def test_each_section_has_a_limit_of_its_own(tmp_path: Path) -> None:
@@ -186,15 +185,14 @@ def test_what_was_spent_keeps_its_price(tmp_path: Path) -> None:
         assert later.total.usd == pytest.approx(3 * 200 * 1000 / 1e6)
 
 
-def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_refused(judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with judge_server() as judge:
-        with pytest.raises(JudgeError, match="cannot be locked .*No locks available.*put data_dir on a file system"):
-            judged(generations(TEXTS), asker(judge), tmp_path)
-        assert judge.requests == []
+    with pytest.raises(JudgeError, match="cannot be locked .*No locks available.*put data_dir on a file system"):
+        judged(generations(TEXTS), asker(judge), tmp_path)
+    assert judge.requests == []
 
 
 def test_what_a_batch_cost_is_not_counted_twice(tmp_path: Path) -> None:
@@ -206,15 +204,14 @@ def test_what_a_batch_cost_is_not_counted_twice(tmp_path: Path) -> None:
     assert Budget(settings("http://h/v1"), tmp_path).total == Spend(100, 10, 0.25)
 
 
-def test_a_refused_request_costs_nothing(tmp_path: Path) -> None:
-    with judge_server() as judge:
-        judge.faults.append(Fault(status=400))
-        with pytest.raises(JudgeError, match="status 400"):
-            judged(generations(TEXTS), asker(judge, concurrency=1, **ONE_REQUEST), tmp_path)
-        judge.base_url = "http://127.0.0.1:9/v1"  # where nothing listens
-        gone = asker(judge, concurrency=1, **ONE_REQUEST)
-        with pytest.raises(JudgeError, match="no connection"):
-            judged(generations(TEXTS), gone, tmp_path)
+def test_a_refused_request_costs_nothing(judge: Judge, tmp_path: Path) -> None:
+    judge.faults.append(Fault(status=400))
+    with pytest.raises(JudgeError, match="status 400"):
+        judged(generations(TEXTS), asker(judge, concurrency=1, **ONE_REQUEST), tmp_path)
+    judge.base_url = "http://127.0.0.1:9/v1"  # where nothing listens
+    gone = asker(judge, concurrency=1, **ONE_REQUEST)
+    with pytest.raises(JudgeError, match="no connection"):
+        judged(generations(TEXTS), gone, tmp_path)
     assert gone.budget.total == gone.budget.open == Spend()
 
 
@@ -233,29 +230,27 @@ NEVER_CHARGED = {
 
 
 @pytest.mark.parametrize("body", NEVER_CHARGED.values(), ids=NEVER_CHARGED.keys())
-def test_what_cannot_have_been_charged_is_not_booked_and_given_up(body: str, tmp_path: Path) -> None:
-    with judge_server() as judge:
-        judge.faults.extend([Fault(status=200, body=body)] * 99)
-        one = replace(asker(judge, concurrency=1, **ONE_REQUEST), max_retries=MAX_RETRIES if "502" not in body else 2)
-        with pytest.raises(JudgeError) as ended:
-            judged(generations(TEXTS), one, tmp_path)
-        assert len(judge.requests) == 3
-        assert not isinstance(ended.value, SpendLimitReached)
-        assert (repr(body[:60])[:-1] if body.strip() else "no text") in str(ended.value)
-        assert one.budget.total == one.budget.spent == Spend()
+def test_what_cannot_have_been_charged_is_not_booked_and_given_up(judge: Judge, body: str, tmp_path: Path) -> None:
+    judge.faults.extend([Fault(status=200, body=body)] * 99)
+    one = replace(asker(judge, concurrency=1, **ONE_REQUEST), max_retries=MAX_RETRIES if "502" not in body else 2)
+    with pytest.raises(JudgeError) as ended:
+        judged(generations(TEXTS), one, tmp_path)
+    assert len(judge.requests) == 3
+    assert not isinstance(ended.value, SpendLimitReached)
+    assert (repr(body[:60])[:-1] if body.strip() else "no text") in str(ended.value)
+    assert one.budget.total == one.budget.spent == Spend()
 
 
 @pytest.mark.parametrize("body", ['{"choices": [{"message": {"content": "Rat', '{"choices": [{"message": null}], "usage": "many"}'])
-def test_what_may_have_been_charged_counts_at_its_worst_three_times(body: str, tmp_path: Path) -> None:
-    with judge_server() as judge:
-        judge.faults.extend([Fault(status=200, body=body)] * 99)
-        one = replace(asker(judge, concurrency=1), max_retries=MAX_RETRIES)
-        with pytest.raises(JudgeError, match=r"3 answers in a row cannot be read, the last: '{\"choices"):
-            judged(generations(TEXTS), one, tmp_path)
-        assert len(judge.requests) == 3
-        assert one.budget.total.output_tokens == 3 * 200
-        with pytest.raises(SpendLimitReached, match=r"in place of an answer.*\{\"choices"):  # the limit does not hide why
-            judged(generations(TEXTS), asker(judge, concurrency=1, max_total_tokens=one.budget.total.tokens + 1500), tmp_path)
+def test_what_may_have_been_charged_counts_at_its_worst_three_times(judge: Judge, body: str, tmp_path: Path) -> None:
+    judge.faults.extend([Fault(status=200, body=body)] * 99)
+    one = replace(asker(judge, concurrency=1), max_retries=MAX_RETRIES)
+    with pytest.raises(JudgeError, match=r"3 answers in a row cannot be read, the last: '{\"choices"):
+        judged(generations(TEXTS), one, tmp_path)
+    assert len(judge.requests) == 3
+    assert one.budget.total.output_tokens == 3 * 200
+    with pytest.raises(SpendLimitReached, match=r"in place of an answer.*\{\"choices"):  # the limit does not hide why
+        judged(generations(TEXTS), asker(judge, concurrency=1, max_total_tokens=one.budget.total.tokens + 1500), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -287,10 +282,9 @@ def test_a_batch_of_an_earlier_run_is_not_free(usage: Any, tmp_path: Path) -> No
         assert Budget(settings(judge.base_url), judge.data).total.input_tokens >= estimated - 9
 
 
-def test_malformed_answers_of_a_batch_count_at_their_worst(tmp_path: Path) -> None:
-    with judge_server() as judge:
-        judge.refuses = lambda body: Fault(200, body='{"choices": [{"message": null}], "usage": ["?"]}')
-        one = asker(judge, batch=True)
-        with pytest.raises(JudgeError, match="gave no answer to 9 of 9 questions"):
-            judged(generations(TEXTS[:3]), one, tmp_path)
-        assert one.budget.total.output_tokens == 9 * 200
+def test_malformed_answers_of_a_batch_count_at_their_worst(judge: Judge, tmp_path: Path) -> None:
+    judge.refuses = lambda body: Fault(200, body='{"choices": [{"message": null}], "usage": ["?"]}')
+    one = asker(judge, batch=True)
+    with pytest.raises(JudgeError, match="gave no answer to 9 of 9 questions"):
+        judged(generations(TEXTS[:3]), one, tmp_path)
+    assert one.budget.total.output_tokens == 9 * 200

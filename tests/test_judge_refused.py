@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judge_server import Fault, agreeable, judge_server
+from judge_server import Fault, Judge, agreeable, judge_server
 from judge_texts import KEY, asker, generations, judged, stored
 
 from saesteer.analysis.label_evidence import Evidence
@@ -133,14 +133,13 @@ def test_a_refusal_of_the_first_questions_alike_is_an_error(fault: Fault, concur
 
 
 @pytest.mark.parametrize("message", ["Your credit balance is too low to access the API.", "billing hard limit has been reached"])
-def test_an_account_that_runs_dry_loses_no_question(message: str, tmp_path: Path) -> None:
+def test_an_account_that_runs_dry_loses_no_question(judge: Judge, message: str, tmp_path: Path) -> None:
     """Some endpoints say so with status 400, in the middle of a run."""
-    with judge_server() as judge:
-        judge.faults.extend([None] * 7 + [openai_error(message)] * 99)
-        with pytest.raises(JudgeError, match=f"status 400: .*{message}"):
-            judged(generations(["One.", "Two.", "Three."]), asker(judge, concurrency=1), tmp_path)
-        judge.faults.clear()
-        assert judged(generations(["One.", "Two.", "Three."]), asker(judge), tmp_path)["reason"].null_count() == 6
+    judge.faults.extend([None] * 7 + [openai_error(message)] * 99)
+    with pytest.raises(JudgeError, match=f"status 400: .*{message}"):
+        judged(generations(["One.", "Two.", "Three."]), asker(judge, concurrency=1), tmp_path)
+    judge.faults.clear()
+    assert judged(generations(["One.", "Two.", "Three."]), asker(judge), tmp_path)["reason"].null_count() == 6
 
 
 def test_a_refused_name_or_text_is_missing(tmp_path: Path) -> None:
@@ -294,17 +293,15 @@ def test_every_tasks_error_is_read(status: int, tmp_path: Path, caplog: pytest.L
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_an_account_without_credit_is_named(tmp_path: Path) -> None:
-    with judge_server() as judge:
-        judge.faults.append(openai_error("Insufficient credits", 402))
-        with pytest.raises(JudgeError, match="status 402: .*Insufficient credits.* the account behind the key"):
-            judged(generations(["One."]), asker(judge, concurrency=1), tmp_path)
+def test_an_account_without_credit_is_named(judge: Judge, tmp_path: Path) -> None:
+    judge.faults.append(openai_error("Insufficient credits", 402))
+    with pytest.raises(JudgeError, match="status 402: .*Insufficient credits.* the account behind the key"):
+        judged(generations(["One."]), asker(judge, concurrency=1), tmp_path)
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_an_address_that_has_moved_is_named(status: int, tmp_path: Path) -> None:
-    with judge_server() as judge:
-        judge.faults.append(Fault(status, body="", headers={"Location": f"{judge.base_url}/new/{KEY}/chat/completions"}))
-        with pytest.raises(JudgeError, match=rf"status {status}: .*moved to '{judge.base_url}/new/\[key\]': write that in judge\.base_url"):
-            judged(generations(["One."]), asker(judge, concurrency=1), tmp_path)
-        assert len(judge.requests) == 1
+def test_an_address_that_has_moved_is_named(judge: Judge, status: int, tmp_path: Path) -> None:
+    judge.faults.append(Fault(status, body="", headers={"Location": f"{judge.base_url}/new/{KEY}/chat/completions"}))
+    with pytest.raises(JudgeError, match=rf"status {status}: .*moved to '{judge.base_url}/new/\[key\]': write that in judge\.base_url"):
+        judged(generations(["One."]), asker(judge, concurrency=1), tmp_path)
+    assert len(judge.requests) == 1

@@ -34,12 +34,11 @@ def test_prices_by_hand():
     assert priced(settings("http://h/v1", **PRICES), 1_000_000, 100_000) == Spend(1_000_000, 100_000, 3.0)
 
 
-def test_the_estimate_is_near_and_the_most_is_above(tmp_path: Path):
-    with judge_server() as judge:
-        one = asker(judge, **PRICES)
-        asks = [ask for text in TEXTS for ask in asks_about(text)]
-        before = estimate(asks, one.settings)
-        judged(generations(TEXTS), one, tmp_path)
+def test_the_estimate_is_near_and_the_most_is_above(judge: Judge, tmp_path: Path):
+    one = asker(judge, **PRICES)
+    asks = [ask for text in TEXTS for ask in asks_about(text)]
+    before = estimate(asks, one.settings)
+    judged(generations(TEXTS), one, tmp_path)
     spent = one.budget.spent
     assert spent.tokens == paid(judge)
     per_question = spent.input_tokens / len(judge.answered)
@@ -108,21 +107,19 @@ def test_a_limit_is_kept_and_no_money_under_it_is_left_unused(limit: dict[str, f
         assert len(judge.answered) == 30
 
 
-def test_a_limit_below_one_question_asks_nothing_and_is_said_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    with judge_server() as judge:
-        with pytest.raises(SpendLimitReached, match="judge.max_total_tokens = 100"):
-            judged(generations(TEXTS), asker(judge, max_total_tokens=100), tmp_path)
-        assert judge.requests == []
+def test_a_limit_below_one_question_asks_nothing_and_is_said_at_the_start(judge: Judge, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with pytest.raises(SpendLimitReached, match="judge.max_total_tokens = 100"):
+        judged(generations(TEXTS), asker(judge, max_total_tokens=100), tmp_path)
+    assert judge.requests == []
     assert "the estimate is above the limit" in caplog.text
 
 
-def test_what_is_stored_costs_nothing_of_the_limit(tmp_path: Path):
-    with judge_server() as judge:
-        first = judged(generations(TEXTS), asker(judge), tmp_path)
-        n_requests = len(judge.requests)
-        again = judged(generations(TEXTS), asker(judge, max_total_tokens=1), tmp_path)
-        assert len(judge.requests) == n_requests
-        assert again.equals(first)
+def test_what_is_stored_costs_nothing_of_the_limit(judge: Judge, tmp_path: Path):
+    first = judged(generations(TEXTS), asker(judge), tmp_path)
+    n_requests = len(judge.requests)
+    again = judged(generations(TEXTS), asker(judge, max_total_tokens=1), tmp_path)
+    assert len(judge.requests) == n_requests
+    assert again.equals(first)
 
 
 def test_tries_that_may_have_been_charged_count(tmp_path: Path):

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 from scipy.stats import beta, spearmanr
-from synthetic_tables import main_tables, selection_settings
+from synthetic_tables import selection_settings, synthetic_features, synthetic_outcomes
 from workflow_folder import ROOT
 
 from saesteer.analysis.selection import selection
@@ -27,14 +27,11 @@ def experiment(name: str) -> Sweep:
 @pytest.fixture(scope="module")
 def tables() -> dict[str, pl.DataFrame]:
     """With steep output scores, so that a threshold of .9 keeps several, and one of P1's example features."""
-    made = main_tables()
-    score = pl.col("output_score") * 12
-    made["features"] = made["features"].with_columns(output_score=score.clip(0, 1))
-    made["outcomes"] = made["outcomes"].with_columns(output_score=score.clip(0, 1))
-    made["selection"] = selection(made["outcomes"], selection_settings())
-    example = made["features"][:1].with_columns(layer=pl.lit(0, pl.UInt16), feature=pl.lit(725, pl.UInt32), input_score=0.83)
-    made["features"] = pl.concat([made["features"], example])
-    return made
+    steep = (pl.col("output_score") * 12).clip(0, 1)
+    features, outcomes = (table.with_columns(output_score=steep) for table in (synthetic_features(), synthetic_outcomes()))
+    example = features[:1].with_columns(layer=pl.lit(0, pl.UInt16), feature=pl.lit(725, pl.UInt32), input_score=0.83)
+    settings = selection_settings()
+    return {"features": pl.concat([features, example]), "outcomes": outcomes, "selection": selection(outcomes, settings)}
 
 
 def page_of(name: str, tables: dict[str, pl.DataFrame]) -> str:

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.statistics import pmi as slow_pmi
-from synthetic_tables import main_tables, selection_settings, synthetic_features, synthetic_generations, synthetic_texts
+from synthetic_tables import (
+    FACTORS,
+    selection_settings,
+    synthetic_features,
+    synthetic_generations,
+    synthetic_outcomes,
+    synthetic_texts,
+)
 
 from saesteer.analysis.pmi import N_TOP, feature_pmi, holding_matrix, mean_pmi, pmi_by_threshold, top_tokens
 from saesteer.analysis.tables import FEATURE_PMI, PMI
@@ -39,7 +46,7 @@ def test_only_texts_at_chosen_factors_count() -> None:
     features = synthetic_features(1, 3)
     generations = synthetic_generations(features, ("0", "2", "4"))
     keys = features.select("layer", "feature").rows()
-    outcomes = main_tables(1, 3, ("0", "2", "4"))["outcomes"].filter(rule="capped").sort("layer", "feature")
+    outcomes = synthetic_outcomes(1, 3, ("0", "2", "4")).filter(rule="capped").sort("layer", "feature")
     outcomes = outcomes.with_columns(factors=pl.Series([["2", "2"], ["4", None], [None, None]]))
     texts = synthetic_texts()
     table = feature_pmi(generations, outcomes, features, texts, "capped").sort("layer", "feature")
@@ -54,7 +61,9 @@ def test_only_texts_at_chosen_factors_count() -> None:
 
 
 def test_by_threshold_is_the_mean_of_kept_features() -> None:
-    pmi = main_tables(4, 32)["feature_pmi"].with_row_index().with_columns(pmi=pl.when(pl.col("index") != 127).then("pmi")).drop("index")
+    features = synthetic_features(4, 32)
+    measured = feature_pmi(synthetic_generations(features, FACTORS), synthetic_outcomes(4, 32), features, synthetic_texts(), "capped")
+    pmi = measured.with_row_index().with_columns(pmi=pl.when(pl.col("index") != 127).then("pmi")).drop("index")
     table = validate(PMI, pmi_by_threshold(pmi, selection_settings(late_layers_from=2)), "test")
     kept = pmi.filter((pl.col("layer") >= 2) & (pl.col("output_score") >= 0.01))
     row = table.filter(layers="late", threshold=0.01).row(0, named=True)

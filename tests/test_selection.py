@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.statistics import exact_p_within_layers, removal_means
-from synthetic_tables import main_tables, selection_settings, synthetic_features, synthetic_steering
+from synthetic_tables import selection_settings, synthetic_features, synthetic_outcomes, synthetic_steering
 
 from saesteer.analysis import best_factor
 from saesteer.analysis.selection import (
@@ -34,7 +34,7 @@ from saesteer.settings import BestFactorSettings
 
 @pytest.fixture(scope="module")
 def outcomes() -> pl.DataFrame:
-    return main_tables(n_layers=4, n_features=8, late_layers_from=2)["outcomes"]
+    return synthetic_outcomes(4, 8)
 
 
 SETTINGS = selection_settings(late_layers_from=2)
@@ -136,12 +136,10 @@ Sizes = dict[tuple[int, int], float]
 
 @pytest.fixture(scope="module")
 def world() -> dict[str, pl.DataFrame]:
-    return with_densities(main_tables(n_layers=4, n_features=24))
-
-
-def with_densities(tables: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
     """No two features of a layer are as dense."""
-    return tables | {"features": tables["features"].with_columns(density=(pl.int_range(pl.len()) * 41 % 89 + 1) / 100)}
+    features = synthetic_features(4, 24)
+    dense = features.with_columns(density=(pl.int_range(pl.len()) * 41 % 89 + 1) / 100)
+    return {"features": dense, "steering": synthetic_steering(features)}
 
 
 def frequencies_of(features: pl.DataFrame) -> pl.DataFrame:
@@ -210,7 +208,7 @@ def expected(kept: list[dict[str, float]], rows: list[dict[str, float]], name: s
 
 def test_a_gain_that_common_lens_tokens_make_is_none_net_of_unsteered_texts() -> None:
     """By hand: kept features' tokens are common, so that unsteered texts hold 2 where others' hold 1; steering adds one to each."""
-    features = main_tables(2, 8)["features"].with_columns(is_common=pl.int_range(pl.len()).over("layer") < 2)
+    features = synthetic_features(2, 8).with_columns(is_common=pl.int_range(pl.len()).over("layer") < 2)
     rows = []
     for (layer, feature, is_common), half, factor in product(features.select("layer", "feature", "is_common").rows(), (0, 1), ("0", "1")):
         success = (2.0 if is_common else 1.0) + (factor == "1")
