@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from scipy.special import stdtrit
 from scipy.stats import rankdata
 
 from saesteer.core.uncertainty import (
@@ -92,17 +91,6 @@ def family_wise_error(scores: np.ndarray, worlds: int) -> float:
 def errs(differences: np.ndarray, n_pairs: int) -> bool:
     """Whether any pair is told apart."""
     return any(p is not None and p < 0.05 for p in (p_all_pairs(column, n_pairs) for column in differences.T))
-
-
-def family_wise_error_of_means(scores: np.ndarray, worlds: int) -> float:
-    """Share of `worlds` in which Student's t at Bonferroni's level tells two means apart though all are equal: concepts drawn again."""
-    rng, differences = np.random.default_rng(0), pairs_of(scores - scores.mean(axis=0))
-    n, n_pairs = differences.shape
-    limit, wrong = stdtrit(n - 1, 1 - 0.025 / n_pairs), 0
-    for _ in range(worlds):
-        drawn = differences[rng.integers(0, n, n)]
-        wrong += bool((np.abs(drawn.mean(axis=0)) > limit * drawn.std(axis=0, ddof=1) / n**0.5 + 1e-9).any())
-    return wrong / worlds
 
 
 def ratio_coverage(n: int, shares: Sequence[float], worlds: int) -> list[float]:

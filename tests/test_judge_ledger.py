@@ -267,10 +267,9 @@ def test_usage_that_says_nothing_is_no_free_answer(usage: Any, tmp_path: Path) -
     assert stored(tmp_path)["prompt_tokens"].null_count() == len(judge.answered)
 
 
-@pytest.mark.parametrize("usage", [None, "many"])
-def test_a_batch_of_an_earlier_run_is_not_free(usage: Any, tmp_path: Path) -> None:
+def test_a_batch_of_an_earlier_run_is_not_free(tmp_path: Path) -> None:
     """Its answers are about other texts than those of this run, and say nothing readable of what they cost."""
-    with judge_server(usage=usage, batch_polls=10**9) as judge:
+    with judge_server(usage="many", batch_polls=10**9) as judge:
         run = judging_process(TEXTS[:3], judge, tmp_path, batch=True)
         while run.poll() is None and not judge.polls:
             time.sleep(0.01)

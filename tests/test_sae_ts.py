@@ -2,6 +2,7 @@
 a world that is linear."""
 
 from dataclasses import replace
+from functools import cache
 
 import methods_world
 import numpy as np
@@ -104,8 +105,10 @@ def problem(label: int | None = 7, **changes: object) -> methods_world.Problem:
     return replace(methods_world.problem("sea", n_texts=6, effects=methods_world.random_effects()), label=label, **changes)
 
 
-def expected_vectors(given: methods_world.Problem) -> dict[str, np.ndarray]:
+@cache
+def expected_vectors() -> dict[str, np.ndarray]:
     """Of feature 7, with NumPy and SciPy."""
+    given = problem()
     assert given.effects is not None
     M, b, W_dec = (part.double().numpy() for part in (given.effects.M, given.effects.b, given.sae.W_dec))
     bias = M @ b / np.linalg.norm(M @ b)
@@ -124,7 +127,7 @@ def expected_vectors(given: methods_world.Problem) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", NAMES[:-1])
 def test_methods_give_the_unit_vector_with_its_largest_activation(name: str) -> None:
     given = problem()
-    expected = expected_vectors(given)[name]
+    expected = expected_vectors()[name]
     largest = max(
         float(residual.double() @ torch.from_numpy(expected))
         for text in given.positive

@@ -65,19 +65,12 @@ METHOD_CHOICES = Table(
             "score of METHOD_HALVES on the half reported on",
             "no text of that half could be rated, or no factor could be chosen by the score",
         ),
-        "concept_rating": Column(
-            pl.Float64, "concept_rating of METHOD_HALVES on the half reported on", "no factor, or none could be rated"
-        ),
-        "instruction_rating": Column(
-            pl.Float64, "instruction_rating of METHOD_HALVES on the half reported on", "no factor, no instruction, or none could be rated"
-        ),
-        "fluency_rating": Column(
-            pl.Float64, "fluency_rating of METHOD_HALVES on the half reported on", "no factor, or none could be rated"
-        ),
-        "concept_log_odds": Column(pl.Float64, "concept_log_odds of METHOD_HALVES on the half reported on", "no factor, or none has one"),
-        "log_perplexity": Column(
-            pl.Float64, "log_perplexity of METHOD_HALVES on the half reported on", "no factor, or every text is empty"
-        ),
+        **{
+            name: Column(
+                pl.Float64, f"{name} of METHOD_HALVES on the half reported on", f"no factor, or {METHOD_HALVES.columns[name].null_when}"
+            )
+            for name in (*RATING_COLUMNS, "concept_log_odds", "log_perplexity")
+        },
     },
 )
 
@@ -214,10 +207,7 @@ METHOD_CURVES = Table(
         "n": Column(pl.UInt32, "concepts for which the method has an intervention"),
         "n_texts": Column(pl.UInt32, "their texts, of all prompts"),
         "n_missing": Column(pl.UInt32, "of them, those without a score"),
-        "score": Column(pl.Float64, "mean over concepts, all prompts", "none could be rated"),
-        "concept_rating": Column(pl.Float64, "mean over concepts, all prompts", "none could be rated"),
-        "instruction_rating": Column(pl.Float64, "mean over concepts, all prompts", "none could be rated"),
-        "fluency_rating": Column(pl.Float64, "mean over concepts, all prompts", "none could be rated"),
+        **{name: Column(pl.Float64, "mean over concepts, all prompts", "none could be rated") for name in _RATED},
         **{f"{name}_low": Column(pl.Float64, "lower end of its interval over concepts", "fewer than 2 concepts") for name in _RATED},
         **{f"{name}_high": Column(pl.Float64, "upper end", "fewer than 2 concepts") for name in _RATED},
         "perplexity": Column(pl.Float64, "geometric mean over concepts", "every text is empty"),
