@@ -282,7 +282,7 @@ def test_a_parameter_that_is_never_taken_ends_the_run(tmp_path: Path) -> None:
         assert len(judge.requests) <= 3
 
 
-@pytest.mark.parametrize("status", [400, 401, 402, 404])
+@pytest.mark.parametrize("status", [400, 401])
 def test_every_tasks_error_is_read(status: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """asyncio prints the traceback of each one that nobody has looked at."""
     with judge_server(delay=0.05) as judge:
@@ -299,7 +299,7 @@ def test_an_account_without_credit_is_named(judge: Judge, tmp_path: Path) -> Non
         judged(generations(["One."]), asker(judge, concurrency=1), tmp_path)
 
 
-@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("status", [301, 308])
 def test_an_address_that_has_moved_is_named(judge: Judge, status: int, tmp_path: Path) -> None:
     judge.faults.append(Fault(status, body="", headers={"Location": f"{judge.base_url}/new/{KEY}/chat/completions"}))
     with pytest.raises(JudgeError, match=rf"status {status}: .*moved to '{judge.base_url}/new/\[key\]': write that in judge\.base_url"):
