@@ -13,9 +13,8 @@ import polars as pl
 import pytest
 
 from saesteer.core.files import text_id
-from saesteer.core.row_digest import row_digests
 from saesteer.core.store import MEASURED_ON, StoreError, WantedRows, complete, read_manifest, read_rows
-from saesteer.core.tables import Table, write_summary
+from saesteer.core.tables import Table, row_digests, write_summary
 from saesteer.run import Run
 from saesteer.settings import EmbeddingJudge, EndpointJudge, Experiment, LabelledTexts, SettingsError, Workflow, load_experiment
 from saesteer.sources.concept_tables import CONCEPT_TEXTS, STEERING_PROMPTS

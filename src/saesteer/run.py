@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from saesteer.core.errors import SettingsError
-from saesteer.core.names import check_known
+from saesteer.core.errors import SettingsError, check_known
 from saesteer.core.store import SHARE, read_manifest, read_rows
 from saesteer.core.tables import Table, read_summary
 from saesteer.core.tokens import TextTokens, load_tokens

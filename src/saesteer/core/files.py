@@ -1,8 +1,10 @@
-"""Files that are never half-written: temporary name, fsync, rename; and their digests."""
+"""Files that are never half-written: temporary name, fsync, rename; and their digests. And what is refused of paths, tensors and archives
+that come from elsewhere."""
 
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -12,9 +14,10 @@ import shutil
 import socket
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 from safetensors import SafetensorError, safe_open
 
@@ -26,36 +29,40 @@ _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _DAY = 86_400.0
 _SMALL = 2**20
 """Bytes that temporary files may take."""
+_LONGEST_NAME = 255
+"""Bytes of a file's name that file systems take."""
+_LONGEST_PATH = 4095
+"""Bytes of a path that Linux takes."""
+LARGEST_RATIO = 200
+"""Most bytes that a compressed one may stand for: texts have some 10, JSON of activations some 40, and a few bytes can be made to stand for
+a thousand times as many."""
 
 log = logging.getLogger(__name__)
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write` on a temporary path in the target's folder, flush it to disk, give it its name. On failure nothing is left."""
-    with _advising(path):
-        _write_and_rename(path, write)
+Arguments = ParamSpec("Arguments")
 
 
-@contextlib.contextmanager
-def _advising(path: Path) -> Iterator[None]:
-    """Say of a full or closed disk what to do about it."""
-    try:
-        yield
-    except Exception as error:
-        if advice := _advice(_errno(error), path):
-            raise OSError(_errno(error), advice, str(path)) from error
-        raise
+def _with_advice(write: Callable[Concatenate[Path, Arguments], None]) -> Callable[Concatenate[Path, Arguments], None]:
+    """A function that writes to a path, saying of a full or closed disk what to do about it."""
+
+    @functools.wraps(write)
+    def advising(path: Path, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        try:
+            write(path, *args, **kwargs)
+        except Exception as error:
+            if advice := _advice(_errno(error), path):
+                raise OSError(_errno(error), advice, str(path)) from error
+            raise
+
+    return advising
 
 
+@_with_advice
 def write_folder(folder: Path, write: Callable[[Path], Any]) -> None:
     """Call `write` on a new folder beside the target, which then takes the target's name and place. Of several that are written at once the
     last takes it."""
-    with _advising(folder):
-        _write_and_rename_folder(folder, write)
-
-
-def _write_and_rename_folder(folder: Path, write: Callable[[Path], Any]) -> None:
-    _make_folder(folder.parent)
+    make_folder(folder.parent)
     remove_abandoned(folder.parent, folder.name)
     with tempfile.TemporaryDirectory(prefix=_partial_prefix(folder), suffix=".partial", dir=folder.parent) as scratch:
         made = Path(scratch) / folder.name
@@ -76,8 +83,10 @@ def _partial_prefix(path: Path) -> str:
     return f".{path.name}.{process_table() or socket.gethostname()}-{os.getpid()}."
 
 
-def _write_and_rename(path: Path, write: Callable[[Path], Any]) -> None:
-    _make_folder(path.parent)
+@_with_advice
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Call `write` on a temporary path in the target's folder, flush it to disk, give it its name. On failure nothing is left."""
+    make_folder(path.parent)
     remove_abandoned(path.parent, path.name)
     descriptor, name = tempfile.mkstemp(prefix=_partial_prefix(path), suffix=".partial", dir=path.parent)
     os.close(descriptor)
@@ -101,17 +110,13 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
+@_with_advice
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, unless it is there; a closed place is named."""
-    with _advising(folder):
-        _make_folder(folder)
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it; each is flushed into the one that names it, as a flushed file in a folder that is lost is lost."""
+    """Make a folder and those above it, unless it is there; each is flushed into the one that names it, as a flushed file in a folder that
+    is lost is lost."""
     if not folder.is_dir():
         if not folder.parent.exists():
-            _make_folder(folder.parent)
+            make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         _flush(folder.parent)
 
@@ -211,6 +216,37 @@ def safetensors_fault(file: Path) -> str | None:
             return None
     except (SafetensorError, OSError, SettingsError) as error:
         return str(error)
+
+
+def zip_fault(file: Path) -> str | None:
+    """Why a zip archive is not read; None where it may be. Readers stop at the sizes that its directory gives."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except zipfile.BadZipFile as error:
+        return f"it is no zip archive that can be read ({error})"
+    if unpacked > LARGEST_RATIO * file.stat().st_size:
+        return f"it unpacks to {unpacked / 2**20:.0f} MiB, more than {LARGEST_RATIO} times its size, so it is not read"
+    return None
+
+
+def leads_below(name: str) -> bool:
+    """Whether a name is a path below a folder, whichever: neither absolute nor with `..`, and one that file systems take."""
+    parts = name.split("/")
+    if not all(parts) or {".", ".."} & set(parts) or "\0" in name or "\\" in name:
+        return False
+    return all(len(part.encode("utf-8", "surrogatepass")) <= _LONGEST_NAME for part in parts)
+
+
+def confined(folder: Path, name: str) -> Path | None:
+    """The path of a name below a folder; None for one that would lie elsewhere (absolute, with `..`, or through a link) or nowhere."""
+    if not leads_below(name):
+        return None
+    parts = name.split("/")
+    path = folder.joinpath(*parts)
+    if len(str(path).encode("utf-8", "surrogatepass")) > _LONGEST_PATH:
+        return None
+    return None if any(parent.is_symlink() for parent in path.parents[: len(parts) - 1]) else path
 
 
 def file_digest(path: Path) -> str:

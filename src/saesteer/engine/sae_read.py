@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from saesteer.core.zipped import zip_fault
+from saesteer.core.files import zip_fault
 from saesteer.settings import SettingsError
 from saesteer.sources.hub import Fetched
 from saesteer.sources.sae_sources import SaeSource, files_of, hook_of_module

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.core import markdown
-from saesteer.core.errors import SettingsError
-from saesteer.core.names import check_known
+from saesteer.core.errors import SettingsError, check_known
 from saesteer.engine.conversation import dated_template
 from saesteer.engine.generations import placed
 from saesteer.engine.models import LanguageModel, plain_token_ids

@@ -7,8 +7,7 @@ import polars as pl
 
 from saesteer.analysis.best_factor import factors_by_judge, recommended_factors
 from saesteer.analysis.tables import STEERING
-from saesteer.core.errors import SettingsError
-from saesteer.core.names import check_known
+from saesteer.core.errors import SettingsError, check_known
 from saesteer.core.texts import SINGLE_FEATURE, of_features
 from saesteer.engine.interventions import unpacked
 from saesteer.engine.steering import Intervention

@@ -15,10 +15,9 @@ import polars as pl
 from saesteer.analysis.candidates import MATCHES, N_SAID, candidates, concept_words, similarities
 from saesteer.analysis.recommendation import N_PER_LAYER, controls
 from saesteer.analysis.words_at_maxima import fired_on, words_at_maxima
-from saesteer.core.errors import SettingsError
+from saesteer.core.errors import SettingsError, did_you_mean
 from saesteer.core.files import file_digest, value_digest, write_atomically
 from saesteer.core.markdown import printable
-from saesteer.core.names import did_you_mean
 from saesteer.engine.activations import decoder_cosines, difference_of_means, word_cosines
 from saesteer.engine.hook_points import sae_hook_point
 from saesteer.engine.saes import read_meta

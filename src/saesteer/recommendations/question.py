@@ -12,9 +12,8 @@ from typing import Any
 import polars as pl
 
 from saesteer.analysis.concepts import NO_TOPIC
-from saesteer.core.errors import SettingsError
+from saesteer.core.errors import SettingsError, did_you_mean
 from saesteer.core.files import text_id
-from saesteer.core.names import did_you_mean
 from saesteer.run import Run
 from saesteer.settings import Comparison, NamedConcepts, TopicConcepts
 from saesteer.sources.encoding import text_of

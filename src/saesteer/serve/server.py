@@ -27,8 +27,8 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from saesteer.core.confined import confined
 from saesteer.core.errors import SaesteerError, SettingsError
+from saesteer.core.files import confined
 from saesteer.run import Run
 from saesteer.serve.guard import LOOPBACK, error_of, guarded, refused
 from saesteer.serve.model import Model

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from saesteer.core.confined import leads_below
 from saesteer.core.errors import SettingsError
+from saesteer.core.files import leads_below
 
 LARGEST, SMALLEST = 10_000, 1e-9
 """Sizes of factors and temperatures that are not 0. 100 is the largest factor that any paper tries; a model's numbers overflow at some

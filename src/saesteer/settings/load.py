@@ -6,8 +6,7 @@ from typing import Any, TypeGuard, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from saesteer.core.errors import SettingsError
-from saesteer.core.names import did_you_mean
+from saesteer.core.errors import SettingsError, did_you_mean
 from saesteer.core.yaml_1_2 import read_yaml
 from saesteer.settings.base import Settings, experiment_name
 from saesteer.settings.experiment import Comparison, Experiment, Scores, Sweep, Workflow

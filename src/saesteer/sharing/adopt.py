@@ -14,8 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from saesteer.core.confined import confined
-from saesteer.core.files import file_digest, write_atomically
+from saesteer.core.files import confined, file_digest, write_atomically
 from saesteer.sharing.provenance import Statement, faults, read_statements
 from saesteer.sharing.snakemake_metadata import drop_record, read_record, write_record
 

@@ -29,7 +29,7 @@ from dvc_data.hashfile.transfer import transfer
 from dvc_data.hashfile.tree import Tree
 from pydantic import BaseModel, StringConstraints, TypeAdapter, ValidationError
 
-from saesteer.core.confined import confined
+from saesteer.core.files import confined
 from saesteer.sharing.commands import SharingError, check_release, git
 from saesteer.sharing.provenance import FOLDER, SHARED
 

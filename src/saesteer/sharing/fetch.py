@@ -17,8 +17,8 @@ from dvc_data.hashfile.checkout import Link
 from dvc_objects.fs.generic import test_links
 from dvc_objects.fs.local import localfs
 
+from saesteer.core.errors import did_you_mean
 from saesteer.core.files import write_json
-from saesteer.core.names import did_you_mean
 from saesteer.sharing.adopt import Examination, adopt, examine, is_output_here, set_aside
 from saesteer.sharing.commands import SharingError, set_up_merging
 from saesteer.sharing.dvc_metadata import bring, files_of, md5, read_version, repository

@@ -18,8 +18,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from saesteer.core.confined import confined
-from saesteer.core.files import file_digest, write_text
+from saesteer.core.files import confined, file_digest, write_text
 from saesteer.sharing.commands import SharingError
 from saesteer.sharing.snakemake_metadata import FIELDS
 

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from saesteer.core.confined import confined
+from saesteer.core.files import confined
 
 PIECE = 1 << 18
 """Characters after which a new piece is begun."""

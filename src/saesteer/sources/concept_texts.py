@@ -14,8 +14,8 @@ from typing import Any
 import polars as pl
 
 from saesteer.core.counter_rng import text_keys
+from saesteer.core.errors import check_known
 from saesteer.core.files import text_id
-from saesteer.core.names import check_known
 from saesteer.core.tables import Table, validate
 from saesteer.settings import LabelledTexts, SettingsError
 from saesteer.sources.concept_tables import COMPARED_CONCEPTS, CONCEPT_TEXTS

@@ -11,8 +11,7 @@ from typing import Any
 import polars as pl
 
 from saesteer.core.errors import SettingsError
-from saesteer.core.files import regular_file
-from saesteer.core.zipped import LARGEST_RATIO
+from saesteer.core.files import LARGEST_RATIO, regular_file
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SMALL = 2**20

@@ -17,10 +17,18 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from saesteer.core.confined import confined, leads_below
 from saesteer.core.errors import SettingsError
-from saesteer.core.files import alone_in, file_digest, make_folder, write_atomically, write_folder, write_json
-from saesteer.core.zipped import zip_fault
+from saesteer.core.files import (
+    alone_in,
+    confined,
+    file_digest,
+    leads_below,
+    make_folder,
+    write_atomically,
+    write_folder,
+    write_json,
+    zip_fault,
+)
 from saesteer.settings import PackageSource
 from saesteer.sources.http import FetchError
 

@@ -17,7 +17,7 @@ import polars as pl
 from annotated_types import MinLen
 from pydantic import BaseModel, Strict, ValidationError
 
-from saesteer.core.zipped import zip_fault
+from saesteer.core.files import zip_fault
 from saesteer.settings import SettingsError
 
 

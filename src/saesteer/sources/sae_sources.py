@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
+from saesteer.core.errors import did_you_mean
 from saesteer.core.hook_points import HOOK_POINTS, MODULE_OUTPUTS
-from saesteer.core.names import did_you_mean
 from saesteer.settings import SaeSettings, SettingsError
 
 

@@ -12,9 +12,8 @@ from typing import Any
 import polars as pl
 
 from saesteer.core.files import value_digest
-from saesteer.core.row_digest import row_digests
 from saesteer.core.store import MEASURED_ON, StoreError, Upstream, WantedRows, entry_digest, missing_keys, read_manifest
-from saesteer.core.tables import Table
+from saesteer.core.tables import Table, row_digests
 from saesteer.run import SHARED_STEPS, Run
 from saesteer.settings import Comparison, Endpoint, Scores, SettingsError
 from saesteer.sources.concept_tables import STEERING_PROMPTS

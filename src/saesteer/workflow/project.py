@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from saesteer.core.confined import confined
-from saesteer.core.files import write_text
+from saesteer.core.files import confined, write_text
 from saesteer.core.shipped import SHIPPED
 from saesteer.core.yaml_1_2 import quoted, read_yaml
 from saesteer.settings import Experiment, SettingsError

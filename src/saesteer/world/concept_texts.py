@@ -11,8 +11,8 @@ from itertools import chain, count, repeat
 import polars as pl
 
 from saesteer.analysis.concepts import NO_TOPIC
+from saesteer.core.errors import check_known
 from saesteer.core.files import text_id
-from saesteer.core.names import check_known
 from saesteer.settings import SettingsError
 from saesteer.sources.concept_tables import COMPARED_CONCEPTS, CONCEPT_TEXTS
 from saesteer.sources.concept_texts import concept_row, concept_table

@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from saesteer.core.errors import check_known
 from saesteer.core.files import write_atomically
-from saesteer.core.names import check_known
 from saesteer.engine.interventions import Addition, unpacked
 from saesteer.settings import SettingsError
 

@@ -26,8 +26,7 @@ from xml.etree import ElementTree
 import httpx2
 
 from saesteer.core.errors import SaesteerError
-from saesteer.core.files import write_atomically
-from saesteer.core.zipped import LARGEST_RATIO
+from saesteer.core.files import LARGEST_RATIO, write_atomically
 from saesteer.sources.http import Client, FetchError, Transient, as_finished, body_of, get
 from saesteer.sources.neuronpedia.convert import (
     Example,
