@@ -25,9 +25,6 @@ from saesteer.engine.adapters import (
     adapter_layers,
     attention_output,
     changed_weights,
-    low_rank_subspace_installed,
-    low_rank_weights_installed,
-    subspace_edited,
     weights_installed,
 )
 from saesteer.engine.hook_points import HookPoint
@@ -81,7 +78,7 @@ def test_output_projection_of_every_family_has_its_usual_name(family: str) -> No
 def test_lora_equals_pefts(family: str, factor: float) -> None:
     lm = model_of(family)
     ids, adapter = rows_of(lm), a_lora(lm)
-    with torch.no_grad(), low_rank_weights_installed(lm, adapter, torch.full((5,), factor)):
+    with torch.no_grad(), adapter.installed(lm, torch.full((5,), factor)):
         ours = lm.model(ids).logits
     with torch.no_grad():
         theirs = peft_model(lm, adapter, family, factor)(ids).logits
@@ -95,7 +92,7 @@ def test_lora_steps_with_a_cache_as_peft_does_without(family: str) -> None:
     """Every position is adapted, in the prompt and after it."""
     lm = model_of(family)
     ids, adapter = rows_of(lm), a_lora(lm)
-    logits = stepped(lm, ids, lambda start: low_rank_weights_installed(lm, adapter, torch.ones(5)), prompt_length=6)
+    logits = stepped(lm, ids, lambda start: adapter.installed(lm, torch.ones(5), start, 6), prompt_length=6)
     with torch.no_grad():
         torch.testing.assert_close(logits, peft_model(lm, adapter, family)(ids).logits, rtol=1e-4, atol=1e-4)
 
@@ -148,7 +145,7 @@ def test_loreft_edits_the_first_and_last_prompt_positions_once(family: str, leng
     lm = model_of(family)
     ids, edits, factors = rows_of(lm), a_loreft(lm, n_first=2, n_last=3), [1.0, 0.5, 0.0, -1.0, 2.0]
     for lengths in ([length] * 5, [length, 1, 4, 9, 13]):
-        with torch.no_grad(), subspace_edited(lm, edits, torch.tensor(factors), 0, torch.tensor(lengths)):
+        with torch.no_grad(), edits.edited(lm, torch.tensor(factors), 0, torch.tensor(lengths)):
             ours = lm.model(ids).logits
         torch.testing.assert_close(ours, _looped_loreft(lm, edits, ids, factors, lengths), rtol=1e-4, atol=1e-4)
 
@@ -160,23 +157,23 @@ def test_loreft_steps_with_a_cache_and_leaves_what_follows_the_prompt_alone(leng
     ids, one = rows_of(lm), a_loreft(lm)
     wanted = _looped_loreft(lm, one, ids, [1.0] * 5, [length] * 5)
     for first in (length, length - 1, 2):
-        logits = stepped(lm, ids, lambda start: low_rank_subspace_installed(lm, one, torch.ones(5), start, length), prompt_length=first)
+        logits = stepped(lm, ids, lambda start: one.installed(lm, torch.ones(5), start, length), prompt_length=first)
         torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_loreft_trains_where_the_context_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training edits each text in its own context and scores what follows: its first loss is that of the loop."""
-    given, installed, losses = problem(n_texts=6), [], []
+    given, installed, losses, edited = problem(n_texts=6), [], [], LowRankSubspace.edited
 
-    def spied(lm: LanguageModel, one: LowRankSubspace, factor: Tensor, start: int, lengths: Tensor) -> Any:
+    def spied(one: LowRankSubspace, *args: Any) -> Any:
         installed.append(replace(one, R=one.R.detach().clone(), W=one.W.detach().clone(), b=one.b.detach().clone()))
-        return subspace_edited(lm, one, factor, start, lengths)
+        return edited(one, *args)
 
     def heard(lm: LanguageModel, hook_point: HookPoint, some: Sequence[ReadText]) -> Tensor:
         losses.append(losses_behind(lm, hook_point, some))
         return losses[-1]
 
-    monkeypatch.setattr(loreft, "subspace_edited", spied)
+    monkeypatch.setattr(LowRankSubspace, "edited", spied)
     monkeypatch.setattr(loreft, "losses_behind", heard)
     loreft.fit(given)
     parts = []
@@ -199,13 +196,13 @@ def test_loreft_takes_a_texts_beginning_for_a_prompt_where_it_has_none() -> None
 def test_edits_are_trained_where_they_act_though_texts_have_no_prompt(
     monkeypatch: pytest.MonkeyPatch, fit: Callable[[Problem], Any]
 ) -> None:
-    given, lengths = problem(n_texts=6), []
+    given, lengths, edited = problem(n_texts=6), [], LowRankSubspace.edited
 
-    def heard(lm: LanguageModel, one: LowRankSubspace, factor: Tensor, start: int, n_prompt: Tensor) -> Any:
+    def heard(one: LowRankSubspace, lm: LanguageModel, factor: Tensor, start: int, n_prompt: Tensor) -> Any:
         lengths.extend(n_prompt.tolist())
-        return subspace_edited(lm, one, factor, start, n_prompt)
+        return edited(one, lm, factor, start, n_prompt)
 
-    monkeypatch.setattr(loreft, "subspace_edited", heard)
+    monkeypatch.setattr(LowRankSubspace, "edited", heard)
     fit(replace(given, positive=tuple(replace(text, n_context=1) for text in given.positive)))
     assert min(lengths) > 1
 
@@ -258,7 +255,7 @@ def test_hooks_go_after_an_error(adapter: Callable[[LanguageModel], Any]) -> Non
         fails()
     bad = replace(a_lora(lm), layers=(0, 1, 2, 99))
     with left_as_it_was(lm), pytest.raises(IndexError):
-        low_rank_weights_installed(lm, bad, torch.ones(2)).__enter__()
+        bad.installed(lm, torch.ones(2)).__enter__()
 
 
 def test_fine_tuning_equals_a_plain_loop() -> None:
@@ -296,9 +293,9 @@ def test_training_lowers_the_loss_and_leaves_the_model_alone(method: ModuleType)
 
 def installed(lm: LanguageModel, adapter: Intervention, factor: Tensor, lengths: Tensor | None = None) -> AbstractContextManager[None]:
     if isinstance(adapter, LowRankWeights):
-        return low_rank_weights_installed(lm, adapter, factor)
+        return adapter.installed(lm, factor)
     if isinstance(adapter, LowRankSubspace):
-        return subspace_edited(lm, adapter, factor, 0, lengths)
+        return adapter.edited(lm, factor, 0, lengths)
     return weights_installed(lm, changed_weights(lm, adapter, factor)) if isinstance(adapter, WeightChange) else nullcontext()
 
 

@@ -27,7 +27,6 @@ from torch import Tensor
 
 from saesteer.engine import head, logit_lens, loss_rise, models, output_score, pilot
 from saesteer.engine.activations import sparse_activations
-from saesteer.engine.adapters import low_rank_subspace_installed, low_rank_weights_installed
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.damage import N_CONTEXT, text_damage
 from saesteer.engine.generate import steered_texts
@@ -223,9 +222,8 @@ def adapter_step(kind: str) -> Step:
 
     def run(places: list[int], _batch: int | None) -> pl.DataFrame:
         some = (places * 32)[: max(32, len(places))]
-        adapted = {"lora": (low_rank_weights_installed, a_lora(lm), ()), "loreft": (low_rank_subspace_installed, a_loreft(lm), (0, 8))}
-        installed, adapter, where = adapted[kind]
-        with torch.no_grad(), installed(lm, adapter, factors[some], *where):
+        adapter = {"lora": a_lora, "loreft": a_loreft}[kind](lm)
+        with torch.no_grad(), adapter.installed(lm, factors[some], 0, 8):
             return as_rows(lm.model(ids[some]).logits[: len(places)])
 
     return Step(40, run)

@@ -15,7 +15,7 @@ from test_low_precision import N, compared, scores
 from test_own_model import own, problems  # noqa: F401 (a fixture)
 from transformers import AutoConfig
 
-from saesteer.engine.adapters import changed_weights, low_rank_weights_installed
+from saesteer.engine.adapters import changed_weights
 from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import language_model, load_language_model
 from saesteer.engine.quantised import is_quantised, numbers_of, tensors_in
@@ -122,7 +122,7 @@ def test_lora_trains_through_quantised_weights(saved: Any, dtype: str) -> None:
     for one in (lm, dequantised(lm)):
         adapter = a_lora(one)
         adapter.A.requires_grad_()
-        with low_rank_weights_installed(one, adapter, torch.ones(len(ids))):
+        with adapter.installed(one, torch.ones(len(ids))):
             one.model(ids, labels=ids).loss.float().backward()
         gradients.append(adapter.A.grad.flatten())
     assert torch.cosine_similarity(*gradients, dim=0) > 0.99

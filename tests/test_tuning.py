@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from methods_world import problem, texts_of
 
-from saesteer.engine.adapters import subspace_edited
 from saesteer.engine.interventions import Addition
 from saesteer.methods.fit import lora, loreft, probe, reft_r1, reps, sft, ssv
 from saesteer.methods.fit.fits import fitted_rows
@@ -191,7 +190,7 @@ def test_what_is_chosen_is_better_on_texts_that_the_fit_never_saw() -> None:
 
     def loss(given: Problem) -> float:
         made = loreft.fit(given).intervention
-        with torch.no_grad(), subspace_edited(given.lm, made, torch.ones(24), 0, torch.tensor([text.n_context for text in new])):
+        with torch.no_grad(), made.edited(given.lm, torch.ones(24), 0, torch.tensor([text.n_context for text in new])):
             return float(token_losses(given.lm, new).mean())
 
     assert loss(tuned) < loss(published) - 0.1

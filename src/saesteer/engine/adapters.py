@@ -52,7 +52,9 @@ class Adapter(Intervention, ABC):
 
 @dataclass(frozen=True)
 class LowRankWeights(Adapter):
-    """LoRA: `W + factor * scaling * B @ A` for the output projection of attention in some layers (P4)."""
+    """LoRA (arXiv 2106.09685; P4, arXiv 2501.17148): attention's output projection of some layers adds `factor * scaling * B A x` to its
+    output for an input x, which is the weight `W + factor * scaling * B @ A`. A is as wide as the widest input, and of a narrower one's its
+    first columns count."""
 
     kind = "low_rank_weights"
     not_constant = "is an adapter (LoRA), which changes weights"
@@ -65,13 +67,27 @@ class LowRankWeights(Adapter):
     def scaled(self, unit: float) -> Intervention | None:
         return replace(self, B=unit * self.B)
 
-    def installed(self, lm: LanguageModel, factor: Float[Tensor, " row"], start: int, prompt_length: int) -> AbstractContextManager[None]:
-        return low_rank_weights_installed(lm, self, factor)
+    @contextmanager
+    def installed(self, lm: LanguageModel, factor: Float[Tensor, " row"], start: int = 0, prompt_length: int = 0) -> Iterator[None]:
+        strength = (factor * self.scaling)[:, None, None]
+
+        def added(A: Tensor, B: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+            def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+                x = args[0].to(lm.device, A.dtype)  # a block may be on another GPU than the head, where adapters are
+                return output + (strength * (x @ A[..., : x.shape[-1]].mT @ B.mT)).to(output.device, output.dtype)
+
+            return hook
+
+        with ExitStack() as hooks:
+            for layer, A, B in zip(self.layers, self.A, self.B, strict=True):
+                hooks.callback(attention_output(lm, layer).register_forward_hook(added(A, B)).remove)
+            yield
 
 
 @dataclass(frozen=True)
 class LowRankSubspace(Adapter):
-    """LoReFT: `h + factor * R^T (W h + b - R h)` after some layers, at the first and last positions of the prompt (P4)."""
+    """LoReFT (arXiv 2404.03592; P4, arXiv 2501.17148): the residual h after some layers becomes `h + factor * R^T (W h + b - R h)` at the
+    first and last positions of the prompt, once where these overlap, and nowhere after it."""
 
     kind = "low_rank_subspace"
     not_constant = "is an adapter (LoReFT), whose edit depends on the residual"
@@ -96,7 +112,29 @@ class LowRankSubspace(Adapter):
         return values
 
     def installed(self, lm: LanguageModel, factor: Float[Tensor, " row"], start: int, prompt_length: int) -> AbstractContextManager[None]:
-        return low_rank_subspace_installed(lm, self, factor, start, prompt_length)
+        if start >= prompt_length:  # a forward that starts after the prompt is left as it is
+            return nullcontext()
+        return self.edited(lm, factor, start, torch.full((len(factor),), prompt_length, device=lm.device))
+
+    @contextmanager
+    def edited(self, lm: LanguageModel, factor: Float[Tensor, " row"], start: int, prompt_length: Int[Tensor, " row"]) -> Iterator[None]:
+        """`installed` for rows that have prompts of their own lengths."""
+
+        def changed(R: Tensor, W: Tensor, b: Tensor) -> Callable[[Tensor], Tensor]:
+            def change(residual: Float[Tensor, "row seq d_model"]) -> Float[Tensor, "row seq d_model"]:
+                position = start + torch.arange(residual.shape[1], device=prompt_length.device)[None]
+                last = position >= prompt_length[:, None] - self.n_last
+                edited = ((position < self.n_first) | last) & (position < prompt_length[:, None])  # [row seq]
+                strength = torch.where(edited, factor[:, None], 0.0)[:, :, None]
+                h = residual.to(R.dtype)
+                return residual + (strength * ((h @ W.mT + b.unsqueeze(-2) - h @ R.mT) @ R)).to(residual.dtype)
+
+            return change
+
+        with ExitStack() as hooks:
+            for layer, R, W, b in zip(self.layers, self.R, self.W, self.b, strict=True):
+                hooks.enter_context(residual_changed(lm, depth_of(lm, layer, "resid_post"), changed(R, W, b)))
+            yield
 
 
 @dataclass(frozen=True)
@@ -179,60 +217,6 @@ def attention_output(lm: LanguageModel, layer: int) -> nn.Module:
 def input_width(projection: nn.Module) -> int:
     """Input width of a linear map; GPT-2's Conv1D holds its weight transposed."""
     return int(projection.weight.shape[0 if isinstance(projection, Conv1D) else 1])
-
-
-@contextmanager
-def low_rank_weights_installed(lm: LanguageModel, intervention: LowRankWeights, factor: Float[Tensor, " row"]) -> Iterator[None]:
-    """Within the context, attention's output projection of each adapted layer adds `factor * scaling * B A x` to its output for an input x,
-    which is the weight `W + factor * scaling * B A` (LoRA, arXiv 2106.09685; P4, arXiv 2501.17148). Rows share an adapter or have their
-    own. A is as wide as the widest input, and of a narrower one's its first columns count."""
-    strength = (factor * intervention.scaling)[:, None, None]
-
-    def added(A: Tensor, B: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-        def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            x = args[0].to(lm.device, A.dtype)  # a block may be on another GPU than the head, where adapters are
-            return output + (strength * (x @ A[..., : x.shape[-1]].mT @ B.mT)).to(output.device, output.dtype)
-
-        return hook
-
-    with ExitStack() as hooks:
-        for layer, A, B in zip(intervention.layers, intervention.A, intervention.B, strict=True):
-            hooks.callback(attention_output(lm, layer).register_forward_hook(added(A, B)).remove)
-        yield
-
-
-@contextmanager
-def subspace_edited(
-    lm: LanguageModel, intervention: LowRankSubspace, factor: Float[Tensor, " row"], start: int, prompt_length: Int[Tensor, " row"]
-) -> Iterator[None]:
-    """Within the context, the residual h after each adapted layer becomes `h + factor * R^T (W h + b - R h)` at the first and last
-    positions of each row's prompt: once where these overlap, and nowhere after it (LoReFT, arXiv 2404.03592; P4, arXiv 2501.17148).
-    The rows' first token has position `start`; rows share an adapter or have their own."""
-
-    def changed(R: Tensor, W: Tensor, b: Tensor) -> Callable[[Tensor], Tensor]:
-        def change(residual: Float[Tensor, "row seq d_model"]) -> Float[Tensor, "row seq d_model"]:
-            position = start + torch.arange(residual.shape[1], device=prompt_length.device)[None]
-            last = position >= prompt_length[:, None] - intervention.n_last
-            edited = ((position < intervention.n_first) | last) & (position < prompt_length[:, None])  # [row seq]
-            strength = torch.where(edited, factor[:, None], 0.0)[:, :, None]
-            h = residual.to(R.dtype)
-            return residual + (strength * ((h @ W.mT + b.unsqueeze(-2) - h @ R.mT) @ R)).to(residual.dtype)
-
-        return change
-
-    with ExitStack() as hooks:
-        for layer, R, W, b in zip(intervention.layers, intervention.R, intervention.W, intervention.b, strict=True):
-            hooks.enter_context(residual_changed(lm, depth_of(lm, layer, "resid_post"), changed(R, W, b)))
-        yield
-
-
-def low_rank_subspace_installed(
-    lm: LanguageModel, intervention: LowRankSubspace, factor: Float[Tensor, " row"], start: int, prompt_length: int
-) -> AbstractContextManager[None]:
-    """`subspace_edited` for rows whose prompts have equally many tokens. A forward that starts after the prompt is left as it is."""
-    if start >= prompt_length:
-        return nullcontext()
-    return subspace_edited(lm, intervention, factor, start, torch.full((len(factor),), prompt_length, device=lm.device))
 
 
 def check_changeable(lm: LanguageModel) -> None:

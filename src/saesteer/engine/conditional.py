@@ -7,7 +7,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saesteer.engine.hook_points import HookPoint, reading
-from saesteer.engine.interventions import ConditionalAddition
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.steering import Intervention
 
@@ -34,19 +33,12 @@ def switched(
     h is the mean over a prompt's tokens, but for the first, of what lies at the hook point. The authors' program takes the first as well:
     the beginning-of-sequence token's residual is the same in every prompt, and in many models larger than all others.
     """
-    if not any(isinstance(intervention, ConditionalAddition) for intervention in interventions):
+    if all(intervention.unconditional is intervention for intervention in interventions):
         return factor
     means = {}
     for prompt in {tuple(prompt) for prompt in prompts}:
         at_hook_point = reading(lm, torch.tensor([prompt], device=lm.device), hook_point)
         means[prompt] = at_hook_point.value[0, 1:].float().mean(dim=0)  # NaN, which meets no condition, of a prompt of one token
-
-    def steers(intervention: Intervention, mean: Float[Tensor, " d_model"]) -> bool:
-        if not isinstance(intervention, ConditionalAddition):
-            return True
-        value = float(similarity(mean, intervention.condition.to(mean)))
-        return value > intervention.threshold if intervention.above else value < intervention.threshold
-
     rows = list(zip(which.tolist(), map(tuple, prompts), strict=True))
-    met = {(place, prompt): steers(interventions[place], means[prompt]) for place, prompt in set(rows)}
+    met = {(place, prompt): interventions[place].steers(means[prompt]) for place, prompt in set(rows)}
     return factor * torch.tensor([met[row] for row in rows], device=factor.device)

@@ -17,7 +17,7 @@ from torch import Tensor
 from saesteer.core.errors import SaesteerError
 from saesteer.engine.conditional import switched
 from saesteer.engine.finite import rows_named
-from saesteer.engine.generations import placed
+from saesteer.engine.generations import FIT, placed
 from saesteer.engine.head import raw_logits, rows_of_logits, soft_capped
 from saesteer.engine.hook_points import sae_hook_point
 from saesteer.engine.interventions import PromptText, unpacked
@@ -29,8 +29,6 @@ ALGORITHM_VERSION = 1
 
 N_CONTEXT = 8
 """Tokens of a text that are its prompt, the beginning-of-sequence token included."""
-
-_FIT = ["layer", "method", "concept_id"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def text_damage(
     divergence are null."""
     unsteered = read(lm, with_padding(lm, texts))
     loss = float(compared(lm, unsteered, unsteered)[0].mean())
-    each = rows.select(_FIT).unique(maintain_order=True).join(fits, on=_FIT, how="left", maintain_order="left")
+    each = rows.select(FIT).unique(maintain_order=True).join(fits, on=FIT, how="left", maintain_order="left")
     for fit in each.iter_rows(named=True, buffer_size=1):  # adapters are large
         of_fit = rows.filter(method=fit["method"], concept_id=fit["concept_id"])
         measured: list[tuple[float | None, float | None, int]] = [(None, None, 0)] * of_fit.height
@@ -70,7 +68,7 @@ def text_damage(
             with rows_named(f"layer {layer}, {fit['method']}, concept {fit['concept_id']}"):
                 measured = [_means(*compared(lm, steered, unsteered)) for steered in reads]
         columns = pl.DataFrame(measured, schema={"loss": pl.Float64, "divergence": pl.Float64, "n_tokens": pl.UInt32}, orient="row")
-        yield of_fit.select(*_FIT, "factor").hstack(columns).with_columns(unsteered_loss=loss)
+        yield of_fit.select(*FIT, "factor").hstack(columns).with_columns(unsteered_loss=loss)
 
 
 def _means(nll: Float64[Tensor, " token"], divergence: Float64[Tensor, " token"]) -> tuple[float, float, int]:

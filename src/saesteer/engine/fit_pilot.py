@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from saesteer.engine.damage import compared, read, reader_under, with_padding
-from saesteer.engine.interventions import Addition, ConditionalAddition
 from saesteer.engine.loss_rise import at_rise
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae
@@ -28,11 +27,8 @@ def at_pilot_factor(lm: LanguageModel, sae: Sae, intervention: Intervention, tex
     """The intervention with its pilot factor as factor 1; as it is where its strength cannot be scaled."""
     if intervention.scaled(1.0) is None:
         return intervention
-    measured = intervention
-    if isinstance(intervention, ConditionalAddition):  # ordinary texts need not meet the condition, and then nothing would be added
-        measured = Addition(intervention.vector, intervention.scale)
-    unit = pilot_factor(lm, sae, measured, texts, target)
-    made = intervention.scaled(unit)
+    # Ordinary texts need not meet a condition, and then nothing would be added.
+    made = intervention.scaled(pilot_factor(lm, sae, intervention.unconditional, texts, target))
     assert made is not None
     return made
 

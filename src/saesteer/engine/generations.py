@@ -13,7 +13,7 @@ from saesteer.core.errors import NotFiniteError
 from saesteer.core.texts import FEATURE_TEXT, FIT_TEXT, NO_FIT
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.finite import fault
-from saesteer.engine.generate import steered_texts, steered_texts_by_token
+from saesteer.engine.generate import TEXTS, steered_texts, steered_texts_by_token
 from saesteer.engine.interventions import ActivationEdit, Addition, ConditionalClamp, Projection, PromptText, unpacked
 from saesteer.engine.models import LanguageModel, check_length, prompt_token_ids
 from saesteer.engine.saes import Sae, check_features
@@ -25,14 +25,9 @@ ALGORITHM_VERSION = 2
 MOST_INTERVENTIONS = 512
 """Fits whose tensors are in the host's memory at a time; on a GPU are those of a batch."""
 
-_FIT = ["layer", "method", "concept_id"]
-_TEXT: Mapping[str, Any] = {
-    "token_ids": pl.List(pl.UInt32),
-    "text": pl.String,
-    "n_tokens": pl.UInt16,
-    "stopped": pl.Boolean,
-    "seconds": pl.Float64,
-}
+FIT = ["layer", "method", "concept_id"]
+"""Keys of a fit."""
+_TEXT = {name: dtype for name, dtype in TEXTS.items() if name != "row"}
 _ROW = ["row", "intervention", "prompt", "factor", "stream"]
 """What `steered_texts` reads of a row."""
 
@@ -140,18 +135,18 @@ def fit_texts(
     Random numbers come from a text's concept, prompt and sample, not from its method and factor: methods are compared on the same draws, as
     are the factors of one method.
     """
-    joined = rows.join(fits.select(*_FIT, "kind", "tensors", "values"), on=_FIT, how="left", maintain_order="left")
+    joined = rows.join(fits.select(*FIT, "kind", "tensors", "values"), on=FIT, how="left", maintain_order="left")
     abstained = joined.filter(pl.col("kind").is_null())
     if not abstained.is_empty():
         none = {"token_ids": None, "text": None, "n_tokens": 0, "stopped": False, "seconds": 0.0}
         columns = (pl.lit(none[name]).cast(dtype).alias(name) for name, dtype in _TEXT.items())
         yield abstained.select(*FIT_TEXT, *columns, reason=pl.lit(NO_FIT))
     fitted = joined.filter(pl.col("kind").is_not_null())
-    for names in fitted.select(_FIT).unique(maintain_order=True).iter_slices(MOST_INTERVENTIONS):
-        chunk = fitted.join(names, on=_FIT, how="semi", maintain_order="left")
-        packed = chunk.unique(subset=_FIT, keep="first", maintain_order=True).select("kind", "tensors", "values").iter_rows()
+    for names in fitted.select(FIT).unique(maintain_order=True).iter_slices(MOST_INTERVENTIONS):
+        chunk = fitted.join(names, on=FIT, how="semi", maintain_order="left")
+        packed = chunk.unique(subset=FIT, keep="first", maintain_order=True).select("kind", "tensors", "values").iter_rows()
         interventions = [placed(unpacked(*parts), sae, sae_features) for parts in packed]
-        numbered = chunk.drop("tensors", "values").join(names.with_row_index("intervention"), on=_FIT, maintain_order="left")
+        numbered = chunk.drop("tensors", "values").join(names.with_row_index("intervention"), on=FIT, maintain_order="left")
         plain = _prompts(lm, numbered, prompts)
         ids = []
         for number, factor, prefix_id in numbered.select("intervention", "factor", "prefix_id").iter_rows():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from saesteer.engine.adapters import LowRankSubspace, LowRankWeights, WeightChange
 from saesteer.engine.amplify import amplify
+from saesteer.engine.conditional import similarity
 from saesteer.engine.continuation import Steering
 from saesteer.engine.hook_points import sae_hook_point, steered
 from saesteer.engine.models import LanguageModel
@@ -85,6 +86,14 @@ class ConditionalAddition(Intervention):
     condition: Float[Tensor, " d_model"]  # c
     threshold: float
     above: bool
+
+    @property
+    def unconditional(self) -> Intervention:
+        return Addition(self.vector, self.scale)
+
+    def steers(self, mean: Float[Tensor, " d_model"]) -> bool:
+        value = float(similarity(mean, self.condition.to(mean)))
+        return value > self.threshold if self.above else value < self.threshold
 
     def scaled(self, unit: float) -> Intervention | None:
         return replace(self, scale=unit * self.scale)

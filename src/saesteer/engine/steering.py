@@ -73,6 +73,15 @@ class Intervention:
         """What interventions have in common that can steer rows of one batch."""
         return type(self)
 
+    @property
+    def unconditional(self) -> "Intervention":
+        """What it does to the prompts that it steers: itself, unless it decides by the prompt whether to steer (engine.conditional)."""
+        return self
+
+    def steers(self, mean: Float[Tensor, " d_model"]) -> bool:
+        """Whether it steers a prompt, by the mean of what its tokens, but for the first, have at the hook point."""
+        return True
+
     def scaled(self, unit: float) -> "Intervention | None":
         """The intervention whose factor 1 is the factor `unit` of this one; None where it has no strength, or another at each position."""
         return None

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saesteer.engine.adapters import LowRankWeights, attention_output, input_width, low_rank_weights_installed
+from saesteer.engine.adapters import LowRankWeights, attention_output, input_width
 from saesteer.engine.hook_points import HookPoint
 from saesteer.engine.models import LanguageModel
 from saesteer.methods.fit.problem import Problem
@@ -63,7 +63,7 @@ def adapted_losses(
     lm: LanguageModel, hook_point: HookPoint, adapter: LowRankWeights, texts: Sequence[ReadText], factor: Float[Tensor, " text"]
 ) -> Float[Tensor, " token"]:
     """Loss of each token of the outputs (nats), under the adapter at these factors."""
-    with low_rank_weights_installed(lm, adapter, factor):
+    with adapter.installed(lm, factor):
         return losses_behind(lm, hook_point, texts)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from saesteer.engine.adapters import LowRankSubspace, subspace_edited
+from saesteer.engine.adapters import LowRankSubspace
 from saesteer.engine.hook_points import HookPoint
 from saesteer.engine.models import LanguageModel
 from saesteer.methods.fit.problem import Problem
@@ -55,7 +55,7 @@ def edited_losses(
 ) -> Float[Tensor, " token"]:
     """Loss of each token of the outputs (nats), their prompts edited at these factors."""
     prompt_length = torch.tensor([read.text.n_context for read in texts], device=lm.device)
-    with subspace_edited(lm, edits, factor, 0, prompt_length):
+    with edits.edited(lm, factor, 0, prompt_length):
         return losses_behind(lm, hook_point, texts)
 
 
