@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -155,6 +155,13 @@ def model_and_sae(family: str, layer: int, hook_point: str = "resid_post") -> tu
 def prompt_of(family: str) -> str:
     """A neutral prompt that the family's tokenizer knows."""
     return "From my experience," if family == "shipped" else "From ba be dibo tuda"
+
+
+def dense(row: Mapping[str, Any], like: torch.Tensor) -> torch.Tensor:
+    """The activations of a row of `sparse_activations` [position feature]."""
+    activations = torch.zeros_like(like)
+    activations[row["token_index"], row["feature"]] = torch.tensor(row["value"], dtype=like.dtype)
+    return activations
 
 
 def rows_of_grid(grid: Iterable[tuple[int, str, str, int]]) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Sparse codes against each text run alone and encoded token by token."""
+"""Sparse codes against each text run alone and encoded token by token; directions of texts against transformers' own hidden states."""
 
 import copy
 from dataclasses import replace
@@ -6,12 +6,12 @@ from dataclasses import replace
 import polars as pl
 import pytest
 import torch
-from engine_models import FAMILIES, WITH_LAYER_NORM, model_and_sae, tiny_model, tiny_sae
+from engine_models import FAMILIES, WITH_LAYER_NORM, WORLD, dense, model_and_sae, shipped_sae, tiny_model, tiny_sae
 from oracles import plain_hooks
 
 from saesteer.engine import activations, hook_points
-from saesteer.engine.activations import SCHEMA, sparse_activations
-from saesteer.engine.models import language_model
+from saesteer.engine.activations import SCHEMA, decoder_cosines, difference_of_means, sparse_activations
+from saesteer.engine.models import language_model, load_language_model
 
 PRE = "resid_pre"
 
@@ -47,9 +47,7 @@ def test_equals_each_text_alone_token_by_token(family: str, monkeypatch: pytest.
             codes = torch.stack([plain_hooks.code_of(read, residual) for residual in residuals])
             codes[0] = 0
             assert row["n_tokens"] == len(token_ids)
-            dense = torch.zeros_like(codes)
-            dense[row["token_index"], row["feature"]] = torch.tensor(row["value"])
-            torch.testing.assert_close(dense, codes, rtol=1e-4, atol=2e-3 if family == "shipped" else 2e-4)
+            torch.testing.assert_close(dense(row, codes), codes, rtol=1e-4, atol=2e-3 if family == "shipped" else 2e-4)
             places = list(zip(row["token_index"], row["feature"], strict=True))
             assert places == sorted(places)
 
@@ -67,15 +65,13 @@ def test_special_tokens_inside_texts_do_not_count() -> None:
     token_ids = [[1, 50, 2, 1, 51, turn, 52, end, 40, think, 0, 53], [60, 2, 1, 0, turn, end], [70, 71]]
     texts = pl.DataFrame({"text_id": ["packed", "none that counts", "ordinary"], "token_ids": token_ids})
     table = pl.concat(sparse_activations(lm, {1: sae}, texts))
-    for ids, places, features, values in zip(token_ids, *table.select("token_index", "feature", "value"), strict=True):
+    for ids, row in zip(token_ids, table.to_dicts(), strict=True):
         residuals = plain_hooks.residuals(lm.model, ids, 1)
         codes = torch.stack([plain_hooks.code_of(sae, residual) for residual in residuals])
         ordinary = [place > 0 and token not in {0, 1, 2, turn, end} for place, token in enumerate(ids)]
         assert codes[1:][~torch.tensor(ordinary[1:])].count_nonzero() > 0 or all(ordinary[1:])
         codes[~torch.tensor(ordinary)] = 0
-        dense = torch.zeros_like(codes)
-        dense[places.to_list(), features.to_list()] = torch.tensor(values.to_list())
-        torch.testing.assert_close(dense, codes, rtol=1e-4, atol=2e-4)
+        torch.testing.assert_close(dense(row, codes), codes, rtol=1e-4, atol=2e-4)
     assert table["n_ordinary"].to_list() == [1 + 1 + 1 + 1 + 1 + 1, 0, 1]
     assert table["n_tokens"].to_list() == [12, 6, 2]
 
@@ -95,3 +91,19 @@ def test_no_texts_and_too_long_a_text() -> None:
         list(sparse_activations(lm, {1: sae}, _texts([65])))
     with pytest.raises(ValueError, match="layer 9 does not exist"):
         list(sparse_activations(lm, {9: sae}, _texts([5])))
+
+
+def test_the_direction_of_a_word_is_that_of_the_texts_that_have_it():
+    """Against transformers' own hidden states of the shipped model: of all tokens but the first, both means in plain loops."""
+    # Not the model that tests share: transformers leaves hooks where it has given hidden states.
+    lm, sae = load_language_model(WORLD / "model", "float32", "cpu"), shipped_sae(6)
+    texts = pl.read_parquet(WORLD / "texts.parquet", n_rows=14)["token_ids"].to_list()
+    groups = texts[:9], texts[9:]
+    means = []
+    for group in groups:
+        rows = [lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[7][0, 1:] for ids in group]
+        means.append(torch.cat(rows).mean(dim=0))
+    (direction,) = difference_of_means(lm, [hook_points.hook_point_of(lm, 6, "resid_post")], *groups)
+    torch.testing.assert_close(direction, means[0] - means[1], rtol=1e-4, atol=1e-5)
+    expected = [float(row @ direction / row.norm() / direction.norm()) for row in sae.W_dec[:5]]
+    assert decoder_cosines(sae, direction)[:5] == pytest.approx(expected, abs=1e-6)

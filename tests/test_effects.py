@@ -129,6 +129,11 @@ def test_another_seed_gives_other_effects_of_other_vectors() -> None:
         ("gpt2", 1, "resid_mid"),
         ("wide_heads", 1, "hook_z"),
         ("gpt_neox", 1, "attn_out"),
+        ("qwen3", 1, "transcoder"),
+        ("gemma2", 1, "transcoder_normalized"),
+        ("llama", 0, "embedding"),
+        ("gemma2", 1, "attn_module"),
+        ("olmo2", 1, "mlp_module"),
     ],
 )
 def test_the_loss_equals_whole_forwards_with_a_hook(family: str, layer: int, hook_point: str) -> None:

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 import test_invariance
 import torch
-from engine_models import prompt_of, rows_of_grid, shipped_sae, tiny_model, tiny_sae
+from engine_models import rows_of_grid, shipped_sae, tiny_model, tiny_sae
 from safetensors.torch import load_file, save_file
 from served import serving
 from test_evaluation import comparison, finished_fits  # noqa: F401
@@ -68,10 +68,6 @@ def of_a_method(name: str) -> Callable[[], Any]:
 def of_the_api(name: str) -> Callable[[], Any]:
     lm, sae = tiny_model("llama"), tiny_sae(1)
     ways: dict[str, Callable[[], Any]] = {
-        "steer": lambda: api.steer(lm, sae, [3], [0, 2], [prompt_of("llama")]),
-        "examples": lambda: api.max_activating_examples(lm, sae, [3, 4], TEXTS),
-        "scores": lambda: api.output_scores(lm, sae, [3, 4], k=3),
-        "lens": lambda: api.top_logit_lens_tokens(lm, sae, [3, 4], k=3),
         "model": lambda: api.load_model(lm.model, tokenizer=lm.tokenizer),
         "a_max": lambda: median_a_max(lm, sae, 1, [[2, 5, 6], [2, 7, 8]]),
     }
@@ -89,7 +85,7 @@ WAYS: dict[str, Callable[[], Callable[[], Any]]] = {
     "effects": lambda: of_a_step(test_invariance.effects_step),
     "top logit-lens tokens": lambda: of_a_step(test_invariance.lens_step),
     "local judge": lambda: of_a_step(test_invariance.judge_step),
-    **{f"api: {name}": partial(of_the_api, name) for name in ("steer", "examples", "scores", "lens", "model", "a_max")},
+    **{f"api: {name}": partial(of_the_api, name) for name in ("model", "a_max")},
     **{f"fit: {name}": partial(of_a_method, name) for name in ("diffmean", "lora", "reft_r1", "sae_ablation", "sae_gradient_output")},
 }
 

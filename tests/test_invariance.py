@@ -25,7 +25,7 @@ from test_judge_local import settings as judge_settings
 from test_steered_texts import LAYER, _interventions, _prompts, _rows
 from torch import Tensor
 
-from saesteer.engine import head, logit_lens, loss_rise, models, output_score, pilot
+from saesteer.engine import logit_lens, loss_rise, models, output_score, pilot
 from saesteer.engine.activations import sparse_activations
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.damage import N_CONTEXT, text_damage
@@ -207,28 +207,6 @@ def judge_step() -> Step:
     return Step(len(queries), run)
 
 
-def spliced_step(family: str) -> Step:
-    """The engine's own rows: logits of residuals that enter above a layer."""
-    lm, sae = model_and_sae(family, 1)
-    prompt = models.prefill(lm, models.prompt_token_ids(lm, prompt_of(family)))
-    rows = 5 * torch.cat([sae.W_dec, sae.W_dec + 0.5, sae.W_dec * 2])[:256]
-    return Step(256, lambda places, _batch: as_rows(head.raw_logits(lm, models.spliced_hidden(lm, prompt, 2, rows[places]))))
-
-
-def adapter_step(kind: str) -> Step:
-    """Rows at factors of their own, never fewer than 32 together."""
-    lm = model_of("shipped")
-    ids, factors = rows_of(lm, 40), torch.linspace(-1, 2, 40)
-
-    def run(places: list[int], _batch: int | None) -> pl.DataFrame:
-        some = (places * 32)[: max(32, len(places))]
-        adapter = {"lora": a_lora, "loreft": a_loreft}[kind](lm)
-        with torch.no_grad(), adapter.installed(lm, factors[some], 0, 8):
-            return as_rows(lm.model(ids[some]).logits[: len(places)])
-
-    return Step(40, run)
-
-
 SLOW, TILES = pytest.mark.slow, "sweep in bfloat16"
 STEPS = [
     *(pytest.param(partial(output_score_step, family), (), id=f"output score, {family}") for family in ("gemma2", "shipped")),
@@ -277,8 +255,6 @@ STEPS = [
     pytest.param(pilot_step, ((5, [20, 2, 3, 0, 11, 7, 9]), (1, [2])), id="pilot factors"),
     pytest.param(lens_step, ((32, range(299, -1, -1)), (64, range(300)), (256, range(5, 38)), (128, [9])), id="top logit-lens tokens"),
     pytest.param(judge_step, ((1, range(5, 8)), (64, range(47, -1, -1)), (None, range(0, 48, 3))), id="local judge"),
-    *(pytest.param(partial(spliced_step, family), (), id=f"spliced rows, {family}") for family in ("gemma2", "gpt2", "shipped")),
-    *(pytest.param(partial(adapter_step, kind), ((None, [0]), (None, [7]), (None, [39])), id=kind) for kind in ("lora", "loreft")),
 ]
 
 

@@ -45,7 +45,8 @@ def compared(exact: pl.Series, rounded: pl.Series) -> dict[str, float]:
 def test_bfloat16_scores_rank_as_float32_ones(family: str, record_property: Any) -> None:
     lm, sae = model_and_sae(family, 1)
     lens, _ = top_logit_lens_tokens(lm, sae.W_dec[:N], 20)
-    exact, rounded = scores(lm, sae, family, lens), scores(narrow(lm), narrow_sae(sae), family, lens)
+    small = sae if family == "shipped" else narrow_sae(sae)  # one that is read from its file stays in float32
+    exact, rounded = scores(lm, sae, family, lens), scores(narrow(lm), small, family, lens)
     errors = compared(exact["output_score"], rounded["output_score"])
     record_property(f"{family} output_score", errors)
     assert errors["spearman"] > 0.99, errors

@@ -1,26 +1,19 @@
-"""Free memory, batches from it, and going on with fewer rows: by hand, with faults put in, and in a process of limited address space."""
+"""Free memory, batches from it, and going on with fewer rows: by hand, and with faults put in."""
 
 import logging
-import os
 import resource
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import psutil
 import pytest
+import test_invariance
 import torch
-from engine_models import model_and_sae, prompt_of, rows_of_grid
 from polars.testing import assert_frame_equal
 
 from saesteer.engine import activations, generate, logit_lens, memory, output_score, perplexity
-from saesteer.engine.activations import sparse_activations
-from saesteer.engine.continuation import Sampling
-from saesteer.engine.generations import feature_texts
-from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.memory import (
     GIB,
     Halving,
@@ -29,10 +22,15 @@ from saesteer.engine.memory import (
     is_out_of_memory,
     rows_that_fit,
 )
-from saesteer.engine.output_score import output_scores
-from saesteer.engine.perplexity import continuation_nll
 
 CPU = torch.device("cpu")
+STEPS = (
+    partial(test_invariance.output_score_step, "gemma2"),
+    partial(test_invariance.sweep_step, "gemma2", n=120),
+    partial(test_invariance.perplexity_step, "gemma2"),
+    test_invariance.lens_step,
+    test_invariance.activations_step,
+)
 FULL = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
 
 
@@ -162,81 +160,31 @@ def _failing_above(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, n_ro
     return failed
 
 
-def _score(lm: Any, sae: Any) -> pl.DataFrame:
-    features = list(range(96))
-    return output_scores(lm, sae, 1, features, torch.arange(20).expand(96, -1) * 3, prompt_of("gemma2"), 10.0, batch=96)
-
-
-def _sweep(lm: Any, sae: Any) -> pl.DataFrame:
-    prefixes = {f"{0:016x}": "From ba", f"{1:016x}": "be di do"}
-    rows = rows_of_grid((feature, "2", prefix_id, 0) for prefix_id in prefixes for feature in range(96))
-    return pl.concat(feature_texts(lm, sae, 1, rows, prefixes, Sampling(max_new_tokens=5), 0)).sort("prefix_id", "feature")
-
-
-def _nll(lm: Any, _sae: Any) -> pl.DataFrame:
-    texts = [" " + " ".join(["ba", "be", "di", "do"][(i >> shift) % 4] for shift in range(0, 8, 2)) for i in range(100)]
-    return continuation_nll(lm, pl.DataFrame({"row": range(100), "prefix": ["From"] * 100, "text": texts}))
-
-
-def _lens(lm: Any, sae: Any) -> pl.DataFrame:
-    ids, values = top_logit_lens_tokens(lm, sae.W_dec, 20)
-    return pl.DataFrame({"ids": ids.tolist(), "values": values.tolist()})
-
-
-def _codes(lm: Any, sae: Any) -> pl.DataFrame:
-    texts = [[1, *(40 + (i * 7 + place) % 100 for place in range(i % 30))] for i in range(80)]
-    table = pl.concat(
-        sparse_activations(lm, {1: sae}, pl.DataFrame({"text_id": [f"{i:03d}" for i in range(80)], "token_ids": texts}), batch=64)
-    )
-    return table.sort("text_id")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("step", "module", "name", "place", "above"),
+    ("make", "module", "name", "place", "above"),
     [
-        (_score, output_score, "hidden_after_prompt", 3, 32),
-        (_sweep, generate, "_start", 1, 40),
-        (_nll, perplexity, "_sums", 1, 33),
-        (_lens, logit_lens, "final_norm", 1, 40),
-        (_codes, activations, "readings", 1, 40),
+        (STEPS[0], output_score, "hidden_after_prompt", 3, 32),
+        (STEPS[1], generate, "_start", 1, 40),
+        (STEPS[2], perplexity, "_sums", 1, 33),
+        (STEPS[3], logit_lens, "final_norm", 1, 40),
+        (STEPS[4], activations, "readings", 1, 40),
     ],
 )
 def test_rows_are_bit_equal_when_memory_runs_out(
-    step: Callable[[Any, Any], pl.DataFrame], module: Any, name: str, place: int, above: int, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], test_invariance.Step], module: Any, name: str, place: int, above: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lm, sae = model_and_sae("gemma2", 1)
-    whole = step(lm, sae)
+    step = make()
+    whole = step.run(list(range(step.n)), None)
     failed = _failing_above(monkeypatch, module, name, above, place)
-    assert_frame_equal(step(lm, sae), whole, check_exact=True)
+    assert_frame_equal(step.run(list(range(step.n)), None), whole, check_exact=True)
     assert failed
 
 
 def test_a_batch_comes_from_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """With next to nothing free, every step takes the fewest rows at a time, and rows are the same."""
-    lm, sae = model_and_sae("gemma2", 1)
-    steps = (_score, _sweep, _nll, _lens, _codes)
-    whole = [step(lm, sae) for step in steps]
+    steps = [make() for make in STEPS]
+    whole = [step.run(list(range(step.n)), None) for step in steps]
     monkeypatch.setattr(memory, "free_bytes", lambda _device: 1)
     for step, expected in zip(steps, whole, strict=True):
-        assert_frame_equal(step(lm, sae), expected, check_exact=True)
-
-
-@pytest.mark.slow
-@pytest.mark.exhaustive
-def test_under_a_low_ceiling_the_batch_falls_and_rows_stay_the_same(tmp_path: Path) -> None:
-    """The shipped model in two processes; one may take 16 MB of addresses more than it has after loading and a first small run: half of
-    that still holds the fewest rows, and with twice as much the scores would hardly need a smaller batch. Tensors are mapped one by one,
-    because what gaps a heap has differs between machines."""
-    one_by_one = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"} | one_by_one
-    frames = []
-    for spare in ("none", "16"):
-        command = [sys.executable, str(Path(__file__).with_name("memory_ceiling.py")), spare, str(tmp_path / spare)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr
-        assert ("output score: memory ran out; going on with" in done.stderr) == (spare != "none"), done.stderr
-        assert ("texts: memory ran out; going on with" in done.stderr) == (spare != "none"), done.stderr
-        frames.append([pl.read_parquet(tmp_path / spare / name) for name in ("scores.parquet", "texts.parquet")])
-    for limited, free in zip(*frames, strict=True):
-        assert_frame_equal(limited, free, check_exact=True)
+        assert_frame_equal(step.run(list(range(step.n)), None), expected, check_exact=True)

@@ -7,7 +7,7 @@ import hub_fakes
 import polars as pl
 import pytest
 import torch
-from engine_models import D_MODEL, N_FEATURES, tiny_model
+from engine_models import D_MODEL, N_FEATURES, dense, tiny_model
 from hub_server import serve_hub, use_hub
 from model_families import RUN
 from oracles.plain_hooks import family_parts
@@ -57,9 +57,7 @@ def assert_read(lm: LanguageModel, sae: saesteer.Sae, which: str, folder: Path) 
     for row in pl.concat(sparse_activations(lm, {1: sae}, texts)).to_dicts():
         expected = codes(folder, seen(lm, which, TEXTS[int(row["text_id"])]))
         expected[0] = 0
-        dense = torch.zeros_like(expected)
-        dense[row["token_index"], row["feature"]] = torch.tensor(row["value"], dtype=torch.float64)
-        torch.testing.assert_close(dense, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(dense(row, expected), expected, rtol=1e-4, atol=1e-4)
         assert (expected > 0).any()
 
 

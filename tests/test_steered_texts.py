@@ -238,9 +238,3 @@ def test_at_the_last_position_a_method_adds_the_decoder_row_that_p1s_sweep_adds(
     away = placed(Addition(-unit_row, 4.0, features=(7,)), sae, "last_position")
     assert isinstance(away, Addition)
     assert torch.equal(away.vector, -sae.W_dec[7]), "a method that steers away with a feature still does"
-
-
-def test_a_prompt_that_is_too_long_is_refused() -> None:
-    lm, sae = tiny_model("gemma2"), tiny_sae(LAYER)
-    with pytest.raises(ValueError, match="at most"):
-        list(steered_texts(lm, sae, LAYER, _rows(1, 1), [Nothing()], [[1] * 500], GREEDY))

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from engine_models import D_MODEL, FAMILIES, N_LAYERS, tiny_model, tiny_sae
+from engine_models import D_MODEL, FAMILIES, N_LAYERS, dense, tiny_model, tiny_sae
 from torch import Tensor
 
 import saesteer
@@ -204,9 +204,7 @@ def test_codes_of_a_centred_sae_are_those_of_the_centred_model(family: str, hook
     (table,) = sparse_activations(lm, {2: ours}, pl.DataFrame({"text_id": ["a"], "token_ids": ids.tolist()}))
     expected = encode(theirs, lens_rows(lens_model(family, centred=True), ids, family)[2, hook_point][0])
     expected[0] = 0
-    dense = torch.zeros_like(expected)
-    dense[table["token_index"][0].to_list(), table["feature"][0].to_list()] = torch.tensor(table["value"][0].to_list())
-    torch.testing.assert_close(dense, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(dense(table.row(0, named=True), expected), expected, rtol=1e-4, atol=1e-4)
     addition = Addition(ours.W_dec[7], None, "last")  # by a_max of what it reads there
     at = hook_points.sae_hook_point(lm, 2, ours.meta)
     with steering_of([addition], SteeredRows(lm, torch.tensor([0]), torch.tensor([3.0]), ours, at)).installed(lm, 0, ids.shape[1]):
