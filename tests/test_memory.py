@@ -7,13 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import psutil
 import pytest
 import test_invariance
 import torch
+from engine_models import model_and_sae
 from polars.testing import assert_frame_equal
 
 from saesteer.engine import activations, generate, logit_lens, memory, output_score, perplexity
+from saesteer.engine.activations import sparse_activations
 from saesteer.engine.memory import (
     GIB,
     Halving,
@@ -24,12 +27,24 @@ from saesteer.engine.memory import (
 )
 
 CPU = torch.device("cpu")
+
+
+def activations_step() -> test_invariance.Step:
+    """Texts of so few lengths that more than the fewest go together."""
+    lm, sae = model_and_sae("gemma2", 1)
+    ids = [[1, *(40 + (i * 7 + place) % 100 for place in range(i % 30))] for i in range(80)]
+    texts = pl.DataFrame({"text_id": [f"{i:03d}" for i in range(80)], "token_ids": ids})
+    return test_invariance.Step(
+        80, lambda places, _batch: pl.concat(sparse_activations(lm, {1: sae}, texts[places], batch=64)).sort("text_id")
+    )
+
+
 STEPS = (
     partial(test_invariance.output_score_step, "gemma2"),
     partial(test_invariance.sweep_step, "gemma2", n=120),
     partial(test_invariance.perplexity_step, "gemma2"),
     test_invariance.lens_step,
-    test_invariance.activations_step,
+    activations_step,
 )
 FULL = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
 
