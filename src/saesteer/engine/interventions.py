@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -45,14 +45,29 @@ class PromptText(Intervention):
 
 
 @dataclass(frozen=True)
-class Addition(Intervention):
+class _AddsVector(Intervention):
+    """What adds a multiple of a vector."""
+
+    vector: Float[Tensor, " d_model"]  # unit norm
+    scale: float | None  # activation that factor 1 adds; None: a_max, the largest feature activation at each position (P1)
+
+    def scaled(self, unit: float) -> Intervention | None:
+        return None if self.scale is None else replace(self, scale=unit * self.scale)
+
+    @classmethod
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> "_Additions":
+        scales = [one.scale for one in interventions if one.scale is not None]
+        vector, scale = rows.vectors([one.vector for one in interventions]), rows.numbers(scales) if scales else None
+        return _Additions(rows.hook_point, rows.sae, vector, rows.factor, scale, not interventions[0].from_last_token, None)
+
+
+@dataclass(frozen=True)
+class Addition(_AddsVector):
     """`h + factor * scale * vector` at every position (P4, arXiv 2501.17148, section 4), or at the last one of every forward (P1, arXiv
     2505.20063, section 3)."""
 
     kind = "addition"
 
-    vector: Float[Tensor, " d_model"]  # unit norm
-    scale: float | None  # activation that factor 1 adds; None: a_max, the largest feature activation at each position (P1)
     positions: Literal["all", "last"] = "all"
     features: tuple[int, ...] = ()  # of the SAE whose decoder directions the vector is made of; none for other vectors
 
@@ -64,16 +79,9 @@ class Addition(Intervention):
     def kind_of_batch(self) -> object:
         return Addition, self.positions, self.scale is None
 
-    def scaled(self, unit: float) -> Intervention | None:
-        return None if self.scale is None else replace(self, scale=unit * self.scale)
-
-    @classmethod
-    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
-        return _additions(interventions, rows)
-
 
 @dataclass(frozen=True)
-class ConditionalAddition(Intervention):
+class ConditionalAddition(_AddsVector):
     """An addition at every position of texts whose prompt meets a condition, and nothing to others (CAST, arXiv 2409.05907): sim(h, c) >
     threshold or, where it is not `above`, sim(h, c) < threshold (engine.conditional), with h the prompt's mean residual."""
 
@@ -81,8 +89,6 @@ class ConditionalAddition(Intervention):
     not_constant = "decides by each prompt whether to add its vector"
     not_everywhere = "decides by each prompt whether to steer, and another program's batches do not say what is prompt"
 
-    vector: Float[Tensor, " d_model"]  # unit norm
-    scale: float  # activation that factor 1 adds
     condition: Float[Tensor, " d_model"]  # c
     threshold: float
     above: bool
@@ -95,16 +101,9 @@ class ConditionalAddition(Intervention):
         value = float(similarity(mean, self.condition.to(mean)))
         return value > self.threshold if self.above else value < self.threshold
 
-    def scaled(self, unit: float) -> Intervention | None:
-        return replace(self, scale=unit * self.scale)
-
-    @classmethod
-    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
-        return _additions(interventions, rows)
-
 
 @dataclass(frozen=True)
-class DecayingAddition(Intervention):
+class DecayingAddition(_AddsVector):
     """`h + factor * decay**t * scale * vector` at the t-th position from the prompt's last one on, t = 0 there. Steering that decays over
     tokens is of arXiv 2510.01246; that it decays geometrically is ours, as the paper's schedule could not be looked up."""
 
@@ -113,17 +112,12 @@ class DecayingAddition(Intervention):
     not_constant = "adds less at each further token"
     not_everywhere = "weakens from the prompt's last position on, and another program's batches do not say where the prompt ends"
 
-    vector: Float[Tensor, " d_model"]  # unit norm
-    scale: float  # activation that factor 1 adds at t = 0
     decay: float  # in [0, 1]
     features: tuple[int, ...] = ()  # as of Addition
 
-    def scaled(self, unit: float) -> Intervention | None:
-        return replace(self, scale=unit * self.scale)
-
     @classmethod
-    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
-        return _additions(interventions, rows, rows.numbers([one.decay for one in interventions]))
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> "_Additions":
+        return replace(super().steering(interventions, rows), decay=rows.numbers([one.decay for one in interventions]))
 
 
 @dataclass(frozen=True)
@@ -163,14 +157,6 @@ class _Additions(AtHookPoint):
         return amplify(value, self.vector[:, None], self.factor[:, None], scale)
 
 
-def _additions(
-    additions: Sequence[Addition | ConditionalAddition | DecayingAddition], rows: SteeredRows, decay: Float[Tensor, " row"] | None = None
-) -> _Additions:
-    scales = [addition.scale for addition in additions if addition.scale is not None]
-    vector, scale = rows.vectors([addition.vector for addition in additions]), rows.numbers(scales) if scales else None
-    return _Additions(rows.hook_point, rows.sae, vector, rows.factor, scale, not additions[0].from_last_token, decay)
-
-
 @dataclass(frozen=True)
 class ActivationEdit(Intervention):
     """Features' activations set to `factor * values` at every position: the difference, decoded, is added, so the SAE's error stays (P3,
@@ -178,39 +164,44 @@ class ActivationEdit(Intervention):
 
     kind = "activation_edit"
     not_constant = "sets (clamps) feature activations, by a different amount at each position"
-
-    features: Int[Tensor, " k"]
-    values: Float[Tensor, " k"]  # activations at factor 1
-
-    def scaled(self, unit: float) -> Intervention | None:
-        return replace(self, values=unit * self.values)
-
-    @classmethod
-    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
-        return _activation_edits(interventions, rows, where_active=False)
-
-
-@dataclass(frozen=True)
-class ConditionalClamp(Intervention):
-    """An activation edit at positions where the feature is active, and nothing at others: clamping to a negative value suppresses (arXiv
-    2410.19278, section 3; 2503.11127). At factor 0 it is the edit itself, for an activation of 0 is one that is not active."""
-
-    kind = "conditional_clamp"
-    not_constant = "sets (clamps) feature activations where the feature is active, by a different amount at each position"
+    where_active: ClassVar[bool] = False
+    """Whether it acts at positions only where the feature is active."""
 
     features: Int[Tensor, " k"]
     values: Float[Tensor, " k"] | None  # activations at factor 1; None: a_max, the largest feature activation at each position (P1)
 
     @property
     def kind_of_batch(self) -> object:
-        return ConditionalClamp, self.values is None
+        return type(self), self.values is None
 
     def scaled(self, unit: float) -> Intervention | None:
         return None if self.values is None else replace(self, values=unit * self.values)
 
     @classmethod
     def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
-        return _activation_edits(interventions, rows, where_active=True)
+        factor, sae = rows.factor, rows.sae
+
+        def stacked(parts: Sequence[Tensor]) -> Tensor:  # [row k], short ones filled with 0
+            return nn.utils.rnn.pad_sequence(list(parts), batch_first=True)[rows.which]
+
+        ones = [torch.ones(len(edit.features)).to(factor) for edit in interventions]
+        given = [one if edit.values is None else edit.values.to(factor) for edit, one in zip(interventions, ones, strict=True)]
+        features = stacked([edit.features.to(factor.device) for edit in interventions])
+        encoder, bias, threshold, decoder = (part[features].to(factor) for part in (sae.W_enc.T, sae.b_enc, sae.threshold, sae.W_dec))
+        by_a_max = interventions[0].values is None
+        values = stacked(given) * factor[:, None]
+        edited = (features, encoder, bias, threshold, decoder, values, stacked(ones))
+        return _ActivationEdits(rows.hook_point, sae, *edited, where_active=cls.where_active, by_a_max=by_a_max)
+
+
+@dataclass(frozen=True)
+class ConditionalClamp(ActivationEdit):
+    """An activation edit at positions where the feature is active, and nothing at others: clamping to a negative value suppresses (arXiv
+    2410.19278, section 3; 2503.11127). At factor 0 it is the edit itself, for an activation of 0 is one that is not active."""
+
+    kind = "conditional_clamp"
+    not_constant = "sets (clamps) feature activations where the feature is active, by a different amount at each position"
+    where_active = True
 
 
 @dataclass(frozen=True)
@@ -247,22 +238,6 @@ class _ActivationEdits(AtEveryPosition):
         rows = encoder_input(self.sae.meta, read, self.sae.W_enc.dtype).to(self.encoder)
         pre = torch.einsum("rsd,rkd->rsk", rows, self.encoder) + self.bias[:, None]
         return pre.masked_fill(pre <= self.threshold[:, None], 0)
-
-
-def _activation_edits(edits: Sequence[ActivationEdit | ConditionalClamp], rows: SteeredRows, *, where_active: bool) -> _ActivationEdits:
-    factor, sae = rows.factor, rows.sae
-
-    def stacked(parts: Sequence[Tensor]) -> Tensor:  # [row k], short ones filled with 0
-        return nn.utils.rnn.pad_sequence(list(parts), batch_first=True)[rows.which]
-
-    ones = [torch.ones(len(edit.features)).to(factor) for edit in edits]
-    values = stacked([one if edit.values is None else edit.values.to(factor) for edit, one in zip(edits, ones, strict=True)])
-    present = stacked(ones)
-    features = stacked([edit.features.to(factor.device) for edit in edits])
-    encoder, bias, threshold, decoder = (part[features].to(factor) for part in (sae.W_enc.T, sae.b_enc, sae.threshold, sae.W_dec))
-    by_a_max = edits[0].values is None
-    values = values * factor[:, None]
-    return _ActivationEdits(rows.hook_point, sae, features, encoder, bias, threshold, decoder, values, present, where_active, by_a_max)
 
 
 @dataclass(frozen=True)
