@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,24 +180,11 @@ def test_decoder_rows_in_blocks_are_the_rows(features: list[int], block: int, tm
     assert torch.equal(torch.cat([torch.empty(0, D_IN), *blocks]), expected)
 
 
-def test_blocks_are_read_ahead_by_one_thread_that_ends_with_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = convert(write_source(tmp_path / "source"))
-    read: list[tuple[str, int]] = []
-    real = saes.decoder_rows
-
-    def noted(decoder: Any, features: Any) -> torch.Tensor:
-        read.append((threading.current_thread().name, features[0]))
-        return real(decoder, features)
-
-    monkeypatch.setattr(saes, "decoder_rows", noted)
-    blocks = decoder_blocks(out, range(48), torch.device("cpu"), 4)
+def test_the_thread_that_reads_ahead_ends_with_its_reader(tmp_path: Path) -> None:
+    blocks = decoder_blocks(convert(write_source(tmp_path / "source")), range(48), torch.device("cpu"), 4)
     next(blocks)
-    deadline = time.monotonic() + 10
-    while len(read) < 1 + saes.READ_AHEAD and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert [first for _, first in read] == [0, 4, 8]  # ahead, but no further
+    assert any(thread.name.startswith("decoder rows") for thread in threading.enumerate())
     blocks.close()
-    assert {name for name, _ in read} == {"decoder rows_0"}
     assert not any(thread.name.startswith("decoder rows") for thread in threading.enumerate())
 
 
