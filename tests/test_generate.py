@@ -32,11 +32,8 @@ def prefixes_of(family: str) -> dict[str, str]:
     return SHIPPED if family == "shipped" else TINY
 
 
-def swept(
-    lm: LanguageModel, sae: Sae, rows: pl.DataFrame, family: str, sampling: Sampling, batch: int = 512, seed: int = 3
-) -> pl.DataFrame:
-    parts = list(feature_texts(lm, sae, sae.meta.layer, rows, prefixes_of(family), sampling, seed, batch=batch))
-    assert all(0 < len(part) <= batch for part in parts)
+def swept(lm: LanguageModel, sae: Sae, rows: pl.DataFrame, family: str, sampling: Sampling, seed: int = 3) -> pl.DataFrame:
+    parts = list(feature_texts(lm, sae, sae.meta.layer, rows, prefixes_of(family), sampling, seed))
     table = pl.concat(parts)
     assert table.columns == [*FEATURE_TEXT, *(name for name in GENERATIONS.columns if name not in GENERATIONS.keys)]
     assert table.height == rows.height
@@ -228,7 +225,7 @@ def test_ending_tokens() -> None:
 
 def test_hooks_are_gone_when_the_consumer_stops_or_the_model_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, sae = model_and_sae("gemma2", 1)
-    next(feature_texts(lm, sae, 1, sweep_rows(100), TINY, Sampling(), 0, batch=10))
+    next(feature_texts(lm, sae, 1, sweep_rows(100), TINY, Sampling(), 0))
 
     def failing(*_args: Any) -> None:
         raise RuntimeError("broken")

@@ -7,7 +7,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -25,7 +26,7 @@ from test_judge_local import settings as judge_settings
 from test_steered_texts import LAYER, _interventions, _prompts, _rows
 from torch import Tensor
 
-from saesteer.engine import logit_lens, loss_rise, models, output_score, pilot
+from saesteer.engine import generate, logit_lens, loss_rise, models, output_score, perplexity, pilot
 from saesteer.engine.activations import sparse_activations
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.damage import N_CONTEXT, text_damage
@@ -55,8 +56,13 @@ class Step(NamedTuple):
 def trials(n: int, *given: tuple[int | None, Sequence[int]]) -> list[tuple[int | None, list[int]]]:
     """Rows at a time and places of rows: by default few and many of them, in order, shuffled, a slice, one alone."""
     shuffled = np.random.default_rng(n).permutation(n).tolist()
-    usual = [(1, range(8)), (7, range(min(n, 42))), (33, range(n)), (256, shuffled), (256, [5]), (None, range(9, 16))]
+    usual = [(32, range(min(n, 42))), (64, range(n)), (256, shuffled), (256, [5]), (None, range(9, 16))]
     return [(batch, list(places)) for batch, places in given or usual]
+
+
+def at_a_time(module: ModuleType, batch: int | None) -> Any:
+    """A context within which a module takes up to so many rows together; None: as many as it does."""
+    return mock.patch.object(module, "MOST_ROWS", (batch, batch) if batch else module.MOST_ROWS)
 
 
 def in_order(rows: pl.DataFrame, table: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
@@ -74,7 +80,12 @@ def output_score_step(family: str, layer: int = 1, hook_point: str = "resid_post
     lm, sae = model_and_sae(family, layer, hook_point)
     n = min(256, sae.meta.n_features)
     lens, _ = top_logit_lens_tokens(lm, sae.W_dec[:n], 20)
-    return Step(n, lambda places, batch: output_scores(lm, sae, layer, places, lens[places], prompt_of(family), 10.0, batch=batch))
+
+    def run(places: list[int], batch: int | None) -> pl.DataFrame:
+        with at_a_time(output_score, batch):
+            return output_scores(lm, sae, layer, places, lens[places], prompt_of(family), 10.0)
+
+    return Step(n, run)
 
 
 def sweep_step(family: str, layer: int = 1, hook_point: str = "resid_post", half: bool = False, n: int = 256) -> Step:
@@ -84,7 +95,8 @@ def sweep_step(family: str, layer: int = 1, hook_point: str = "resid_post", half
     rows, sampling = sweep_rows(n, n_features=sae.meta.n_features), Sampling(max_new_tokens=6)
 
     def run(places: list[int], batch: int | None) -> pl.DataFrame:
-        parts = list(feature_texts(lm, sae, layer, rows[places], prefixes_of(family), sampling, 3, batch=batch))
+        with at_a_time(generate, batch):
+            parts = list(feature_texts(lm, sae, layer, rows[places], prefixes_of(family), sampling, 3))
         assert batch is None or all(0 < part.height <= batch for part in parts)
         return in_order(rows[places], pl.concat(parts).drop("seconds"), KEYS)
 
@@ -99,7 +111,8 @@ def texts_step() -> Step:
     rows = _rows(len(interventions), len(prompts))
 
     def run(places: list[int], batch: int | None) -> pl.DataFrame:
-        made = pl.concat(steered_texts(lm, sae, LAYER, rows[places], interventions, prompts, sampling, batch))
+        with at_a_time(generate, batch):
+            made = pl.concat(steered_texts(lm, sae, LAYER, rows[places], interventions, prompts, sampling))
         return in_order(rows[places], made.drop("seconds"), ["row"])
 
     return Step(rows.height, run)
@@ -111,7 +124,12 @@ def perplexity_step(family: str, half: bool = False) -> Step:
     words = sorted(piece[1:] for piece in lm.tokenizer.get_vocab() if piece.startswith("▁") and len(piece) > 4) or WORDS
     texts = [" " + " ".join(words[(i * 7 + j * (i % 5)) % len(words)] for j in range(1 + i % 17)) for i in range(200)]
     rows = pl.DataFrame({"row": range(200), "prefix": prompt_of(family), "text": texts}).cast({"row": pl.UInt32})
-    return Step(200, lambda places, batch: continuation_nll(lm, rows[places], batch=batch))
+
+    def run(places: list[int], batch: int | None) -> pl.DataFrame:
+        with at_a_time(perplexity, batch):
+            return continuation_nll(lm, rows[places])
+
+    return Step(200, run)
 
 
 def damage_step() -> Step:
@@ -186,7 +204,7 @@ def lens_step() -> Step:
     lm, sae = model_and_sae("shipped", 1)
 
     def run(places: list[int], batch: int | None) -> pl.DataFrame:
-        with mock.patch.object(logit_lens, "MOST_ROWS", (batch, batch) if batch else logit_lens.MOST_ROWS):
+        with at_a_time(logit_lens, batch):
             ids, values = top_logit_lens_tokens(lm, sae.W_dec[places], 20)
         return as_rows(ids).with_columns(values=pl.Series(values.cpu().numpy().tolist(), dtype=pl.List(pl.Float32)))
 
@@ -199,8 +217,7 @@ def judge_step() -> Step:
 
     def run(places: list[int], batch: int | None) -> pl.DataFrame:
         asker = local_asker(judge_model(), judge_settings(), "w")
-        most = mock.patch.object(local_model, "MOST_ROWS", (batch, batch) if batch else local_model.MOST_ROWS)
-        with most, tempfile.TemporaryDirectory() as folder:
+        with at_a_time(local_model, batch), tempfile.TemporaryDirectory() as folder:
             raw = answers(asker, [queries[place] for place in places], Path(folder))
         return pl.DataFrame([raw[queries[place].question.request_id] for place in places], schema=["raw", "finish_reason"], orient="row")
 
@@ -225,7 +242,7 @@ STEPS = [
     ),
     *(
         pytest.param(
-            partial(sweep_step, family, half=True), ((64, range(90)), (128, range(255, 90, -1)), (7, range(30))), id=f"{TILES}, {family}"
+            partial(sweep_step, family, half=True), ((64, range(90)), (128, range(255, 90, -1)), (None, range(30))), id=f"{TILES}, {family}"
         )
         for family in ("gemma2", "gpt2")
     ),
@@ -286,7 +303,8 @@ def test_bfloat16_output_scores_are_padded_to_their_batch(monkeypatch: pytest.Mo
     monkeypatch.setattr(output_score, "hidden_after_prompt", lambda *args: (shapes.append(len(args[3])), real(*args))[1])
 
     def scores(features: Sequence[int]) -> pl.DataFrame:
-        return output_scores(half, small, 1, features, lens[list(features)], prompt_of("gemma2"), 10.0, batch=64)
+        with at_a_time(output_score, 64):
+            return output_scores(half, small, 1, features, lens[list(features)], prompt_of("gemma2"), 10.0)
 
     whole = scores(range(96))
     assert shapes == [1, 64, 64]  # the prompt alone, then the features' batches, the last one padded

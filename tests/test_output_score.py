@@ -72,7 +72,8 @@ def test_scores_from_a_file_are_those_of_the_loaded_sae(tmp_path: Path, monkeypa
     lens = torch.arange(1024 * 20).reshape(1024, 20) % lm.n_vocab
     whole = output_scores(lm, sae, 5, range(1024), lens, prompt, 10.0)
     monkeypatch.setattr(output_score, "READ_ROWS", 300)
-    frames = list(output_scores_from_file(lm, path, 5, range(1024), lens, prompt, 10.0, batch=256))
+    monkeypatch.setattr(output_score, "MOST_ROWS", (256, 256))
+    frames = list(output_scores_from_file(lm, path, 5, range(1024), lens, prompt, 10.0))
     assert all(0 < len(frame) <= 256 for frame in frames)
     assert_frame_equal(pl.concat(frames), whole, check_exact=True)
     some = [700, 3, 4, 5, 1023]

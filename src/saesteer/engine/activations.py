@@ -42,14 +42,13 @@ SCHEMA = pl.Schema(
 
 
 @torch.no_grad()
-def sparse_activations(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.DataFrame, batch: int | None = None) -> Iterator[pl.DataFrame]:
+def sparse_activations(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """Active features of every token of every text, for the SAE of each layer in `saes`, at its own hook point.
 
     `texts` has text_id and token_ids (a list, beginning-of-sequence token first, see `core.tokens`). A row is one text at one layer:
     parallel lists of token position, feature and activation, by position, then feature. Position 0 (the beginning-of-sequence token; where
     there is none, a token that models treat much like it) and special tokens are left out; n_tokens counts them, n_ordinary does not.
-    Padding is on the right, where causal attention cannot look back at it. `batch` texts go together, fewer when memory runs out; None: as
-    many as fit. Yields tables of one layer.
+    Padding is on the right, where causal attention cannot look back at it. Yields tables of one layer.
     """
     hook_points = [sae_hook_point(lm, layer, sae.meta) for layer, sae in sorted(saes.items())]
     check_length(lm, max(map(len, texts["token_ids"]), default=0))
@@ -73,8 +72,7 @@ def sparse_activations(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.Dat
             ]
 
         row_bytes = forward_bytes(lm, length) + 4 * length * lm.d_model * len(hook_points)
-        size = batch or rows_that_fit(row_bytes, lm.device, MOST_ROWS)
-        for tables in halving.over(group.height, size, activations_of):
+        for tables in halving.over(group.height, rows_that_fit(row_bytes, lm.device, MOST_ROWS), activations_of):
             yield from tables
 
 

@@ -116,12 +116,10 @@ def full_tile(device: torch.device, length: int) -> int:
     return TILE_OF_SHORT if length <= SHORT else TILE[1]
 
 
-def tile_rows(lm: LanguageModel, size: int, batch_size: int | None, full: int) -> int | None:
-    """Rows of every forward: None where any number gives the same; else `full`, fewer only where memory does not hold as many. A small
-    batch that was asked for is padded."""
-    if not shape_matters(lm):
-        return None
-    return full if size == batch_size else min(full, size)
+def tile_rows(lm: LanguageModel, size: int, full: int) -> int | None:
+    """Rows of every forward of a batch of `size`: None where any number gives the same; else `full`, fewer only where memory does not hold
+    as many."""
+    return min(full, size) if shape_matters(lm) else None
 
 
 def buffer_length(lm: LanguageModel, n_prompt: int, n_new: int, shortest: int = SHORTEST_BUFFER[0]) -> int:

@@ -115,12 +115,10 @@ def steered_texts(
     interventions: Sequence[Intervention],
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
-    batch: int | None = None,
     called: Sequence[str] | None = None,
 ) -> Iterator[pl.DataFrame]:
-    """Continue each row's prompt under its intervention at its factor; yield finished tables (`TEXTS`) of up to `batch` rows, fewer when
-    memory runs out; None: as many as fit. A row whose logits are not finite is refused, after the finished ones;
-    `called` says what its message calls each intervention.
+    """Continue each row's prompt under its intervention at its factor; yield tables (`TEXTS`) as they are finished. A row whose logits are
+    not finite is refused, after the finished ones; `called` says what its message calls each intervention.
 
     `rows` has row (a number of the caller's), intervention and prompt (places in the sequences), factor (a decimal string) and stream
     (UInt64, core.counter_rng.streams: what its random numbers are drawn from). `prompts` are token ids.
@@ -132,12 +130,11 @@ def steered_texts(
     for length, group in _groups(run, rows):
         few_share_weights = isinstance(interventions[group["intervention"][0]], WeightChange)
         full = MIN_ROWS if few_share_weights else full_tile(lm.device, length)
-        size = batch or _rows_that_fit(run, length, full)
 
         def finished(part: slice, size: int, length: int = length, group: pl.DataFrame = group, full: int = full) -> _Finished:
-            return _continued(run, group[part], length, tile_rows(lm, size, batch, full))
+            return _continued(run, group[part], length, tile_rows(lm, size, full))
 
-        for texts, lost in halving.over(group.height, size, finished):
+        for texts, lost in halving.over(group.height, _rows_that_fit(run, length, full), finished):
             if texts.height:
                 yield texts
             if not lost.is_empty():
@@ -178,14 +175,15 @@ def next_log_probs(
 def _one_batch(run: _Run, rows: pl.DataFrame) -> tuple[pl.DataFrame, Slots]:
     """Rows that can share a batch, each at its prompt's last token."""
     ((length, group),) = _groups(run, rows)
-    return group, _start(run, group, length, tile_rows(run.lm, group.height, group.height, full_tile(run.lm.device, length)))
+    full = full_tile(run.lm.device, length)
+    return group, _start(run, group, length, tile_rows(run.lm, full, full))
 
 
 def _rows_that_fit(run: _Run, length: int, full: int) -> int:
     """Rows of a batch: their caches, and a step of one tile or, where there are none, of all."""
     capacity = length - 1 + run.sampling.max_new_tokens
     cache, step = run.cache_bytes[0] * capacity + run.cache_bytes[1], step_bytes(run.lm, capacity, run.lm.device)
-    tile = tile_rows(run.lm, MOST_ROWS[-1], None, full)
+    tile = tile_rows(run.lm, MOST_ROWS[-1], full)
     if tile is None:
         return rows_that_fit(cache + step, run.lm.device, MOST_ROWS)
     return rows_that_fit(cache, run.lm.device, MOST_ROWS, step, tile)

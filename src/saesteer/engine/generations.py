@@ -41,11 +41,10 @@ def feature_texts(
     prefixes: Mapping[str, str],
     sampling: Sampling,
     seed: int,
-    batch: int | None = None,
     edit: str = "addition",
 ) -> Iterator[pl.DataFrame]:
     """Continue prefixes while steering with single features as P1 (arXiv 2505.20063, section 3) does: `amplify` at the last position of
-    every forward, from the last prompt token on, with a_max per row and step. Yields finished tables of up to `batch` rows.
+    every forward, from the last prompt token on, with a_max per row and step. Yields tables as they are finished.
 
     `rows` has feature (a number; or text, `set_name` of several that are added at once), factor (decimal string, multiples of a_max, or of
     the factors of several), prefix_id (16 hexadecimal digits) and sample; `prefixes` maps prefix_id to text, which becomes a prompt in the
@@ -53,7 +52,7 @@ def feature_texts(
     that name: other than by addition, features are edited at every position.
     """
     numbered, interventions, prompts = _of_features(lm, sae, layer, rows, prefixes, seed, edit)
-    for texts in steered_texts(lm, sae, layer, numbered.select(_ROW), interventions, prompts, sampling, batch):
+    for texts in steered_texts(lm, sae, layer, numbered.select(_ROW), interventions, prompts, sampling):
         yield _with_keys(numbered, texts, FEATURE_TEXT).with_columns(seconds=pl.lit(None, pl.Float64))
 
 

@@ -121,7 +121,7 @@ class Halving:
         many rows; what came before it stays."""
         start = 0
         while start < n_rows:
-            size = max(min(self.least, batch), batch // self.divisor)
+            size = max(self.least, batch // self.divisor)
             part = slice(start, min(start + size, n_rows))
             if finished := self._attempt(part, size, work):
                 start = part.stop

@@ -65,7 +65,6 @@ def output_scores(
     top_logit_lens_token_ids: Int[Tensor, "feature k"],
     prompt: str,
     factor: float,
-    batch: int | None = None,
 ) -> pl.DataFrame:
     """Output score of each feature: steer the prompt's last position at the SAE's hook point of `layer` with factor * a_max * W_dec[f],
     read the next-token distribution p.
@@ -78,13 +77,11 @@ def output_scores(
     on running text, comparable between models.
 
     delta_token_confidence = log max p(unsteered) - log max p(steered), in nats (arXiv 2510.03659), of the same steering.
-
-    `batch` features go together, fewer when memory runs out; None: as many as fit.
     """
     check_features(features, sae.meta.n_features, f"the SAE of layer {layer}")
     unsteered = _unsteered(lm, sae_hook_point(lm, layer, sae.meta), prompt, lambda read: largest_activation(sae, read))
     blocks = (sae.W_dec[ids] for ids in torch.tensor(list(features), dtype=torch.long, device=lm.device).split(READ_ROWS))
-    return pl.concat([pl.DataFrame(schema=SCHEMA), *_scored(lm, unsteered, features, blocks, top_logit_lens_token_ids, factor, batch)])
+    return pl.concat([pl.DataFrame(schema=SCHEMA), *_scored(lm, unsteered, features, blocks, top_logit_lens_token_ids, factor)])
 
 
 @torch.no_grad()
@@ -96,7 +93,6 @@ def output_scores_from_file(
     top_logit_lens_token_ids: Int[Tensor, "feature k"],
     prompt: str,
     factor: float,
-    batch: int | None = None,
 ) -> Iterator[pl.DataFrame]:
     """`output_scores` of a converted SAE that stays in its file, in finished frames of up to a batch: the encoder is read once in blocks,
     decoder rows ahead of the computing, so that memory grows with neither the SAE nor the number of features. The SAE's numbers are used as
@@ -104,7 +100,7 @@ def output_scores_from_file(
     meta = checked_meta(path)
     unsteered = _unsteered(lm, sae_hook_point(lm, layer, meta), prompt, lambda read: largest_activation_in_file(path, read))
     blocks = decoder_blocks(path, features, lm.device, READ_ROWS)
-    yield from _scored(lm, unsteered, features, blocks, top_logit_lens_token_ids, factor, batch)
+    yield from _scored(lm, unsteered, features, blocks, top_logit_lens_token_ids, factor)
 
 
 def _unsteered(lm: LanguageModel, hook_point: HookPoint, prompt: str, a_max: Callable[[Tensor], Tensor]) -> _Prompt:
@@ -124,11 +120,10 @@ def _scored(
     blocks: Iterable[Float[Tensor, "row d_model"]],
     lens: Int[Tensor, "feature k"],
     factor: float,
-    batch: int | None,
 ) -> Iterator[pl.DataFrame]:
     """The rows of features whose decoder rows come in blocks, in frames of up to a batch."""
     row_bytes = forward_bytes(lm, 1, unsteered.run.position) + 20 * VOCABULARY_CHUNK
-    rows = batch or rows_that_fit(row_bytes, lm.device, MOST_ROWS)
+    rows = rows_that_fit(row_bytes, lm.device, MOST_ROWS)
     halving = Halving("output score", lm.device)
     first = 0
     for block in blocks:

@@ -83,14 +83,14 @@ def text_losses(lm: LanguageModel, texts: pl.DataFrame, prompts: Mapping[str, st
 
 
 @torch.no_grad()
-def continuation_nll(lm: LanguageModel, rows: pl.DataFrame, batch: int | None = None) -> pl.DataFrame:
+def continuation_nll(lm: LanguageModel, rows: pl.DataFrame) -> pl.DataFrame:
     """Mean negative log-likelihood, in nats a token, of each text given its prefix; its exponential is the perplexity of the continuation.
 
     `rows` has row (a number of the caller's), prefix (`scored_prefix`) and text. Prefix and text are tokenised together as plain text, with
     the beginning-of-sequence token of the model's `bos` rule; scored are the tokens that end after the prefix. A text without any has a
     null. `whole_text_nll` is the mean over prefix and text together, of every token but the first, which nothing predicts (Hugging Face's
-    perplexity of a text, where the first is the beginning-of-sequence token). A row's numbers depend on its own text only. `batch` texts go
-    together, fewer when memory runs out; None: as many as fit, for each length. What texts begin with alike is run once.
+    perplexity of a text, where the first is the beginning-of-sequence token). A row's numbers depend on its own text only. What texts begin
+    with alike is run once.
     """
     different = rows.select("prefix", "text").unique(maintain_order=True)
     nll, whole = np.zeros(len(different)), np.zeros(len(different))
@@ -98,7 +98,7 @@ def continuation_nll(lm: LanguageModel, rows: pl.DataFrame, batch: int | None = 
     check_length(lm, max((len(sequence.ids) for sequence in sequences), default=0))
     halving, n_rows, prefixes = Halving("perplexity", lm.device), rows_of_pieces(lm), Prefixes(lm)
     for (cached, length), places in _groups(lm, sequences):
-        together = batch or rows_that_fit(forward_bytes(lm, length, cached) + 8 * length * lm.d_model, lm.device, MOST_ROWS)
+        together = rows_that_fit(forward_bytes(lm, length, cached) + 8 * length * lm.d_model, lm.device, MOST_ROWS)
 
         def summed(
             part: slice, size: int, cached: int = cached, length: int = length, places: list[int] = places, together: int = together
