@@ -110,15 +110,6 @@ def test_a_text_without_tokens_is_left_out_and_the_ending_token_too(monkeypatch:
     assert assert_effects(table, run) < 16
 
 
-def test_another_seed_gives_other_effects_of_other_vectors() -> None:
-    lm, sae = model_and_sae("llama", 1)
-    one, other = (
-        pl.concat(measured_effects(EffectRun(lm, sae, 1, prompts_of(lm, "llama"), settings(), seed), rows_of(0))) for seed in (1, 2)
-    )
-    assert one["effect"].to_list() != other["effect"].to_list()
-    assert one["direction"].to_list() != other["direction"].to_list()
-
-
 @pytest.mark.parametrize(
     ("family", "layer", "hook_point"),
     [

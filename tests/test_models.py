@@ -41,23 +41,6 @@ def _logits_with_row(lm: models.LanguageModel, token_ids: list[int], layer: int,
         return lm.model(torch.tensor([token_ids])).logits[0, -1]
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
-def test_residuals_at_every_hook_point_equal_a_plain_hook(family: str) -> None:
-    """resid_pre by a hook on the block's input: in the package it is the output of the block before, but for the first."""
-    lm, _ = model_and_sae(family, 1)
-    token_ids = models.prompt_token_ids(lm, prompt_of(family))
-    together = models.residuals_at(lm, torch.tensor([token_ids]), range(lm.n_layers + 1))
-    for layer in range(lm.n_layers):
-        for hook_point in ("resid_pre", "resid_post"):
-            depth = models.depth_of(lm, layer, hook_point)
-            residual, expected = (
-                models.residual_at(lm, torch.tensor([token_ids]), depth),
-                plain_hooks.residuals(lm.model, token_ids, layer, hook_point),
-            )
-            torch.testing.assert_close(residual[0], expected, rtol=1e-5, atol=1e-4 if family == "shipped" else 1e-5)
-            assert torch.equal(residual, together[depth])
-
-
 def test_blocks_that_are_not_needed_are_not_run() -> None:
     lm = tiny_model("llama")
     prompt = models.prefill(lm, [1, 40, 41])

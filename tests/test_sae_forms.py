@@ -17,7 +17,6 @@ import pytest
 import torch
 from engine_models import tiny_model, tiny_sae
 from hub_server import Hub
-from oracles.plain_hooks import at_hook_point
 from safetensors.torch import load_file, save_file
 from test_sae_kinds import hub  # noqa: F401
 from torch import Tensor
@@ -26,7 +25,6 @@ import saesteer
 from saesteer.engine.hook_points import hook_point_of
 from saesteer.engine.interventions import ActivationEdit, Addition, ConditionalClamp
 from saesteer.engine.models import depth_of, residual_at
-from saesteer.engine.output_score import output_scores, output_scores_from_file
 from saesteer.engine.sae_convert import convert_sae, fetch_and_convert
 from saesteer.engine.sae_read import read
 from saesteer.engine.saes import Sae, decode, encode, encode_some, largest_activation, largest_activation_in_file, load_sae, written_size
@@ -349,31 +347,6 @@ def test_additions_and_code_edits_are_in_units_of_the_residuals_size(k: int | No
         change = sum(((1.5 * codes.max() - codes[f]) * size * sae.W_dec[f] for f in active), torch.zeros(()))
         close(clamped[0, position], residual[0, position] + change, 1e-4)
         close(added[0, position] - residual[0, position], 1.5 * codes.max() * size * sae.W_dec[7], 1e-4)
-
-
-@pytest.mark.parametrize(("k", "scale"), KINDS)
-def test_output_scores_equal_a_whole_forward(k: int | None, scale: str | None, tmp_path: Path) -> None:
-    """a_max is the largest code times the residual's size; the same from memory and from a file."""
-    lm, sae = tiny_model("llama"), special(k, scale)
-    prompt, lens = "From ba be dibo tuda", torch.tensor([[3, 9], [4, 7]])
-    scores = output_scores(lm, sae, 2, [5, 60], lens, prompt, 4.0)
-    ids = torch.tensor([lm.tokenizer(prompt)["input_ids"]] * 32)
-    residual = residual_at(lm, ids, 3)[0, -1]
-    codes, size = codes_in_its_units(sae, residual)
-    assert scores["a_max"].to_list() == pytest.approx([float(codes.max() * size)] * 2, rel=1e-5)
-    for row, feature in enumerate([5, 60]):
-        at_last = torch.zeros_like(residual).expand(ids.shape[1], -1).clone()
-        at_last[-1] = 4.0 * codes.max() * size * sae.W_dec[feature]
-        with torch.no_grad(), at_hook_point(lm.model, 2, "resid_post", lambda residual, added=at_last: residual + added):
-            p = lm.model(ids).logits[0, -1].double().softmax(dim=0)
-        assert scores["max_prob"][row] == pytest.approx(float(p[lens[row]].max()), rel=1e-4)
-    out = tmp_path / "sae.safetensors"
-    save_file({name: getattr(sae, name) for name in ("W_enc", "b_enc", "threshold", "W_dec", "b_dec")}, out)
-    from saesteer.core.files import file_digest
-
-    out.with_suffix(".json").write_text(json.dumps(vars(replace(sae.meta, sha256=file_digest(out)))))
-    (streamed,) = output_scores_from_file(lm, out, 2, [5, 60], lens, prompt, 4.0)
-    assert streamed["output_score"].to_list() == pytest.approx(scores["output_score"].to_list(), rel=1e-5)
 
 
 def test_the_same_bytes_read_otherwise_are_another_sae(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from saesteer.engine.saes import (
     decoder_blocks,
     encode,
     largest_activation,
-    largest_activation_in_file,
     load_sae,
     read_meta,
 )
@@ -186,17 +185,6 @@ def test_the_thread_that_reads_ahead_ends_with_its_reader(tmp_path: Path) -> Non
     assert any(thread.name.startswith("decoder rows") for thread in threading.enumerate())
     blocks.close()
     assert not any(thread.name.startswith("decoder rows") for thread in threading.enumerate())
-
-
-@pytest.mark.parametrize("centred", [False, True])
-def test_the_largest_activation_in_a_file_is_that_of_the_sae(centred: bool, tmp_path: Path) -> None:
-    out = convert(write_source(tmp_path / "source"))
-    _rewrite_json(out.with_suffix(".json"), lambda content: content.update(centred=centred))
-    residual = 2 * torch.randn(40, D_IN, generator=torch.Generator().manual_seed(1))
-    expected = largest_activation(load_sae(out, "float32", "cpu"), residual)
-    assert torch.equal(largest_activation_in_file(out, residual), expected)
-    torch.testing.assert_close(largest_activation_in_file(out, residual, block=7), expected, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(largest_activation_in_file(out, residual.bfloat16()), expected, rtol=3e-2, atol=3e-2)
 
 
 def test_decoder_rows_of_unit_norm_leave_the_sae_what_it_is(tmp_path: Path) -> None:
