@@ -207,8 +207,6 @@ def degenerate_texts(
     `labelled` and the seed, not on their order."""
     labelled = labelled.select("concept", "opener", "text").unique().sort("concept", "opener", "text")
     concepts, openers = labelled["concept"].unique().sort().to_list(), labelled["opener"].unique().sort().to_list()
-    if len(concepts) < 2:
-        raise ValueError(f"labelled texts are of {len(concepts)} concept: degenerate texts need those of another one too")
     sentences = {name: [_body(text) for text in of["text"]] for (name,), of in labelled.partition_by("concept", as_dict=True).items()}
     topical, content = topical or topical_words(labelled), content_words(labelled)
     prompts = text_stream(seed, "degenerate/prompts").sample(openers, min(n_prompts, len(openers)))

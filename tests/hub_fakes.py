@@ -12,11 +12,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-FAMILIES = ("gemma2", "llama", "gpt_neox", "gpt2")
 _SPECIAL = {
     "gemma2": {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"},
     "llama": {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"},
-    "gpt_neox": {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
     "gpt2": {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
 }
 _ADDS_BOS = ("gemma2", "llama")
@@ -56,7 +54,7 @@ def small_tokenizer(family: str) -> PreTrainedTokenizerFast:
 
 
 def random_model(folder: Path, family: str, d_model: int = 32, n_layers: int = 4, seed: int = 0, max_shard_size: str = "1GB") -> Path:
-    """Write a random model of a family (`FAMILIES`) with its tokenizer, as a repository of the hub holds it."""
+    """Write a random model of a family (`_SPECIAL`) with its tokenizer, as a repository of the hub holds it."""
     tokenizer = small_tokenizer(family)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -101,7 +99,6 @@ def gemma_scope_2(
     folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0, transcoder: bool = False
 ) -> Path:
     """JumpReLU as in Gemma Scope 2: config.json and params.safetensors with small w; a transcoder with a skip connection."""
-    folder.mkdir(parents=True)
     config: dict[str, Any] = {"architecture": "jump_relu", "model_name": "gemma-v3-1b-pt", "width": n_features, "l0": 60}
     config |= {"hf_hook_point_in": f"model.layers.{layer}.output", "type": "sae"}
     weights = random_weights(d_model, n_features, seed, scale)
@@ -109,53 +106,41 @@ def gemma_scope_2(
         config |= {"hf_hook_point_in": f"model.layers.{layer}.pre_feedforward_layernorm.output", "affine_connection": True}
         config |= {"hf_hook_point_out": f"model.layers.{layer}.post_feedforward_layernorm.output", "type": "transcoder"}
         weights["affine_skip_connection"] = torch.eye(d_model)
-    _json(folder / "config.json", config)
-    save_file({name.replace("W_", "w_"): tensor for name, tensor in weights.items()}, folder / "params.safetensors")
-    return folder
+    renamed = {name.replace("W_", "w_"): tensor for name, tensor in weights.items()}
+    return _saved(folder, renamed, "params.safetensors", config, "config.json")
 
 
 def llama_scope(
     folder: Path, layer: int, d_model: int, n_features: int, factor: float, seed: int = 0, scale: float = 1.0, letter: str = "R"
 ) -> Path:
     """JumpReLU as in Llama Scope: weights in bfloat16 for residuals times `factor`, one threshold for all, in units of the raw residual."""
-    (folder / "checkpoints").mkdir(parents=True)
     hook = {"R": f"blocks.{layer}.hook_resid_post", "M": f"blocks.{layer}.hook_mlp_out"}[letter]
     weights = random_weights(d_model, n_features, seed, scale * factor)
     hyper = {"d_model": d_model, "d_sae": n_features, "expansion_factor": n_features / d_model, "act_fn": "jumprelu"}
     hyper |= {"hook_point_in": hook, "hook_point_out": hook, "jump_relu_threshold": 0.7 * scale, "norm_activation": "dataset-wise"}
     hyper |= {"dataset_average_activation_norm": {"in": d_model**0.5 / factor, "out": d_model**0.5 / factor}, "use_decoder_bias": True}
     hyper |= {"apply_decoder_bias_to_pre_encoder": False, "sparsity_include_decoder_norm": True, "dtype": "torch.bfloat16"}
-    _json(folder / "hyperparams.json", hyper)
-    tensors = {"encoder.weight": weights["W_enc"].T, "encoder.bias": weights["b_enc"]}
-    tensors |= {"decoder.weight": weights["W_dec"].T, "decoder.bias": weights["b_dec"]}
-    save_file({name: tensor.bfloat16().contiguous() for name, tensor in tensors.items()}, folder / "checkpoints" / "final.safetensors")
-    return folder
+    tensors = {name: tensor.bfloat16() for name, tensor in _as_linear(weights).items()}
+    return _saved(folder, tensors, "checkpoints/final.safetensors", hyper, "hyperparams.json")
 
 
 def llama_scope_r1(folder: Path, layer: int, d_model: int, n_features: int, factor: float, seed: int = 0, scale: float = 1.0) -> Path:
     """JumpReLU as in Llama Scope R1-Distill: one threshold a feature, as its logarithm, in units of residuals times `factor`."""
-    folder.mkdir(parents=True)
     weights = random_weights(d_model, n_features, seed, scale * factor)
-    hook = f"blocks.{layer}.hook_resid_post"
-    _json(
-        folder / "config.json", {"d_model": d_model, "expansion_factor": n_features // d_model, "hook_point_in": hook, "act_fn": "jumprelu"}
-    )
-    tensors = {"encoder.weight": weights["W_enc"].T.contiguous(), "encoder.bias": weights["b_enc"]}
-    tensors |= {"decoder.weight": weights["W_dec"].T.contiguous(), "decoder.bias": weights["b_dec"]}
-    save_file(tensors | {"log_jumprelu_threshold": weights["threshold"].log()}, folder / "sae_weights.safetensors")
-    return folder
+    config = {"d_model": d_model, "expansion_factor": n_features // d_model, "act_fn": "jumprelu"}
+    config["hook_point_in"] = f"blocks.{layer}.hook_resid_post"
+    tensors = _as_linear(weights) | {"log_jumprelu_threshold": weights["threshold"].log()}
+    return _saved(folder, tensors, "sae_weights.safetensors", config, "config.json")
 
 
 def res_jb(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> Path:
     """A ReLU SAE as in gpt2-small-res-jb: an early sae-lens configuration (hook_point, no normalisation key), b_dec taken off the input."""
-    folder.mkdir(parents=True)
     config = {"model_name": "gpt2-small", "hook_point": f"blocks.{layer}.hook_resid_pre", "hook_point_layer": layer}
     config |= {"hook_point_head_index": None, "dataset_path": "Skylion007/openwebtext", "is_dataset_tokenized": False, "context_size": 128}
     config |= {"use_cached_activations": False, "d_in": d_model, "d_sae": n_features, "expansion_factor": n_features // d_model}
     config |= {"dtype": "torch.float32", "device": "mps", "seed": 42, "l1_coefficient": 8e-05, "lr": 0.0004, "b_dec_init_method": "mean"}
-    _json(folder / "cfg.json", config)
-    weights = _relu_weights(d_model, n_features, seed, scale)
-    save_file(weights | {"scaling_factor": torch.ones(n_features)}, folder / "sae_weights.safetensors")
+    weights = _relu_weights(d_model, n_features, seed, scale) | {"scaling_factor": torch.ones(n_features)}
+    _saved(folder, weights, "sae_weights.safetensors", config)
     save_file({"sparsity": torch.zeros(n_features)}, folder / "sparsity.safetensors")
     return folder
 
@@ -196,35 +181,28 @@ def gated_weights(d_model: int, n_features: int, seed: int = 0, scale: float = 1
 
 
 def _before_6(folder: Path, hook: str, weights: dict[str, Tensor], more: dict[str, Any]) -> Path:
-    folder.mkdir(parents=True)
     n_features, d_model = weights["W_dec"].shape
     config = {"architecture": "standard", "d_in": d_model, "d_sae": n_features, "activation_fn_str": "relu", "apply_b_dec_to_input": True}
     config |= {"finetuning_scaling_factor": False, "context_size": 64, "model_name": "gpt2-small", "hook_name": hook, "prepend_bos": True}
     config |= {"normalize_activations": "none", "dtype": "float32", "device": "cpu", "sae_lens_training_version": None}
-    _json(folder / "cfg.json", config | more)
-    save_file(weights, folder / "sae_weights.safetensors")
-    return folder
+    return _saved(folder, weights, "sae_weights.safetensors", config | more)
 
 
 def sparsify(folder: Path, d_model: int, n_features: int, k: int = 5, seed: int = 0, scale: float = 1.0, **changes: Any) -> Path:
     """A TopK SAE as sparsify saves it: the encoder transposed, the decoder not; the folder's name is the place that it reads."""
-    folder.mkdir(parents=True)
     config = {"expansion_factor": n_features // d_model, "normalize_decoder": True, "num_latents": 0, "k": k, "signed": False}
-    _json(folder / "cfg.json", config | {"d_in": d_model} | changes)
     weights = _relu_weights(d_model, n_features, seed, scale)
-    tensors = {"encoder.weight": weights["W_enc"].T.contiguous(), "encoder.bias": weights["b_enc"]}
-    save_file(tensors | {name: weights[name] for name in ("W_dec", "b_dec")}, folder / "sae.safetensors")
-    return folder
+    tensors = {"encoder.weight": weights["W_enc"].T, "encoder.bias": weights["b_enc"]}
+    tensors |= {name: weights[name] for name in ("W_dec", "b_dec")}
+    return _saved(folder, tensors, "sae.safetensors", config | {"d_in": d_model} | changes)
 
 
 def transcoder_mw(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> Path:
     """A ReLU transcoder as in mwhanna's: one file a layer, the encoder transposed, and what W&B kept of the run, misspelt in some."""
-    folder.mkdir(parents=True)
     sizes = {"d_model": {"value": d_model}, "d_feature": {"value": n_features}, "batch_size": {"value": 64}}
-    _json(folder / "wanb-config.yaml", sizes)  # JSON is YAML
-    _json(folder / "config.yaml", {"model_name": "Qwen/Qwen3-4B"})
     weights = _relu_weights(d_model, n_features, seed, scale)
-    save_file(weights | {"W_enc": weights["W_enc"].T.contiguous()}, folder / f"layer_{layer}.safetensors")
+    _saved(folder, weights | {"W_enc": weights["W_enc"].T}, f"layer_{layer}.safetensors", sizes, "wanb-config.yaml")  # JSON is YAML
+    _json(folder / "config.yaml", {"model_name": "Qwen/Qwen3-4B"})
     return folder
 
 
@@ -252,7 +230,7 @@ def _dictionary_state(kind: str, d_model: int, n_features: int, seed: int, scale
     if kind in ("MatryoshkaBatchTopKSAE", "JumpReluAutoEncoder"):
         one = torch.tensor(0.4 * scale)
         return weights | ({"threshold": one, "k": torch.tensor(6)} if kind == "MatryoshkaBatchTopKSAE" else {})
-    linear = {"encoder.weight": weights["W_enc"].T.contiguous(), "decoder.weight": weights["W_dec"].T.contiguous()}
+    linear = {f"{part}.weight": _as_linear(weights)[f"{part}.weight"].contiguous() for part in ("encoder", "decoder")}
     if kind == "GatedAutoEncoder":
         gated = gated_weights(d_model, n_features, seed, scale)
         biases = {"decoder_bias": gated["b_dec"], "gate_bias": gated["b_gate"], "mag_bias": gated["b_mag"], "r_mag": gated["r_mag"]}
@@ -264,23 +242,34 @@ def _dictionary_state(kind: str, d_model: int, n_features: int, seed: int, scale
 
 def sae_lens_form(folder: Path, d_model: int, n_features: int, hook_name: str, seed: int = 0, scale: float = 1.0, **changes: Any) -> Path:
     """A JumpReLU SAE as sae-lens 6 saves it; `changes` are keys of its configuration."""
-    folder.mkdir(parents=True)
     config = {"architecture": "jumprelu", "d_in": d_model, "d_sae": n_features, "dtype": "float32", "device": "cpu"}
     config |= {"apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none"}
     config["metadata"] = {"hook_name": hook_name, "sae_lens_version": "6.54.0"} | changes.pop("metadata", {})
     config |= changes
-    _json(folder / "cfg.json", config)
     weights = random_weights(d_model, n_features, seed, scale)
     if config["architecture"] != "jumprelu":
         del weights["threshold"]
-    save_file(weights, folder / "sae_weights.safetensors")
-    return folder
+    return _saved(folder, weights, "sae_weights.safetensors", config)
 
 
 def _relu_weights(d_model: int, n_features: int, seed: int, scale: float) -> dict[str, Tensor]:
     weights = random_weights(d_model, n_features, seed, scale)
     weights["b_enc"] -= weights.pop("threshold")
     return weights
+
+
+def _as_linear(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Encoder and decoder as torch's linear layers have them: transposed."""
+    encoder = {"encoder.weight": weights["W_enc"].T, "encoder.bias": weights["b_enc"]}
+    return encoder | {"decoder.weight": weights["W_dec"].T, "decoder.bias": weights["b_dec"]}
+
+
+def _saved(folder: Path, weights: dict[str, Tensor], name: str, config: dict[str, Any], config_name: str = "cfg.json") -> Path:
+    """The folder with weights and a configuration in it."""
+    (folder / name).parent.mkdir(parents=True)
+    _json(folder / config_name, config)
+    save_file({key: tensor.contiguous() for key, tensor in weights.items()}, folder / name)
+    return folder
 
 
 def _json(file: Path, values: Any) -> None:

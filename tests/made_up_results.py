@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from saesteer.sharing import fetch
-from saesteer.sharing.adopt import Examination
 from saesteer.sharing.commands import SharingError
 from saesteer.sharing.provenance import Statement, write_statements
+from saesteer.sharing.pull import Examination, pull
 from saesteer.sharing.snakemake_metadata import FIELDS
 
 RECORD = dict.fromkeys(FIELDS) | {"rule": "made_up", "params": ["'x'"], "record_format_version": 6}
@@ -45,7 +44,7 @@ class Shared:
     store: Path
 
     def pull(self, planned: tuple[str, ...] = tuple(OUTPUTS)) -> Examination:
-        return fetch.pull(self.clone, [], lambda name: planned)["exp"]
+        return pull(self.clone, [], lambda name: planned)["exp"]
 
     def refuses(self, message: str, planned: tuple[str, ...] = tuple(OUTPUTS)) -> None:
         """A pull stops with a message and changes no file."""

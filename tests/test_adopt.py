@@ -13,9 +13,9 @@ from snakemake.persistence import MetadataRecord
 from snakemake.persistence.file import FilePersistence
 
 from saesteer.sharing import dvc_metadata, snakemake_metadata
-from saesteer.sharing.adopt import adopt, examine
 from saesteer.sharing.commands import SharingError
 from saesteer.sharing.provenance import Statement, read_statements, write_statements
+from saesteer.sharing.pull import adopt, examine
 from saesteer.sharing.snakemake_metadata import FIELDS, drop_record, read_record, write_record
 
 RECORD = dict.fromkeys(FIELDS) | {"rule": "made_up", "params": ["'x'"], "record_format_version": 6}

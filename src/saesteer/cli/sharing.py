@@ -146,11 +146,11 @@ def _publish(publish: Callable[[Path, list[str]], list[Path]], experiments: list
 @command()
 def pull(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -> None:
     """Fetch the results that this commit names, check them, and tell Snakemake what is up to date."""
-    from saesteer.sharing import fetch
+    from saesteer.sharing.pull import pull as pull_results
     from saesteer.workflow.outputs import planned_outputs
 
     refuse_while_running()
-    examined = fetch.pull(Path(), experiments or [], lambda name: planned_outputs(run_of(name, configfile)))
+    examined = pull_results(Path(), experiments or [], lambda name: planned_outputs(run_of(name, configfile)))
     if not examined:
         typer.echo("nothing was published at this commit: run the workflow, then `saesteer push`")
     for name, examination in examined.items():

