@@ -30,8 +30,6 @@ class PublishedForm:
     optional: tuple[str, ...] = ()
     config_first: bool = True  # whether the configuration is known without the weights
     told_by_files: bool = False  # whether folders that are in no list can be of it
-    layer: str | None = None  # where the name of its file or folder has the layer, of SAEs that all have one hook point
-    hook: str = "hook_resid_post"  # what these read
 
 
 FORMS = {
@@ -39,24 +37,41 @@ FORMS = {
     "sparsify": PublishedForm(("{path}/cfg.json",), "{path}/sae.safetensors", told_by_files=True),
     "dictionary_learning_1": PublishedForm(("{path}/config.json",), "{path}/ae.pt", told_by_files=True),
     "gemma_2": PublishedForm((), "{path}/params.npz", config_first=False, told_by_files=True),
-    "gemma_2_transcoder": PublishedForm((), "{path}/params.npz", config_first=False, layer=r"layer_(\d+)/", hook="ln2.hook_normalized"),
+    "gemma_2_transcoder": PublishedForm((), "{path}/params.npz", config_first=False),
     "gemma_3": PublishedForm((), "{path}/params.safetensors", ("{path}/config.json",), config_first=False, told_by_files=True),
     "llama_scope": PublishedForm(("{path}/hyperparams.json",), "{path}/checkpoints/final.safetensors", told_by_files=True),
     "llama_scope_r1_distill": PublishedForm(("{path}/config.json",), "{path}/sae_weights.safetensors", told_by_files=True),
-    "deepseek_r1": PublishedForm((), "{path}", layer=r"l(\d+)"),
-    "goodfire": PublishedForm((), "{path}", layer=r"-l(\d+)\.pth?$"),
-    "qwen_scope": PublishedForm((), "{path}", layer=r"layer(\d+)\.sae\.pt$"),
-    "mwhanna_transcoder": PublishedForm(
-        (),
-        "{path}",
-        ("config.yaml", "wandb-config.yaml", "wanb-config.yaml"),
-        config_first=False,
-        layer=r"layer_(\d+)\.safetensors$",
-        hook="mlp.hook_in",
-    ),
+    "deepseek_r1": PublishedForm((), "{path}"),
+    "goodfire": PublishedForm((), "{path}"),
+    "qwen_scope": PublishedForm((), "{path}"),
+    "mwhanna_transcoder": PublishedForm((), "{path}", ("config.yaml", "wandb-config.yaml", "wanb-config.yaml"), config_first=False),
 }
 """sae-lens' name of a loader -> the form that it reads, for those that can be converted. Weights named .pt are pickled: of them nothing
 but tensors is read."""
+_RESIDUAL, _HEADS, _MLP = "blocks.{}.hook_resid_post", "blocks.{}.attn.hook_z", "blocks.{}.hook_mlp_out"
+_LLAMA_SCOPE = {r"L(\d+)R(?:-|$)": _RESIDUAL, r"L(\d+)M(?:-|$)": _MLP, r"L(\d+)A(?:-|$)": "blocks.{}.hook_attn_out"}
+_HOOKS: Mapping[str, Mapping[str, str]] = {
+    "gemma_2": {
+        "/embedding/": "hook_embed",
+        r"-res/.*?layer_(\d+)": _RESIDUAL,
+        r"-mlp/.*?layer_(\d+)": _MLP,
+        r"-att/.*?layer_(\d+)": _HEADS,
+    },
+    "gemma_2_transcoder": {r"/layer_(\d+)/": "blocks.{}.ln2.hook_normalized"},
+    "gemma_3": {
+        r"/resid_post.*?layer_(\d+)": _RESIDUAL,
+        r"/mlp_out.*?layer_(\d+)": _MLP,
+        r"/attn_out.*?layer_(\d+)": _HEADS,
+        r"/transcoder.*?layer_(\d+)": "model.layers.{}.pre_feedforward_layernorm.output",
+    },
+    "llama_scope": _LLAMA_SCOPE,
+    "llama_scope_r1_distill": _LLAMA_SCOPE,
+    "deepseek_r1": {r"-l(\d+)\.pt$": _RESIDUAL},
+    "goodfire": {r"-l(\d+)\.pth?$": _RESIDUAL},
+    "qwen_scope": {r"/layer(\d+)\.sae\.pt$": _RESIDUAL},
+    "mwhanna_transcoder": {r"/layer_(\d+)\.safetensors$": "blocks.{}.mlp.hook_in"},
+}
+"""Of forms whose names tell it: what REPOSITORY/PATH matches, with the layer -> the hook that is read."""
 _REFUSED = {
     "connor_rob_hook_z": "it was trained on heads from which TransformerLens had taken the value biases, and the model's own have them",
     "mntss_clt_layer_transcoder": "it is a cross-layer transcoder, which writes to many layers",
@@ -82,13 +97,12 @@ _HOOK_POINTS = {
 }
 """A hook's name behind the block's, as TransformerLens and (from the empty one on) Hugging Face have it -> the hook point; `hook_mlp_in`
 is none, since sae-lens names two places so, the residual before the norm and, of Gemma Scope 2, the norm's output."""
-_MODULES = (
-    (re.compile(r"resid_post_layer_(\d+)"), "blocks.{}.hook_resid_post"),
-    (re.compile(r"mlp_out_layer_(\d+)|layers[._](\d+)\.mlp"), "model.layers.{}.mlp"),
-    (re.compile(r"att(?:entio)?n_out_layer_(\d+)|layers[._](\d+)\.(?:attention|attn|self_attn)"), "model.layers.{}.self_attn"),
-    (re.compile(r"layers[._](\d+)"), "blocks.{}.hook_resid_post"),
-    (re.compile(r"embed_(?:tokens|in)()"), "hook_embed"),
-)
+_MODULES = {
+    r"^(?:resid_post_layer_|layers[._])(\d+)$": _RESIDUAL,
+    r"^mlp_out_layer_(\d+)$|^layers[._](\d+)\.mlp$": "model.layers.{}.mlp",
+    r"^att(?:entio)?n_out_layer_(\d+)$|^layers[._](\d+)\.(?:attention|attn|self_attn)$": "model.layers.{}.self_attn",
+    r"^embed_(?:tokens|in)$": "hook_embed",
+}
 """Spellings of a place as dictionary_learning's and sparsify's folders and configurations have it -> the hook."""
 
 
@@ -307,38 +321,20 @@ def directory_file() -> Path:
 
 def _hook(loader: str, repo: str, folder: str, sae_id: str) -> str | None:
     """The hook that an SAE reads, as its names say; None where they do not."""
-    if loader == "gemma_2" and "embedding" in folder:
-        return "hook_embed"
-    if loader in ("gemma_2", "gemma_3"):
-        layer = re.search(r"layer_(\d+)", folder)
-        hooks = [hook for name, hook in _GEMMA_SCOPE.items() if repo.endswith(name) or folder.startswith(name)]
-        return hooks[0].format(layer[1]) if layer and hooks else None
-    if loader in ("llama_scope", "llama_scope_r1_distill"):
-        match = re.search(r"L(\d+)([RMA])(?:-|$)", folder)
-        letters = {"R": "hook_resid_post", "M": "hook_mlp_out", "A": "hook_attn_out"}
-        return f"blocks.{match[1]}.{letters[match[2]]}" if match else None
-    if (form := FORMS.get(loader)) and form.layer:
-        match = re.search(form.layer, folder)
-        return f"blocks.{match[1]}.{form.hook}" if match else None
+    if loader in _HOOKS:
+        return _first_match(_HOOKS[loader], f"{repo}/{folder}")
     if loader == "dictionary_learning_1" and (hook := next(filter(None, map(hook_of_module, folder.split("/"))), None)):
         return hook
     match = re.search(r"blocks\.(\d+)\.((?:\w+\.)*hook_(?:resid_(?:pre|mid|post)|\w+))", f"{sae_id} {folder}")
     return f"blocks.{match[1]}.{'attn.hook_z' if match[2] == 'hook_z' else match[2]}" if match else None
 
 
-_GEMMA_SCOPE = {
-    "-res": "blocks.{}.hook_resid_post",
-    "-mlp": "blocks.{}.hook_mlp_out",
-    "-att": "blocks.{}.attn.hook_z",
-    "resid_post": "blocks.{}.hook_resid_post",
-    "attn_out": "blocks.{}.attn.hook_z",
-    "mlp_out": "blocks.{}.hook_mlp_out",
-    "transcoder": "model.layers.{}.pre_feedforward_layernorm.output",
-}
-"""What a repository of Gemma Scope ends with, or a folder of Gemma Scope 2 begins with -> the hook."""
-
-
 def hook_of_module(name: str) -> str | None:
     """The hook of a place that dictionary_learning or sparsify names; None where it is none of those known."""
-    matches = ((pattern.fullmatch(name), hook) for pattern, hook in _MODULES)
-    return next((hook.format(match[match.lastindex or 1]) for match, hook in matches if match), None)
+    return _first_match(_MODULES, name)
+
+
+def _first_match(hooks: Mapping[str, str], name: str) -> str | None:
+    """The hook of the first pattern that is found in a name, with the layer's number in it."""
+    matches = ((re.search(pattern, name), hook) for pattern, hook in hooks.items())
+    return next((hook.format(*filter(None, match.groups())) for match, hook in matches if match), None)
