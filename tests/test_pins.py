@@ -1,4 +1,4 @@
-"""Everything that is read of a folder with a model is in its pin, and makes the pin due when it changes."""
+"""Everything that is read of a folder with a model is in its pin (test_surroundings.py: and makes the pin due when it changes)."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from workflow_folder import ROOT, Folder
+from workflow_folder import ROOT
 
 from saesteer.settings import SettingsError
 from saesteer.sources.hub import SMALL_FILES
@@ -109,16 +109,3 @@ def opened(_watched: None) -> set[Path]:
     """The files that are opened from here on."""
     _OPENED.clear()
     return _OPENED
-
-
-@pytest.mark.slow
-def test_an_edited_chat_template_makes_the_pin_due(model: Path, tmp_path: Path) -> None:
-    """Its files are the rule's inputs."""
-    folder, target = Folder(tmp_path / "repo"), "data/micro/pins/perplexity_model.json"
-    folder.edit("micro", perplexity={"model": {"path": str(model)}})
-    code, output = folder.run(target)
-    assert code == 0, output
-    before = json.loads((folder.path / target).read_text())["digest"]
-    (model / "chat_template.jinja").write_text(TEMPLATE + " ")
-    assert folder.run(target)[0] == 0
-    assert json.loads((folder.path / target).read_text())["digest"] != before

@@ -42,7 +42,8 @@ def test_an_input_with_a_time_in_the_future_is_named_before_anything_is_removed(
     folder, target = Folder(tmp_path / "repo"), f"data/micro/pins/{name}.json"
     given = tmp_path / "given"
     if name == "perplexity_model":
-        file = shutil.copytree(ROOT / "data/world/reference_model", given) / "generation_config.json"
+        file = shutil.copytree(ROOT / "data/world/reference_model", given) / "chat_template.jinja"
+        file.write_text("{{ messages }}")
         folder.edit("micro", perplexity={"model": {"path": str(given)}})
     else:
         file = Path(shutil.copy(ROOT / "data/world/topics.json", given))

