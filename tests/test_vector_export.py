@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
 
+import polars as pl
 import pytest
 import torch
 from engine_models import FAMILIES, FURTHER_FAMILIES, WORLD, shipped_model, shipped_sae, tiny_model, tiny_sae
@@ -28,10 +29,11 @@ from saesteer.engine.saes import encode
 from saesteer.engine.steering import steered_model
 from saesteer.engine.vector_formats import FORMATS, BlockVector, block_vector, check_format, median_a_max, neuronpedia_body
 from saesteer.exchange import measured as measuring
-from saesteer.exchange.measured import Lens, MeasuredSteering, measured
+from saesteer.exchange.measured import MeasuredSteering, measured
 from saesteer.exchange.vector import _licence
 from saesteer.methods.fit.vectors_file import read_vectors
 from saesteer.run import Run
+from saesteer.steps.logit_lens import LOGIT_LENS
 
 NO_FACTOR = "a factor is a number from -10000 to 10000, not "
 LAYER, FACTOR, SCALE = 6, -1.5, 40.0  # below 0: a file that drops the sign steers the other way
@@ -234,7 +236,8 @@ def test_forms_are_compared_on_the_same_draws_and_rated_by_the_judge(comparison:
         MeasuredSteering("none of it", Addition(VECTOR, 40.0), 0.0),
         MeasuredSteering("feature", Addition(sae.W_dec[7], 30.0, features=(7,)), 2.0),
     ]
-    unsteered, nothing, steered = measured(comparison, lm, sae, forms, "sea", Lens(7, (5, 9)), 8)
+    lens = pl.DataFrame([{"layer": 6, "feature": 7, "token_ids": [5, 9]}], schema=LOGIT_LENS.schema)
+    unsteered, nothing, steered = measured(comparison, lm, sae, forms, "sea", lens, 8)
     texts = measuring._texts(comparison.experiment, lm, sae, [MeasuredSteering("unsteered", Nothing(), 0.0)], comparison.prompts(), 8)[
         "text"
     ]

@@ -27,7 +27,6 @@ from saesteer.run import Run
 from saesteer.settings import Experiment, NoJudge
 from saesteer.steps.generations import GENERATIONS, sampling_of
 from saesteer.steps.judge import ratings
-from saesteer.steps.logit_lens import LOGIT_LENS
 
 UNSTEERED = "unsteered"
 SCORES = ("judge_score", "concept_rating", "fluency_rating", "gen_success_20")
@@ -42,32 +41,23 @@ class MeasuredSteering:
     factor: float
 
 
-@dataclass(frozen=True)
-class Lens:
-    """The top logit-lens tokens of the one feature that steers, for GenSuccess."""
-
-    feature: int
-    token_ids: tuple[int, ...]
-
-
 def measured(
     run: Run,
     lm: LanguageModel,
     sae: Sae,
     forms: Sequence[MeasuredSteering],
     concept: str | None,
-    lens: Lens | None,
+    lens: pl.DataFrame | None,
     n_texts: int,
 ) -> list[dict[str, Any]]:
     """A row a form, the unsteered model's first: number of texts, mean and interval of each score, and perplexity as a multiple of the
-    unsteered texts'. A score is null where there is nothing to judge by: no judge, no concept, not one feature."""
+    unsteered texts'. A score is null where there is nothing to judge by: no judge, no concept, not one feature. `lens` is the one feature's
+    LOGIT_LENS row, for GenSuccess."""
     unsteered = MeasuredSteering(UNSTEERED, Nothing(), 0.0)
     texts = rated_texts(run, lm, sae, [unsteered, *forms], concept, n_texts, run.prompts())
     if lens is not None:
-        lens_row = {"layer": sae.meta.layer, "feature": lens.feature, "token_ids": list(lens.token_ids), "tokens": [], "logits": []}
-        of_feature = texts.select(*GENERATIONS.columns).with_columns(feature=pl.lit(lens.feature, pl.UInt32))
-        top_logit_lens_tokens = pl.DataFrame([lens_row], schema=LOGIT_LENS.schema)
-        success = gen_success(of_feature, top_logit_lens_tokens, run.tokens(), run.steering.gen_success.tokens)
+        of_feature = texts.select(*GENERATIONS.columns).with_columns(feature=pl.lit(lens["feature"][0], pl.UInt32))
+        success = gen_success(of_feature, lens, run.tokens(), run.steering.gen_success.tokens)
         texts = _with(texts, success, ["gen_success_20"])
     return [_row(run.steering, texts, form) for form in (unsteered, *forms)]
 

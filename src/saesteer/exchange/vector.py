@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import polars as pl
+
 import saesteer
 from saesteer.core import markdown
 from saesteer.core.errors import SettingsError
@@ -19,10 +21,11 @@ from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.engine.saes import Sae
 from saesteer.engine.vector_formats import FORMATS, block_vector, check_constant, check_format, check_suffix, median_a_max
 from saesteer.exchange.fits import concept_of, fit_of, fitted_layer, not_a_feature, parse_feature, recommended_factor
-from saesteer.exchange.measured import Lens, MeasuredSteering, measured
+from saesteer.exchange.measured import MeasuredSteering, measured
 from saesteer.run import Run
 from saesteer.settings import Experiment, canonical_factor
 from saesteer.sources.neuronpedia.sources import known_sources
+from saesteer.steps.logit_lens import LOGIT_LENS
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ def export_vector(run: Run, steerer: Steerer, sae: Sae, to: Target) -> dict[str,
     lens = None
     if len(original.features) == 1:
         ids, _ = top_logit_lens_tokens(lm, sae.W_dec[list(original.features)].float(), 20, to_residual=to_residual(lm, layer, hook_point))
-        lens = Lens(original.features[0], tuple(ids[0].tolist()))
+        row = {"layer": layer, "feature": original.features[0], "token_ids": ids[0].tolist()}
+        lens = pl.DataFrame([row], schema=LOGIT_LENS.schema)
     texts = measured(run, lm, sae, forms, steerer.concept, lens, to.n_texts)
     about = {
         "label": steerer.label,
