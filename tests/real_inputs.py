@@ -19,7 +19,7 @@ from hub_fakes import gemma_scope, random_model
 from hub_server import Hub, serve_hub
 from judge_server import Judge, judge_server
 from loopback import serving_with
-from neuronpedia_server import Neuronpedia, an_example, serving
+from neuronpedia_server import Neuronpedia, an_example, serving, table
 from workflow_folder import ROOT, Folder
 
 from saesteer.core.files import file_digest
@@ -28,7 +28,6 @@ from saesteer.settings import SaeSettings
 from saesteer.sources.neuronpedia.sources import Source
 from saesteer.sources.published import PUBLISHED
 from saesteer.sources.sae_sources import sae_source
-from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 
 D_MODEL, N_FEATURES, LAYERS = 32, 48, (1, 2)
 FEATURES = {1: [0, 7, 31], 2: [4, 5, 40]}
@@ -122,24 +121,12 @@ def _fill_hub(hub: Hub, folder: Path) -> None:
 
 def layer_examples(layer: int) -> pl.DataFrame:
     """Max-activating examples of every feature of a layer, as Neuronpedia has them: twelve each, and none of the last one."""
-    rows = []
-    for feature in range(N_FEATURES):
-        n = 0 if feature == N_FEATURES - 1 else 12
-        examples = [an_example(f"{feature:02d}-{rank:02d}", 20.0 - rank, WORDS, (feature + rank % 3) % len(WORDS)) for rank in range(n)]
-        rows.append(
-            {
-                "layer": layer,
-                "feature": feature,
-                "density": 0.01 if n else 0.0,
-                "max_activation": 20.0 if n else None,
-                "n_examples": n,
-                "examples": [{**example, "rank": rank} for rank, example in enumerate(examples)],
-                "explanations": [f"mentions of the word{WORDS[feature % len(WORDS)]}"],
-                "source": "neuronpedia",
-                "reason": None if n else "no max-activating examples on Neuronpedia",
-            }
-        )
-    return pl.DataFrame(rows, schema=MAX_ACTIVATING_EXAMPLES.schema, orient="row")
+    examples = {
+        feature: [an_example(f"{feature:02d}-{rank:02d}", 20.0 - rank, WORDS, (feature + rank % 3) % len(WORDS)) for rank in range(12)]
+        for feature in range(N_FEATURES - 1)
+    }
+    explanations = [[f"mentions of the word{WORDS[feature % len(WORDS)]}"] for feature in range(N_FEATURES)]
+    return table(examples | {N_FEATURES - 1: []}, layer).with_columns(explanations=pl.Series(explanations))
 
 
 def _github(folder: Path) -> Path:

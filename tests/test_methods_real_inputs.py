@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from axbench_files import CONCEPTS, lines_of, metadata, train_rows
 from hub_fakes import gemma_scope, random_model
 from real_inputs import D_MODEL, N_FEATURES, RealFolder, World, layer_examples, small_world
 from workflow_folder import BIN, ROOT, Checkout, Folder
@@ -39,8 +40,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 SHIPPED = ("gemma-2-2b-it-methods", "gemma-2-9b-it-methods")
 TEXT_STEPS = ("generations", "perplexity", "judge")
-CONCEPTS = [("references to boats and sailing", "text", 17), ("loops in programs", "code", 5), ("names of rivers", "text", 31)]
-"""Concept, genre, and the feature that it labels."""
 N_CONCEPTS, N_TEXTS, N_PROMPTS = 2, 8, 2
 INSTRUCTIONS = ["How are the names of winds chosen?", "Why is the sky\nblue?", "Name a good book."]
 """As AlpacaEval's: one of them has several lines."""
@@ -73,42 +72,15 @@ class Compared:
         return self.folder.world.judge.answered
 
 
-def concept_lines(source: str) -> bytes:
-    """A metadata.jsonl of AxBench's form, whose concepts label features of a source."""
-    lines = [
-        {
-            "concept_id": number,
-            "concept": concept,
-            "ref": f"https://www.neuronpedia.org/{source}/{feature}",
-            "concept_genres_map": {concept: [genre]},
-        }
-        for number, (concept, genre, feature) in enumerate(CONCEPTS)
-    ]
-    return "".join(json.dumps(line) + "\n" for line in lines).encode()
-
-
-def training_texts(path: Path) -> bytes:
-    """A train_data.parquet of AxBench's form: negative texts that the concepts of a genre share, then each concept's own."""
-    shared = [(f"Ask {i}?", f"Plain {genre} number {i}.", "EEEEE", genre, "negative", -1) for genre in ("text", "code") for i in range(10)]
-    own = [
-        (f"Ask {i}?", f"Here is {concept}, {i} times.", concept, genre, "positive", number)
-        for number, (concept, genre, _) in enumerate(CONCEPTS)
-        for i in range(10)
-    ]
-    names = ["input", "output", "output_concept", "concept_genre", "category", "concept_id"]
-    rows = [{**dict(zip(names, row, strict=True)), "dataset_category": "instruction"} for row in shared + own]
-    pl.DataFrame(rows).write_parquet(path)
-    return path.read_bytes()
-
-
 def published(folder: Path) -> dict[str, bytes]:
     """Key -> bytes of everything that the two experiments take from GitHub."""
     listed = [{"instruction": line, "output": "", "generator": "reference"} for line in [*INSTRUCTIONS, INSTRUCTIONS[0]]]
-    texts = training_texts(folder / "train.parquet")
+    pl.DataFrame(train_rows(n_own=10, n_shared=10)).write_parquet(folder / "train.parquet")
+    texts = (folder / "train.parquet").read_bytes()
     return {
-        "axbench/concept10_2b_l10": concept_lines("gemma-2-2b/10-gemmascope-res-16k"),
+        "axbench/concept10_2b_l10": lines_of(metadata("gemma-2-2b/10-gemmascope-res-16k")).encode(),
         "axbench/concept10_2b_l10_train": texts,
-        "axbench/concept500_9b_l20": concept_lines("gemma-2-9b-it/20-gemmascope-res-131k"),
+        "axbench/concept500_9b_l20": lines_of(metadata("gemma-2-9b-it/20-gemmascope-res-131k")).encode(),
         "axbench/concept500_9b_l20_train": texts,
         "alpaca_eval/instructions": json.dumps(listed).encode(),
     }
@@ -323,7 +295,7 @@ def test_a_list_that_labels_another_sae_is_refused_where_labels_are_used(compare
 def test_a_label_is_of_one_sae_alone(tmp_path: Path) -> None:
     ours, other = "10-gemmascope-res-16k", "20-gemmascope-res-16k"
     path = tmp_path / "metadata.jsonl"
-    path.write_bytes(concept_lines(f"gemma-2-2b/{ours}"))
+    path.write_text(lines_of(metadata(f"gemma-2-2b/{ours}")))
     labels = [feature for _, _, feature in CONCEPTS]
     rows = [(text_id(concept), concept, feature) for concept, _, feature in CONCEPTS]
     concepts = pl.DataFrame(rows, schema=COMPARED_CONCEPTS.schema, orient="row")

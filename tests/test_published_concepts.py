@@ -1,11 +1,11 @@
 """AxBench's files of concepts and labelled texts, against a loop over plain dicts; broken ones are refused by line, row and column."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from axbench_files import CONCEPTS, lines_of, metadata, train_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
@@ -15,43 +15,15 @@ from saesteer.settings import SettingsError
 from saesteer.sources.concept_texts import published_texts
 from saesteer.sources.published import labelled_concepts
 
-CONCEPTS = [("words about boats", "text", 17), ("loops in programs", "code", 5), ("names of rivers", "text", 900)]
 N_OWN, N_SHARED = 6, 4
-
-
-def metadata_lines() -> list[dict[str, Any]]:
-    return [
-        {
-            "concept_id": number,
-            "concept": concept,
-            "ref": f"https://www.neuronpedia.org/gemma-2-2b/10-gemmascope-res-16k/{feature}",
-            "concept_genres_map": {concept: [genre]},
-        }
-        for number, (concept, genre, feature) in enumerate(CONCEPTS)
-    ]
-
-
-def train_rows() -> list[dict[str, Any]]:
-    """As AxBench's train_data.parquet: shared negatives of each genre, then each concept's own texts."""
-    shared = [
-        {"input": f"Ask {genre} {i}?", "output": f"No {genre} {i}.", "output_concept": "EEEEE", "concept_genre": genre, "concept_id": -1}
-        for genre in ("text", "code", "math")
-        for i in range(N_SHARED)
-    ]
-    own = [
-        {"input": f"Ask {i}?", "output": f"On {concept} {i}.", "output_concept": concept, "concept_genre": genre, "concept_id": number}
-        for number, (concept, genre, _) in enumerate(CONCEPTS)
-        for i in range(N_OWN)
-    ]
-    kinds = [{"category": "negative"}] * len(shared) + [{"category": "positive"}] * len(own)
-    return [{**row, **kind, "dataset_category": "instruction"} for row, kind in zip(shared + own, kinds, strict=True)]
+ROWS = train_rows(N_OWN, N_SHARED)
 
 
 def files(folder: Path, lines: Any = None, rows: Any = None) -> tuple[Path, Path]:
-    metadata, train = folder / "metadata.jsonl", folder / "train_data.parquet"
-    metadata.write_text("".join(json.dumps(line) + "\n" for line in lines or metadata_lines()))
-    pl.DataFrame(rows or train_rows()).write_parquet(train)
-    return metadata, train
+    listed, train = folder / "metadata.jsonl", folder / "train_data.parquet"
+    listed.write_text(lines_of(lines or metadata()))
+    pl.DataFrame(rows or ROWS).write_parquet(train)
+    return listed, train
 
 
 def test_published_texts_are_each_concepts_own_and_its_genres(tmp_path: Path):
@@ -71,7 +43,7 @@ def test_published_texts_are_each_concepts_own_and_its_genres(tmp_path: Path):
 def test_published_texts_are_nested_and_do_not_depend_on_rows_order(
     tmp_path_factory: pytest.TempPathFactory, n_positive: int, n_negative: int, n_concepts: int, rng: Any, seed: int
 ):
-    rows = train_rows()
+    rows = list(ROWS)
     whole = published_texts(*files(tmp_path_factory.mktemp("whole")), None, N_OWN, N_SHARED, seed)
     rng.shuffle(rows)
     concepts, texts = published_texts(*files(tmp_path_factory.mktemp("some"), rows=rows), n_concepts, n_positive, n_negative, seed)
@@ -95,7 +67,7 @@ def test_which_published_texts_are_taken_depends_on_seed_and_concept(tmp_path: P
 
 def changed_line(**changes: Any) -> list[dict[str, Any]]:
     """The list with a changed second line; None takes a key out."""
-    lines = metadata_lines()
+    lines = metadata()
     lines[1] = {key: value for key, value in {**lines[1], **changes}.items() if value is not None}
     return lines
 
@@ -112,14 +84,13 @@ def changed_line(**changes: Any) -> list[dict[str, Any]]:
             r"line 2: concept_genres_map names no genre for 'loops in programs'",
         ),
         (changed_line(concept_id=0), r"lines 1 and 2 have the same number, 0"),
-        ([*metadata_lines(), {**metadata_lines()[0], "concept_id": 9}], r"lines 1 and 4 have the same concept, 'words about boats'"),
+        ([*metadata(), {**metadata()[0], "concept_id": 9}], r"lines 1 and 4 have the same concept, 'words about boats'"),
         ([["a", "list"]], r"line 1: Input should be an object"),
     ],
 )
 def test_a_broken_list_of_concepts_is_refused_by_line_and_key(tmp_path: Path, lines: Any, message: str):
-    metadata, train = files(tmp_path, lines)
     with pytest.raises(SettingsError, match=f"metadata.jsonl.*{message}"):
-        published_texts(metadata, train, None, 2, 2, 0)
+        published_texts(*files(tmp_path, lines), None, 2, 2, 0)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +104,7 @@ def test_what_is_no_list_of_concepts_is_refused(tmp_path: Path, content: bytes, 
 
 
 def changed_row(place: int, **changes: Any) -> list[dict[str, Any]]:
-    rows = train_rows()
+    rows = list(ROWS)
     rows[place] = {**rows[place], **changes}
     return rows
 
@@ -141,21 +112,21 @@ def changed_row(place: int, **changes: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{key: value for key, value in row.items() if key != "output"} for row in train_rows()], "no column output; it has input"),
-        ([{**row, "concept_id": str(row["concept_id"])} for row in train_rows()], "column concept_id has type String"),
+        ([{key: value for key, value in row.items() if key != "output"} for row in ROWS], "no column output; it has input"),
+        ([{**row, "concept_id": str(row["concept_id"])} for row in ROWS], "column concept_id has type String"),
         (changed_row(3, input=None), r"row 3 \(counted from 0\): input is null"),
         (changed_row(14, output=" \n"), r"row 14 \(counted from 0\): output is blank"),
         (changed_row(2, category="neutral"), r"row 2 \(counted from 0\): category is neither"),
         (
-            [row for row in train_rows() if row["concept_genre"] != "code" or row["concept_id"] >= 0],
+            [row for row in ROWS if row["concept_genre"] != "code" or row["concept_id"] >= 0],
             "concept_id 1 .*line 2.* genre 'code' has no negative texts .*there are: math, text",
         ),
         (changed_row(18, output_concept="other"), "concept_id 1 .*output_concept in row 18 is 'other'"),
         (
-            train_rows()[:-1],
+            ROWS[:-1],
             r"concept_id 2 \('names of rivers'; .*metadata.jsonl, line 3\) has 5 positive texts, but methods.n_positive asks",
         ),
-        (train_rows()[1:], r"concept_id 0 .*line 1\) has 3 negative texts, but methods.n_negative asks for 4"),
+        (ROWS[1:], r"concept_id 0 .*line 1\) has 3 negative texts, but methods.n_negative asks for 4"),
     ],
 )
 def test_broken_training_texts_are_refused_by_row_and_column(tmp_path: Path, rows: Any, message: str):
@@ -164,9 +135,9 @@ def test_broken_training_texts_are_refused_by_row_and_column(tmp_path: Path, row
 
 
 def test_too_many_concepts_and_no_parquet_are_refused(tmp_path: Path):
-    metadata, train = files(tmp_path)
+    listed, train = files(tmp_path)
     with pytest.raises(SettingsError, match="has 3 concepts, but methods.concepts.n_concepts asks for 4"):
-        published_texts(metadata, train, 4, 2, 2, 0)
+        published_texts(listed, train, 4, 2, 2, 0)
     train.write_bytes(b"<html>not found</html>")
     with pytest.raises(SettingsError, match="cannot be read as Parquet"):
-        published_texts(metadata, train, 3, 2, 2, 0)
+        published_texts(listed, train, 3, 2, 2, 0)
