@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up_results import RECORD
 from snakemake.persistence import MetadataRecord
 from snakemake.persistence.file import FilePersistence
 
@@ -16,9 +17,7 @@ from saesteer.sharing import dvc_metadata, snakemake_metadata
 from saesteer.sharing.commands import SharingError
 from saesteer.sharing.provenance import Statement, read_statements, write_statements
 from saesteer.sharing.pull import adopt, examine
-from saesteer.sharing.snakemake_metadata import FIELDS, drop_record, read_record, write_record
-
-RECORD = dict.fromkeys(FIELDS) | {"rule": "made_up", "params": ["'x'"], "record_format_version": 6}
+from saesteer.sharing.snakemake_metadata import drop_record, read_record, write_record
 
 
 def _sha256(data: bytes) -> str:
@@ -59,7 +58,7 @@ def _publish(folder: Path, graph: Graph) -> None:
     write_statements(folder, "exp", statements)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(graphs())
 def test_adopted_is_what_is_unchanged_and_made_from_unchanged_things(case: tuple[Graph, set[int], set[int]]) -> None:
     graph, edited, missing = case

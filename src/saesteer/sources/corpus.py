@@ -24,7 +24,7 @@ def text_ids(path: Path) -> list[str]:
 def _with_tokens(path: Path) -> pl.DataFrame:
     """text_id and token_ids of a Parquet file that has both. An id of the file's own that is no digest of its text gets a digest of its
     tokens beside it: what is measured of a text is stored under its id, and another file may have the same numbers."""
-    rows = _own_ids(path)
+    rows = _ids_and_tokens(path)
     if "text" in text_columns(path):
         texts = pl.read_parquet(path, columns=["text"])["text"]
         if rows["text_id"].to_list() == [text_id(text or "") for text in texts]:
@@ -33,7 +33,7 @@ def _with_tokens(path: Path) -> pl.DataFrame:
     return rows.with_columns(text_id=pl.Series(ids, dtype=pl.String))
 
 
-def _own_ids(path: Path) -> pl.DataFrame:
+def _ids_and_tokens(path: Path) -> pl.DataFrame:
     """text_id, as text, whether the file has texts, categories or whole numbers there, and token_ids."""
     return pl.read_parquet(path, columns=["text_id", "token_ids"]).with_columns(pl.col("text_id").cast(pl.String))
 
@@ -68,7 +68,7 @@ def check_texts(path: Path) -> int:
     """Refuse a Parquet file of texts with a row that holds none, or in which all are equal; gives the number of distinct texts. Reads it
     whole."""
     if {"text_id", "token_ids"} <= text_columns(path):
-        rows, column = _own_ids(path), "token_ids"
+        rows, column = _ids_and_tokens(path), "token_ids"
         _check_token_ids(path, rows)
         texts, lengths = rows[column], rows[column].list.len()
     else:

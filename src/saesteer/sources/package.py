@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 def present(source: PackageSource, downloads: Path) -> Path | None:
     """What `fetch` gives, where it is on this machine already; None where it is not, or is damaged."""
-    file = _kept_file(source, downloads)
+    file = _local_file(source, downloads)
     place = _place(file)
     return place if _is_fetched(source, file) and place.exists() else None
 
@@ -55,7 +55,7 @@ def fetch(source: PackageSource, downloads: Path) -> Path:
     Below `downloads/packages/NAME-VERSION/` lie the file, whose bytes are those of `source.sha256`, a JSON file that says from which wheels
     it is, and `licences/`. Parts that were fetched before an interruption are not fetched again.
     """
-    file = _kept_file(source, downloads)
+    file = _local_file(source, downloads)
     with alone_in(file.parent):
         if not _is_fetched(source, file):
             _make(source, file)
@@ -66,7 +66,7 @@ def fetch(source: PackageSource, downloads: Path) -> Path:
         return place
 
 
-def _kept_file(source: PackageSource, downloads: Path) -> Path:
+def _local_file(source: PackageSource, downloads: Path) -> Path:
     """Where the file of a package is kept, by its name in the wheel, or that of its first part without what numbers it, as
     model.gguf.part00."""
     path = PurePosixPath(source.file or source.parts[0][1])
