@@ -5,9 +5,8 @@ from pathlib import Path
 
 from saesteer.sources.model_size import n_gpus
 from saesteer.workflow import plan
-from saesteer.workflow.display import show_progress_only
-from saesteer.workflow.interrupt import SHELL_PREFIX, stop_jobs_at_ctrl_c
 from saesteer.workflow.locks import cancel_left_jobs, explain_lock, put_before_slurm, record_run
+from saesteer.workflow.terminal import SHELL_PREFIX, show_progress_only, stop_jobs_at_ctrl_c
 
 IDLE = {"gpu": 0, "mem_mb": 1500, "runtime": 10, "gpu_model": None}
 """What a job asks for that has no key to compute."""

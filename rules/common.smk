@@ -17,9 +17,9 @@ from saesteer.summaries.summary import summaries
 from saesteer.workflow import plan
 from saesteer.workflow.checks import check_contents, check_files, check_present_files, check_times, check_tokens
 from saesteer.workflow.code_digest import PACKAGE
-from saesteer.workflow.display import show_refusals_alone
 from saesteer.workflow.outputs import planned_outputs
 from saesteer.workflow.project import bring_inputs, check_configfile
+from saesteer.workflow.terminal import show_refusals_alone
 
 # Parsing the rules and the modules behind them makes objects that stay: to look for garbage among them takes a tenth of a dry run.
 gc.set_threshold(100_000, 50, 50)

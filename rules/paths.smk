@@ -6,7 +6,7 @@ from saesteer.settings import LabelledTexts, TopicTexts
 from saesteer.sources.pins import MODEL_FILES, SAE_FILES, model_settings, pinned_files, pinned_path, pmi_file
 from saesteer.sources.prefixes import prompt_source
 from saesteer.sources.published import cached_path
-from saesteer.steps.damage import ordinary_texts_pin
+from saesteer.steps.pilot import ordinary_texts_pin
 
 
 def present(*paths):

@@ -23,7 +23,7 @@ from saesteer.engine.saes import encode
 from saesteer.methods.fit.fits import labelled_feature
 from saesteer.methods.fit.problem import Approximator, Problem, Tokens, TrainingText, output_mask, padded_ids
 from saesteer.methods.fit.training import ReadText, read_texts, trained_epochs
-from saesteer.settings.recipes import Training, recipes_of
+from saesteer.settings.registry import Training, recipes_of
 from saesteer.steps.features import FEATURES
 from saesteer.world.grammar import join_words, single_sentence
 from saesteer.world.lexicon import OUTPUT_SCORE_PROMPT, Lexicon, load_lexicon

@@ -12,7 +12,7 @@ from oracles import inner_hook_points
 from saesteer.core.tables import validate
 from saesteer.engine.saes import Sae, SaeMeta
 from saesteer.methods.fit.problem import Problem, TrainingText
-from saesteer.settings.recipes import Training, recipes_of
+from saesteer.settings.registry import Training, recipes_of
 from saesteer.steps.features import FEATURES
 
 Codes = Sequence[Sequence[Sequence[float]]]

@@ -34,7 +34,7 @@ from saesteer.engine.steering import Intervention
 from saesteer.methods.fit import lora, loreft, reps, sft
 from saesteer.methods.fit.problem import Problem, TrainingText
 from saesteer.methods.fit.training import ReadText, losses_behind, token_losses
-from saesteer.settings.recipes import recipes_of
+from saesteer.settings.registry import recipes_of
 
 N_TEXTS = 24
 

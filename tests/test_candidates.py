@@ -27,7 +27,7 @@ from saesteer.steps.logit_lens import LOGIT_LENS
 from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 from saesteer.steps.step import steps_of
 from saesteer.summaries.features import described_features
-from saesteer.workflow.completion import complete_manifest
+from saesteer.workflow.plan import complete_manifest
 
 
 def test_candidates_match_by_label_before_explanation_before_lens_and_then_by_their_largest_example():

@@ -13,7 +13,7 @@ from saesteer.settings import load_experiment
 from saesteer.site import headline
 
 SNAKEFILE = """
-from saesteer.workflow.display import show_progress_only
+from saesteer.workflow.terminal import show_progress_only
 
 show_progress_only(logger)
 

@@ -37,7 +37,7 @@ from saesteer.steps.step import steps_of
 from saesteer.summaries import sweeps
 from saesteer.workflow import plan
 from saesteer.workflow.checks import check_contents
-from saesteer.workflow.completion import complete_manifest
+from saesteer.workflow.plan import complete_manifest
 
 ROOT = Path(__file__).parents[1]
 

@@ -260,7 +260,7 @@ from saesteer.engine import pilot
 from saesteer.run import open_run
 from saesteer.settings.load import load_workflow, read_yaml
 from saesteer.steps.pilot import compute
-from saesteer.workflow.completion import complete_manifest
+from saesteer.workflow.plan import complete_manifest
 pilot.VECTORS_AT_A_TIME = 1
 values = read_yaml(Path("config/config.yaml")) | {"experiments": ["piloted"], "part_seconds": 0}
 run = open_run("piloted", load_workflow(values))

@@ -16,7 +16,7 @@ from saesteer.settings import Comparison, Sweep
 from saesteer.settings.methods import MethodSettings
 from saesteer.steps.generations import GENERATIONS
 from saesteer.steps.judge import JUDGEMENTS
-from saesteer.summaries.counted_ratings import counted_ratings
+from saesteer.summaries.summary import counted_ratings
 
 PROMPTS = ["a", "b", "c", "d", "e", "f"]
 HALVES = {prompt: place % 2 for place, prompt in enumerate(PROMPTS)}

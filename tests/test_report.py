@@ -39,7 +39,7 @@ from saesteer.site.pieces import as_json, packed, write_list
 from saesteer.steps.features import FEATURES
 from saesteer.steps.gen_success import GEN_SUCCESS
 from saesteer.steps.perplexity import PERPLEXITY
-from saesteer.summaries.counted_ratings import counted_ratings
+from saesteer.summaries.summary import counted_ratings
 
 ASSETS = ROOT / "src/saesteer/site/assets"
 

@@ -16,7 +16,7 @@ from saesteer.methods.fit import lora, loreft, probe, reft_r1, reps, sft, ssv
 from saesteer.methods.fit.fits import fitted_rows
 from saesteer.methods.fit.problem import Abstains, Problem
 from saesteer.methods.fit.training import Trainee, held_out, token_losses, trained
-from saesteer.settings.recipes import Recipe, Training, recipes_of
+from saesteer.settings.registry import Recipe, Training, recipes_of
 
 RATES = {
     **dict.fromkeys((lora, loreft), (0.003, 1000.0)),

@@ -19,7 +19,7 @@ from saesteer.settings.registry import key_of
 from saesteer.sources.concept_tables import COMPARED_CONCEPTS
 from saesteer.steps.concepts import CONCEPTS
 from saesteer.steps.fits import FITS
-from saesteer.summaries.counted_ratings import counted_ratings
+from saesteer.summaries.summary import counted_ratings
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,9 @@ from saesteer.steps.judge import JUDGEMENTS
 from saesteer.steps.perplexity import PERPLEXITY
 from saesteer.steps.step import Step, steps_of
 from saesteer.workflow.code_digest import algorithm_versions
-from saesteer.workflow.completion import complete_manifest
 from saesteer.workflow.job import with_progress
 from saesteer.workflow.outputs import pins
-from saesteer.workflow.plan import endpoints_to_ask
+from saesteer.workflow.plan import complete_manifest, endpoints_to_ask
 from saesteer.workflow.preflight import check_experiment
 
 TARGETS = (JUDGEMENTS.name, PERPLEXITY.name)

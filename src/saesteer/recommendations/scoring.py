@@ -25,7 +25,7 @@ from saesteer.exchange.measured import MeasuredSteering, rated_texts
 from saesteer.run import Run
 from saesteer.settings.methods import N_ORDINARY_TEXTS
 from saesteer.steps.judge import JUDGEMENTS
-from saesteer.steps.ordinary_texts import ordinary, ordinary_texts_pin
+from saesteer.steps.pilot import ordinary, ordinary_texts_pin
 
 N_PROMPTS = 20
 """Prompts that score, at most."""

@@ -4,13 +4,17 @@ planning reads it.
 A new method is one file in saesteer/methods/fit and one row there, which names its function. This takes a `Problem`
 (saesteer.methods.fit.problem) and gives back an intervention (saesteer.engine.interventions), or raises `Abstains` where it has none for
 the concept. The rows are data rather than code, so that a new one makes no job due but those that compare methods.
+
+How methods that learn by gradient descent are trained is in recipes.csv, a row for each model and method.
 """
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-TABLE = Path(__file__).with_name("methods.csv")
+TABLE, RECIPES = (Path(__file__).with_name(name) for name in ("methods.csv", "recipes.csv"))
+ANY_MODEL = "*"
 
 NEEDS = ("sae", "label", "effects", "file")
 """sae: the layer's SAE and its scored features; label: a feature labelled with the concept; effects: the approximator of steering effects;
@@ -90,3 +94,41 @@ def method(name: str) -> Method:
     if name not in rows:
         raise ValueError(f"there is no method {name!r}; known: {', '.join(rows)}")
     return rows[name]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """AdamW on the mean loss per token, its rate falling in a straight line to 0."""
+
+    learning_rate: float
+    batch: int  # texts in a forward
+    accumulated: int  # forwards in a step
+    epochs: int
+    weight_decay: float = 0.0
+    largest_gradient: float | None = None  # norm that a step's gradient is cut to
+    layers: tuple[int, ...] = ()  # that adapters change; none given: engine.adapters.DEPTHS
+
+
+@dataclass(frozen=True)
+class Training:
+    """The recipes of a comparison, and over what their learning rate and number of epochs are chosen."""
+
+    recipes: Mapping[str, Recipe]  # by method
+    learning_rates: tuple[float, ...] = ()  # tried on held-out texts; none: the recipes' own
+    held_out: float = 0.25  # share of the training texts
+
+
+def recipes_of(model: str, path: Path = RECIPES) -> dict[str, Recipe]:
+    """Method -> recipe of a model, whose name contains that of the table's row in any case. A row of `*`, Gemma-2-2B's, is for every model
+    that has none of its own."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    recipes = {}
+    for row in [*(row for row in rows if row["model"] == ANY_MODEL), *(row for row in rows if row["model"] in model.lower())]:
+        batch, accumulated, epochs = int(row["batch"]), int(row["accumulated"]), int(row["epochs"])
+        largest_gradient = float(row["largest_gradient"]) if row["largest_gradient"] else None
+        layers = tuple(map(int, row["layers"].split()))
+        recipes[row["method"]] = Recipe(
+            float(row["learning_rate"]), batch, accumulated, epochs, float(row["weight_decay"]), largest_gradient, layers
+        )
+    return recipes

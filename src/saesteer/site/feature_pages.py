@@ -27,7 +27,7 @@ from saesteer.steps.judge import JUDGEMENTS
 from saesteer.steps.logit_lens import LOGIT_LENS
 from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 from saesteer.steps.perplexity import PERPLEXITY
-from saesteer.summaries.counted_ratings import counted_ratings
+from saesteer.summaries.summary import counted_ratings
 
 N_EXAMPLES = 8
 """Max-activating examples shown of a feature, the first."""

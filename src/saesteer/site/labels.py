@@ -26,8 +26,7 @@ from saesteer.steps.explanations import EXPLANATIONS
 from saesteer.steps.features import FEATURES
 from saesteer.steps.step import steps_of
 from saesteer.summaries.features import described_features
-from saesteer.workflow.completion import complete_manifest
-from saesteer.workflow.plan import wanted_rows
+from saesteer.workflow.plan import complete_manifest, wanted_rows
 
 STEP = EXPLANATIONS.name
 _SOURCES = {"examples": "examples", "lens": "lens tokens", "both": "examples and lens tokens"}

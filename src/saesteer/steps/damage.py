@@ -13,7 +13,7 @@ from saesteer.settings.methods import N_ORDINARY_TEXTS, ORDINARY_TOKENS
 from saesteer.sources.concept_tables import COMPARED_CONCEPTS
 from saesteer.steps import keys
 from saesteer.steps.fits import FITS
-from saesteer.steps.ordinary_texts import ordinary, ordinary_texts_pin
+from saesteer.steps.pilot import ordinary, ordinary_texts_pin
 from saesteer.steps.step import Step, by_layer, model_values
 
 DAMAGE = Table(

@@ -13,14 +13,13 @@ from saesteer.judge.prompt_writing import prompts_fingerprint
 from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment, LabelledTexts, NamedConcepts, PublishedConcepts, TopicTexts
 from saesteer.settings.methods import HELD_OUT_TEXTS, ORDINARY_TOKENS, P4_LONGEST_TEXT
-from saesteer.settings.recipes import Training, recipes_of
-from saesteer.settings.registry import METHODS
+from saesteer.settings.registry import METHODS, Training, recipes_of
 from saesteer.sources.concept_tables import COMPARED_CONCEPTS, CONCEPT_TEXTS, STEERING_PROMPTS
 from saesteer.sources.prefixes import effect_prompts, training_openers
 from saesteer.sources.published import published_file
 from saesteer.steps import effects, keys
 from saesteer.steps.effects import EFFECTS
-from saesteer.steps.ordinary_texts import ordinary, ordinary_texts_pin
+from saesteer.steps.pilot import ordinary, ordinary_texts_pin
 from saesteer.steps.step import Step, by_layer, model_values, values_of
 
 FITS = Table(

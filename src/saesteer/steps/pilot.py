@@ -1,4 +1,5 @@
-"""Each feature's pilot factor, around which its factors lie (`sweep.pilot`)."""
+"""Each feature's pilot factor, around which its factors lie (`sweep.pilot`); and the ordinary texts, on which it is measured what steering
+does to text that has nothing to do with it."""
 
 from collections.abc import Iterator
 
@@ -6,9 +7,10 @@ import polars as pl
 
 from saesteer.core.tables import FEATURE_KEYS, OF_FEATURE, Column, Table
 from saesteer.run import Run
-from saesteer.settings import Experiment, Sweep
+from saesteer.settings import Comparison, Experiment, LocalExamples, Steering, Sweep
+from saesteer.settings.methods import ORDINARY_TOKENS
+from saesteer.sources.corpus import read_texts
 from saesteer.sources.features import resolve
-from saesteer.steps.ordinary_texts import ordinary
 from saesteer.steps.step import Step, by_layer, every_feature, values_of
 
 PILOT = Table(
@@ -61,3 +63,19 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     texts, lm = ordinary(run, pilot.n_texts, N_TOKENS), run.model()
     for layer, rows in by_layer(missing):
         yield from pilot_factors(lm, run.sae(layer), rows["feature"].to_list(), texts, pilot.loss_rise)
+
+
+def ordinary_texts_pin(experiment: Steering) -> str | None:
+    """The pin of the ordinary texts; None: there are none."""
+    if isinstance(experiment, Comparison) and experiment.methods.ordinary_texts:
+        return "ordinary_texts"
+    return "texts" if isinstance(experiment.max_activating_examples, LocalExamples) else None
+
+
+def ordinary(run: Run, n_texts: int, n_tokens: int = ORDINARY_TOKENS) -> list[list[int]]:
+    """The first `n_tokens` tokens of `n_texts` ordinary texts."""
+    from saesteer.engine.damage import ordinary_texts
+
+    file, model = run.file(str(ordinary_texts_pin(run.steering))), run.experiment.model
+    corpus = read_texts(file, run.model_folder(), model.bos, n_tokens)
+    return ordinary_texts(corpus["token_ids"].to_list(), n_texts, n_tokens)

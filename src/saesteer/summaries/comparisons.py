@@ -18,10 +18,9 @@ from saesteer.steps.features import features_of_layers
 from saesteer.steps.fits import FITS
 from saesteer.steps.gen_success import GEN_SUCCESS
 from saesteer.steps.generations import GENERATIONS
-from saesteer.steps.ordinary_texts import ordinary_texts_pin
 from saesteer.steps.perplexity import PERPLEXITY
-from saesteer.summaries.counted_ratings import counted_ratings
-from saesteer.summaries.summary import Summary, compares
+from saesteer.steps.pilot import ordinary_texts_pin
+from saesteer.summaries.summary import Summary, compares, counted_ratings
 
 if TYPE_CHECKING:
     from saesteer.methods.compare.paper_values import Protocol

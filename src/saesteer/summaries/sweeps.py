@@ -31,8 +31,7 @@ from saesteer.steps.logit_lens import LOGIT_LENS
 from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 from saesteer.steps.perplexity import PERPLEXITY
 from saesteer.steps.pilot import PILOT
-from saesteer.summaries.counted_ratings import counted_ratings
-from saesteer.summaries.summary import Summary, sweeps
+from saesteer.summaries.summary import Summary, counted_ratings, sweeps
 
 
 def steering_means(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:

@@ -26,7 +26,7 @@ from saesteer.settings import Comparison, Experiment, Sweep, load_workflow
 from saesteer.steps.step import step_of
 from saesteer.summaries.summary import Summary
 from saesteer.summaries.sweeps import has_pilot
-from saesteer.workflow.completion import complete_manifest
+from saesteer.workflow.plan import complete_manifest
 
 log = logging.getLogger("saesteer")
 

@@ -1,18 +1,20 @@
-"""What a job of a step has to compute. No torch.
+"""What a job of a step has to compute, and its completion. No torch.
 
 A step's fingerprint is closed: its settings, the ALGORITHM_VERSION of every module that computes its rows, and the digests of everything it
 reads.
 """
 
+import importlib.metadata
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from saesteer.core.files import value_digest
-from saesteer.core.store import MEASURED_ON, StoreError, Upstream, WantedRows, entry_digest, missing_keys, read_manifest
+from saesteer.core.store import MEASURED_ON, StoreError, Upstream, WantedRows, complete, entry_digest, missing_keys, read_manifest
 from saesteer.core.tables import Table, row_digests
 from saesteer.run import SHARED_STEPS, Run
 from saesteer.settings import Comparison, Endpoint, Scores, SettingsError
@@ -24,12 +26,14 @@ from saesteer.steps.judge import JUDGEMENTS
 from saesteer.steps.judges import judge_of
 from saesteer.steps.keys import is_unsteered, layer_of_unsteered
 from saesteer.steps.step import Axis, Step, is_step, step_of, steps_of
-from saesteer.workflow.code_digest import algorithm_versions
+from saesteer.workflow.code_digest import algorithm_versions, code_digest
 
 _FEATURES = (("feature",), ("target",))
 """Axes whose values are a layer's features, in the order of its list."""
 MOST_WORDS = 400
 """Characters of a value that a job's params show; a longer one is shown by its digest."""
+LIBRARIES = ("torch", "transformers", "tokenizers", "sae-lens", "numpy", "polars")
+"""Libraries whose arithmetic, tokenisers or models rows come from: parts name their versions."""
 
 
 def model_bytes(run: Run, step: str) -> int:
@@ -166,6 +170,19 @@ def n_missing(run: Run, step: str, layers: Sequence[int]) -> int | None:
         return sum(missing_keys(run.data / step, plan.table, want).height for want in wanted_rows(run, step, layers))
     except StoreError:  # what is wrong with the earlier step's rows, its own job sees to, or this one says when it reads them
         return None
+
+
+def complete_manifest(run: Run, manifest: Path, layers: Sequence[int], compute: Callable[[pl.DataFrame], Iterable[pl.DataFrame]]) -> None:
+    """See to the rows of a step's manifest, which covers these layers; `compute` gives those that are missing."""
+    name = manifest.parent.name
+    step = step_of(run.experiment, name)
+    wanted = wanted_rows(run, name, layers)
+    complete(manifest.parent, step.table, wanted, compute, manifest, run.workflow.part_seconds, lambda: _made_with(step))
+
+
+def _made_with(step: Step) -> dict[str, str]:
+    libraries = {library: importlib.metadata.version(library) for library in LIBRARIES}
+    return {"code": code_digest(*step.modules), "python": platform.python_version(), **libraries}
 
 
 def endpoints_to_ask(run: Run) -> list[Endpoint]:

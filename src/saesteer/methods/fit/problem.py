@@ -17,7 +17,7 @@ from saesteer.engine.hook_points import HookPoint, reading, sae_hook_point
 from saesteer.engine.interventions import Addition
 from saesteer.engine.models import MIN_ROWS, LanguageModel
 from saesteer.engine.saes import Sae, encode
-from saesteer.settings.recipes import Training
+from saesteer.settings.registry import Training
 
 ALGORITHM_VERSION = 1
 

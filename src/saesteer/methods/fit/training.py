@@ -20,7 +20,7 @@ from saesteer.engine.interventions import Nothing
 from saesteer.engine.models import LanguageModel, hidden_states
 from saesteer.engine.steering import Intervention
 from saesteer.methods.fit.problem import Abstains, Problem, TrainingText, output_mask, padded_ids, text_batches
-from saesteer.settings.recipes import Recipe
+from saesteer.settings.registry import Recipe
 
 ALGORITHM_VERSION = 3
 
