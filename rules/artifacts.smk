@@ -15,9 +15,17 @@ def manifests(step):
     return of_experiment
 
 
-def manifests_of_pilot(wildcards):
-    """The pilot factors of a job's layers; nothing where a sweep has no pilot."""
-    return job_manifests("pilot")(wildcards) if EXPERIMENTS[wildcards.experiment].sweep.pilot else []
+def steered_with(wildcards):
+    """What texts are steered with besides features at given factors: a comparison's fits for its concepts, a sweep's pilot factors."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    if isinstance(experiment, Comparison):
+        return [*fits_of_comparison(wildcards), f"{TABLES}/compared_concepts.parquet".format(**wildcards)]
+    return job_manifests("pilot")(wildcards) if experiment.sweep.pilot else []
+
+
+def fits_of_comparison(wildcards):
+    """What a comparison's texts are steered with; nothing in a sweep."""
+    return job_manifests("fits")(wildcards) if isinstance(EXPERIMENTS[wildcards.experiment], Comparison) else []
 
 
 def table_of_strengths(wildcards):

@@ -3,17 +3,14 @@
 
 localrules:
     concepts,
-    concepts_without_topics,
 
 
 rule concepts:
-    """The topic with the highest lift in each feature's max-activating examples."""
+    """The topic with the highest lift in each feature's max-activating examples; or what Neuronpedia says that the feature means, the
+    examples' word, one concept for all features, or none."""
     input:
         examples=f"{DATA}/max_activating_examples/{{layers}}.json",
-        texts_pin=f"{PINS}/texts.json",
-        texts=file_of("texts"),
-        topics_pin=f"{PINS}/topics.json",
-        topics=file_of("topics"),
+        topics=labelled_topics,
     output:
         manifest=f"{DATA}/concepts/{{layers}}.json",
     log:
@@ -21,27 +18,7 @@ rule concepts:
     benchmark:
         "logs/{experiment}/concepts/{layers}.tsv"
     wildcard_constraints:
-        experiment=only(lambda experiment: experiment.concepts.kind == "topics"),
-    conda:
-        "../envs/saesteer.yaml"
-    params:
-        **rows_of("concepts"),
-    script:
-        "../scripts/step.py"
-
-
-rule concepts_without_topics:
-    """What Neuronpedia says that each feature means, one concept for all features, or none."""
-    input:
-        examples=f"{DATA}/max_activating_examples/{{layers}}.json",
-    output:
-        manifest=f"{DATA}/concepts/{{layers}}.json",
-    log:
-        "logs/{experiment}/concepts_without_topics/{layers}.log",
-    benchmark:
-        "logs/{experiment}/concepts_without_topics/{layers}.tsv"
-    wildcard_constraints:
-        experiment=only(lambda experiment: experiment.concepts.kind not in ("topics", "nearest")),
+        experiment=only(lambda experiment: experiment.concepts.kind != "nearest"),
     conda:
         "../envs/saesteer.yaml"
     params:

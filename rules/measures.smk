@@ -3,16 +3,16 @@
 
 localrules:
     gen_success,
-    method_gen_success,
 
 
 rule gen_success:
-    """How many of a text's tokens are top logit-lens tokens of the feature that steers it."""
+    """How many of a text's tokens are top logit-lens tokens of the one feature that steers it."""
     input:
         model=f"{PINS}/model.json",
         model_files=fetched("model"),
         generations=f"{DATA}/generations/{{layers}}.json",
         logit_lens=job_manifests("logit_lens"),
+        fits=fits_of_comparison,
         prompts=prompts,
     output:
         manifest=f"{DATA}/gen_success/{{layers}}.json",
@@ -21,32 +21,7 @@ rule gen_success:
     benchmark:
         "logs/{experiment}/gen_success/{layers}.tsv"
     wildcard_constraints:
-        experiment=only(lambda experiment: isinstance(experiment, Sweep)),
-    conda:
-        "../envs/saesteer.yaml"
-    params:
-        **rows_of("gen_success"),
-    script:
-        "../scripts/step.py"
-
-
-rule method_gen_success:
-    """The same of the texts of methods that steer with one feature."""
-    input:
-        model=f"{PINS}/model.json",
-        model_files=fetched("model"),
-        generations=f"{DATA}/generations/{{layers}}.json",
-        logit_lens=f"{DATA}/logit_lens/{{layers}}.json",
-        fits=f"{DATA}/fits/{{layers}}.json",
-        prompts=prompts,
-    output:
-        manifest=f"{DATA}/gen_success/{{layers}}.json",
-    log:
-        "logs/{experiment}/method_gen_success/{layers}.log",
-    benchmark:
-        "logs/{experiment}/method_gen_success/{layers}.tsv"
-    wildcard_constraints:
-        experiment=only(lambda experiment: isinstance(experiment, Comparison)),
+        experiment=only(lambda experiment: not isinstance(experiment, Scores)),
     conda:
         "../envs/saesteer.yaml"
     params:

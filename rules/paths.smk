@@ -65,6 +65,13 @@ def concept_sources(wildcards):
     return [ancient(str(cached_path(key, Path(DOWNLOADS)))) for key in (concepts.concepts, concepts.texts)]
 
 
+def labelled_topics(wildcards):
+    """The texts whose tokens carry topics, and the topics, with their pins; nothing where concepts are of another kind."""
+    if EXPERIMENTS[wildcards.experiment].concepts.kind != "topics":
+        return []
+    return [file for name in ("texts", "topics") for file in (f"{PINS.format(**wildcards)}/{name}.json", *file_of(name)(wildcards))]
+
+
 def topics_of_judge(wildcards):
     """The topics that the judge of a shipped world rates; nothing for another judge."""
     return file_of("topics")(wildcards) if EXPERIMENTS[wildcards.experiment].judge.kind == "oracle" else []

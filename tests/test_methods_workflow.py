@@ -273,7 +273,7 @@ def test_on_a_gpu_it_gives_the_same_tables(restored: Checkout, tmp_path: Path) -
     compare(folder)
     for one in (folder, restored):
         run(one, targets=[LAST_TABLE])
-    rules = ("activations", "logit_lens", "output_score", "effects", "fits", "method_generations", "perplexity", "damage")
+    rules = ("activations", "logit_lens", "output_score", "effects", "fits", "generations", "perplexity", "damage")
     logs = [(folder.path / f"logs/{NAME}/{rule}/layers_06-06.log").read_text() for rule in rules]
     assert [rule for rule, log in zip(rules, logs, strict=True) if "on cuda" not in log] == []
     assert_alike(folder, restored, NAME, set(ALL_STEPS) - {"damage", "explanations", "gen_success", "pilot"})

@@ -7,8 +7,8 @@ import polars as pl
 from saesteer.core.tables import LAYER, Column, Table
 from saesteer.run import Run
 from saesteer.settings import Experiment, LocalExamples
-from saesteer.steps import keys
-from saesteer.steps.step import Step
+from saesteer.sources.corpus import text_ids
+from saesteer.steps.step import Axis, Step
 
 ACTIVATIONS = Table(
     "activations",
@@ -30,7 +30,12 @@ def step(experiment: Experiment) -> Step | None:
         return None
     settings = {"dtype": experiment.model.dtype, "bos": experiment.model.bos, "max_tokens": experiment.max_activating_examples.max_tokens}
     modules = ("engine.activations", "sources.corpus")
-    return Step(ACTIVATIONS, keys.texts, settings, ("model", "saes"), modules, compute, runs_model=True, unit="text", tokens="n_tokens")
+    return Step(ACTIVATIONS, _texts, settings, ("model", "saes"), modules, compute, runs_model=True, unit="text", tokens="n_tokens")
+
+
+def _texts(layer: int) -> list[Axis]:
+    """Every text of the corpus."""
+    return [Axis(("text_id",), lambda run: pl.DataFrame({"text_id": text_ids(run.file("texts"))}), None)]
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -41,9 +46,9 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     assert isinstance(local, LocalExamples)
     texts = read_texts(local.texts, run.model_folder(), run.experiment.model.bos, local.max_tokens)
     lm = run.model()
-    for layers, text_ids in _same_layers(missing):
+    for layers, names in _same_layers(missing):
         saes = {layer: run.sae(layer) for layer in layers}
-        yield from sparse_activations(lm, saes, texts.filter(pl.col("text_id").is_in(text_ids)))
+        yield from sparse_activations(lm, saes, texts.filter(pl.col("text_id").is_in(names)))
 
 
 def _same_layers(missing: pl.DataFrame) -> Iterator[tuple[list[int], list[str]]]:

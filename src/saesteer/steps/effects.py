@@ -11,8 +11,7 @@ from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment
 from saesteer.settings.registry import method
 from saesteer.sources.prefixes import effect_prompts
-from saesteer.steps import keys
-from saesteer.steps.step import Step, by_layer, model_values, sampling_values
+from saesteer.steps.step import Step, by_layer, configured, model_values, sampling_values
 
 if TYPE_CHECKING:
     from saesteer.engine.models import LanguageModel
@@ -38,8 +37,8 @@ def step(experiment: Experiment) -> Step | None:
     compared = experiment.methods
     settings = sampling_values(compared.effects, exclude={"n_vectors", "n_held_out", "prompts"})
     settings |= {"prompts": value_digest(effect_prompts(compared)), "seed": compared.seed, **model_values(experiment)}
-    vectors, inputs, modules = keys.vectors(compared.effects.n_vectors), ("model", "saes"), ("methods.fit.effects",)
-    return Step(EFFECTS, vectors, settings, inputs, modules, compute, runs_model=True, unit="vector")
+    vectors, inputs, modules = [configured(vector=range(compared.effects.n_vectors))], ("model", "saes"), ("methods.fit.effects",)
+    return Step(EFFECTS, lambda _layer: vectors, settings, inputs, modules, compute, runs_model=True, unit="vector")
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:

@@ -17,10 +17,11 @@ from saesteer.settings.registry import METHODS, Training, recipes_of
 from saesteer.sources.concept_tables import COMPARED_CONCEPTS, CONCEPT_TEXTS, STEERING_PROMPTS
 from saesteer.sources.prefixes import effect_prompts, training_openers
 from saesteer.sources.published import published_file
-from saesteer.steps import effects, keys
+from saesteer.steps import effects
 from saesteer.steps.effects import EFFECTS
+from saesteer.steps.keys import concept_axis, methods_at
 from saesteer.steps.pilot import ordinary, ordinary_texts_pin
-from saesteer.steps.step import Step, by_layer, model_values, values_of
+from saesteer.steps.step import Keys, Step, by_layer, configured, model_values, values_of
 
 FITS = Table(
     "fits",
@@ -69,7 +70,7 @@ def step(experiment: Experiment) -> Step | None:
     drawn_by = "world.concept_texts" if from_topics else "sources.concept_texts"
     return Step(
         table=FITS,
-        keys=keys.fits(experiment),
+        keys=_methods_with_concepts(experiment),
         settings=settings,
         inputs=tuple(inputs),
         modules=(
@@ -87,6 +88,15 @@ def step(experiment: Experiment) -> Step | None:
         modules_of_methods=of_methods,
         written=(*((CONCEPT_TEXTS,) if of_file else ()), *((STEERING_PROMPTS,) if compared.prompt_writer else ())),
     )
+
+
+def _methods_with_concepts(experiment: Comparison) -> Keys:
+    """Every method with every concept; those without a layer at the first layer only."""
+    compared, layers = experiment.methods, experiment.layers
+    return lambda layer: [
+        configured(method=[row.key for row in methods_at(compared, layers, layer)]),
+        concept_axis(compared, "concept_id"),
+    ]
 
 
 def _training(experiment: Comparison) -> dict[str, Any]:

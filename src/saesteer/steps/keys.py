@@ -1,4 +1,4 @@
-"""The keys of steps whose rows are not of features alone. No torch: this decides whether a job has anything to compute."""
+"""The keys of texts, and of fits at factors, which several steps have. No torch: this decides whether a job has anything to compute."""
 
 from collections.abc import Sequence
 
@@ -12,17 +12,11 @@ from saesteer.run import Run
 from saesteer.settings import Comparison, MethodSettings, NamedConcepts, Steering, Sweep
 from saesteer.settings.registry import Method, method
 from saesteer.sources.concept_tables import COMPARED_CONCEPTS
-from saesteer.sources.corpus import text_ids
 from saesteer.sources.features import features_of
 from saesteer.sources.prefixes import prompt_source, read_prefixes
 from saesteer.sources.published import published_file
 from saesteer.steps.pilot import PILOT
 from saesteer.steps.step import Axis, Keys, configured
-
-
-def texts(layer: int) -> list[Axis]:
-    """Every text of the corpus that local max-activating examples are computed from."""
-    return [Axis(("text_id",), lambda run: pl.DataFrame({"text_id": text_ids(run.file("texts"))}), None)]
 
 
 def texts_of_features(experiment: Sweep, n_prefixes: int) -> Keys:
@@ -52,27 +46,13 @@ def _features_at_factors(experiment: Sweep, layer: int) -> list[Axis]:
     return [Axis(columns, values, known, lambda run: run.manifests(PILOT.name, [layer])[0])]
 
 
-def vectors(n_vectors: int) -> Keys:
-    """The vectors whose effects are measured (P2)."""
-    return lambda layer: [configured(vector=range(n_vectors))]
-
-
-def fits(experiment: Comparison) -> Keys:
-    """Every method with every concept; those without a layer at the first layer only."""
-    compared, layers = experiment.methods, experiment.layers
-    return lambda layer: [
-        configured(method=[row.key for row in methods_at(compared, layers, layer)]),
-        _concepts(compared, "concept_id"),
-    ]
-
-
 def fits_at_factors(experiment: Comparison, concept: str = "concept_id") -> Keys:
     """Every method at every factor of its grid, with every concept, whose id is in the column `concept`; those without a layer at the
     first layer only."""
 
     def axes(layer: int) -> list[Axis]:
         methods, factors = zip(*strengths(experiment.methods, experiment.layers, layer), strict=True)
-        return [configured(method=methods, factor=factors), _concepts(experiment.methods, concept)]
+        return [configured(method=methods, factor=factors), concept_axis(experiment.methods, concept)]
 
     return axes
 
@@ -111,7 +91,7 @@ def _prompts(experiment: Steering, n: int) -> Axis:
     return Axis(("prefix_id",), values, {"published": identity, "n_prompts": n}, lambda run: run.prompts_path)
 
 
-def _concepts(compared: MethodSettings, column: str) -> Axis:
+def concept_axis(compared: MethodSettings, column: str) -> Axis:
     """Every concept by its concept_id: known from the configuration, or from the fetched list."""
     concepts = compared.concepts
     if isinstance(concepts, NamedConcepts):
