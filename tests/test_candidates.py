@@ -30,18 +30,23 @@ from saesteer.summaries.features import described_features
 from saesteer.workflow.plan import complete_manifest
 
 
+def features_of(n: int, **columns: Any) -> pl.DataFrame:
+    """What is known of so many features of layer 3, by default nothing."""
+    known = {"layer": 3, "feature": range(n), "concept": None, "explanation": None, "fires_on": None, "near": False}
+    known |= {"top_logit_lens_tokens": [["▁a"]] * n, "max_activation": [1.0] * n}
+    return pl.DataFrame(known | columns, strict=False).cast(dict.fromkeys(("concept", "explanation", "fires_on"), pl.String))
+
+
 def test_candidates_match_by_label_before_explanation_before_lens_and_then_by_their_largest_example():
-    features = pl.DataFrame(
-        {
-            "layer": [3, 3, 3, 3, 3, 6, 6],
-            "feature": [1, 2, 3, 4, 5, 1, 2],
-            "concept": ["sea", "Sea", None, None, "tea", None, "sea"],
-            "explanation": [None, None, "ships at sea", None, "tea season", "The Seas; C++", None],
-            "top_logit_lens_tokens": [["▁a"], ["▁sea"], ["b"], ["▁Sea", "x"], ["c"], ["d"], ["e"]],
-            "max_activation": [1.0, 5.0, 9.0, 9.0, 9.0, 2.0, None],
-            "fires_on": [None, "tea", None, None, "seas", None, None],
-            "near": [False] * 7,
-        }
+    features = features_of(
+        7,
+        layer=[3, 3, 3, 3, 3, 6, 6],
+        feature=[1, 2, 3, 4, 5, 1, 2],
+        concept=["sea", "Sea", None, None, "tea", None, "sea"],
+        explanation=[None, None, "ships at sea", None, "tea season", "The Seas; C++", None],
+        top_logit_lens_tokens=[["▁a"], ["▁sea"], ["b"], ["▁Sea", "x"], ["c"], ["d"], ["e"]],
+        max_activation=[1.0, 5.0, 9.0, 9.0, 9.0, 2.0, None],
+        fires_on=[None, "tea", None, None, "seas", None, None],
     )
     assert candidates(features, "sea", 3).rows() == [(3, 2, "label"), (3, 1, "label"), (3, 3, "explanation"), (6, 1, "explanation")]
     assert candidates(features, "sea", 9).rows()[3:5] == [(3, 5, "examples"), (3, 4, "lens")]
@@ -54,18 +59,15 @@ def test_candidates_match_by_label_before_explanation_before_lens_and_then_by_th
 def test_a_lens_token_may_be_the_beginning_of_the_word():
     """Half of it at least, and at the beginning of a word."""
     lens = [["▁me"], ["▁medi"], ["medi"], [" medic", "x"], ["▁medicine"], ["▁medicines"]]
-    columns = {"layer": [3] * 6, "feature": range(6), "concept": None, "explanation": None, "fires_on": None, "near": False}
-    features = pl.DataFrame(columns | {"top_logit_lens_tokens": lens, "max_activation": [1.0] * 6}, strict=False)
-    features = features.cast(dict.fromkeys(("concept", "explanation", "fires_on"), pl.String))
+    features = features_of(6, top_logit_lens_tokens=lens)
     beginning = "lens, beginning"
     assert candidates(features, "medicine", 9).rows() == [(3, 4, "lens"), (3, 1, beginning), (3, 3, beginning)]
 
 
 def test_directions_need_no_label_and_take_turns_with_what_shows_the_word():
     cosines = [0.1, 0.9, -0.5, 0.8, None, 0.7]
-    columns = {"layer": [3] * 6, "feature": range(6), "explanation": None, "near": False, "top_logit_lens_tokens": [["▁a"]] * 6}
-    columns |= {"concept": [None, None, None, None, "sea", None], "fires_on": ["sea", None, "sea", "sea", None, None], "cosine": cosines}
-    features = pl.DataFrame(columns | {"max_activation": [9.0, 1.0, 8.0, 1.0, 1.0, 1.0]}, strict=False).cast({"explanation": pl.String})
+    columns = {"concept": [None, None, None, None, "sea", None], "fires_on": ["sea", None, "sea", "sea", None, None], "cosine": cosines}
+    features = features_of(6, **columns, max_activation=[9.0, 1.0, 8.0, 1.0, 1.0, 1.0])
     expected = [(3, 4, "label"), (3, 0, "examples"), (3, 1, "direction"), (3, 2, "examples"), (3, 3, "direction"), (3, 5, "direction")]
     assert candidates(features, "sea", 9).rows() == expected
     assert candidates(features, "sea", 3).rows() == expected[:3]
@@ -94,9 +96,7 @@ def test_a_feature_fires_on_the_word_of_most_of_its_examples_over_the_borders_of
 
 
 def test_a_concept_that_nothing_points_to_is_refused_with_the_nearest_label(monkeypatch: pytest.MonkeyPatch):
-    columns = {"layer": [6, 6], "feature": [1, 2], "concept": ["medicine", "sea\x1b[2J"], "explanation": [None, None]}
-    lens = {"top_logit_lens_tokens": [["▁a"], ["▁b"]], "max_activation": [1.0, 2.0]}
-    features = pl.DataFrame(columns | lens, schema_overrides={"explanation": pl.String})
+    features = features_of(2, concept=["medicine", "sea\x1b[2J"]).drop("fires_on", "near")
     monkeypatch.setattr(Run, "summary_path", lambda *_: Path("config"))
     monkeypatch.setattr(Run, "summary", lambda *_: features)
     monkeypatch.setattr(Run, "rows", lambda *_: features.with_columns(examples=pl.Series([[example(["▁c"], 0)]] * 2)))
@@ -108,11 +108,9 @@ def test_a_concept_that_nothing_points_to_is_refused_with_the_nearest_label(monk
 def test_similar_words_pick_where_texts_are_compared_by_embeddings():
     """By hand: a mean over examples, and one over lens tokens; what is labelled comes first, and the control is from the other half."""
     cosines = {"ship": 0.75, "hall": 0.25, "tide": 0.5, "a": 0.0}
-    columns = {"layer": 3, "feature": range(6), "top_logit_lens_tokens": [["▁a"], ["▁tide", "Ġa"], ["▁Tide"], ["▁a"], ["▁ocean"], ["▁a"]]}
-    columns |= {"concept": [None, None, None, "ocean", None, None], "max_activation": [1.0, 2.0, 2.0, 1.0, None, None], "near": False}
-    features = pl.DataFrame(columns | {"explanation": None, "fires_on": None}, strict=False).cast(
-        dict.fromkeys(("concept", "explanation", "fires_on"), pl.String)
-    )
+    lens = [["▁a"], ["▁tide", "Ġa"], ["▁Tide"], ["▁a"], ["▁ocean"], ["▁a"]]
+    columns = {"concept": [None, None, None, "ocean", None, None], "max_activation": [1.0, 2.0, 2.0, 1.0, None, None]}
+    features = features_of(6, top_logit_lens_tokens=lens, **columns)
     maxima = pl.DataFrame({"layer": 3, "feature": [1, 1, 2], "word": ["ship", "hall", "hall"], "len": [3, 1, 2]})
     found = similarities(maxima, features, lambda words: [cosines.get(word, 1.0) for word in words])
     assert found.sort("feature").rows() == [(3, 0, 0.0), (3, 1, 0.625 + 0.25), (3, 2, 0.25 + 0.5), (3, 3, 0.0), (3, 4, 1.0), (3, 5, 0.0)]

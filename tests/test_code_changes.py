@@ -40,8 +40,10 @@ def code(checkout: Checkout) -> Iterator[Callable[[str, str, str], None]]:
         path.write_text(text)
 
 
-def test_words_about_the_code_change_nothing(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
-    """Docstrings and comments of ten modules, what columns of a step and of a summary mean, and a figure's caption."""
+def test_what_changes_no_result_makes_nothing_due(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
+    """Words: docstrings and comments of ten modules, what columns of a step and of a summary mean, a figure's caption. What settings may
+    say: the values that tables and figures depend on are in params. A module of a step whose version is the same: `make check`, `record`
+    and `push` refuse such an edit, until somebody says that no row changes or raises the version (test_algorithms)."""
     package = checkout.path / "src/saesteer"
     modules = sorted(path.relative_to(package) for path in package.rglob("*.py") if '"""' in path.read_text())
     for module in random.Random(0).sample(modules, 10):
@@ -51,13 +53,10 @@ def test_words_about_the_code_change_nothing(checkout: Checkout, code: Callable[
     code("steps/max_activating_examples.py", '"the feature is never active"', '"no text activates the feature"')
     code("analysis/tables.py", '"mean fluency rating"', '"the texts\' mean fluency rating"')
     code("figures/pmi_by_threshold.py", 'caption="', 'caption="Reworded: ')
-    assert due(checkout) == {}
-
-
-def test_what_settings_may_say_makes_nothing_due(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
-    """Values that tables and figures depend on are in params; another default here is a value that no experiment file has."""
     code("settings/steps.py", "class SelectionSettings", "OTHER = 1\n\n\nclass SelectionSettings")
     code("settings/load.py", "def load_workflow", "OTHER = 1\n\n\ndef load_workflow")
+    for module, line in {"analysis/gen_success.py": "ALGORITHM_VERSION = 3", "judge/rubric.py": "import hashlib"}.items():
+        code(module, f"\n{line}\n", f"\n{line}\nUNUSED = 1\n")
     assert due(checkout) == {}
 
 
@@ -76,16 +75,6 @@ def test_the_style_of_all_figures_is_for_figures(checkout: Checkout, code: Calla
 def test_a_module_of_a_table_is_for_that_table_and_what_reads_it(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
     code("analysis/pmi.py", "N_TOP = ", "UNUSED = 1\nN_TOP = ")
     assert set(due(checkout)) == {"pmi", "figure"}
-
-
-@pytest.mark.parametrize(("module", "line"), [("analysis/gen_success.py", "ALGORITHM_VERSION = 3"), ("judge/rubric.py", "import hashlib")])
-def test_a_module_of_a_step_makes_no_job_due_while_its_version_is_the_same(
-    checkout: Checkout, code: Callable[[str, str, str], None], module: str, line: str
-) -> None:
-    """`make check`, `record` and `push` refuse such an edit, until somebody says that no row changes or raises the version
-    (test_algorithms)."""
-    code(module, f"\n{line}\n", f"\n{line}\nUNUSED = 1\n")
-    assert due(checkout) == {}
 
 
 NEW_FIGURE = """

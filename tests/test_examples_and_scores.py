@@ -38,12 +38,17 @@ WORDS = ["<unk>", "▁sea", "▁ship", "▁cook", "▁salt", "▁and", "."]
 LAYER = 3
 
 
+def tokens_of(words: list[str], *special: str) -> TextTokens:
+    """A word-level tokenizer that writes spaces as ▁."""
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    tokenizer.add_special_tokens([*special])
+    return TextTokens(tokenizer)
+
+
 @pytest.fixture(scope="module")
 def tokens() -> TextTokens:
-    """A word-level tokenizer that writes spaces as ▁."""
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
-    return TextTokens(tokenizer)
+    return tokens_of(WORDS)
 
 
 def corpus(seed: int, n_texts: int = 12, n_features: int = 5) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, list[list[float]]]]:
@@ -197,27 +202,24 @@ def test_input_score_is_the_share_of_examples_on_top_logit_lens_tokens(tokens: T
 @pytest.mark.parametrize(("token", "lens_id", "score"), [("_name", 1, 1.0), ("_name", 2, 0.0), ("▁name", 2, 1.0), ("▁name", 1, 0.0)])
 def test_an_underscore_is_no_space_and_the_mark_of_a_space_is_one(token: str, lens_id: int, score: float) -> None:
     """P1's program, which puts a space for "_", would find " name" (2) in the first two cases."""
-    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "_name": 1, "▁name": 2}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     example = {"rank": 0, "text_id": "0", "token_index": 1, "token": token, "token_id": None, "max_value": 1.0, "context": [token]}
     schema = {name: MAX_ACTIVATING_EXAMPLES.schema[name] for name in ("layer", "feature", "examples")}
     examples = pl.DataFrame({"layer": [LAYER], "feature": [0], "examples": [[example]]}, schema=schema)
     lens = lens_rows(LAYER, {0: [lens_id]})
-    assert input_scores(examples, lens, TextTokens(tokenizer), "retokenised", 1)["input_score"].to_list() == [score]
+    tokens = tokens_of(["<unk>", "_name", "▁name"])
+    assert input_scores(examples, lens, tokens, "retokenised", 1)["input_score"].to_list() == [score]
 
 
 @pytest.mark.parametrize("convention", ["retokenised", "ids"])
 def test_an_example_at_a_special_token_is_left_out_of_the_input_score(convention: str) -> None:
     """As Neuronpedia's can be: of ▁sea (a top logit-lens token), ▁cook and <bos>, one of two counts."""
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
-    tokenizer.add_special_tokens(["<bos>"])
     named = [("▁sea", 1), ("<bos>", len(WORDS)), ("▁cook", 3)]
     fields = {"token_index": 1, "value": 1.0, "max_value": 1.0, "context": []}
     examples = [fields | {"rank": n, "text_id": str(n), "token": token, "token_id": number} for n, (token, number) in enumerate(named)]
     schema = {name: MAX_ACTIVATING_EXAMPLES.schema[name] for name in ("layer", "feature", "examples")}
     frame = pl.DataFrame({"layer": [LAYER], "feature": [1], "examples": [examples]}, schema_overrides=schema)
-    row = input_scores(frame, lens_rows(LAYER, {1: [1, len(WORDS)]}), TextTokens(tokenizer), convention, 1).row(0, named=True)
+    lens = lens_rows(LAYER, {1: [1, len(WORDS)]})
+    row = input_scores(frame, lens, tokens_of(WORDS, "<bos>"), convention, 1).row(0, named=True)
     assert (row["input_score"], row["n_examples"]) == (1 / 2, 2)
 
 
@@ -254,13 +256,21 @@ def test_ratings_and_what_cannot_be_rated(tokens: TextTokens) -> None:
     """By hand: concept 2 and fluency 1 -> 2*2*1/3 = 4/3; concept 1 (half of the content) and 2 -> 4/3; either 0 -> 0; missing -> null."""
     texts = generations([" sea ship", " sea salt", " cook", " ship", " and", " sea"])
     losses = texts.select(*GEN_SUCCESS.keys).with_columns(mean_nll=pl.Series([5.0, 3.0, 3.0, 9.0, 3.0, None]))
-    known = {"layer": pl.UInt16, "feature": pl.UInt32, "concept": pl.String}
-    concepts = pl.DataFrame({"layer": [LAYER], "feature": [1], "concept": ["sea"]}, schema=known)
-    rows = validate(JUDGEMENTS, rate(with_concept(texts, concepts), losses, two_topics(tokens), ["sea", "cooking"]), "test")
+
+    def rated(concept: str | None) -> pl.DataFrame:
+        known = {"layer": pl.UInt16, "feature": pl.UInt32, "concept": pl.String}
+        concepts = pl.DataFrame({"layer": [LAYER], "feature": [1], "concept": [concept]}, schema=known)
+        return validate(JUDGEMENTS, rate(with_concept(texts, concepts), losses, two_topics(tokens), ["sea", "cooking"]), "test")
+
+    rows = rated("sea")
     assert rows["concept_rating"].to_list() == [2, 1, 0, 2, None, 2]
     assert rows["fluency_rating"].to_list() == [1, 2, 2, 0, 2, None]
     assert rows["judge_score"].to_list() == pytest.approx([4 / 3, 4 / 3, 0.0, 0.0, None, None])
     assert rows["reason"].to_list() == [None] * 4 + ["no content to rate", "no loss to rate"]
+    unclear = rated(None)
+    assert unclear["judge_score"].null_count() == len(unclear)
+    assert unclear["fluency_rating"].to_list() == rows["fluency_rating"].to_list()
+    assert set(unclear["reason"]) == {"the feature has no clear concept"}
 
 
 def test_a_features_lens_tokens_and_its_concepts_name_do_not_count_outside(tokens: TextTokens) -> None:
@@ -278,17 +288,6 @@ def test_a_features_lens_tokens_and_its_concepts_name_do_not_count_outside(token
         orient="row",
     )
     assert ratings_outside(texts, two_topics(tokens), ["sea", "cooking"]).to_list() == texts["expected"].to_list()
-
-
-def test_features_without_a_clear_concept_are_not_judged(tokens: TextTokens) -> None:
-    texts = generations([" sea", " cook"])
-    losses = texts.select(*GEN_SUCCESS.keys).with_columns(mean_nll=pl.Series([1.0, 1.0]))
-    known = {"layer": pl.UInt16, "feature": pl.UInt32, "concept": pl.String}
-    unclear = pl.DataFrame({"layer": [LAYER], "feature": [1], "concept": [None]}, schema=known)
-    rows = rate(with_concept(texts, unclear), losses, two_topics(tokens), ["sea", "cooking"])
-    assert rows["judge_score"].null_count() == 2
-    assert rows["fluency_rating"].to_list() == [2, 2]
-    assert set(rows["reason"]) == {"the feature has no clear concept"}
 
 
 def test_steering_table_takes_means_of_what_is_there() -> None:

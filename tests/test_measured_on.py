@@ -337,24 +337,19 @@ def test_manifests_of_another_grouping_are_not_read(tmp_path: Path) -> None:
     assert rows.select("layer", "feature").rows() == [(2, 3), (2, 141), (2, 592), (6, 27), (6, 182), (6, 284), (6, 818)]
 
 
-def test_gc_refuses_while_a_planned_manifest_is_missing(tmp_path: Path) -> None:
+def test_gc_lists_what_no_planned_manifest_names_and_refuses_while_one_is_missing(tmp_path: Path) -> None:
     here = machine(tmp_path, "ours", "micro")
     here.run()
     assert outputs.unneeded_files(here.opened) == []
-    here.manifest("generations").unlink()
-    with pytest.raises(SettingsError, match=r"generations/layers_02-06\.json is missing"):
-        outputs.unneeded_files(here.opened)
-
-
-def test_gc_lists_what_no_planned_manifest_names(tmp_path: Path) -> None:
-    here = machine(tmp_path, "ours", "micro")
-    here.run()
     before = set(here.folder.glob("generations/*/layer_*/*.parquet"))
     here.experiment = here.experiment.model_copy(update={"sweep": here.experiment.sweep.model_copy(update={"temperature": 0.9})})
     here.run()
     unneeded = outputs.unneeded_files(here.opened)
     assert before < set(unneeded)
     assert {path.relative_to(here.folder).parts[0] for path in unneeded} == {"generations", "gen_success", "perplexity", "judge"}
+    here.manifest("generations").unlink()
+    with pytest.raises(SettingsError, match=r"generations/layers_02-06\.json is missing"):
+        outputs.unneeded_files(here.opened)
 
 
 def test_a_part_examples_what_it_was_made_with_and_the_manifest_says_so(tmp_path: Path) -> None:

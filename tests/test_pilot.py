@@ -135,15 +135,12 @@ def test_settings_that_do_not_fit_are_refused(sweep: dict[str, Any], message: st
         experiment_of(values | {"sweep": values["sweep"] | {"pilot": {}} | sweep})
 
 
-def test_a_pilot_needs_texts() -> None:
+def test_a_pilot_needs_texts_and_without_one_an_experiment_says_nothing_of_it() -> None:
     values = experiment("micro").model_dump(mode="json") | {"extends": None, "concepts": {"kind": "none"}, "judge": {"kind": "none"}}
     values |= {"max_activating_examples": {"kind": "neuronpedia", "source": "{layer}-s"}}
+    assert "pilot" not in values["sweep"]
     with pytest.raises(SettingsError, match=r"sweep\.pilot reads the texts of max-activating examples of kind local"):
         experiment_of(values | {"sweep": values["sweep"] | {"pilot": {}}})
-
-
-def test_without_a_pilot_an_experiment_says_nothing_of_it() -> None:
-    assert "pilot" not in experiment("micro").model_dump(mode="json")["sweep"]
 
 
 def with_pilot(features: dict[int, tuple[int, ...]], **changes: Any) -> Experiment:

@@ -1,11 +1,9 @@
 """The part store: only missing rows are computed, nothing is lost, nothing damaged is read."""
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +13,7 @@ from hypothesis import strategies as st
 
 from saesteer.core import store
 from saesteer.core.machine import process_table
-from saesteer.core.store import StoreError, WantedRows, complete, missing_keys, read_manifest, read_rows, sound_parts, unnamed_parts
+from saesteer.core.store import StoreError, WantedRows, complete, read_manifest, read_rows, unnamed_parts
 from saesteer.core.tables import TableError
 from saesteer.steps.output_score import OUTPUT_SCORE
 
@@ -207,52 +205,13 @@ def test_full_disk_names_the_problem_and_loses_nothing(step: Step, monkeypatch: 
     assert not list(step.folder.rglob("*.partial"))
 
 
-@pytest.mark.slow
-def test_kill_9_loses_at_most_the_part_in_flight(step: Step) -> None:
-    program = textwrap.dedent(f"""
-        import sys, time
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from pathlib import Path
-        from saesteer.core import store
-        from test_store import OUTPUT_SCORE, rows_of, wanted
-        def compute(missing):
-            for row in missing.iter_slices(1):
-                time.sleep(0.01)
-                yield rows_of(row)
-        folder = Path({str(step.folder)!r})
-        store.complete(folder, OUTPUT_SCORE, [wanted(range(400))], compute, folder / "layers_05-05.json", part_seconds=0.02)
-    """)
-    kept = 0
-    for moment in (0.2, 0.7):
-        process = subprocess.Popen([sys.executable, "-c", program])
-        deadline = time.monotonic() + 60
-        while len(step.parts()) <= kept and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(moment)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        sound = sound_parts(step.folder / wanted([0]).fingerprint_digest / "layer_05")
-        assert len(sound) > kept, "finished parts were lost"
-        assert sound == step.parts(), "a part was written half"
-        kept = len(sound)
-    missing = missing_keys(step.folder, OUTPUT_SCORE, wanted(range(400)))
-    assert 0 < missing.height < 400
-    assert step.run(range(400)) == missing.height
-    keys = wanted(range(400)).keys(OUTPUT_SCORE)
-    assert step.read().equals(rows_of(keys))
-
-
-def writers(killed: int) -> tuple[str, str, str]:
-    here = process_table()
-    return f"{here}-{killed}", f"{here}-{os.getpid()}", "elsewhere-1"
-
-
 def test_temporary_files_of_killed_processes_are_cleared_away_and_those_of_live_ones_stay(step: Step) -> None:
     step.run([1])
     (part,) = step.parts()
     killed = subprocess.Popen([sys.executable, "-c", "pass"])
     killed.wait()
-    of_dead, of_live, of_other = (f"{writer}.abc.partial" for writer in writers(killed.pid))
+    here = process_table()
+    of_dead, of_live, of_other = (f"{writer}.abc.partial" for writer in (f"{here}-{killed.pid}", f"{here}-{os.getpid()}", "elsewhere-1"))
     left = [part.parent / f".{'0' * 64}.parquet.{of_dead}", step.folder / f".{step.manifest.name}.{of_dead}"]
     live = [part.parent / f".{'1' * 64}.parquet.{of_live}", part.parent / f".{'2' * 64}.parquet.{of_other}"]
     for path in (*left, *live):

@@ -52,15 +52,6 @@ def test_features_keep_their_numbers(tmp_path: Path) -> None:
     assert ExplicitFeatures.model_validate(values).features == {2: (3, 141, 592, 653)}
 
 
-@pytest.mark.parametrize(
-    ("section", "line", "key", "value"),
-    [("sweep", "n_prefixes: 010", "n_prefixes", 10), ("selection", "random_draws: 0200", "random_draws", 200)],
-)
-def test_a_setting_with_a_leading_zero_is_decimal(tmp_path: Path, section: str, line: str, key: str, value: int) -> None:
-    values = read(tmp_path, line)
-    assert getattr(getattr(experiment_of(MICRO | {section: MICRO[section] | values}), section), key) == value
-
-
 REFUSED = {
     "selection: {random_draws: 3:20}": "selection.random_draws: .*integer.*'3:20'",
     "sweep: {factors: [0, 1:30]}": "sweep.factors.1: '1:30' is no decimal number",
@@ -120,7 +111,7 @@ HOSTILE = {
         "more than 10,",
     ),
     "an alias of what it stands in": ("a: &a [*a]", "more than 10,"),
-    "nested too deeply": ("a: " + "[" * 20_000, "nested too deeply"),
+    "nested too deeply": ("a: " + "[" * 2_000, "nested too deeply"),
     "a program": ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
     "a key that is a list": ("? [a]\n: 1", "unhashable"),
     "two documents": ("a: 1\n---\nb: 2", "single document"),
@@ -135,7 +126,7 @@ def test_hostile_yaml_is_refused_at_once(tmp_path: Path, what: str) -> None:
 
 
 def test_a_long_file_and_a_list_used_again_are_read(tmp_path: Path) -> None:
-    features = json.dumps({str(layer): list(range(2000)) for layer in range(20)})
+    features = json.dumps({str(layer): list(range(400)) for layer in range(20)})
     assert len(read(tmp_path, f"features: {features}\n")["features"]) == 20
     values = read(tmp_path, "grid: &grid [0.5, 1]\nsections: [*grid, *grid]\n")
     assert values["sections"] == [[0.5, 1], [0.5, 1]]
