@@ -176,17 +176,28 @@ FORGED: dict[str, str | dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("forged", FORGED)
-def test_init_refuses_a_forged_configuration_of_an_sae(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forged: str) -> None:
+@pytest.fixture
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder, with what `saesteer init` reads of a model and its SAEs."""
     monkeypatch.chdir(tmp_path)
     write_named_files(Path("my"))
+
+
+def assert_refused(named: str) -> None:
+    """That `saesteer init` refuses what it reads, by the file's name, and writes nothing."""
+    with pytest.raises(SettingsError, match=named):
+        write_experiment("own", Path("my/model"), Path("my/saes"), None, Path())
+    assert not Path("own.yaml").exists()
+
+
+@pytest.mark.usefixtures("_in_a_folder")
+@pytest.mark.parametrize("forged", FORGED)
+def test_init_refuses_a_forged_configuration_of_an_sae(forged: str) -> None:
     shutil.rmtree("my/saes/layer_8")
     shutil.rmtree("my/saes/layer_12")
     file, change = Path("my/saes/layer_4/cfg.json"), FORGED[forged]
     file.write_text(change if isinstance(change, str) else json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(SettingsError, match="my/saes/layer_4"):
-        write_experiment("own", Path("my/model"), Path("my/saes"), None, Path())
-    assert not Path("own.yaml").exists()
+    assert_refused("my/saes/layer_4")
 
 
 MODELS: dict[str, Callable[[Path], object]] = {
@@ -196,21 +207,18 @@ MODELS: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.usefixtures("_in_a_folder")
 @pytest.mark.parametrize("name", MODELS)
-def test_init_refuses_a_forged_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_named_files(Path("my"))
+def test_init_refuses_a_forged_model(name: str) -> None:
     MODELS[name](Path("my/model") / name)
-    with pytest.raises(SettingsError, match=f"my/model/{name}"):
-        write_experiment("own", Path("my/model"), Path("my/saes"), None, Path())
+    assert_refused(f"my/model/{name}")
 
 
+@pytest.mark.usefixtures("_in_a_folder")
 @pytest.mark.parametrize("name", ["model/config.json", "model/tokenizer.json", "model/tokenizer_config.json", "saes/layer_8/cfg.json"])
-def test_init_does_not_wait_for_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_named_files(Path("my"))
-    with pipe(Path("my") / name), pytest.raises(SettingsError, match=f"my/{name}"):
-        write_experiment("own", Path("my/model"), Path("my/saes"), None, Path())
+def test_init_does_not_wait_for_a_pipe(name: str) -> None:
+    with pipe(Path("my") / name):
+        assert_refused(f"my/{name}")
 
 
 @pytest.mark.parametrize("name", ["\N{GRINNING FACE}", "a: b # c", 'a "b"', "\x7f"])

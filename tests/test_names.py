@@ -51,14 +51,10 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize("name", BAD)
-@pytest.mark.parametrize("key", ["experiments", "methods"])
-def test_the_configuration_names_nothing_else(key: str, name: str) -> None:
-    with pytest.raises(SettingsError, match=rf"{key}\.0: {re.escape(repr(name))} cannot name an experiment: {ALLOWED}"):
-        load_workflow({"experiments": ["tiny"], key: [name]})
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_an_experiment_extends_nothing_else(name: str, tmp_path: Path) -> None:
+def test_the_configuration_names_and_an_experiment_extends_nothing_else(name: str, tmp_path: Path) -> None:
+    for key in ("experiments", "methods"):
+        with pytest.raises(SettingsError, match=rf"{key}\.0: {re.escape(repr(name))} cannot name an experiment: {ALLOWED}"):
+            load_workflow({"experiments": ["tiny"], key: [name]})
     (tmp_path / "one.yaml").write_text(yaml.safe_dump({"extends": name or "..."}))
     with pytest.raises(SettingsError, match=rf"cannot name an experiment: {ALLOWED}"):
         load_experiment("one", tmp_path)

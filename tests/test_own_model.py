@@ -49,6 +49,20 @@ def problems(own: Experiment) -> list[str]:
     return [f"{found.about}: {found.text}" for found in check_experiment("own", own, workflow, os.environ) if found.level == "problem"]
 
 
+def assert_problem(own: Experiment, message: str) -> None:
+    """That `saesteer check` says so, as a regular expression."""
+    found = problems(own)
+    assert any(re.search(message, problem) for problem in found), found
+
+
+@pytest.fixture
+def named_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with what `saesteer init` reads of a model and its SAEs."""
+    monkeypatch.chdir(tmp_path)
+    write_named_files(Path("my"))
+    return tmp_path
+
+
 def test_the_shipped_saes_pass(own: Experiment) -> None:
     assert problems(own) == []
 
@@ -167,9 +181,9 @@ def test_topics_without_labelled_texts_are_refused(own: Experiment, tmp_path: Pa
         texts = tmp_path / "texts.parquet"
         pl.DataFrame({column: ["a text"] for column in columns}).write_parquet(texts)
         values = own.model_dump(mode="json") | {"max_activating_examples": {"kind": "local", "texts": str(texts)}}
-        assert any(message in problem for problem in problems(experiment_of(values)))
+        assert_problem(experiment_of(values), message)
     texts.write_text("no Parquet")
-    assert any("texts.parquet is not readable as Parquet" in problem for problem in problems(experiment_of(values)))
+    assert_problem(experiment_of(values), "texts.parquet is not readable as Parquet")
 
 
 @pytest.mark.parametrize(
@@ -192,24 +206,19 @@ def test_check_reads_the_texts(own: Experiment, tmp_path: Path, columns: dict[st
     path = tmp_path / "texts.parquet"
     pl.DataFrame(columns).write_parquet(path)
     values = {"max_activating_examples": {"kind": "local", "texts": str(path)}, "concepts": {"kind": "none"}, "judge": {"kind": "none"}}
-    found = problems(experiment_of(own.model_dump(mode="json") | values))
-    assert any(re.search(message, problem) for problem in found), found
+    assert_problem(experiment_of(own.model_dump(mode="json") | values), message)
 
 
 def test_check_reads_the_judges_folder(own: Experiment) -> None:
     judge = own.judge.model_copy(update={"oracle": ROOT / "data/world/model"})
-    assert any(
-        "judge.oracle: " in problem and "has neither oracle.json" in problem
-        for problem in problems(own.model_copy(update={"judge": judge}))
-    )
+    assert_problem(own.model_copy(update={"judge": judge}), r"judge.oracle: .* has neither oracle.json")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
 def test_check_reads_the_prompts(own: Experiment, tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "prefixes.txt"
     path.write_bytes("\n".join(f"für {number}" for number in range(own.sweep.n_prefixes)).encode(encoding))
-    found = problems(own.model_copy(update={"sweep": own.sweep.model_copy(update={"prefixes": path})}))
-    assert f"files: {path} is no text in UTF-8" in found[0], found
+    assert_problem(own.model_copy(update={"sweep": own.sweep.model_copy(update={"prefixes": path})}), f"^files: {path} is no text in UTF-8")
 
 
 VECTORS, LABELLED = "vectors.safetensors", "texts.csv"
@@ -231,8 +240,7 @@ def test_check_reads_the_files_of_a_comparison(tmp_path: Path, name: str, conten
     path.write_bytes(content)
     compared = load_experiment("tiny-methods", ROOT / "config/experiments")
     listed = {"vectors": path} if name == VECTORS else {"concepts": LabelledTexts(kind="texts", texts=path, names=("tea", "sea"))}
-    found = problems(compared.model_copy(update={"methods": compared.methods.model_copy(update=listed)}))
-    assert any(re.search(message, problem) for problem in found), found
+    assert_problem(compared.model_copy(update={"methods": compared.methods.model_copy(update=listed)}), message)
 
 
 def test_the_disk_that_check_names_holds_the_activations(own: Experiment) -> None:
@@ -251,19 +259,13 @@ def test_the_norm_of_each_decoder_row_is_noted(tmp_path: Path) -> None:
         assert sae_entry(meta, tmp_path / "sae.safetensors")["decoder_norm"] == norms
 
 
-def test_init_fills_in_what_the_files_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_init_fills_in_what_the_files_say(named_files: Path) -> None:
     """The file in the documentation is what `init` writes."""
-    monkeypatch.chdir(tmp_path)
-    write_named_files(Path("my"))
     written = write_experiment("my-model", Path("my/model"), Path("my/saes"), Path("my/texts.parquet"), Path()).read_text()
     assert written == (ROOT / "docs/my-model.yaml").read_text()
-    own = load_experiment("my-model", tmp_path)
-    assert (own.saes.path, own.saes.hook_point, own.saes.d_model, own.saes.n_features) == (
-        "my/saes/layer_{layer}",
-        "resid_post",
-        2048,
-        16384,
-    )
+    own = load_experiment("my-model", named_files)
+    assert (own.saes.path, own.saes.hook_point) == ("my/saes/layer_{layer}", "resid_post")
+    assert (own.saes.d_model, own.saes.n_features) == (2048, 16384)
     assert (own.layers, own.model.bos, own.input_score.tokens) == ((4, 8, 12), "always", "retokenised")
     with pytest.raises(SettingsError, match=r"my-model\.yaml is there already"):
         write_experiment("my-model", Path("my/model"), Path("my/saes"), None, Path())
@@ -280,18 +282,14 @@ def test_init_fills_in_what_the_files_say(tmp_path: Path, monkeypatch: pytest.Mo
         (["layer_3", "layer_11", "layer_3_trainingform"], "saes/layer_{layer}", "saes/layer_{layer}"),
     ],
 )
-def test_init_finds_the_pattern_of_the_saes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folders: list[str], given: str, pattern: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_named_files(Path("my"))
+def test_init_finds_the_pattern_of_the_saes(named_files: Path, folders: list[str], given: str, pattern: str) -> None:
     for folder in folders:
         layer = int((re.search(r"(?<!v)\d+", folder) or ["3"])[0])
         config = {"d_in": 2048, "d_sae": 64, "metadata": {"hook_name": f"blocks.{layer}.hook_resid_pre"}}
-        (tmp_path / "saes" / folder).mkdir(parents=True)
-        (tmp_path / "saes" / folder / "cfg.json").write_text(json.dumps(config))
+        Path("saes", folder).mkdir(parents=True)
+        Path("saes", folder, "cfg.json").write_text(json.dumps(config))
     write_experiment("own", Path("my/model"), Path(given), None, Path())
-    own = load_experiment("own", tmp_path)
+    own = load_experiment("own", named_files)
     assert (own.saes.path, own.saes.hook_point) == (pattern, "resid_pre")
     assert own.layers == ((3,) if folders == ["best"] else (3, 11))
 
@@ -302,9 +300,8 @@ def test_an_experiment_takes_no_folder_that_keeps_other_things(name: str) -> Non
         write_experiment(name, Path("my/model"), Path("my/saes"), None, Path())
 
 
-def test_init_refuses_saes_of_several_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_named_files(Path("my"))
+@pytest.mark.usefixtures("named_files")
+def test_init_refuses_saes_of_several_kinds() -> None:
     shutil.copytree("my/saes/layer_4", "my/saes/layer_4_again")
     with pytest.raises(SettingsError, match=r"holds 4 SAEs of 3 layers \(resid_post 2048 x 16384\): name one a layer"):
         write_experiment("own", Path("my/model"), Path("my/saes"), None, Path())
@@ -313,26 +310,22 @@ def test_init_refuses_saes_of_several_kinds(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("folder", "hook_point"), [("layers.{}", "resid_post"), ("layers.{}.mlp", "mlp_out"), ("layers.{}.self_attn", "attn_out")]
 )
-def test_init_reads_sparsifys_folders(folder: str, hook_point: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_named_files(Path("my"))
+def test_init_reads_sparsifys_folders(folder: str, hook_point: str, named_files: Path) -> None:
     for layer in (3, 11):
-        hub_fakes.sparsify(tmp_path / "saes" / folder.format(layer), 32, 96)
+        hub_fakes.sparsify(named_files / "saes" / folder.format(layer), 32, 96)
     write_experiment("own", Path("my/model"), Path("saes"), None, Path())
-    own = load_experiment("own", tmp_path)
+    own = load_experiment("own", named_files)
     assert (own.saes.path, own.saes.hook_point) == (f"saes/{folder.format('{layer}')}", hook_point)
     assert (own.layers, own.saes.d_model, own.saes.n_features) == ((3, 11), 32, 96)
 
 
-def test_a_new_project_names_its_experiment_and_copies_no_shipped_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_project_names_its_experiment_and_copies_no_shipped_model(named_files: Path) -> None:
     """Inputs are copied before anything is refused, such as a model without weights."""
-    monkeypatch.chdir(tmp_path)
-    write_named_files(Path("my"))
     done = CliRunner().invoke(app, ["init", "own", "--model", "my/model", "--saes", "my/saes", "--texts", "my/texts.parquet"])
     assert done.exit_code == 0, done.output
     named = yaml.safe_load(Path("config/config.yaml").read_text())
     assert (named["experiments"], named["methods"]) == (["own"], [])
     shutil.copyfile(ROOT / "config/config.yaml", "config/config.yaml")  # of a project that was made without a name
-    refused = Folder.existing(tmp_path).call("saesteer", "run", "own", "-n", "--quiet")
+    refused = Folder.existing(named_files).call("saesteer", "run", "own", "-n", "--quiet")
     assert "there are no .safetensors weights in my/model" in refused.stderr + refused.stdout
     assert not Path("data/world").exists()
