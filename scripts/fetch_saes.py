@@ -9,7 +9,7 @@ from saesteer.workflow.job import open_job
 
 job = open_job(snakemake)
 run, saes, cache = job.run, job.run.experiment.saes, job.run.workflow.cache_dir
-folder = (cache or run.downloads) / run.name / "saes"
+folder = run.workflow.downloads_dir / run.name / "saes"
 layers = {}
 for layer in job.layers:
     out = folder / f"layer_{layer:02d}.safetensors"

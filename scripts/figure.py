@@ -1,7 +1,6 @@
 """One figure and the data behind it, by its module in saesteer.figures."""
 
 from saesteer.figures.registry import FIGURES
-from saesteer.summaries.summary import summary_tables
 from saesteer.workflow.job import open_job, write_figure
 
-write_figure(open_job(snakemake), FIGURES[snakemake.wildcards.figure], summary_tables())
+write_figure(open_job(snakemake), FIGURES[snakemake.wildcards.figure])

@@ -91,12 +91,6 @@ def run_of(experiment: str, configfile: Path) -> "Run":
     return open_run(experiment, workflow_of(configfile))
 
 
-def configuration(experiments: list[str] | None, configfile: Path) -> list[str]:
-    """Snakemake's arguments for a configuration."""
-    chosen = ["--config", f"experiments=[{','.join(experiments)}]"] if experiments else []
-    return ["--configfile", str(configfile), *chosen]
-
-
 def refuse_while_running(folder: Path = Path()) -> list[Path]:
     """The folder's locks, which nobody alive holds."""
     locks, holder = stale_locks(folder)

@@ -13,7 +13,6 @@ from saesteer.cli.application import (
     FinishedComparison,
     SomeExperiments,
     commands,
-    configuration,
     refuse_while_running,
     run_of,
 )
@@ -140,7 +139,8 @@ def _publish(publish: Callable[[Path, list[str]], list[Path]], experiments: list
 
     check_lock()  # provenance names the code's digest, and rows are only as old as its versions say
     refuse_while_running()
-    return publish(Path(), configuration(experiments, configfile))
+    chosen = ["--config", f"experiments=[{','.join(experiments)}]"] if experiments else []
+    return publish(Path(), ["--configfile", str(configfile), *chosen])
 
 
 @command()

@@ -134,7 +134,6 @@ def init(
 ) -> None:
     """Make this folder a project, where it is none: configuration, Snakefile, git and DVC. With a name also write an experiment file for a
     model and SAEs of one's own, filled in from their files. Nothing is overwritten."""
-    from saesteer.workflow.model_files import downloads_of
     from saesteer.workflow.new_experiment import write_experiment
     from saesteer.workflow.project import run_alone, write_project
 
@@ -148,7 +147,7 @@ def init(
         raise SaesteerError(f"{configfile} is there already: this folder is a project; name an experiment to write its file")
     if name and model and saes:
         workflow = workflow_of(configfile)
-        path = write_experiment(name, model, saes, texts, workflow.experiments_dirs[0], downloads_of(workflow))
+        path = write_experiment(name, model, saes, texts, workflow.experiments_dirs[0], workflow.downloads_dir)
         if is_new:
             run_alone(name, configfile)
         typer.echo(f"wrote {path}: look it through, then `saesteer check {name}`")

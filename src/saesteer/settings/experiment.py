@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from saesteer.core.shipped import EXPERIMENTS as SHIPPED_EXPERIMENTS
-from saesteer.settings.base import DERIVED, ExperimentName, Layers, Settings, unique
+from saesteer.settings.base import DERIVED, DOWNLOADS, ExperimentName, Layers, Settings, unique
 from saesteer.settings.inputs import (
     ConceptSettings,
     ExampleConcepts,
@@ -282,6 +282,11 @@ class Workflow(Settings):
     """Finished rows are written to disk at least this often: what a kill can lose, in seconds of work."""
     job_variables: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z_0-9]*$")], ...] = ()
     """Environment variables that jobs on a cluster get beside those that they need anyway; all others stay on the submitting host."""
+
+    @property
+    def downloads_dir(self) -> Path:
+        """Where packages, converted models, SAEs of the hub and Neuronpedia's files are kept."""
+        return self.cache_dir or self.data_dir / DOWNLOADS
 
     @property
     def derived_dir(self) -> Path:

@@ -80,21 +80,8 @@ class FactorGrids(Settings):
     )  # fmt: skip
     """Feature activations, in multiples of the feature's largest activation (P4's grid)."""
     adapter: Grid = (
-        "0.1",
-        "0.25",
-        "0.4",
-        "0.5",
-        "0.75",
-        "1",
-        "1.25",
-        "1.5",
-        "1.75",
-        "2",
-        "2.5",
-        "3",
-        "4",
-        "5",
-    )
+        "0.1", "0.25", "0.4", "0.5", "0.75", "1", "1.25", "1.5", "1.75", "2", "2.5", "3", "4", "5",
+    )  # fmt: skip
     """Adapters and fine-tuned weights, in multiples of the change as trained."""
     prompt: Grid = tuple(map(str, range(1, N_PROMPT_TEXTS["prompt"] + 1)))
     """Prompts: which of the method's texts, 1 is the first."""

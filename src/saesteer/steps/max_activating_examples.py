@@ -65,6 +65,6 @@ def from_neuronpedia(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.sources.neuronpedia.fetch import max_activating_examples
     from saesteer.sources.neuronpedia.sources import sources_of
 
-    settings, downloads = run.experiment.max_activating_examples, run.workflow.cache_dir or run.downloads
+    settings, downloads = run.experiment.max_activating_examples, run.workflow.downloads_dir
     assert isinstance(settings, NeuronpediaExamples)
     yield from max_activating_examples(run.workflow.addresses, sources_of(run.experiment, layers_of(missing)), missing, settings, downloads)

@@ -13,7 +13,7 @@ from saesteer.steps.features import FEATURES, SCORES, columns_of_score
 from saesteer.steps.logit_lens import LOGIT_LENS
 from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 from saesteer.steps.step import steps_of
-from saesteer.summaries.summary import FILE_OF_LAYER, Summary, every_experiment
+from saesteer.summaries.summary import Summary, every_experiment
 
 
 def described_features(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
@@ -46,5 +46,5 @@ def is_no_sweep(experiment: Experiment) -> bool:
 
 SUMMARIES = {
     "features_table": Summary((FEATURES,), every_experiment, described_features),
-    "layer_features": Summary((FEATURES,), is_no_sweep, described_features, FILE_OF_LAYER),
+    "layer_features": Summary((FEATURES,), is_no_sweep, described_features, by_layer=True),
 }

@@ -16,8 +16,6 @@ from saesteer.settings import Comparison, Experiment, Sweep
 from saesteer.steps.generations import GENERATIONS
 from saesteer.steps.judge import JUDGEMENTS
 
-FILE_OF_LAYER = "{table}/layer_{layer:02d}.parquet"
-
 
 @dataclass(frozen=True)
 class Summary:
@@ -26,8 +24,8 @@ class Summary:
     """Whether an experiment has these tables."""
     compute: Callable[[Run, Sequence[int]], Mapping[str, pl.DataFrame]]
     """Each table by its name, of some layers."""
-    file: str | None = None
-    """Where a table is, in the experiment's folder, that has a file for each layer."""
+    by_layer: bool = False
+    """Whether each table has a file for each layer, in a folder of the table's name."""
 
     @property
     def function(self) -> str:
@@ -36,8 +34,8 @@ class Summary:
 
     def files(self, experiment: Experiment) -> list[str]:
         """The files of all tables, in the experiment's folder."""
-        if self.file == FILE_OF_LAYER:
-            return [self.file.format(table=table.name, layer=layer) for table in self.tables for layer in sorted(experiment.layers)]
+        if self.by_layer:
+            return [f"{table.name}/layer_{layer:02d}.parquet" for table in self.tables for layer in sorted(experiment.layers)]
         return [table.path for table in self.tables]
 
 

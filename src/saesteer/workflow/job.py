@@ -9,7 +9,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ import polars as pl
 from tqdm import tqdm
 
 from saesteer.core.errors import NotFiniteError
-from saesteer.core.tables import Table, write_summary
+from saesteer.core.tables import write_summary
 from saesteer.figures.definition import FigureDefinition, Options
 from saesteer.figures.save import save_figure
 from saesteer.run import Run, open_run
 from saesteer.settings import Comparison, Experiment, Sweep, load_workflow
 from saesteer.steps.step import step_of
-from saesteer.summaries.summary import Summary
+from saesteer.summaries.summary import Summary, summary_tables
 from saesteer.summaries.sweeps import has_pilot
 from saesteer.workflow.plan import complete_manifest
 
@@ -89,7 +89,9 @@ def complete_step(job: Job) -> None:
 
     def until_stopped(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         if step.runs_model:
-            _prepare_process(job)
+            from saesteer.engine.process import prepare_process
+
+            prepare_process(job.threads)
         for frame in with_progress(step.compute(run, missing), missing.height, step.unit, step.tokens, f"{name}/{manifest.stem}"):
             yield frame
             job.stop.check()
@@ -122,17 +124,16 @@ def with_progress(
     )
 
 
-def write_summaries(job: Job, summary: Summary) -> dict[str, pl.DataFrame]:
+def write_summaries(job: Job, summary: Summary) -> None:
     """Compute the tables of a summary, and write each to the output of its name."""
-    tables = dict(summary.compute(job.run, job.layers))
+    tables = summary.compute(job.run, job.layers)
     for table in summary.tables:
         write_summary(table, tables[table.name], job.outputs[table.name])
-    return tables
 
 
-def write_figure(job: Job, figure: FigureDefinition, tables: Mapping[str, Table]) -> None:
+def write_figure(job: Job, figure: FigureDefinition) -> None:
     """Draw a figure of the experiment's tables, and write it with the data that it draws."""
-    options = figure_options(job.run.experiment)
+    options, tables = figure_options(job.run.experiment), summary_tables()
     data = figure.data({name: job.run.summary(tables[name]) for name in figure.tables}, options)
     save_figure(figure.draw(data), data, job.outputs["pdf"].with_suffix(""))
     log.info("%s %s", figure.caption, figure.counts(data))
@@ -146,12 +147,6 @@ def figure_options(experiment: Experiment) -> Options:
     elif isinstance(experiment, Comparison):
         choice = experiment.methods.factor_choice
     return Options(rule, experiment.intervals, has_pilot(experiment), in_sample=choice == "same_texts")
-
-
-def _prepare_process(job: Job) -> None:
-    from saesteer.engine.process import prepare_process
-
-    prepare_process(job.threads)
 
 
 def start_log(path: Path) -> None:

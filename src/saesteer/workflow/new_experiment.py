@@ -46,7 +46,11 @@ def write_experiment(name: str, source: Path, saes: Path, texts: Path | None, fo
     if texts is not None and texts.is_file():
         text_columns(texts)
     pattern, layers, sae = _read_saes(saes)
-    model = _converted(source, downloads) if source.suffix == GGUF else source
+    model = source
+    if source.suffix == GGUF:
+        from saesteer.engine.gguf_convert import converted_gguf
+
+        model, _ = converted_gguf(source, downloads)
     n_layers = size(read_config(model / "config.json"), *DEPTH)
     if n_layers is None:
         raise SettingsError(f"{model / 'config.json'} does not say how many layers the model has; take another model")
@@ -75,12 +79,6 @@ def write_experiment(name: str, source: Path, saes: Path, texts: Path | None, fo
     )
     write_text(path, text)
     return path
-
-
-def _converted(gguf: Path, downloads: Path) -> Path:
-    from saesteer.engine.gguf_convert import converted_gguf
-
-    return converted_gguf(gguf, downloads)[0]
 
 
 def _bos(tokens: TextTokens, prepends_bos: bool) -> tuple[str, str]:
