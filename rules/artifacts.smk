@@ -2,6 +2,7 @@
 
 from saesteer.steps import effects
 from saesteer.steps.judge import rates_by_examples
+from saesteer.steps.judges import judge_of
 from saesteer.steps.step import steps_of
 
 
@@ -84,7 +85,6 @@ def further_inputs_of_fits(wildcards):
 def further_inputs_of_explanations(wildcards):
     """What the naming of features reads besides: the judge, where it is no endpoint, and the activations of texts that are local."""
     experiment = EXPERIMENTS[wildcards.experiment]
-    of_judge = {"oracle": ["oracle", "topics"], "model": ["judge_model"], "embedding": ["judge_model"]}.get(judge_kind(experiment), [])
-    local = isinstance(experiment.max_activating_examples, LocalExamples)
-    pins = [f"{PINS}/{name}.json" for name in (*of_judge, *(["texts"] if local else []))]
+    judge, local = judge_of(experiment), isinstance(experiment.max_activating_examples, LocalExamples)
+    pins = [f"{PINS}/{name}.json" for name in (*(judge.pins if judge else ()), *(["texts"] if local else []))]
     return [path.format(**wildcards) for path in pins] + (job_manifests("activations")(wildcards) if local else [])
