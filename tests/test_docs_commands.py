@@ -66,7 +66,7 @@ COMMANDS = {
     r"snakemake --cores all( --rerun-incomplete)?( --keep-going)?": here("run"),
     r'snakemake --cores all --config "experiments=\[micro\]"': here("run"),
     r'snakemake --cores all --config "experiments=\[tiny-all\]"': here(
-        "dry", "test_scored.py::test_an_experiment_that_stops_at_the_scores"
+        "dry", "test_workflow.py::test_an_experiment_that_stops_at_the_scores"
     ),
     r'snakemake --cores all --config "experiments=\[gemma-2-2b\]" -n': here("run"),
     r'snakemake --cores all --config "experiments=\[gemma-2-2b\]"': here("dry", REAL),
@@ -84,7 +84,7 @@ COMMANDS = {
         "test_own_model_run.py::test_every_figure_is_there_and_none_of_ratings"
     ),
     r'snakemake --cores all --config "experiments=\[gemma-(five|layer-20)\]"': by(
-        "test_docs.py::test_an_experiment_on_a_page_is_valid", REAL, "test_scored.py::test_an_experiment_that_stops_at_the_scores"
+        "test_docs.py::test_an_experiment_on_a_page_is_valid", REAL, "test_workflow.py::test_an_experiment_that_stops_at_the_scores"
     ),
     r"saesteer check( gemma-(2-2b|five))?": by("test_commands_on_real_inputs.py::test_check_says_what_there_is_and_what_it_takes"),
     r"saesteer saes PATTERN": by("test_hub_sources.py::test_the_command"),

@@ -109,7 +109,7 @@ def test_check_tells_folders_from_files(monkeypatch: pytest.MonkeyPatch, key: st
         check(experiment_of(values))
 
 
-@pytest.mark.parametrize("key", ["texts", "vectors", "ordinary_texts"])
+@pytest.mark.parametrize("key", ["texts", "vectors", "ordinary_texts", "prompts"])
 @pytest.mark.parametrize("place", ["data/world", "nowhere"])
 def test_check_tells_what_a_comparison_lacks(monkeypatch: pytest.MonkeyPatch, key: str, place: str) -> None:
     monkeypatch.chdir(ROOT)

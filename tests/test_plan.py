@@ -241,14 +241,6 @@ def test_files_that_cannot_be_used_are_refused_before_any_job(own_world: Experim
         check_files("own", own_world)
 
 
-def test_prompts_of_a_comparison_that_are_not_there_are_refused(micro: Experiment, tmp_path: Path) -> None:
-    """As a sweep's prefixes are."""
-    compared = load_experiment("tiny-methods", ROOT / "config/experiments")
-    absent = compared.methods.model_copy(update={"prompts": tmp_path / "none.txt"})
-    with pytest.raises(SettingsError, match=r"experiment own: methods.prompts: there is no file .*none.txt"):
-        check_files("own", compared.model_copy(update={"methods": absent}))
-
-
 def test_prefix_ids_are_digests_of_the_text() -> None:
     assert text_id("I think that") == "d3cc3186b61c6fb3"  # printf 'I think that' | sha256sum
 

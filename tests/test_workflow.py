@@ -7,11 +7,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 from workflow_folder import MAIN_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Folder
 
 from saesteer.core.store import read_manifest
+from saesteer.core.tables import read_summary
 from saesteer.run import Run
 from saesteer.settings import load_experiment, load_workflow
+from saesteer.steps.features import FEATURES
 from saesteer.workflow.outputs import planned_outputs
 
 
@@ -89,6 +92,21 @@ def test_jobs_with_nothing_missing_load_no_model_and_ask_for_no_gpu(finished: Fo
         (log,) = (folder.path / f"logs/micro/{rule}").glob("*.log")
         assert "0 to compute" in log.read_text()
         assert "INFO model" not in log.read_text()
+
+
+@pytest.mark.slow
+def test_an_experiment_that_stops_at_the_scores(finished: Folder, tmp_path: Path) -> None:
+    folder = finished.copy(tmp_path / "repo")
+    before = folder.parts()
+    file = folder.path / "config/experiments/micro.yaml"
+    shared = {key: value for key, value in yaml.safe_load(file.read_text()).items() if key not in ("sweep", "selection")}
+    file.write_text(yaml.safe_dump(shared | {"kind": "scores"}))
+    code, printed = folder.run()
+    assert code == 0, printed
+    assert folder.parts() == before
+    made = {layer: read_summary(FEATURES, folder.path / f"data/micro/features/layer_{layer:02d}.parquet") for layer in (2, 6)}
+    assert {layer: table.height for layer, table in made.items()} == {2: 4, 6: 4}
+    assert "generations" not in folder.snakemakes_log().split("Job stats:")[1].split("\n\n")[0]
 
 
 @pytest.mark.slow
