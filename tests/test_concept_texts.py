@@ -202,9 +202,6 @@ def test_texts_without_a_token_of_their_own_are_refused():
         training_texts(rows_of([("ba", "be"), ("ba" * 10 + " ba" * 60, "be")], positive=False), lm)
     with pytest.raises(ValueError, match="positive text 0 .*give an output"):
         training_texts(rows_of([("ba", "")]), chat_model(CHAT))
-    two = pl.concat([rows_of([("ba", "be")]), rows_of([("ba", "be")]).with_columns(concept_id=pl.lit("1" * 16))])
-    with pytest.raises(ValueError, match="of 2 concepts"):
-        training_texts(two, lm)
 
 
 @pytest.mark.parametrize("prompt_format", ["plain", "chat"])

@@ -190,7 +190,7 @@ from saesteer.settings import SaeSettings
 from saesteer.sources.sae_sources import sae_source
 sae_source(SaeSettings(release="llama_scope_lxr_8x", id="l{layer}r_8x", d_model=16, n_features=64), 3)
 start({"huggingface_hub"}, "sources.hub")
-start(set(), *(f"analysis.{name}" for name in ("best_factor", "examples", "factor_bins", "metrics", "pmi", "selection")))
+start(set(), *(f"analysis.{name}" for name in ("best_factor", "examples", "metrics", "pmi", "selection")))
 start(set(), "world.oracle_judge", "world.concept_texts", "site.headline", "site.method_report", "exchange.comparison")
 start(set(), "core.uncertainty", "methods.compare.summaries", "figures.save")
 """

@@ -116,7 +116,7 @@ OUTCOMES = Table(
         **_CONCEPT,
         "factors": Column(pl.List(pl.String), "chosen factor of each direction of the split; null where steering failed"),
         "n_at_grid_end": Column(pl.UInt8, "directions in which the choice is at a grid's end"),
-        "gen_success_20": Column(pl.Float64, "mean of the directions' held-out GenSuccess@20", "there are no texts"),
+        "gen_success_20": Column(pl.Float64, "mean of the directions' GenSuccess@20, on the prefixes that report", "there are no texts"),
         "net_gen_success_20": Column(pl.Float64, "mean of the directions'", "there are no texts, or none at factor 0"),
         "net_concept_outside": Column(pl.Float64, "mean of the directions'", "as best_factors.net_concept_outside"),
         "log_perplexity": Column(pl.Float64, "mean of the directions'", "steering failed in every direction"),
@@ -131,7 +131,7 @@ SELECTION = Table(
     ("rule", "measure", "layers", "threshold"),
     {
         **BEST_FACTORS.some("rule"),
-        "measure": Column(pl.String, "gen_success_20, net_gen_success_20, judge_score, concept_rating or fluency_rating (held-out)"),
+        "measure": Column(pl.String, "gen_success_20, net_gen_success_20, judge_score, concept_rating or fluency_rating"),
         "layers": Column(pl.String, "all or late"),
         "threshold": Column(pl.Float64, "features with output score >= this are kept"),
         "n_features": Column(pl.UInt32, "features with the measure, before filtering"),

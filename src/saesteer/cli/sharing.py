@@ -96,7 +96,7 @@ def import_(
     layer: Annotated[int, typer.Option(min=0, max=65535, help="Layer of the texts, where the file names none.")] = 0,
     configfile: Configfile = CONFIG,
 ) -> None:
-    """Score steered texts from elsewhere as a comparison scores its own: held-out factors, intervals, differences, figures.
+    """Score steered texts from elsewhere as a comparison scores its own: factors by its rule, intervals, differences, figures.
 
     A table has the columns method (or feature), concept, prompt, factor and text, and may have sample, layer, concept_rating,
     instruction_rating, fluency_rating (0 to 2, empty where missing) and perplexity. The method unsteered is what others are compared with.

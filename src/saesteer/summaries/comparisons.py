@@ -69,7 +69,7 @@ def steering_prompts(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]
 
 
 def method_tables(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
-    """Held-out scores of steering methods with intervals, their differences and costs."""
+    """Scores of steering methods with intervals, their differences and costs."""
     from saesteer.methods.compare.protocol import Rows, at_every_layer
     from saesteer.methods.compare.summaries import method_summaries
 

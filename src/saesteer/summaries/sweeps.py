@@ -87,7 +87,7 @@ def _outside_by_embedding(run: Run, judge: EmbeddingJudge, texts: pl.DataFrame) 
 
 
 def factors_and_outcomes(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
-    """Each feature's best factor by both rules, and what steering at it gave on held-out prefixes."""
+    """Each feature's best factor by both rules, and what steering at it gave on the prefixes that report."""
     from saesteer.analysis.best_factor import best_factors, outcomes
 
     chosen = best_factors(run.summary(STEERING), run.sweep.best_factor)

@@ -212,7 +212,7 @@ METHOD_CURVES = Table(
         **{f"{name}_high": Column(pl.Float64, "upper end", "fewer than 2 concepts") for name in _RATED},
         "perplexity": Column(pl.Float64, "geometric mean over concepts", "every text is empty"),
         "n_chosen": Column(pl.UInt32, "choices that fell on this factor"),
-        "method_score": Column(pl.Float64, "the method's held-out score (METHODS_TABLE)", "no concept has a score"),
+        "method_score": Column(pl.Float64, "the method's score (METHODS_TABLE)", "no concept has a score"),
         **METHODS_TABLE.some("confidence"),
     },
 )
@@ -289,9 +289,7 @@ METHOD_EQUAL_COST = Table(
         **METHODS_TABLE.some("title", "family"),
         "n_concepts": Column(pl.UInt32, "concepts asked for"),
         "n": Column(pl.UInt32, "concepts with a score; those unsteered have the unsteered text's"),
-        "score": Column(
-            pl.Float64, "mean held-out score over them, the factor chosen among those within the limit", "no concept has a score"
-        ),
+        "score": Column(pl.Float64, "mean score over them, the factor chosen among those within the limit", "no concept has a score"),
         **interval_ends("score", "concepts", "fewer than 2 concepts"),
         "divergence": Column(
             pl.Float64, "mean over concepts of the divergence at the factors chosen, 0 where unsteered, nats", "no factor could be chosen"
