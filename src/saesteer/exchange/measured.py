@@ -24,7 +24,7 @@ from saesteer.engine.perplexity import text_losses
 from saesteer.engine.saes import Sae
 from saesteer.engine.steering import Intervention
 from saesteer.run import Run
-from saesteer.settings import Experiment, NoJudge
+from saesteer.settings import Experiment
 from saesteer.steps.generations import GENERATIONS, sampling_of
 from saesteer.steps.judge import ratings
 
@@ -71,7 +71,7 @@ def rated_texts(
     texts = _texts(experiment, lm, sae, forms, prompts, n_texts)
     losses = pl.concat(text_losses(run.model("perplexity_model"), texts, prompts, experiment.model.prompt_format))
     rated = _with(texts, losses, ["mean_nll"])
-    if concept is None or isinstance(experiment.judge, NoJudge):
+    if concept is None or not experiment.is_rated:
         return rated
     plain = texts.filter(method=forms[0].name)
     judged = _with(rated, pl.concat(ratings(run, texts.with_columns(concept=pl.lit(concept)), losses, prompts, plain)), SCORES[:3])

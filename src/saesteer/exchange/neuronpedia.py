@@ -24,7 +24,7 @@ from saesteer.engine.saes import read_meta
 from saesteer.engine.vector_formats import neuronpedia_body
 from saesteer.methods.compare.tables import METHOD_SUMMARIES
 from saesteer.run import Run
-from saesteer.settings import LocalExamples, SettingsError, Sweep
+from saesteer.settings import SettingsError, Sweep
 from saesteer.settings.registry import key_of
 from saesteer.settings.steps import HEADLINE_THRESHOLD
 from saesteer.sources.concept_tables import COMPARED_CONCEPTS
@@ -187,7 +187,7 @@ def _list_of_kept(run: Run, source: str | None) -> Upload:
 def _features_with_scores(run: Run, source: str) -> Iterator[Upload]:
     """Features with density, top logit-lens tokens, max-activating examples and scores, for sources of the user's own; those without
     max-activating examples cannot be sent."""
-    if not isinstance(run.experiment.max_activating_examples, LocalExamples):
+    if not run.experiment.local_examples:
         raise SettingsError(
             f"{run.name}: its max-activating examples are Neuronpedia's own; only features with examples computed here can be uploaded"
         )

@@ -5,7 +5,7 @@ import polars as pl
 
 from saesteer.figures.definition import FEW_NOTE, FigureDefinition, Options, Tables, banded, constants, held_out, where_something_changes
 from saesteer.figures.style import GREY, MAGENTA, PAGE, Axes, Figure, band, legend_above, new_figure, no_ratings, threshold_axis
-from saesteer.settings import Experiment, NoJudge, Sweep
+from saesteer.settings import Experiment, Sweep
 
 TITLES = {"concept_rating": "concept", "fluency_rating": "fluency", "judge_score": "harmonic mean"}
 _NUMBERS = ("mean", "low", "high", "removed_mean", "removed_low", "removed_high")
@@ -60,7 +60,7 @@ def counts(data: pl.DataFrame) -> str:
 
 def has_ratings(experiment: Experiment) -> bool:
     """Whether a judge rates the texts."""
-    return isinstance(experiment, Sweep) and not isinstance(experiment.judge, NoJudge)
+    return isinstance(experiment, Sweep) and experiment.is_rated
 
 
 FIGURE = FigureDefinition(

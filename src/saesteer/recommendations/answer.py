@@ -41,7 +41,7 @@ from saesteer.recommendations.derived import TARGETS, derived_name, derived_run
 from saesteer.recommendations.question import RecommendRequest, check_concept, evoking_prompts, with_concept_and_another
 from saesteer.recommendations.scoring import COLUMNS, choosing_and_scoring, ordinary_losses, rated_by_words, scored_texts
 from saesteer.run import Run, open_run
-from saesteer.settings import NoJudge, Sweep, TopicConcepts, Workflow, experiment_name, load_experiment
+from saesteer.settings import Sweep, TopicConcepts, Workflow, experiment_name, load_experiment
 from saesteer.settings.registry import key_of
 from saesteer.settings.steps import SamplingSettings
 from saesteer.steps.fits import FITS
@@ -153,7 +153,7 @@ def _rated(run: Run, question: RecommendRequest, texts: pl.DataFrame, halves: Ma
     """Texts with scores: the judge's, or by words where the experiment has none; for less of the concept by its absence. A text that
     repeats what the same option wrote on other prompts of its half scores 0, as in every recommended factor."""
     rated = texts
-    if isinstance(run.sweep.judge, NoJudge):
+    if not run.sweep.is_rated:
         rated = rated_by_words(texts, question.concept, question.words, run.sweep.recommendation.damage_limit)
     scored = scored_by_absence(rated) if question.less else rated
     return without_repeats(scored, OPTION, halves)
@@ -181,7 +181,7 @@ def _answered(
     recommended_by = recommend_less if question.less else recommend
     recommended = recommended_by(question.concept, options, scoring, settings, limit or run.sweep.recommendation.damage_limit, loss)
     is_reply = run.experiment.model.prompt_format == "chat"
-    return Answer(question, recommended, picked, choosing, scoring, is_reply, isinstance(run.sweep.judge, NoJudge))
+    return Answer(question, recommended, picked, choosing, scoring, is_reply, not run.sweep.is_rated)
 
 
 def _harmless_on_ordinary_text(run: Run, steered: pl.DataFrame, limit: float) -> pl.DataFrame:
@@ -243,7 +243,7 @@ def method_texts(
     """Texts of prompting and of a supervised vector, at the strengths of the comparison, on its prompts and on further ones."""
     prompts = comparison.prompts() | dict(further)
     values = of_rivals(source.sweep, question, concepts, _written(comparison, "recommend", question.concept, prompts), len(prompts))
-    are_judged = not (question.words or isinstance(source.sweep.judge, NoJudge))
+    are_judged = source.sweep.is_rated and not question.words
     run = derived_run(comparison, "recommend", values, question, TARGETS if are_judged else (PERPLEXITY.name,))
     rows = (of_fits(texts_of(run)), run.rows(FITS).cast({"layer": pl.Int64}))
     texts, fits = (at_every_layer(table, run.experiment.layers) for table in rows)

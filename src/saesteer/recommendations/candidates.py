@@ -23,7 +23,7 @@ from saesteer.engine.hook_points import sae_hook_point
 from saesteer.engine.saes import read_meta
 from saesteer.recommendations.question import RecommendRequest
 from saesteer.run import Run
-from saesteer.settings import EmbeddingJudge, ExplainedFeatures, LocalExamples, RecommendationSettings
+from saesteer.settings import EmbeddingJudge, ExplainedFeatures, RecommendationSettings
 from saesteer.settings.base import three_digits
 from saesteer.settings.methods import ORDINARY_TOKENS
 from saesteer.site.labels import with_labels
@@ -150,8 +150,8 @@ def know_words(known: dict[str, Any], vectors: Embed, words: Sequence[str], file
 def concept_cosines(run: Run, concept: str) -> pl.DataFrame | None:
     """layer, feature, cosine of the decoder row with the mean of texts that have the concept's name in them less that of others; None where
     the experiment has no texts of its own, or too few have it."""
-    local = run.experiment.max_activating_examples
-    if not isinstance(local, LocalExamples):
+    local = run.experiment.local_examples
+    if local is None:
         return None
     texts = read_texts(local.texts, run.model_folder(), run.experiment.model.bos, ORDINARY_TOKENS)["token_ids"].list.head(ORDINARY_TOKENS)
     named = re.compile(rf"(?<!\w){re.escape(concept)}s?(?!\w)", re.IGNORECASE)

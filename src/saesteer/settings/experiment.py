@@ -98,7 +98,7 @@ class ScoringSections(Settings):
             raise ValueError(
                 f"features: n_per_layer {self.features.n_per_layer} is more than the {self.saes.n_features} features of an SAE"
             )
-        if isinstance(self.concepts, TopicConcepts) and not isinstance(self.max_activating_examples, LocalExamples):
+        if isinstance(self.concepts, TopicConcepts) and not self.local_examples:
             raise ValueError(
                 "concepts: kind topics needs max-activating examples of kind local, whose texts carry topics (Neuronpedia's: explanations)"
             )
@@ -110,6 +110,12 @@ class ScoringSections(Settings):
         size, layers = self.layers_per_job, sorted(self.layers)
         chunks = [tuple(layers[start : start + size]) for start in range(0, len(layers), size)]
         return {f"layers_{chunk[0]:02d}-{chunk[-1]:02d}": chunk for chunk in chunks}
+
+    @property
+    def local_examples(self) -> LocalExamples | None:
+        """How max-activating examples are computed here; None where they are Neuronpedia's."""
+        section = self.max_activating_examples
+        return section if isinstance(section, LocalExamples) else None
 
     @property
     def sampling(self) -> SamplingSettings | MethodSettings:
@@ -141,9 +147,14 @@ class SteeringSections(ScoringSections):
     explanations: ExplanationSettings | None = None
     """Names of features by the judge, with which `saesteer recommend` and the report find them; null: none (`saesteer explain`)."""
 
+    @property
+    def is_rated(self) -> bool:
+        """Whether a judge rates the texts."""
+        return not isinstance(self.judge, NoJudge)
+
     @model_validator(mode="after")
     def _somebody_names(self) -> "SteeringSections":
-        if self.explanations and isinstance(self.judge, NoJudge):
+        if self.explanations and not self.is_rated:
             raise ValueError("explanations: the judge names the features, and its kind is none: give one of kind endpoint or model")
         return self
 
@@ -151,7 +162,7 @@ class SteeringSections(ScoringSections):
     def _judge_fits_concepts(self) -> "SteeringSections":
         if isinstance(self.judge, OracleJudge) and getattr(self.concepts, "topics", None) is None:
             raise ValueError("judge: kind oracle knows the topics of a shipped world only; concepts of kind topics are needed")
-        if isinstance(self.concepts, ExampleConcepts) and not isinstance(self.judge, EmbeddingJudge | NoJudge):
+        if isinstance(self.concepts, ExampleConcepts) and self.is_rated and not isinstance(self.judge, EmbeddingJudge):
             raise ValueError("concepts: kind examples is for a judge of kind embedding; others rate texts for a concept that words name")
         if isinstance(self.concepts, NearestConcepts) and not isinstance(self.judge, EmbeddingJudge):
             raise ValueError("concepts: kind nearest goes by the embeddings of a judge of kind embedding")
@@ -185,7 +196,7 @@ class Sweep(SteeringSections):
 
     @model_validator(mode="after")
     def _pilot_has_texts(self) -> "Sweep":
-        if self.sweep.pilot and not isinstance(self.max_activating_examples, LocalExamples):
+        if self.sweep.pilot and not self.local_examples:
             raise ValueError("sweep.pilot reads the texts of max-activating examples of kind local: take these, or set it to null")
         return self
 
@@ -223,7 +234,7 @@ class Comparison(SteeringSections):
             raise ValueError("methods.methods: add unsteered, whose score a method counts with that has nothing to steer with")
         if getattr(self.judge, "n_prefixes", None) is not None:
             raise ValueError("judge.n_prefixes: a comparison rates the texts of all its prompts: remove it, or lower methods.n_prompts")
-        if self.methods.pilot and not (self.methods.ordinary_texts or isinstance(self.max_activating_examples, LocalExamples)):
+        if self.methods.pilot and not (self.methods.ordinary_texts or self.local_examples):
             raise ValueError("methods.pilot: it reads ordinary texts: give methods.ordinary_texts, or set methods.pilot to null")
         if self.methods.pilot and self.methods.sae_features != "everywhere":
             raise ValueError("methods.pilot: with sae_features last_position a strength is a multiple of a_max: set methods.pilot to null")

@@ -19,7 +19,7 @@ from saesteer.core.markdown import printable
 from saesteer.core.store import complete, read_rows
 from saesteer.core.tables import write_summary
 from saesteer.run import Run
-from saesteer.settings import ExplanationSettings, ExplicitFeatures, NoJudge
+from saesteer.settings import ExplanationSettings, ExplicitFeatures
 from saesteer.sources.features import features_of
 from saesteer.steps import explanations
 from saesteer.steps.explanations import EXPLANATIONS
@@ -45,7 +45,7 @@ class Explained:
 def explain(run: Run, evidence: str | None, chosen: Sequence[str]) -> Explained:
     """Name the experiment's features, or those `chosen` (LAYER/FEATURE), from this `evidence`, or from what the experiment file says."""
     experiment = run.steering
-    if isinstance(experiment.judge, NoJudge):
+    if not experiment.is_rated:
         raise SettingsError(f"{run.name} has no judge to name its features: give it one, under the key judge (docs/judges.md)")
     written = experiment.explanations
     section = written or ExplanationSettings()

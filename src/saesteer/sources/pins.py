@@ -11,7 +11,7 @@ from safetensors import safe_open
 from saesteer.core.files import file_digest, value_digest
 from saesteer.core.hook_points import MODULE_OUTPUTS
 from saesteer.core.store import read_manifest
-from saesteer.settings import Experiment, LocalExamples, ModelSource, SettingsError, Sweep
+from saesteer.settings import Experiment, ModelSource, SettingsError, Sweep
 from saesteer.sources.embedding_model import POOLING
 from saesteer.sources.published import cached_path
 
@@ -61,9 +61,7 @@ def pmi_file(experiment: Sweep, downloads: Path) -> Path | None:
     examples."""
     if experiment.pmi.published:
         return cached_path(experiment.pmi.published, downloads)
-    return experiment.pmi.texts or (
-        experiment.max_activating_examples.texts if isinstance(experiment.max_activating_examples, LocalExamples) else None
-    )
+    return experiment.pmi.texts or (experiment.local_examples.texts if experiment.local_examples else None)
 
 
 def pinned_files(path: Path, patterns: tuple[str, ...] = MODEL_FILES) -> list[Path]:

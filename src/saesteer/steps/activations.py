@@ -6,7 +6,7 @@ import polars as pl
 
 from saesteer.core.tables import LAYER, Column, Table
 from saesteer.run import Run
-from saesteer.settings import Experiment, LocalExamples
+from saesteer.settings import Experiment
 from saesteer.sources.corpus import text_ids
 from saesteer.steps.step import Axis, Step
 
@@ -26,9 +26,10 @@ ACTIVATIONS = Table(
 
 
 def step(experiment: Experiment) -> Step | None:
-    if not isinstance(experiment.max_activating_examples, LocalExamples):
+    local = experiment.local_examples
+    if local is None:
         return None
-    settings = {"dtype": experiment.model.dtype, "bos": experiment.model.bos, "max_tokens": experiment.max_activating_examples.max_tokens}
+    settings = {"dtype": experiment.model.dtype, "bos": experiment.model.bos, "max_tokens": local.max_tokens}
     modules = ("engine.activations", "sources.corpus")
     return Step(ACTIVATIONS, _texts, settings, ("model", "saes"), modules, compute, runs_model=True, unit="text", tokens="n_tokens")
 
@@ -42,8 +43,8 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.engine.activations import sparse_activations
     from saesteer.sources.corpus import read_texts
 
-    local = run.experiment.max_activating_examples
-    assert isinstance(local, LocalExamples)
+    local = run.experiment.local_examples
+    assert local is not None
     texts = read_texts(local.texts, run.model_folder(), run.experiment.model.bos, local.max_tokens)
     lm = run.model()
     for layers, names in _same_layers(missing):

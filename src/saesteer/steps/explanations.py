@@ -9,7 +9,7 @@ import polars as pl
 
 from saesteer.core.tables import FEATURE_KEYS, OF_FEATURE, Column, Table
 from saesteer.run import Run
-from saesteer.settings import Experiment, LocalExamples
+from saesteer.settings import Experiment
 from saesteer.steps.activations import ACTIVATIONS
 from saesteer.steps.judges import judge_of
 from saesteer.steps.logit_lens import LOGIT_LENS
@@ -50,7 +50,7 @@ def step(experiment: Experiment) -> Step | None:
         return None
     section = judge.experiment.explanations
     inputs: tuple[str, ...] = (MAX_ACTIVATING_EXAMPLES.name, *((LOGIT_LENS.name,) if section.evidence != "examples" else ()))
-    if isinstance(experiment.max_activating_examples, LocalExamples):
+    if experiment.local_examples:
         inputs = ("texts", ACTIVATIONS.name, *inputs)
     settings = {"kind": judge.settings.kind, **values_of(section), **judge.naming_values()}
     modules = (*judge.naming_modules, "analysis.label_evidence", "sources.corpus")
@@ -92,8 +92,8 @@ def _corpus(run: Run, layer: int, features: Sequence[int]) -> "Corpus | None":
     from saesteer.core.counter_rng import text_keys
     from saesteer.sources.corpus import read_texts
 
-    local = run.experiment.max_activating_examples
-    if not isinstance(local, LocalExamples):
+    local = run.experiment.local_examples
+    if local is None:
         return None
     texts = read_texts(local.texts, run.model_folder(), run.experiment.model.bos, local.max_tokens)
     by_id, strings = dict(texts.select("text_id", "token_ids").iter_rows()), run.tokens().strings

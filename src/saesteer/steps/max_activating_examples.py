@@ -54,8 +54,8 @@ def from_activations(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.analysis.max_activating_examples import max_activating_examples
     from saesteer.sources.corpus import read_texts
 
-    local, tokens = run.experiment.max_activating_examples, run.tokens()
-    assert isinstance(local, LocalExamples)
+    local, tokens = run.experiment.local_examples, run.tokens()
+    assert local is not None
     texts = read_texts(local.texts, run.model_folder(), run.experiment.model.bos, local.max_tokens)
     for layer, rows in by_layer(missing):
         yield max_activating_examples(run.rows(ACTIVATIONS, [layer]), texts, rows["feature"].to_list(), local.n_examples, tokens)

@@ -7,7 +7,7 @@ import polars as pl
 
 from saesteer.core.tables import FEATURE_KEYS, OF_FEATURE, Column, Table
 from saesteer.run import Run
-from saesteer.settings import Comparison, Experiment, LocalExamples, Steering, Sweep
+from saesteer.settings import Comparison, Experiment, Steering, Sweep
 from saesteer.settings.methods import ORDINARY_TOKENS
 from saesteer.sources.corpus import read_texts
 from saesteer.sources.features import resolve
@@ -69,7 +69,7 @@ def ordinary_texts_pin(experiment: Steering) -> str | None:
     """The pin of the ordinary texts; None: there are none."""
     if isinstance(experiment, Comparison) and experiment.methods.ordinary_texts:
         return "ordinary_texts"
-    return "texts" if isinstance(experiment.max_activating_examples, LocalExamples) else None
+    return "texts" if experiment.local_examples else None
 
 
 def ordinary(run: Run, n_texts: int, n_tokens: int = ORDINARY_TOKENS) -> list[list[int]]:

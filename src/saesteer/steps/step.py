@@ -18,7 +18,7 @@ import saesteer.steps
 from saesteer.core.modules import declared, modules_of
 from saesteer.core.tables import Table
 from saesteer.run import Run
-from saesteer.settings import Experiment, LocalExamples, Settings
+from saesteer.settings import Experiment, Settings
 from saesteer.sources.features import features_of
 
 
@@ -56,8 +56,7 @@ def every_feature(experiment: Experiment) -> Keys:
 
 def describes_every_feature(experiment: Experiment) -> bool:
     """Whether max-activating examples and top logit-lens tokens are those of all the SAEs' features, not of the experiment's alone."""
-    section = experiment.max_activating_examples
-    return isinstance(section, LocalExamples) and section.every_feature
+    return bool(experiment.local_examples and experiment.local_examples.every_feature)
 
 
 def described_features(experiment: Experiment) -> Keys:

@@ -20,7 +20,7 @@ from saesteer.analysis.tables import (
 )
 from saesteer.core.texts import FEATURE_TEXT, of_features
 from saesteer.run import Run
-from saesteer.settings import EmbeddingJudge, Experiment, NoJudge, OracleJudge, Sweep
+from saesteer.settings import EmbeddingJudge, Experiment, OracleJudge, Sweep
 from saesteer.sources.pins import pmi_file
 from saesteer.steps.concepts import CONCEPTS
 from saesteer.steps.features import FEATURES
@@ -39,8 +39,7 @@ def steering_means(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     from saesteer.analysis.halves import split_halves
     from saesteer.analysis.summaries import steering_table
 
-    judged = not isinstance(run.sweep.judge, NoJudge)
-    ratings = counted_ratings(run, layers) if judged else pl.DataFrame(schema=JUDGEMENTS.schema)
+    ratings = counted_ratings(run, layers) if run.sweep.is_rated else pl.DataFrame(schema=JUDGEMENTS.schema)
     steps = (run.rows(GEN_SUCCESS, layers), run.rows(PERPLEXITY, layers), ratings)
     success, losses, rated = (of_features(rows).drop("reason") for rows in steps)
     return {STEERING.name: steering_table(success, losses, _with_outside(run, layers, rated), split_halves(run.prompts()))}

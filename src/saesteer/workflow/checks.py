@@ -17,7 +17,6 @@ from saesteer.settings import (
     Experiment,
     GivenConcept,
     LabelledTexts,
-    LocalExamples,
     Scores,
     SettingsError,
     Sweep,
@@ -103,8 +102,7 @@ def check_times(files: Iterable[Path], now: float) -> None:
 
 def check_contents(experiment: Experiment) -> None:
     """Refuse a text file of the user that is there and that a step would refuse later: each is read as the step reads it."""
-    local = experiment.max_activating_examples
-    corpora = [local.texts] if isinstance(local, LocalExamples) else []
+    corpora = [experiment.local_examples.texts] if experiment.local_examples else []
     corpora += [experiment.pmi.texts] if isinstance(experiment, Sweep) and experiment.pmi.texts else []
     for path in (path for path in corpora if path.is_file()):
         check_texts(path)

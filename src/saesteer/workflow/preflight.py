@@ -19,7 +19,6 @@ from saesteer.core.markdown import counted, gib
 from saesteer.settings import (
     Comparison,
     Experiment,
-    LocalExamples,
     NeuronpediaExamples,
     PublishedConcepts,
     Scores,
@@ -384,8 +383,8 @@ def _n_texts(experiment: Experiment) -> int:
 
 def _corpus_tokens(experiment: Experiment) -> int:
     """Tokens of the texts that local max-activating examples are computed from; of texts that are not tokenised yet, about."""
-    local = experiment.max_activating_examples
-    if not isinstance(local, LocalExamples) or not local.texts.is_file():
+    local = experiment.local_examples
+    if not local or not local.texts.is_file():
         return 0
     if {"text_id", "token_ids"} <= text_columns(local.texts):
         lengths = pl.col("token_ids").list.len().cast(pl.Int64)
