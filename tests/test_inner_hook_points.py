@@ -329,6 +329,6 @@ def test_every_method_that_adds_or_edits_fits_at_every_hook_point(hook_point: st
         fitted = fit(row.name, made)
         change, norm = fits.residual_change(made, fitted, [[1, 40, 41, 42]])
         assert norm > 0
-        if isinstance(fitted, Addition | ActivationEdit):
+        if type(fitted) in (Addition, ActivationEdit):  # a conditional clamp changes nothing where its feature is not active
             assert change is not None
             assert change > 0

@@ -225,6 +225,8 @@ def judge_step() -> Step:
 
 
 SLOW, TILES = pytest.mark.slow, "sweep in bfloat16"
+OF_A_TILE = ((64, range(90)), (128, range(255, 90, -1)), (None, range(30)))
+"""Trials whose forwards have 64 rows."""
 STEPS = [
     *(pytest.param(partial(output_score_step, family), (), id=f"output score, {family}") for family in ("gemma2", "shipped")),
     *(
@@ -240,12 +242,7 @@ STEPS = [
         pytest.param(partial(sweep_step, family, n=120), (), id=f"sweep, {family}", marks=pytest.mark.exhaustive)
         for family in ("gemma2_short_window", "llama", "gpt_neox", "gpt2")
     ),
-    *(
-        pytest.param(
-            partial(sweep_step, family, half=True), ((64, range(90)), (128, range(255, 90, -1)), (None, range(30))), id=f"{TILES}, {family}"
-        )
-        for family in ("gemma2", "gpt2")
-    ),
+    *(pytest.param(partial(sweep_step, family, half=True), OF_A_TILE, id=f"{TILES}, {family}") for family in ("gemma2", "gpt2")),
     *(
         pytest.param(partial(output_score_step, "gemma2", hook_point=hook_point), (), id=f"output score, {hook_point}")
         for hook_point in ("resid_mid", "hook_z")
@@ -255,10 +252,10 @@ STEPS = [
     ),
     *(
         pytest.param(
-            partial(sweep_step, "gemma2", hook_point=hook_point, half=half), (), id=f"{name}, {hook_point}", marks=pytest.mark.exhaustive
+            partial(sweep_step, "gemma2", hook_point=hook_point, half=half), given, id=f"{name}, {hook_point}", marks=pytest.mark.exhaustive
         )
         for hook_point in ("resid_mid", "hook_z", "mlp_out", "transcoder_normalized")
-        for name, half in (("sweep", False), (TILES, True))
+        for name, half, given in (("sweep", False, ()), (TILES, True, OF_A_TILE))
     ),
     pytest.param(texts_step, (), id="texts under every kind of intervention"),
     *(

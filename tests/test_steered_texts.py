@@ -104,7 +104,7 @@ def _edited(one: Intervention, factor: float, sae: Sae, prompt_length: int) -> C
                 out[0, place] = h + max(factor * one.scale - float(h @ one.vector), 0.0) * one.vector
             if isinstance(one, Projection):
                 out[0, place] = h - factor * float(h @ one.vector) * one.vector
-            if isinstance(one, ActivationEdit | ConditionalClamp):
+            if isinstance(one, ActivationEdit):
                 values = [float(codes.max())] * len(one.features) if one.values is None else one.values.tolist()
                 for feature, value in zip(one.features.tolist(), values, strict=True):
                     if isinstance(one, ConditionalClamp) and codes[feature] == 0:
