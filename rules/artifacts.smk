@@ -85,6 +85,6 @@ def further_inputs_of_fits(wildcards):
 def further_inputs_of_explanations(wildcards):
     """What the naming of features reads besides: the judge, where it is no endpoint, and the activations of texts that are local."""
     experiment = EXPERIMENTS[wildcards.experiment]
-    judge, local = judge_of(experiment), isinstance(experiment.max_activating_examples, LocalExamples)
+    judge, local = judge_of(experiment), experiment.local_examples
     pins = [f"{PINS}/{name}.json" for name in (*(judge.pins if judge else ()), *(["texts"] if local else []))]
     return [path.format(**wildcards) for path in pins] + (job_manifests("activations")(wildcards) if local else [])

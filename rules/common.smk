@@ -11,7 +11,7 @@ from saesteer.core.machine import complete_environment
 from saesteer.core.shipped import SHIPPED
 from saesteer.figures.registry import FIGURES as ALL_FIGURES
 from saesteer.run import Run
-from saesteer.settings import Comparison, LocalExamples, Scores, Sweep, load_experiment, load_workflow
+from saesteer.settings import Comparison, Scores, Sweep, load_experiment, load_workflow
 from saesteer.sources.pins import MODELS, pinned_path
 from saesteer.summaries.summary import summaries
 from saesteer.workflow import plan

@@ -45,7 +45,7 @@ rule max_activating_examples:
     benchmark:
         "logs/{experiment}/max_activating_examples/{layers}.tsv"
     wildcard_constraints:
-        experiment=only(lambda experiment: isinstance(experiment.max_activating_examples, LocalExamples)),
+        experiment=only(lambda experiment: experiment.local_examples),
     conda:
         "../envs/saesteer.yaml"
     params:
@@ -63,7 +63,7 @@ rule neuronpedia_examples:
     benchmark:
         "logs/{experiment}/neuronpedia_examples/{layers}.tsv"
     wildcard_constraints:
-        experiment=only(lambda experiment: not isinstance(experiment.max_activating_examples, LocalExamples)),
+        experiment=only(lambda experiment: not experiment.local_examples),
     conda:
         "../envs/saesteer.yaml"
     threads: 8  # of the submitting host, so that few run at once: each has several requests under way

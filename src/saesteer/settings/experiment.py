@@ -296,7 +296,8 @@ class Workflow(Settings):
 
     @property
     def downloads_dir(self) -> Path:
-        """Where packages, converted models, SAEs of the hub and Neuronpedia's files are kept."""
+        """Where packages, converted models, SAEs of the hub and Neuronpedia's files are kept: `cache_dir`, which workflows may share, or
+        this workflow's folder of downloads (Run.downloads)."""
         return self.cache_dir or self.data_dir / DOWNLOADS
 
     @property
