@@ -1,6 +1,7 @@
 """A server of `saesteer serve` on a free port of the loopback interface, for a context's duration."""
 
 import contextlib
+import copy
 import json
 import socket
 import threading
@@ -54,8 +55,9 @@ class Served:
 
 @contextlib.contextmanager
 def serving(run: Run, report: Path, saes: Mapping[int, Sae], token: str | None = None, lm: LanguageModel | None = None) -> Iterator[Served]:
-    """Serve a model (none: the shipped one) with SAEs by layer, and the pages of a report's folder."""
-    model = Model(run, lm or shipped_model(), saes)
+    """Serve a copy of a model (none: the shipped one) with SAEs by layer, and the pages of a report's folder. A scheduler edits its model
+    while it writes, also for a client that has just left; a test and other servers use theirs at the same time."""
+    model = Model(run, copy.deepcopy(lm or shipped_model()), saes)
     scheduler = Scheduler(model.lm, model.saes.__getitem__)
     server = server_of(application(model, scheduler, report, token))
     with socket.socket() as listening:
