@@ -161,6 +161,7 @@ def test_a_judge_of_topics_refuses_other_words_and_lists_the_nearest_first(conce
     check_concept(tiny, RecommendRequest("tiny", concept, 4, 1, Path("config.yaml"), None, words=("boat",)))
 
 
+@pytest.mark.exhaustive
 def test_candidates_are_of_every_feature_where_their_examples_are(finished: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(finished.copy(tmp_path / "micro").path)
     before = open_run("micro", WORKFLOW)

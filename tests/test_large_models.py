@@ -56,7 +56,7 @@ with pretended_gpu(contents=lambda tensor: torch.zeros(tensor.shape, dtype=tenso
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_host_holds_no_copy_of_the_weights(tmp_path: Path) -> None:
     """Files of float32, loaded in bfloat16 into a pretended GPU that holds no numbers, so that all that is counted is the host's. Pages of
     mapped files are not: the system drops them when memory is short."""

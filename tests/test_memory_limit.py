@@ -53,7 +53,7 @@ def control_group(n_others: int) -> Iterator[Callable[[int], None]]:
         group.rmdir()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_in_2_gib_shared_with_another_program_the_batch_falls_and_every_row_is_the_same(finished: Folder, tmp_path: Path) -> None:
     folder = finished.copy(tmp_path / "repo")
     shutil.rmtree(folder.path / "data/micro" / STEP)

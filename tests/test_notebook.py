@@ -11,7 +11,7 @@ import saesteer
 
 NOTEBOOK = ROOT / "docs/score_features.ipynb"
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.exhaustive
 
 
 def printed(notebook: NotebookNode) -> list[str]:
