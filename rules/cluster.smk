@@ -1,6 +1,7 @@
 # Helpers for a cluster: what a job that runs a model asks for, and what stays on the submitting host. No rules here.
 
 import functools
+import os
 from pathlib import Path
 
 from saesteer.sources.model_size import n_gpus
@@ -22,6 +23,14 @@ if workflow.is_main_process and not workflow.output_settings.dryrun:
     shell.prefix(SHELL_PREFIX)
 if workflow.is_main_process and DEFAULTS:  # there are some whenever jobs are submitted
     put_before_slurm(SHIPPED / "slurm/bin", WORKFLOW.job_variables)
+
+
+def share_of_cores(wildcards):
+    """For threads: this machine's cores, shared among the jobs of the experiments' layers; a job on a cluster has one. A power of two, for
+    PyTorch's GELU rounds otherwise at the ends of parts that are no whole vectors, and models' widths are divided by 2, 4 and 8."""
+    cores = min(8, workflow.cores or 1, int(os.environ.get("OMP_NUM_THREADS", "8").partition(",")[0]))
+    n_jobs = sum(len(run.groups("generations")) for run in RUNS.values())
+    return 1 if DEFAULTS else 2 ** (max(1, cores // n_jobs).bit_length() - 1)
 
 
 def gpu_job(step):

@@ -23,6 +23,7 @@ rule damage:
         "logs/{experiment}/damage/{layers}.tsv"
     conda:
         "../envs/saesteer.yaml"
+    threads: share_of_cores
     resources:
         **gpu_job("damage"),
     params:
@@ -47,6 +48,7 @@ rule pilot:
         "logs/{experiment}/pilot/{layers}.tsv"
     conda:
         "../envs/saesteer.yaml"
+    threads: share_of_cores
     resources:
         **gpu_job("pilot"),
     params:

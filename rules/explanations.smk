@@ -41,5 +41,6 @@ use rule explanations as explanations_model with:
         "logs/{experiment}/explanations_model/{layers}.tsv"
     wildcard_constraints:
         experiment=only(lambda experiment: judge_kind(experiment) in ("embedding", "model")),
+    threads: share_of_cores
     resources:
         **gpu_job("explanations"),

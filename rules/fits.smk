@@ -16,6 +16,7 @@ rule effects:
         "logs/{experiment}/effects/{layers}.tsv"
     conda:
         "../envs/saesteer.yaml"
+    threads: share_of_cores
     resources:
         **gpu_job("effects"),
     params:
@@ -50,6 +51,7 @@ rule fits:
         "logs/{experiment}/fits/{layers}.tsv"
     conda:
         "../envs/saesteer.yaml"
+    threads: share_of_cores
     resources:
         **gpu_job("fits"),
     params:

@@ -106,6 +106,7 @@ rule judge_model:
         experiment=only(lambda experiment: judge_kind(experiment) == "model"),
     conda:
         "../envs/saesteer.yaml"
+    threads: share_of_cores
     resources:
         **gpu_job("judge"),
     params:

@@ -16,6 +16,7 @@ rule logit_lens:
         "logs/{experiment}/logit_lens/{layers}.tsv"
     conda:
         "../envs/saesteer.yaml"
+    threads: share_of_cores
     resources:
         **gpu_job("logit_lens"),
     params:

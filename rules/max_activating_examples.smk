@@ -22,6 +22,7 @@ rule activations:
         "logs/{experiment}/activations/{layers}.tsv"
     conda:
         "../envs/saesteer.yaml"
+    threads: share_of_cores
     resources:
         **gpu_job("activations"),
     params:

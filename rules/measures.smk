@@ -46,6 +46,7 @@ rule perplexity:
     priority: 1
     conda:
         "../envs/saesteer.yaml"
+    threads: share_of_cores
     resources:
         **gpu_job("perplexity"),
     params:

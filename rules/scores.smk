@@ -44,6 +44,7 @@ rule output_score:
         "logs/{experiment}/output_score/{layers}.tsv"
     conda:
         "../envs/saesteer.yaml"
+    threads: share_of_cores
     resources:
         **gpu_job("output_score"),
     params:

@@ -22,6 +22,7 @@ rule generations:
     priority: 1
     conda:
         "../envs/saesteer.yaml"
+    threads: share_of_cores
     resources:
         **gpu_job("generations"),
     params:

@@ -150,3 +150,18 @@ def test_the_workflow_takes_over_rows_of_whole_layers(finished: Folder, spread: 
     assert {step: {*rows.select("layer", "feature").rows()} for step, rows in added.items()} == {
         step: {(2, 100)} for step in (*SHARED_STEPS, "max_activating_examples", "concepts", "logit_lens")
     }
+
+
+@pytest.mark.parametrize(("cores", "size", "limit", "threads"), [(7, None, None, 4), (7, 3, None, 2), (2, 3, None, 1), (7, None, "1", 1)])
+def test_jobs_share_the_cores_by_a_power_of_two(
+    cores: int, size: int | None, limit: str | None, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", limit) if limit else monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    folder = Folder(tmp_path)
+    chosen = folder.values("micro")["features"] | {"features": {layer: [*features] for layer, features in UNEQUAL.items()}}
+    folder.edit("micro", features=chosen, features_per_job=size)
+    code, planned = folder.run("-n", "--cores", str(cores), methods="[]")
+    assert code == 0
+    of_rule = planned.partition("rule generations:")[2].partition("\n\n")[0]
+    assert (f"threads: {threads}\n" in of_rule) == (threads > 1)
+    assert ("threads:" in of_rule) == (threads > 1)

@@ -1,4 +1,5 @@
-"""No row depends on how many rows are computed together, in which order, or on its neighbours: bit for bit, for every step with a model."""
+"""No row depends on how many rows are computed together, in which order, on its neighbours, or on the threads: bit for bit, for every step
+with a model."""
 
 import os
 import subprocess
@@ -6,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import cycle, product
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -15,7 +17,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from engine_models import WORDS, model_and_sae, narrow, narrow_sae, prompt_of, sweep_rows, tiny_model, tiny_sae
+from engine_models import WORDS, model_and_sae, narrow, narrow_sae, prompt_of, sweep_rows, threads, tiny_model, tiny_sae
 from polars.testing import assert_frame_equal
 from small_adapters import a_change, a_lora, a_loreft, model_of, rows_of
 from test_damage import ordinary
@@ -281,8 +283,8 @@ def test_a_row_is_bit_equal_in_any_company(
     with recorded_steps() as (logits, shapes):
         whole = step.run(list(range(step.n)), None)
     assert whole.n_unique() > 0.3 * step.n
-    for batch, places in trials(step.n, *given):
-        with recorded_steps() as (again, more_shapes):
+    for n_threads, (batch, places) in zip(cycle((2, 1)), trials(step.n, *given), strict=False):
+        with threads(n_threads), recorded_steps() as (again, more_shapes):
             assert_frame_equal(step.run(places, batch), whole[places], check_exact=True)
         assert again <= logits
         assert "stopped" not in whole.columns or again.total() == whole[places]["n_tokens"].sum()
@@ -330,19 +332,15 @@ def test_a_forward_has_no_more_texts_than_its_rows_need(family: str, monkeypatch
 
 def test_products_over_many_terms_are_bit_equal_for_any_number_of_rows_and_threads() -> None:
     """Such as real models have, by default not even of 32 rows or more."""
-    generator, n_threads = torch.Generator().manual_seed(0), torch.get_num_threads()
+    generator = torch.Generator().manual_seed(0)
     rows, weight = torch.randn(512, 2048, generator=generator), torch.randn(640, 2048, generator=generator)
     columns, bias = weight.T.contiguous(), torch.zeros(640)
     seen: dict[str, list[Tensor]] = {"linear": [], "addmm": []}
-    try:
-        for n in (1, 2):
-            torch.set_num_threads(n)
-            for n_rows in (32, 48, 144, 320, 512):
-                seen["linear"].append(torch.nn.functional.linear(rows[:n_rows], weight)[:32])
-                seen["addmm"].append(torch.addmm(bias, rows[:n_rows], columns)[:32])
-    finally:
-        torch.set_num_threads(n_threads)
-    assert all(torch.equal(product, products[0]) for products in seen.values() for product in products)
+    for n, n_rows in product((1, 2), (32, 48, 144, 320, 512)):
+        with threads(n):
+            seen["linear"].append(torch.nn.functional.linear(rows[:n_rows], weight)[:32])
+            seen["addmm"].append(torch.addmm(bias, rows[:n_rows], columns)[:32])
+    assert all(torch.equal(one, products[0]) for products in seen.values() for one in products)
 
 
 def test_threads_that_wait_sleep_soon_in_what_a_command_imports() -> None:
