@@ -157,6 +157,7 @@ show(answer, Console())
     assert done.stdout == answered.said
 
 
+@pytest.mark.exhaustive
 def test_under_a_limit_on_damage_a_weaker_strength_is_recommended_and_nothing_is_stored_anew(answered: Answered):
     """The limit is just below the damage of the strength that is recommended without one: of the texts that chose it, or of ordinary
     text."""

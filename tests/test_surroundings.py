@@ -72,7 +72,9 @@ def of_anybody() -> Iterator[Path]:
 
 @pytest.mark.slow
 @as_root
-@pytest.mark.parametrize("home", [None, "/"], ids=["no home", "a home that is read-only"])
+@pytest.mark.parametrize(
+    "home", [pytest.param(None, id="no home"), pytest.param("/", id="a home that is read-only", marks=pytest.mark.exhaustive)]
+)
 def test_a_user_without_a_name_and_a_home(of_anybody: Path, home: str | None) -> None:
     """As in a container that runs under any number."""
     numbers = ["--reuid", str(UNKNOWN), "--regid", str(UNKNOWN), "--clear-groups"]
