@@ -58,6 +58,7 @@ rule judge_embedding:
         experiment=only(lambda experiment: judge_kind(experiment) == "embedding"),
     conda:
         "../envs/saesteer.yaml"
+    threads: share_of_cores
     resources:
         **gpu_job("judge"),
     params:
