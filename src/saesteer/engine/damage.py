@@ -16,9 +16,10 @@ from torch import Tensor
 
 from saesteer.core.errors import SaesteerError
 from saesteer.engine.conditional import switched
+from saesteer.engine.divergence import compared, log_probabilities, rows_at_a_time
 from saesteer.engine.finite import rows_named
 from saesteer.engine.generations import FIT, placed
-from saesteer.engine.head import raw_logits, rows_of_logits, soft_capped
+from saesteer.engine.head import raw_logits, soft_capped
 from saesteer.engine.hook_points import sae_hook_point
 from saesteer.engine.interventions import PromptText, unpacked
 from saesteer.engine.models import MIN_ROWS, LanguageModel, hidden_states, padded_ids, plain_token_ids, residual_at, spliced
@@ -29,6 +30,9 @@ ALGORITHM_VERSION = 1
 
 N_CONTEXT = 8
 """Tokens of a text that are its prompt, the beginning-of-sequence token included."""
+
+MOST_HELD = 2**30
+"""Bytes of unsteered log-probabilities that are held; more are computed again for each strength."""
 
 
 @dataclass(frozen=True)
@@ -57,23 +61,24 @@ def text_damage(
     `MIN_ROWS` texts of more than `N_CONTEXT` tokens; `sae_features` is the setting of that name. Where the method abstains, loss and
     divergence are null."""
     unsteered = read(lm, with_padding(lm, texts))
-    loss = float(compared(lm, unsteered, unsteered)[0].mean())
+    held = list(log_probabilities(lm, unsteered.hidden)) if 4 * lm.n_vocab * len(unsteered.hidden) <= MOST_HELD else None
+
+    def measured(text: Read) -> tuple[float, float, int]:
+        nll, divergence = compared(lm, text.hidden, text.targets, held or log_probabilities(lm, unsteered.hidden))
+        return float(nll.mean()), float(divergence.mean()), len(nll)
+
+    loss, _, _ = measured(unsteered)
     each = rows.select(FIT).unique(maintain_order=True).join(fits, on=FIT, how="left", maintain_order="left")
     for fit in each.iter_rows(named=True, buffer_size=1):  # adapters are large
         of_fit = rows.filter(method=fit["method"], concept_id=fit["concept_id"])
-        measured: list[tuple[float | None, float | None, int]] = [(None, None, 0)] * of_fit.height
+        values: list[tuple[float | None, float | None, int]] = [(None, None, 0)] * of_fit.height
         if fit["kind"] is not None:
             intervention = placed(unpacked(fit["kind"], fit["tensors"], fit["values"]), sae, sae_features)
             reads = map(reader_under(lm, sae, layer, intervention, texts), of_fit["factor"].cast(pl.Float64))
             with rows_named(f"layer {layer}, {fit['method']}, concept {fit['concept_id']}"):
-                measured = [_means(*compared(lm, steered, unsteered)) for steered in reads]
-        columns = pl.DataFrame(measured, schema={"loss": pl.Float64, "divergence": pl.Float64, "n_tokens": pl.UInt32}, orient="row")
+                values = [*map(measured, reads)]
+        columns = pl.DataFrame(values, schema={"loss": pl.Float64, "divergence": pl.Float64, "n_tokens": pl.UInt32}, orient="row")
         yield of_fit.select(*FIT, "factor").hstack(columns).with_columns(unsteered_loss=loss)
-
-
-def _means(nll: Float64[Tensor, " token"], divergence: Float64[Tensor, " token"]) -> tuple[float, float, int]:
-    """Both means and of how many tokens."""
-    return float(nll.mean()), float(divergence.mean()), len(nll)
 
 
 @torch.no_grad()
@@ -82,9 +87,9 @@ def loss_rises(
 ) -> Float64[Tensor, "factor text"]:
     """What steering at the SAE's layer adds to the mean loss of each ordinary text, nats a token, at each factor."""
     unsteered = read(lm, with_padding(lm, texts))
-    loss, lengths = compared(lm, unsteered, unsteered)[0], [len(text) - N_CONTEXT for text in texts]
+    loss, lengths = losses(lm, unsteered), [len(text) - N_CONTEXT for text in texts]
     steered = reader_under(lm, sae, sae.meta.layer, intervention, texts)
-    rises = [compared(lm, steered(factor), unsteered)[0] - loss for factor in factors]
+    rises = [losses(lm, steered(factor)) - loss for factor in factors]
     return torch.stack([torch.stack([part.mean() for part in rise.split(lengths)]) for rise in rises])
 
 
@@ -126,17 +131,11 @@ def reader_under(
     return steered
 
 
-def compared(lm: LanguageModel, steered: Read, unsteered: Read) -> tuple[Float64[Tensor, " token"], Float64[Tensor, " token"]]:
-    """Each counted token's -log p under steering, and the Kullback-Leibler divergence of the steered distribution there from the unsteered
-    one, sum p_unsteered log(p_unsteered / p_steered); both in nats."""
-    n_rows = max(MIN_ROWS, rows_of_logits(lm) // 2)
-    losses, divergences = [], []
-    parts = (part.split(n_rows) for part in (steered.hidden, unsteered.hidden, steered.targets))
-    for ours, theirs, targets in zip(*parts, strict=True):
-        log_p, log_q = (soft_capped(lm, raw_logits(lm, hidden)).double().log_softmax(dim=1) for hidden in (ours, theirs))
-        losses.append(-log_p.gather(1, targets[:, None]).squeeze(1))
-        divergences.append((log_q.exp() * (log_q - log_p)).sum(dim=1))
-    return torch.cat(losses), torch.cat(divergences)
+def losses(lm: LanguageModel, text: Read) -> Float64[Tensor, " token"]:
+    """-log p of each counted token, in nats."""
+    parts = zip(*(part.split(rows_at_a_time(lm)) for part in (text.hidden, text.targets)), strict=True)
+    log_p = ((soft_capped(lm, raw_logits(lm, hidden)).double().log_softmax(dim=1), tokens) for hidden, tokens in parts)
+    return torch.cat([-of_part.gather(1, tokens[:, None])[:, 0] for of_part, tokens in log_p])
 
 
 class TooFewTextsError(SaesteerError, ValueError):

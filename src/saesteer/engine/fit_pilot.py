@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from saesteer.engine.damage import compared, read, reader_under, with_padding
+from saesteer.engine.damage import losses, read, reader_under, with_padding
 from saesteer.engine.loss_rise import at_rise
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae
@@ -38,10 +38,10 @@ def pilot_factor(lm: LanguageModel, sae: Sae, intervention: Intervention, texts:
     """The factor at which steering raises the mean loss of ordinary texts (token ids; engine.damage) by `target` nats a token, taken to
     grow with the factor; the end of the range that it lies beyond."""
     unsteered, steered = read(lm, with_padding(lm, texts)), reader_under(lm, sae, sae.meta.layer, intervention, texts)
-    base = compared(lm, unsteered, unsteered)[0].mean()
+    base = losses(lm, unsteered).mean()
 
     def rise(factor: Tensor) -> Tensor:
-        return (compared(lm, steered(float(factor)), unsteered)[0].mean() - base)[None]
+        return (losses(lm, steered(float(factor))).mean() - base)[None]
 
     low, high = (torch.tensor([octave], dtype=torch.double, device=lm.device) for octave in OCTAVES)
     return float(at_rise(rise, target, (low, high), HALVINGS)[0])

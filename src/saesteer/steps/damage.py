@@ -43,7 +43,7 @@ def step(experiment: Experiment) -> Step | None:
     settings |= {"sae_features": experiment.methods.sae_features, **model_values(experiment)}
     if experiment.model.bos != "always":  # rows of before lack a text's first token where text was added to it
         settings |= {"first_token": "read"}
-    inputs, modules = ("model", "saes", "fits", texts), ("engine.damage", "sources.corpus")
+    inputs, modules = ("model", "saes", "fits", texts), ("engine.damage", "engine.divergence", "sources.corpus")
     return Step(DAMAGE, keys.fits_at_factors(experiment), settings, inputs, modules, compute, runs_model=True, unit="fit")
 
 
