@@ -18,8 +18,9 @@ from torch import Tensor
 from saesteer.core.errors import NotFiniteError
 from saesteer.core.tables import validate
 from saesteer.core.tokens import load_tokens
-from saesteer.engine import damage
-from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts, text_damage, with_padding
+from saesteer.engine import divergence
+from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts, with_padding
+from saesteer.engine.divergence import text_damage
 from saesteer.engine.interventions import ActivationEdit, Addition, Nothing, PromptText, packed
 from saesteer.engine.saes import encode
 from saesteer.engine.steering import Intervention
@@ -86,7 +87,7 @@ def test_a_vector_is_added_at_every_position(monkeypatch: pytest.MonkeyPatch) ->
     (rises,) = loss_rises(shipped_model(), shipped_sae(LAYER), Addition(vector, 40.0), [1.5], ordinary())
     lengths = [len(text) - N_CONTEXT for text in ordinary()]
     assert np.average(rises.tolist(), weights=lengths) == pytest.approx(made["loss"] - made["unsteered_loss"], abs=1e-6)
-    monkeypatch.setattr(damage, "MOST_HELD", 0)  # the unsteered distributions are computed again
+    monkeypatch.setattr(divergence, "MOST_HELD", 0)  # the unsteered distributions are computed again
     assert measured(Addition(vector, 40.0), "1.5") == made
 
 

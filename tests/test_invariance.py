@@ -31,7 +31,8 @@ from torch import Tensor
 from saesteer.engine import generate, logit_lens, loss_rise, models, output_score, perplexity, pilot
 from saesteer.engine.activations import sparse_activations
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.damage import N_CONTEXT, text_damage
+from saesteer.engine.damage import N_CONTEXT
+from saesteer.engine.divergence import text_damage
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.generations import feature_texts
 from saesteer.engine.interventions import PromptText, packed

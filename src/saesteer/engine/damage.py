@@ -1,27 +1,23 @@
-"""What steering does to text that has nothing to do with the concept: the loss on it, and how far the next token's distribution moves.
+"""Ordinary text, which has nothing to do with the concept, read under an intervention, and its losses.
 
 An ordinary text is read in one forward under the intervention, its first `N_CONTEXT` tokens as the prompt: vectors and activation edits
 act at every position, or from the prompt's last token on where they steer the last position of every forward; LoReFT edits the prompt;
 added text stands before it. Counted are the tokens after the prompt.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-import polars as pl
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from saesteer.core.errors import SaesteerError
 from saesteer.engine.conditional import switched
-from saesteer.engine.divergence import compared, log_probabilities, rows_at_a_time
-from saesteer.engine.finite import rows_named
-from saesteer.engine.generations import FIT, placed
-from saesteer.engine.head import raw_logits, soft_capped
+from saesteer.engine.head import raw_logits, rows_of_logits, soft_capped
 from saesteer.engine.hook_points import sae_hook_point
-from saesteer.engine.interventions import PromptText, unpacked
+from saesteer.engine.interventions import PromptText
 from saesteer.engine.models import MIN_ROWS, LanguageModel, hidden_states, padded_ids, plain_token_ids, residual_at, spliced
 from saesteer.engine.saes import Sae
 from saesteer.engine.steering import Intervention, SteeredRows, steering_of
@@ -30,9 +26,6 @@ ALGORITHM_VERSION = 1
 
 N_CONTEXT = 8
 """Tokens of a text that are its prompt, the beginning-of-sequence token included."""
-
-MOST_HELD = 2**30
-"""Bytes of unsteered log-probabilities that are held; more are computed again for each strength."""
 
 
 @dataclass(frozen=True)
@@ -51,34 +44,6 @@ class Read:
 
     hidden: Float[Tensor, "token d_model"]  # from which each counted token is predicted
     targets: Int[Tensor, " token"]
-
-
-@torch.no_grad()
-def text_damage(
-    lm: LanguageModel, sae: Sae, layer: int, rows: pl.DataFrame, fits: pl.DataFrame, texts: Sequence[Sequence[int]], sae_features: str
-) -> Iterator[pl.DataFrame]:
-    """DAMAGE rows of the method, concept_id and factor of `rows`, a fit at a time. `fits` are their FITS rows, `texts` token ids, at least
-    `MIN_ROWS` texts of more than `N_CONTEXT` tokens; `sae_features` is the setting of that name. Where the method abstains, loss and
-    divergence are null."""
-    unsteered = read(lm, with_padding(lm, texts))
-    held = list(log_probabilities(lm, unsteered.hidden)) if 4 * lm.n_vocab * len(unsteered.hidden) <= MOST_HELD else None
-
-    def measured(text: Read) -> tuple[float, float, int]:
-        nll, divergence = compared(lm, text.hidden, text.targets, held or log_probabilities(lm, unsteered.hidden))
-        return float(nll.mean()), float(divergence.mean()), len(nll)
-
-    loss, _, _ = measured(unsteered)
-    each = rows.select(FIT).unique(maintain_order=True).join(fits, on=FIT, how="left", maintain_order="left")
-    for fit in each.iter_rows(named=True, buffer_size=1):  # adapters are large
-        of_fit = rows.filter(method=fit["method"], concept_id=fit["concept_id"])
-        values: list[tuple[float | None, float | None, int]] = [(None, None, 0)] * of_fit.height
-        if fit["kind"] is not None:
-            intervention = placed(unpacked(fit["kind"], fit["tensors"], fit["values"]), sae, sae_features)
-            reads = map(reader_under(lm, sae, layer, intervention, texts), of_fit["factor"].cast(pl.Float64))
-            with rows_named(f"layer {layer}, {fit['method']}, concept {fit['concept_id']}"):
-                values = [*map(measured, reads)]
-        columns = pl.DataFrame(values, schema={"loss": pl.Float64, "divergence": pl.Float64, "n_tokens": pl.UInt32}, orient="row")
-        yield of_fit.select(*FIT, "factor").hstack(columns).with_columns(unsteered_loss=loss)
 
 
 @torch.no_grad()
@@ -129,6 +94,11 @@ def reader_under(
             return read(lm, plain)
 
     return steered
+
+
+def rows_at_a_time(lm: LanguageModel) -> int:
+    """Of logits, where there are those of two models."""
+    return max(MIN_ROWS, rows_of_logits(lm) // 2)
 
 
 def losses(lm: LanguageModel, text: Read) -> Float64[Tensor, " token"]:

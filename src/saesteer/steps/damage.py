@@ -43,12 +43,12 @@ def step(experiment: Experiment) -> Step | None:
     settings |= {"sae_features": experiment.methods.sae_features, **model_values(experiment)}
     if experiment.model.bos != "always":  # rows of before lack a text's first token where text was added to it
         settings |= {"first_token": "read"}
-    inputs, modules = ("model", "saes", "fits", texts), ("engine.damage", "engine.divergence", "sources.corpus")
+    inputs, modules = ("model", "saes", "fits", texts), ("engine.divergence", "sources.corpus")
     return Step(DAMAGE, keys.fits_at_factors(experiment), settings, inputs, modules, compute, runs_model=True, unit="fit")
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    from saesteer.engine.damage import text_damage
+    from saesteer.engine.divergence import text_damage
 
     settings, texts, lm = run.comparison.methods, ordinary(run, N_ORDINARY_TEXTS), run.model()
     for layer, rows in by_layer(missing):
