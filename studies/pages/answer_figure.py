@@ -7,7 +7,7 @@ import polars as pl
 
 from saesteer.analysis.tables import SELECTION
 from saesteer.figures.definition import FEW_NOTE, SMALL, banded
-from saesteer.figures.style import BLACK, GREY, MAGENTA, PAGE, Axes, Figure, Look, band, legend_entry, new_figure, styled, threshold_axis
+from saesteer.figures.style import BLACK, GREY, MAGENTA, PAGE, Axes, Figure, Look, band, new_figure, styled, threshold_axis
 from saesteer.methods.compare.tables import METHODS_TABLE
 from studies.pages.results import MODELS, REGISTERED, comparison, metrics, stored
 
@@ -52,11 +52,12 @@ def draw(rows: pl.DataFrame) -> Figure:
     note = f"n = {sizes} features; above the curves, how many are kept of all models."
     if methods.height:
         note += f" Right: {int(methods['n'].to_numpy().max())} concepts."
-    figure = new_figure(PAGE, 3.8, f"{note} Bands and bars: 95% intervals; {FEW_NOTE}.")
+    figure = new_figure(PAGE, 4.4, f"{note} Bands and bars: 95% intervals; {FEW_NOTE}.")
     left, *others = figure.subplots(1, 2 if methods.height else 1, squeeze=False, width_ratios=(1.1, 1) if methods.height else None)[0]
     _draw_curves(left, curves, rows.filter(panel=_WITHIN))
     for right in others:
         _draw_methods(right, methods)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3)  # models have the same marks at the right
     return figure
 
 
@@ -76,7 +77,6 @@ def _draw_methods(axes: Axes, methods: pl.DataFrame) -> None:
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
     axes.set_xlabel("judge score (0–2)")
     axes.set_title("Which way of steering?")
-    axes.legend(loc="lower right", handles=[legend_entry(name, mark.colour, marker=mark.marker) for name, mark in MARKS.items()])
 
 
 def _draw_curves(axes: Axes, curves: pl.DataFrame, within: pl.DataFrame) -> None:
@@ -95,4 +95,3 @@ def _draw_curves(axes: Axes, curves: pl.DataFrame, within: pl.DataFrame) -> None
     n_kept = curves.sort("threshold").group_by("threshold", maintain_order=True).agg(pl.col("n_kept").sum())
     threshold_axis(axes, n_kept["threshold"].to_list(), n_kept["n_kept"].to_list(), "Does the filter help?")
     axes.set_ylabel("held-out GenSuccess@20 of the kept features,\nnet of unsteered texts, times that of all")
-    axes.legend(loc="upper left")
