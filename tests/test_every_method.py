@@ -72,18 +72,25 @@ def fitted(name: str) -> object:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_fit_depends_on_its_problem_alone_and_leaves_the_model_as_it_was(name: str) -> None:
-    """Not on what was drawn or fitted before, on whether gradients are recorded, nor on how many threads there are; the seed and the
-    concept's name matter to those that draw."""
+    """Not on what was drawn or fitted before, nor on whether gradients are recorded; the seed and the concept's name matter to those that
+    draw."""
     first = packed(fitted(name))
     torch.randn(7)
     again = given(name, epochs=BRIEF)
     fit("lat", again)
     fit("diffmean", again)
-    with torch.no_grad(), left_as_it_was(again.lm), threads(2):
+    with torch.no_grad(), left_as_it_was(again.lm):
         assert packed(fit(name, again)) == first
     assert (packed(fit(name, given(name, seed=1, epochs=BRIEF))) != first) == (name in DRAWING)
     if name in DRAWING - {"supervised_random"}:
         assert packed(fit(name, replace(again, concept="law"))) != first
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", NAMES)
+def test_a_fit_is_the_same_on_two_threads(name: str) -> None:
+    with threads(2):
+        assert packed(fit(name, given(name, epochs=BRIEF))) == packed(fitted(name))
 
 
 @pytest.mark.parametrize("name", [row.name for row in METHODS if row.text_use == "none" and row.chosen_by == "label"])

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import cycle, product
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -284,14 +284,23 @@ def test_a_row_is_bit_equal_in_any_company(
     with recorded_steps() as (logits, shapes):
         whole = step.run(list(range(step.n)), None)
     assert whole.n_unique() > 0.3 * step.n
-    for n_threads, (batch, places) in zip(cycle((2, 1)), trials(step.n, *given), strict=False):
-        with threads(n_threads), recorded_steps() as (again, more_shapes):
+    for batch, places in trials(step.n, *given):
+        with recorded_steps() as (again, more_shapes):
             assert_frame_equal(step.run(places, batch), whole[places], check_exact=True)
         assert again <= logits
         assert "stopped" not in whole.columns or again.total() == whole[places]["n_tokens"].sum()
         shapes |= more_shapes
     # Products of bfloat16 numbers depend on the shape, so that all forwards have one.
     assert shapes == {64} or TILES not in request.node.name
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("make", [case.values[0] for case in STEPS], ids=[case.id for case in STEPS])
+def test_a_row_is_bit_equal_on_two_threads(make: Callable[[], Step]) -> None:
+    step = make()
+    with threads(2):
+        on_two = step.run(list(range(step.n)), None)
+    assert_frame_equal(on_two, step.run(list(range(step.n)), None), check_exact=True)
 
 
 def test_bfloat16_output_scores_are_padded_to_their_batch(monkeypatch: pytest.MonkeyPatch) -> None:
