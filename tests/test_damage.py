@@ -86,7 +86,7 @@ def test_a_vector_is_added_at_every_position(monkeypatch: pytest.MonkeyPatch) ->
     assert made["unsteered_loss"] == pytest.approx(slow(None)[0], abs=1e-4)
     (rises,) = loss_rises(shipped_model(), shipped_sae(LAYER), Addition(vector, 40.0), [1.5], ordinary())
     lengths = [len(text) - N_CONTEXT for text in ordinary()]
-    assert np.average(rises.tolist(), weights=lengths) == pytest.approx(made["loss"] - made["unsteered_loss"], abs=1e-6)
+    assert np.average(rises.tolist(), weights=lengths) == pytest.approx(made["loss"] - made["unsteered_loss"], abs=1e-9)
     monkeypatch.setattr(divergence, "MOST_HELD", 0)  # the unsteered distributions are computed again
     assert measured(Addition(vector, 40.0), "1.5") == made
 

@@ -5,7 +5,7 @@ act at every position, or from the prompt's last token on where they steer the l
 added text stands before it. Counted are the tokens after the prompt.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -96,16 +96,21 @@ def reader_under(
     return steered
 
 
-def rows_at_a_time(lm: LanguageModel) -> int:
-    """Of logits, where there are those of two models."""
-    return max(MIN_ROWS, rows_of_logits(lm) // 2)
+def logits_and_targets(lm: LanguageModel, text: Read) -> Iterator[tuple[Float[Tensor, "part vocab"], Int[Tensor, " part"]]]:
+    """The model's own logits for each counted token, and the token; some at a time, few enough that there may be those of two models."""
+    n_rows = max(MIN_ROWS, rows_of_logits(lm) // 2)
+    for hidden, targets in zip(text.hidden.split(n_rows), text.targets.split(n_rows), strict=True):
+        yield soft_capped(lm, raw_logits(lm, hidden)), targets
+
+
+def losses_of(logits: Float[Tensor, "token vocab"], targets: Int[Tensor, " token"]) -> Float64[Tensor, " token"]:
+    """-log p of each target, in nats."""
+    return -logits.double().log_softmax(dim=1).gather(1, targets[:, None])[:, 0]
 
 
 def losses(lm: LanguageModel, text: Read) -> Float64[Tensor, " token"]:
-    """-log p of each counted token, in nats."""
-    parts = zip(*(part.split(rows_at_a_time(lm)) for part in (text.hidden, text.targets)), strict=True)
-    log_p = ((soft_capped(lm, raw_logits(lm, hidden)).double().log_softmax(dim=1), tokens) for hidden, tokens in parts)
-    return torch.cat([-of_part.gather(1, tokens[:, None])[:, 0] for of_part, tokens in log_p])
+    """`losses_of` each counted token."""
+    return torch.cat([losses_of(logits, targets) for logits, targets in logits_and_targets(lm, text)])
 
 
 class TooFewTextsError(SaesteerError, ValueError):

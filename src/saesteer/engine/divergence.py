@@ -4,13 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import polars as pl
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from saesteer.engine.damage import Read, read, reader_under, rows_at_a_time, with_padding
+from saesteer.engine.damage import Read, logits_and_targets, losses_of, read, reader_under, with_padding
 from saesteer.engine.finite import rows_named
 from saesteer.engine.generations import FIT, placed
-from saesteer.engine.head import raw_logits, soft_capped
 from saesteer.engine.interventions import unpacked
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae
@@ -29,10 +28,10 @@ def text_damage(
     `MIN_ROWS` texts of more than `N_CONTEXT` tokens; `sae_features` is the setting of that name. Where the method abstains, loss and
     divergence are null."""
     unsteered = read(lm, with_padding(lm, texts))
-    held = list(log_probabilities(lm, unsteered.hidden)) if 4 * lm.n_vocab * len(unsteered.hidden) <= MOST_HELD else None
+    held = list(log_probabilities(lm, unsteered)) if 4 * lm.n_vocab * len(unsteered.hidden) <= MOST_HELD else None
 
     def measured(text: Read) -> tuple[float, float, int]:
-        nll, divergence = compared(lm, text.hidden, text.targets, held or log_probabilities(lm, unsteered.hidden))
+        nll, divergence = compared(lm, text, held or log_probabilities(lm, unsteered))
         return float(nll.mean()), float(divergence.mean()), len(nll)
 
     loss, _, _ = measured(unsteered)
@@ -49,23 +48,19 @@ def text_damage(
         yield of_fit.select(*FIT, "factor").hstack(columns).with_columns(unsteered_loss=loss)
 
 
-def log_probabilities(lm: LanguageModel, hidden: Float[Tensor, "token d_model"]) -> Iterator[Float[Tensor, "part vocab"]]:
-    """Next-token log-probabilities of final hidden rows, some rows at a time."""
-    for part in hidden.split(rows_at_a_time(lm)):
-        yield soft_capped(lm, raw_logits(lm, part)).log_softmax(dim=1)
+def log_probabilities(lm: LanguageModel, text: Read) -> Iterator[Float[Tensor, "part vocab"]]:
+    """Next-token log-probabilities for each counted token, some at a time."""
+    for logits, _ in logits_and_targets(lm, text):
+        yield logits.log_softmax(dim=1)
 
 
 def compared(
-    lm: LanguageModel,
-    hidden: Float[Tensor, "token d_model"],
-    targets: Int[Tensor, " token"],
-    unsteered: Iterable[Float[Tensor, "part vocab"]],
+    lm: LanguageModel, steered: Read, unsteered: Iterable[Float[Tensor, "part vocab"]]
 ) -> tuple[Float64[Tensor, " token"], Float64[Tensor, " token"]]:
-    """Each token's -log p under steering, and the Kullback-Leibler divergence of the steered distribution there from the unsteered one, sum
-    p_unsteered (log p_unsteered - log p_steered); both in nats. A token is predicted from a row of `hidden`, unsteered from one of
-    `unsteered` (log_probabilities)."""
+    """Each counted token's -log p under steering, and the Kullback-Leibler divergence of the steered distribution there from the unsteered
+    one (log_probabilities), sum p_unsteered (log p_unsteered - log p_steered); both in nats."""
     losses, divergences = [], []
-    for log_p, log_q, tokens in zip(log_probabilities(lm, hidden), unsteered, targets.split(rows_at_a_time(lm)), strict=True):
-        losses.append(-log_p.gather(1, tokens[:, None])[:, 0].double())
-        divergences.append((log_q.exp() * (log_q - log_p)).sum(dim=1).double())
+    for (logits, targets), log_q in zip(logits_and_targets(lm, steered), unsteered, strict=True):
+        losses.append(losses_of(logits, targets))
+        divergences.append((log_q.exp() * (log_q - logits.log_softmax(dim=1))).sum(dim=1).double())
     return torch.cat(losses), torch.cat(divergences)
