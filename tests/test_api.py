@@ -49,7 +49,10 @@ def sae_lens_sae() -> Any:
 
 
 def test_importing_is_light_and_every_name_is_there() -> None:
-    program = "import sys, saesteer; assert not {'torch', 'polars', 'sae_lens'} & set(sys.modules); print(len(dir(saesteer)))"
+    program = (
+        "import sys, saesteer; assert not {'torch', 'polars', 'sae_lens'} & set(sys.modules); print(len(dir(saesteer)));"
+        "[getattr(saesteer, name) for name in saesteer.__all__]"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == len(saesteer.__all__)
