@@ -28,7 +28,7 @@ if workflow.is_main_process and DEFAULTS:  # there are some whenever jobs are su
 def share_of_cores(wildcards):
     """For threads: this machine's cores, shared among the jobs of the experiments' layers; a job on a cluster has one. A power of two, for
     PyTorch's GELU rounds otherwise at the ends of parts that are no whole vectors, and models' widths are divided by 2, 4 and 8."""
-    cores = min(8, workflow.cores or 1, int((os.environ.get("OMP_NUM_THREADS") or "8").partition(",")[0]))
+    cores = min(8, workflow.resource_settings.cores or 1, int((os.environ.get("OMP_NUM_THREADS") or "8").partition(",")[0]))
     n_jobs = sum(len(run.groups("generations")) for run in RUNS.values())
     return 1 if DEFAULTS else 2 ** (max(1, cores // n_jobs).bit_length() - 1)
 
