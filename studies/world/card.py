@@ -85,7 +85,7 @@ LIMITS = """\
   norm grows with depth as it does in Gemma-2. It was chosen after a natural one failed to show the paper's pattern. That negative
   result, from one exploratory run: with an ordinary initialisation the direct path of an early layer's push to the logits is never
   washed out, and the median output score is flat over layers (.20 .16 .20 .18 .16). A later run with that initialisation is among the
-  five models of docs/known-truth.md. So the output score may not follow depth in models whose residual norm grows little.
+  four models of docs/known-truth.md. So the output score may not follow depth in models whose residual norm grows little.
 - The SAEs' k is the exploratory run's; no other was tried here. The weight of their auxiliary loss was chosen on two layers of seed 0
   by dead features, before any steering result was seen.
 """

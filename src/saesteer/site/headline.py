@@ -122,10 +122,12 @@ def headline_rows(numbers: _Numbers, factor_choice: str = "held_out") -> list[tu
         ("Unsteered texts of the same prompts, all features → those", f"GenSuccess@20 {unsteered}", ""),
         *gains,
         (f"Output score against {success}, feature by feature", _correlation(numbers["correlations"]["gen_success_20"]), ""),
+        ("The same, net of unsteered texts", _correlation(numbers["correlations"]["net_gen_success_20"]), ""),
         ("Output score against judge score, feature by feature", _correlation(numbers["correlations"]["judge_score"]), ""),
         ("Judge score, kept minus removed", f"{_kept_minus_removed(judged)}; {judged['n_missing']} features have no judge score", ""),
         ("The same within concepts and layers", _interval(judged["within"], "difference"), ""),
         ("Fluency rating, kept minus removed", _kept_minus_removed(fluency), ""),
+        ("The same within concepts and layers", _interval(fluency["within"], "difference"), ""),
         ("Factor at an end of the grid", "; ".join(_grid_ends(numbers["choices"][rule], RULES[rule]) for rule in RULES), ""),
     ]
 
