@@ -16,8 +16,9 @@ from saesteer.analysis.tables import SELECTION
 from saesteer.core.tables import by_name
 from saesteer.figures import registry
 from saesteer.figures.definition import Options
+from saesteer.figures.style import LOOKS
 from saesteer.methods.compare.damage import equal_cost, equal_cost_scores, method_damage
-from saesteer.methods.compare.means import ELSEWHERE, FAMILIES, family_of
+from saesteer.methods.compare.means import ELSEWHERE, family_of
 from saesteer.methods.compare.paper_values import our_protocol
 from saesteer.methods.compare.tables import METHOD_DAMAGE, METHOD_EQUAL_COST, METHOD_SUMMARIES
 from saesteer.settings import load_experiment
@@ -26,11 +27,11 @@ from saesteer.settings.registry import METHODS
 from saesteer.summaries.summary import summaries_of
 
 FIGURES = registry.FIGURES
-FEW_DRAWS = {"random_draws": 50, "permutations": 50, "bootstrap_draws": 50}
+FEW_DRAWS = {"random_draws": 50, "permutations": 50}
 """Enough for intervals to be drawn; other tests check their ends."""
 OPTIONS = Options("capped", selection_settings(**FEW_DRAWS))
 Tables = dict[str, pl.DataFrame]
-SOME_METHODS = [row.name for family in FAMILIES if family != ELSEWHERE for row in [row for row in METHODS if family_of(row) == family][:5]]
+SOME_METHODS = [row.name for family in LOOKS if family != ELSEWHERE for row in [row for row in METHODS if family_of(row) == family][:5]]
 """A few of each family: intervals of all pairs of all methods take long."""
 
 

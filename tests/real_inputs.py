@@ -83,7 +83,7 @@ class RealFolder(Folder):
                 "n_prefixes": 4,
                 "max_new_tokens": 8,
             },
-            "selection": {"late_layers_from": 2, "random_draws": 50, "permutations": 50, "bootstrap_draws": 50},
+            "selection": {"late_layers_from": 2, "random_draws": 50, "permutations": 50},
             "judge": {"kind": "endpoint", "base_url": self.world.judge.base_url, "model": "judge", "n_prefixes": 2},
         }
         (self.path / f"config/experiments/{EXPERIMENT}.yaml").write_text(yaml.safe_dump(chosen | sections))

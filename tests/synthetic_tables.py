@@ -29,7 +29,7 @@ THRESHOLDS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 
 
 def selection_settings(**changes: object) -> SelectionSettings:
     """Settings with few draws, so that tests are fast."""
-    values = {"thresholds": THRESHOLDS, "late_layers_from": 5, "random_draws": 200, "permutations": 400, "bootstrap_draws": 200}
+    values = {"thresholds": THRESHOLDS, "late_layers_from": 5, "random_draws": 200, "permutations": 400}
     return SelectionSettings(**(values | changes))
 
 

@@ -141,10 +141,10 @@ def test_a_layer_a_job_one_feature_added_is_for_its_layers_jobs(finished: Folder
     assert of_layers == {f"data/micro/{step}/layers_06-06.json" for step in PER_FEATURE | PER_GENERATION}
 
 
-def test_a_bootstrap_setting_is_for_selection_tables_and_figures_only(finished: Folder, tmp_path: Path) -> None:
+def test_the_draws_of_a_control_are_for_selection_tables_and_figures_only(finished: Folder, tmp_path: Path) -> None:
     """As is every setting of its section, which rules take as a whole."""
     folder = finished.copy(tmp_path / "repo")
-    folder.edit("micro", selection={"late_layers_from": 6, "random_draws": 200, "permutations": 200, "bootstrap_draws": 300})
+    folder.edit("micro", selection={"late_layers_from": 6, "random_draws": 300, "permutations": 200})
     assert set(due(folder)) == TABLES_OF_OUTCOMES - {"outcomes"} | {"metrics", "figure"}
 
 

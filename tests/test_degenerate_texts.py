@@ -125,7 +125,7 @@ def test_a_feature_that_writes_zero_is_zero_is_zero_is_not_recommended(concept: 
     written = {"steered": [" " + text for text in texts], "plain": [" the sailor steered the ship."] * 8}
     frames = {name: pl.DataFrame({"concept": concept, "opener": openers, "text": of}) for name, of in written.items()}
     steered, plain = (rated(frame) for frame in frames.values())
-    settings = SelectionSettings(thresholds=(0.1,), late_layers_from=1, bootstrap_draws=400)
+    settings = SelectionSettings(thresholds=(0.1,), late_layers_from=1)
     options = pl.DataFrame({"kind": "feature", "layer": 0, "name": "7", "factor": "1"})
     rows = pl.concat([steered.with_columns(name=pl.lit("7")), plain.with_columns(name=pl.lit(""), factor=pl.lit("0"))])
     rows = rows.with_columns(kind=pl.lit("feature"), mean_nll=pl.lit(1.0))

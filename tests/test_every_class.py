@@ -98,7 +98,7 @@ def written(folder: Folder, name: str) -> None:
         concepts={"kind": "none"},
         sweep={"factors": [0, 2, 8], "prefixes": "config/prefixes.txt", "n_prefixes": 2, "max_new_tokens": 5, "temperature": 0.0},
         perplexity={"model": {"path": f"{mine}/model"}},
-        selection={"thresholds": [0.001, 0.01], "late_layers_from": 2, "random_draws": 50, "permutations": 50, "bootstrap_draws": 50},
+        selection={"thresholds": [0.001, 0.01], "late_layers_from": 2, "random_draws": 50, "permutations": 50},
         judge={"kind": "none"},
     )
 

@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from method_rows import LAYER
 
 from saesteer.figures.method_curves import N_SHOWN
+from saesteer.figures.style import LOOKS
 from saesteer.methods.compare.damage import LIMITS
-from saesteer.methods.compare.means import ELSEWHERE, FAMILIES
+from saesteer.methods.compare.means import ELSEWHERE
 
 FEW = ("unsteered", "sae_label", "diffmean", "prompting", "lora", "sae_ts")
 
@@ -58,7 +59,7 @@ def test_curves_draw_every_factor_of_the_best_of_each_family() -> None:
     data, figure = drawn("method_curves")
     curves = comparison()["method_curves"].with_columns(pl.col("factor").cast(pl.Float64))
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.axison}
-    assert list(panels) == [family for family in FAMILIES if family != ELSEWHERE]
+    assert list(panels) == [family for family in LOOKS if family != ELSEWHERE]
     for family, axes in panels.items():
         best = comparison()["methods"].filter(family=family).sort("score", descending=True).head(N_SHOWN)
         assert [text.get_text() for text in axes.get_legend().get_texts()] == [

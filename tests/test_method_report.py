@@ -11,7 +11,8 @@ from method_rows import LAYER, PROMPTS, method_settings, method_summaries, rows_
 from saesteer.core.tables import validate
 from saesteer.core.uncertainty import RATINGS, mean_interval, of_differences
 from saesteer.exchange.comparison import AXBENCH_METHODS, to_axbench
-from saesteer.methods.compare.means import ELSEWHERE, FAMILIES, family_of, method_differences
+from saesteer.figures.style import LOOKS
+from saesteer.methods.compare.means import ELSEWHERE, family_of, method_differences
 from saesteer.methods.compare.paper_values import P4, PAPER_VALUES, Protocol, compared, our_protocol
 from saesteer.methods.compare.protocol import ProtocolError
 from saesteer.methods.compare.tables import METHOD_EQUAL_COST, METHOD_SUMMARIES
@@ -149,7 +150,7 @@ def test_pairs_are_paired_and_missing_concepts_left_out() -> None:
 
 def test_families_cover_the_registry() -> None:
     families = {row.name: family_of(row) for row in METHODS}
-    assert set(families.values()) == {*FAMILIES} - {ELSEWHERE}
+    assert set(families.values()) == {*LOOKS} - {ELSEWHERE}
     known = {"unsteered": "Controls", "prompting": "Prompt", "lora": "Trained weights", "diffmean": "Vectors", "sae_auroc": "SAE features"}
     assert {name: families[name] for name in (*known, "fgaa")} == known | {"fgaa": "Effects of steering"}
 

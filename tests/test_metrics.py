@@ -16,7 +16,7 @@ from saesteer.site.headline import depth_rho, headline_markdown, times
 from saesteer.site.paper import paper_markdown
 from saesteer.summaries.summary import summary_tables
 
-DRAWS = {"random_draws": 50, "permutations": 50, "bootstrap_draws": 50}
+DRAWS = {"random_draws": 50, "permutations": 50}
 SETTINGS = selection_settings(**DRAWS)
 
 

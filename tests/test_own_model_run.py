@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     assert (own["layers"], own["saes"]["path"], own["input_score"]["tokens"]) == (list(LAYERS), "my/saes/layer_{layer}", "retokenised")
     assert (own["model"]["bos"], own["selection"]["late_layers_from"]) == ("tokenizer", min(round(N_LAYERS * 0.625), max(LAYERS)))
     sweep = own["sweep"] | {"factors": [0, 1, 4], "n_prefixes": 4, "max_new_tokens": 6}
-    selection = own["selection"] | {"random_draws": 50, "permutations": 50, "bootstrap_draws": 50}
+    selection = own["selection"] | {"random_draws": 50, "permutations": 50}
     folder.edit("own", features={"kind": "sampled", "n_per_layer": 6, "seed": 0}, sweep=sweep, selection=selection)
     assert "100.00% of the vocabulary" in saesteer(folder, "check", "own")
     code, output = folder.run(experiment="own")

@@ -20,7 +20,7 @@ FEW = {
     "features": {"n_per_layer": 2},
     "sweep": {"factors": [0, 0.3, 0.8], "n_prefixes": 4},
 }
-DRAWS = {"random_draws": 200, "permutations": 200, "bootstrap_draws": 200}
+DRAWS = {"random_draws": 200, "permutations": 200}
 
 
 def test_the_quick_experiment_is_the_full_one_on_fewer_features_factors_and_texts() -> None:

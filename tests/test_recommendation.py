@@ -35,7 +35,7 @@ from saesteer.settings.load import load_workflow, read_yaml
 from saesteer.settings.steps import PerplexitySettings
 
 WORKFLOW = load_workflow(read_yaml(Path("config/config.yaml")))
-SETTINGS = SelectionSettings(thresholds=(0.1,), late_layers_from=1, bootstrap_draws=400)
+SETTINGS = SelectionSettings(thresholds=(0.1,), late_layers_from=1)
 PROMPTS = [f"p{number}" for number in range(8)]
 
 

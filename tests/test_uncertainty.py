@@ -31,7 +31,6 @@ from saesteer.core.uncertainty import (
     student_interval,
     within_difference,
 )
-from saesteer.settings import SelectionSettings
 
 SKEWED = np.random.default_rng(3).gamma(0.5, 2.0, 60)
 
@@ -302,9 +301,8 @@ def test_a_difference_inside_strata_is_covered() -> None:
 @pytest.mark.parametrize("ends", [None, "", "removed_"])
 def test_columns_of_a_mean_are_those_that_a_table_declares(ends: str | None) -> None:
     values = SKEWED[:40]
-    drawn = SelectionSettings(thresholds=(0.1,), late_layers_from=0)
-    columns = mean_columns("gain", values, drawn, ends)
+    columns = mean_columns("gain", values, 0.95, ends)
     assert list(columns) == ["gain", *(f"{'gain_' if ends is None else ends}{end}" for end in ("low", "high"))]
-    assert list(columns.values()) == [values.mean(), *mean_interval(values, drawn.confidence)]
-    assert list(mean_columns("gain", values[:1], drawn, ends).values()) == [values[0], None, None]
-    assert list(mean_columns("gain", values[:0], drawn, ends).values()) == [None, None, None]
+    assert list(columns.values()) == [values.mean(), *mean_interval(values, 0.95)]
+    assert list(mean_columns("gain", values[:1], 0.95, ends).values()) == [values[0], None, None]
+    assert list(mean_columns("gain", values[:0], 0.95, ends).values()) == [None, None, None]

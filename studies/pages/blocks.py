@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from saesteer.core.markdown import table
 from saesteer.settings import SettingsError
-from saesteer.site.headline import findings_markdown, headline_markdown
+from saesteer.site.headline import HEADLINE_COLUMNS, finding_rows, headline_markdown
 from studies.pages import tables
 from studies.pages.answers import answers_markdown
 from studies.pages.results import SHIPPED, metrics
@@ -14,7 +15,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "docs/tutorial.md": {"headline": lambda root: headline_markdown(metrics(root, SHIPPED)).rstrip()},
     "docs/reference/saes.md": {"saes": tables.saes_markdown},
     "docs/findings.md": {"answers": answers_markdown, "carried-over": tables.carried_over_markdown},
-    "docs/known-truth.md": {"findings": lambda root: findings_markdown(metrics(root, SHIPPED)).rstrip()},
+    "docs/known-truth.md": {"findings": lambda root: table(HEADLINE_COLUMNS, finding_rows(metrics(root, SHIPPED)))},
     "docs/tables/public-models.md": {"headlines": tables.headlines_markdown, "grid-ends": tables.grid_ends_markdown},
 }
 """Page -> its generated blocks by name, each with what writes its text from the repository's root."""

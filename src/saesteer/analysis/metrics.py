@@ -268,7 +268,7 @@ def _rules_difference(outcomes: pl.DataFrame, settings: SelectionSettings) -> Nu
     capped, p1 = (outcomes.filter(rule=rule).select(*_FEATURE, "gen_success_20") for rule in ("capped", "p1"))
     pairs = capped.join(p1, on=_FEATURE, suffix="_p1").drop_nulls().sort(_FEATURE)
     a, b = pairs["gen_success_20"].to_numpy(), pairs["gen_success_20_p1"].to_numpy()
-    return {"n": pairs.height, **mean_columns("mean", a - b, settings, ends="", scale=of_differences(SUCCESS))}
+    return {"n": pairs.height, **mean_columns("mean", a - b, settings.confidence, ends="", scale=of_differences(SUCCESS))}
 
 
 def _share(mask: pl.Series) -> float | None:

@@ -94,5 +94,5 @@ def pmi_by_threshold(pmi: pl.DataFrame, settings: SelectionSettings) -> pl.DataF
             kept = pmi.filter((pl.col("layer") >= first_layer) & (pl.col("output_score") >= threshold))
             values = kept["pmi"].drop_nulls().to_numpy()
             sizes = {"n_kept": len(values), "n_missing": kept.height - len(values)}
-            rows.append({"layers": layers, "threshold": threshold} | sizes | mean_columns("mean", values, settings, ends=""))
+            rows.append({"layers": layers, "threshold": threshold} | sizes | mean_columns("mean", values, settings.confidence, ends=""))
     return pl.DataFrame(rows, schema=PMI.schema)

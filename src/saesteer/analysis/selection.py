@@ -70,8 +70,8 @@ def _curve(features: pl.DataFrame, measure: str, settings: SelectionSettings, la
     for index, threshold in enumerate(thresholds.tolist()):
         kept = scores >= threshold
         sizes = {"n_features": len(values), "n_missing": len(features) - len(values), "n_kept": int(kept.sum())}
-        means = mean_columns("mean", values[kept], settings, ends="", scale=SCALES[measure])
-        means |= mean_columns("removed_mean", values[~kept], settings, ends="removed_", scale=SCALES[measure])
+        means = mean_columns("mean", values[kept], settings.confidence, ends="", scale=SCALES[measure])
+        means |= mean_columns("removed_mean", values[~kept], settings.confidence, ends="removed_", scale=SCALES[measure])
         if kept.any():
             band = quantile_interval(removal[index], settings.confidence)
             means |= interval_columns("random_mean", float(removal[index].mean()), band, ends="random_")
@@ -209,6 +209,6 @@ def factor_bins(steering: pl.DataFrame, features: pl.DataFrame, edges: tuple[flo
 def _bin(members: pl.DataFrame, settings: SelectionSettings) -> dict[str, Any]:
     success = members["gen_success_20"].to_numpy()
     losses = members["log_perplexity"].drop_nulls().to_numpy()
-    loss = mean_columns("perplexity", losses, settings)
+    loss = mean_columns("perplexity", losses, settings.confidence)
     perplexity = {name: None if value is None else float(np.exp(value)) for name, value in loss.items()}
-    return {"n_features": members.height, **mean_columns("gen_success_20", success, settings, scale=SUCCESS), **perplexity}
+    return {"n_features": members.height, **mean_columns("gen_success_20", success, settings.confidence, scale=SUCCESS), **perplexity}

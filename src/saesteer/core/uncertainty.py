@@ -8,7 +8,7 @@ stream) only, not on the order in which the values come.
 
 import hashlib
 from math import hypot, sqrt
-from typing import Any, NamedTuple, Protocol, SupportsFloat, runtime_checkable
+from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -65,14 +65,6 @@ class RankCorrelation(NamedTuple):
     rho: float | None
     low: float | None
     high: float | None
-
-
-@runtime_checkable
-class Confidence(Protocol):
-    """The settings of an interval: how often it is to hold the number."""
-
-    @property
-    def confidence(self) -> float: ...
 
 
 def random_stream(seed: int, *label: str | int | float) -> np.random.Generator:
@@ -167,11 +159,11 @@ def _corrected(t: float, skewness: float) -> float:
 
 
 def mean_columns(
-    name: str, values: Float[np.ndarray, " n"], settings: Confidence, ends: str | None = None, scale: Interval | None = None
+    name: str, values: Float[np.ndarray, " n"], confidence: float, ends: str | None = None, scale: Interval | None = None
 ) -> dict[str, float | None]:
     """The mean of n values with its interval, as `interval_columns`; null where there are no values, the ends where that
     has no interval."""
-    interval = mean_interval(values, settings.confidence, scale)
+    interval = mean_interval(values, confidence, scale)
     return interval_columns(name, float(values.mean()) if len(values) else None, interval, ends)
 
 

@@ -59,8 +59,8 @@ class _Note:
     path: Path
     identities: Mapping[str, Mapping[str, Any]]
     """What its answers will be about (Ask.identity), by custom id."""
-    request: str | None
-    """Its name in the ledger of costs; a batch that was sent before there was one has none."""
+    request: str
+    """Its name in the ledger of costs."""
     batch_id: str | None = None
     """Its own id, once that is known."""
 
@@ -230,4 +230,4 @@ def _parts(line: str) -> tuple[str, int, Any]:
 def _notes(folder: Path) -> Iterator[_Note]:
     for path in sorted((folder / "batches").glob("*.json")):
         values = json.loads(path.read_text(encoding="utf-8"))
-        yield _Note(path, values["asks"], values.get("request"), values["batch_id"])
+        yield _Note(path, values["asks"], values["request"], values["batch_id"])

@@ -170,9 +170,9 @@ class Budget:
         """The most that requests can cost whose cost is not known: those under way, and those that were cut off."""
         return sum(self._open.values(), Spend())
 
-    def share(self, request: str | None, n: int) -> Spend:
+    def share(self, request: str, n: int) -> Spend:
         """What each of `n` questions can cost at most for which an open request reserved together."""
-        reserved = self._open.get(request or "", Spend())
+        reserved = self._open.get(request, Spend())
         return Spend(reserved.input_tokens // n, reserved.output_tokens // n, reserved.usd / n)
 
     def fits(self, worst: Spend) -> bool:
@@ -186,8 +186,8 @@ class Budget:
         with self._locked() as file:
             return self._add(file, worst) if self.fits(worst) else None
 
-    def settle(self, request: str | None, cost: Spend) -> None:
-        """Note what a request cost. Nothing if it is not open: another job has settled it, or it was sent before there was a ledger."""
+    def settle(self, request: str, cost: Spend) -> None:
+        """Note what a request cost. Nothing if another job has settled it."""
         with self._locked() as file:
             if request in self._open:
                 self._add(file, cost, settles=request)

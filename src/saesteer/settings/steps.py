@@ -142,12 +142,10 @@ class BestFactorSettings(Settings):
 
 
 class IntervalSettings(Settings):
-    bootstrap_draws: Annotated[int, Field(gt=0)] = 2000
-    """Draws of intervals that are resampled; those of means, differences and rank correlations are formulas."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Level of intervals and bands."""
     seed: Seed = 0
-    """Seed of control, permutations and bootstrap."""
+    """Seed of control and permutations."""
 
 
 class SelectionSettings(IntervalSettings):

@@ -28,11 +28,6 @@ def headline_markdown(numbers: _Numbers, factor_choice: str = "held_out") -> str
     return table(HEADLINE_COLUMNS, headline_rows(numbers, factor_choice)) + "\n"
 
 
-def findings_markdown(numbers: _Numbers) -> str:
-    """P1's three findings as a Markdown table: HEADLINE_COLUMNS."""
-    return table(HEADLINE_COLUMNS, finding_rows(numbers)) + "\n"
-
-
 def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
     """P1's three findings, and the third by a success without lens tokens where there is one: finding, number, and whether it holds by
     the rule fixed beforehand, which says nothing of too few layers or features."""

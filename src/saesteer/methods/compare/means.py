@@ -21,7 +21,6 @@ from saesteer.settings.registry import Method
 
 ELSEWHERE = "From elsewhere"
 """The family of imported texts whose method the registry does not have."""
-FAMILIES = ("Controls", "Prompt", "Trained weights", "Vectors", "SAE features", "Effects of steering", ELSEWHERE)
 POWER = 0.8
 """Of the test that finds a `detectable` difference."""
 _METHOD = ["layer", "method"]
@@ -32,7 +31,7 @@ _Row = dict[str, Any]
 
 
 def family_of(row: Method) -> str:
-    """Which kind of method a row of the registry is, by what it needs and how its strength is swept; one of FAMILIES."""
+    """Which kind of method a row of the registry is, by what it needs and how its strength is swept (figures.style.LOOKS has each)."""
     if row.paper in ("baseline", "control"):
         return "Controls"
     if row.adds_text or row.grid == "adapter":
@@ -86,7 +85,7 @@ def mean_over_concepts(
 ) -> dict[str, float | None]:
     """`mean_columns` of the values that are not null; their order does not matter."""
     present = np.sort(values.drop_nulls().cast(pl.Float64).to_numpy())
-    return mean_columns(name, present, settings, ends, scale)
+    return mean_columns(name, present, settings.confidence, ends, scale)
 
 
 def method_ranks(scores: pl.DataFrame, settings: ProtocolSettings) -> pl.DataFrame:
@@ -224,8 +223,8 @@ def method_differences(scores: pl.DataFrame, settings: ProtocolSettings) -> pl.D
 
 
 def _difference(differences: Float[np.ndarray, " concept"], settings: ProtocolSettings, scale: Interval) -> _Row:
-    mean = mean_columns("mean", differences, settings, ends="", scale=scale)
-    win_rate = mean_columns("win_rate", wins(differences), settings, scale=SHARES)
+    mean = mean_columns("mean", differences, settings.confidence, ends="", scale=scale)
+    win_rate = mean_columns("win_rate", wins(differences), settings.confidence, scale=SHARES)
     return {"n": len(differences), **mean, "detectable": detectable(differences, settings.confidence), **win_rate}
 
 
