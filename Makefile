@@ -32,6 +32,8 @@ public-findings: $(INSTALLED)  ## all that docs/plan.md asks of both models, man
 	$(BIN)/python -m studies.public recommendations smollm2
 	$(BIN)/python -m studies.public recommendations gemma-3-270m
 	$(BIN)/python -m studies.public demonstration
+	$(BIN)/python -m studies.public texts smollm2-methods
+	$(BIN)/python -m studies.public texts gemma-3-270m-methods
 	PYTHONPATH=build/extras $(BIN)/python -m studies.public judges smollm2-methods
 	PYTHONPATH=build/extras $(BIN)/python -m studies.public judges gemma-3-270m-methods
 

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,10 +14,11 @@ import torch
 import typer
 
 from saesteer.cli.application import workflow_of
-from saesteer.core.files import write_json, write_text
+from saesteer.core.files import write_atomically, write_json, write_text
 from saesteer.engine.attention import GROUPED
 from saesteer.engine.models import LanguageModel, load_language_model
 from saesteer.engine.sae_convert import sae_from_folder
+from saesteer.rating.sheet import rated_texts
 from saesteer.run import open_run
 from saesteer.settings import Comparison, Workflow, load_experiment
 from saesteer.settings.methods import LabelledTexts
@@ -24,7 +26,7 @@ from saesteer.workflow.model_files import model_files
 from studies.public import activations, train
 from studies.public.activations import Rows
 from studies.public.card import MODELS, ship
-from studies.public.judges import NAME, model_file, served, write_judgements
+from studies.public.judges import NAME, model_file, served, texts_file, write_judgements
 from studies.public.measure import loss_with_sae, losses_without_sae, quality
 from studies.public.recommendations import FOLDER, FURTHER_CONCEPTS, demonstrated, write_recommendations
 from studies.public.texts import cleaned, prompts, requests, sampled_parts
@@ -216,6 +218,13 @@ def judges(
     run = open_run(experiment, workflow_of(CONFIGFILE))
     with served(model_file(), threads) as base_url:
         write_judgements(run, base_url, NAME, seed)
+
+
+@app.command("texts")
+def keep_texts(experiment: Annotated[str, typer.Argument(help="A comparison of methods that was run here.")]) -> None:
+    """All rated texts of a comparison with their concepts and ratings, into docs/methods."""
+    run = open_run(experiment, workflow_of(CONFIGFILE))
+    write_atomically(texts_file(run.name), partial(rated_texts(run).write_parquet, compression_level=19))
 
 
 def trained_on(folder: Path, layer: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ from saesteer.core.files import write_atomically, write_text
 from saesteer.judge.batch import endpoint_asker
 from saesteer.judge.rate_llm import judge_texts
 from saesteer.rating.agreement import agreement
-from saesteer.rating.sheet import drawn, rated_texts
+from saesteer.rating.sheet import drawn
 from saesteer.run import Run
 from saesteer.settings import EndpointJudge, PackageSource
 from saesteer.sources.corpus import topic_names
@@ -45,7 +45,7 @@ N_AT_ONCE, N_TOKENS = 2, 4096
 
 def write_judgements(run: Run, base_url: str, model: str, seed: int) -> None:
     """NAME.parquet in FOLDER, the texts with all ratings, and NAME.csv, how far each two judges agree."""
-    texts = sample(run, seed)
+    texts = drawn(pl.read_parquet(texts_file(run.name)), N_TEXTS, seed)
     rated = {"embedding": _judgements(texts), "books": by_topic(run, texts), model: by_endpoint(texts, base_url, model, ANSWERS / run.name)}
     write_atomically(FOLDER / f"{run.name}.parquet", ratings_of(rated, texts.drop(RATINGS)).write_parquet)
     write_text(FOLDER / f"{run.name}.csv", agreements(rated).write_csv(float_precision=4))
@@ -71,9 +71,9 @@ def served(gguf: Path, threads: int) -> Iterator[str]:
     del server
 
 
-def sample(run: Run, seed: int) -> pl.DataFrame:
-    """N_TEXTS rated texts, balanced over ratings and strengths."""
-    return drawn(rated_texts(run), N_TEXTS, seed)
+def texts_file(experiment: str) -> Path:
+    """Where git has all rated texts of a comparison."""
+    return Path("docs/methods") / experiment / "texts.parquet"
 
 
 def by_topic(run: Run, texts: pl.DataFrame) -> pl.DataFrame:
