@@ -16,7 +16,11 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "docs/reference/saes.md": {"saes": tables.saes_markdown},
     "docs/findings.md": {"answers": answers_markdown, "carried-over": tables.carried_over_markdown},
     "docs/known-truth.md": {"findings": lambda root: table(HEADLINE_COLUMNS, finding_rows(metrics(root, SHIPPED)))},
-    "docs/tables/public-models.md": {"headlines": tables.headlines_markdown, "grid-ends": tables.grid_ends_markdown},
+    "docs/tables/public-models.md": {
+        "headlines": tables.headlines_markdown,
+        "grid-ends": tables.grid_ends_markdown,
+        "methods": tables.methods_markdown,
+    },
 }
 """Page -> its generated blocks by name, each with what writes its text from the repository's root."""
 

@@ -32,6 +32,8 @@ DIFFERENCES = {
     "LoRA − a prompt": ("lora", "prompting"),
 }
 """Finding -> the two methods whose held-out scores are compared, paired over concepts."""
+SHOWN_LIMITS = (SHOWN_LIMIT, 0.5)
+"""Nats of divergence on ordinary text that a method may cost; the CSV files have two more."""
 _Row = Mapping[str, Any]
 
 
@@ -110,22 +112,29 @@ def methods_markdown(root: Path) -> str:
     lines = []
     for title in best_first:
         of_models = [by_key.get((title, model)) for model in MODELS.values()]
-        scores = [_with_ends(row, name) for name in ("score", "limited") for row in of_models]
+        scores = [_with_ends(row, name) for name in ("score", *map(_limited, SHOWN_LIMITS)) for row in of_models]
         lines.append((title, *scores, " / ".join(number(row["loss_rise"]) for row in of_models if row)))
-    limited = [f"at most {SHOWN_LIMIT} nats, {model}" for model in MODELS.values()]
+    limited = [f"at most {limit} nats, {model}" for limit in SHOWN_LIMITS for model in MODELS.values()]
     return table(("method", *MODELS.values(), *limited, "loss rise"), lines)
 
 
 def scores_and_costs(root: Path, experiment: str) -> pl.DataFrame | None:
-    """The methods compared on a sweep's model with what each costs ordinary text, and its score at a limit on that (`limited`)."""
+    """The methods compared on a sweep's model with what each costs ordinary text, and its scores at limits on that (`_limited`)."""
     names = (METHODS_TABLE.name, METHOD_DAMAGE.name, METHOD_EQUAL_COST.name)
     methods, damage, equal_cost = (stored(root, comparison(experiment), name) for name in names)
     if methods is None or damage is None or equal_cost is None:
         return None
     keys = ["layer", "method"]
-    limited = {f"limited{end}": f"score{end}" for end in ("", "_low", "_high")}
-    with_costs = methods.join(damage, on=keys, how="left", maintain_order="left")
-    return with_costs.join(equal_cost.filter(limit=SHOWN_LIMIT).select(*keys, **limited), on=keys, how="left", maintain_order="left")
+    rows = methods.join(damage, on=keys, how="left", maintain_order="left")
+    for limit in SHOWN_LIMITS:
+        scores = {f"{_limited(limit)}{end}": f"score{end}" for end in ("", "_low", "_high")}
+        rows = rows.join(equal_cost.filter(limit=limit).select(*keys, **scores), on=keys, how="left", maintain_order="left")
+    return rows
+
+
+def _limited(limit: float) -> str:
+    """What the score at a limit is called."""
+    return f"at_most_{limit}"
 
 
 def _with_ends(row: _Row | None, name: str) -> str:
