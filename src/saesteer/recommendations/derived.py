@@ -7,6 +7,7 @@ models are not on this machine, or an endpoint is to be asked, there is `snakema
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -27,7 +28,7 @@ from saesteer.core.yaml_1_2 import to_yaml
 from saesteer.recommendations.question import RecommendRequest
 from saesteer.run import Run, open_run
 from saesteer.settings import Comparison
-from saesteer.sources.pins import SAE_FILES, is_current, model_settings, pinned_files, pinned_path
+from saesteer.sources.pins import SAE_FILES, model_settings, pinned_files, pinned_path
 from saesteer.steps.judge import JUDGEMENTS
 from saesteer.steps.perplexity import PERPLEXITY
 from saesteer.steps.step import Step, steps_of
@@ -88,8 +89,7 @@ def _takes_over_inputs(source: Run, run: Run) -> bool:
     if not all(_is_newer(manifest, converted_from) for manifest in manifests):
         return False
     entries = {layer: entry for manifest in manifests for layer, entry in read_manifest(manifest)["layers"].items()}
-    converter = {"converter_version": algorithm_versions("engine.sae_convert")["engine.sae_convert"]}
-    if not all(is_current(source.data / "saes" / entry["file"], converter) for entry in entries.values()):
+    if not all(_is_converted_as_now(source.data / "saes" / entry["file"]) for entry in entries.values()):
         return False
     for name in names:
         _link(source.data / f"pins/{name}.json", run.data / f"pins/{name}.json")
@@ -115,6 +115,16 @@ def _made_from(run: Run, name: str) -> list[Path]:
 def _is_newer(made: Path, files: Iterable[Path]) -> bool:
     """Whether a file is there and not older than those that it was made from, which is how Snakemake sees it."""
     return made.is_file() and all(file.stat().st_mtime_ns <= made.stat().st_mtime_ns for file in files)
+
+
+def _is_converted_as_now(sae: Path) -> bool:
+    """Whether a converted SAE is on this machine, made by the converter that there is now. Unlike `pins.is_current` it does not read the
+    file, which for large SAEs would take longer than the answer."""
+    record = sae.with_suffix(".json")
+    if not (sae.is_file() and record.is_file()):
+        return False
+    made = json.loads(record.read_text(encoding="utf-8"))
+    return bool(made["converter_version"] == algorithm_versions("engine.sae_convert")["engine.sae_convert"])
 
 
 def _link(path: Path, linked: Path) -> None:
