@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from workflow_folder import BIN, ROOT
+from workflow_folder import BIN, CHROMIUM, ROOT
 
 import saesteer
 from saesteer.settings import SettingsError, Sweep, load_experiment
@@ -76,8 +76,8 @@ def test_an_experiment_on_a_page_is_valid(tmp_path: Path) -> None:
     written = dict(re.findall(r"```yaml\n# config/experiments/([\w-]+)\.yaml\n(.*?)```", pages, re.DOTALL))
     for name, text in written.items():
         (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
-    read = {name: load_experiment(name, tmp_path, ROOT / "config/experiments") for name in written}
-    assert read.keys() >= {"gemma-five", "gemma-layer-20", "gemma-3-1b"}
+    read = {name: load_experiment(name, tmp_path, ROOT / "docs", ROOT / "config/experiments") for name in written}
+    assert read.keys() >= {"gemma-five", "gemma-layer-20", "gemma-3-1b", "my-methods"}
     assert isinstance(load_experiment("gemma-layer-20", tmp_path, ROOT / "config/experiments", kind="sweep"), Sweep)  # for `recommend`
 
 
@@ -166,13 +166,20 @@ def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
     assert rooms.without_detours(direct, ["a", "b", "c", "d"]) == [("a", "b"), ("b", "c"), ("c", "d")]
 
 
-@pytest.mark.exhaustive
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    """With the options of `make docs`, which CI runs before any test; every generated page has its content."""
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built with the options of `make docs`, which CI runs before any test."""
+    folder = tmp_path_factory.mktemp("site")
     (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "sphinx-build" in line]
     options = line.split("sphinx-build ")[1].removesuffix("build/docs").split()
-    done = subprocess.run([str(BIN / "sphinx-build"), *options, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([str(BIN / "sphinx-build"), *options, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.exhaustive
+def test_the_site_builds_without_a_warning(site: Path) -> None:
+    """Every generated page has its content."""
     for page, word in {
         "tables": "gen_success_20",
         "commands": "saesteer unlock",
@@ -181,9 +188,23 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         "models": "recurrent_gemma",
         "faults": "test_bombs.py",
     }.items():
-        assert word in re.sub("<[^>]+>", "", (tmp_path / f"reference/{page}.html").read_text(encoding="utf-8")), page
-    assert all((tmp_path / "example" / path).is_file() for path in ("index.html", "report.js", "data/index.js", "figures/overview.png"))
-    assert "saesteer.load_sae" in (tmp_path / "reference/api.html").read_text(encoding="utf-8")
+        assert word in re.sub("<[^>]+>", "", (site / f"reference/{page}.html").read_text(encoding="utf-8")), page
+    assert all((site / "example" / path).is_file() for path in ("index.html", "report.js", "data/index.js", "figures/overview.png"))
+    assert "saesteer.load_sae" in (site / "reference/api.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt-get install chromium")
+@pytest.mark.parametrize(
+    ("word", "page"), [("recommend", "recommend"), ("serve", "serve"), ("steer live", "serve"), ("install", "install")]
+)
+def test_a_search_gives_the_page_with_the_word_in_its_title_first(word: str, page: str, site: Path) -> None:
+    options = ["--headless", "--no-sandbox", "--virtual-time-budget=5000", "--dump-dom"]
+    address = f"{site.as_uri()}/search.html?q={word}"
+    shown = subprocess.run([str(CHROMIUM), *options, address], capture_output=True, text=True, check=True).stdout
+    first = re.search(r'<li class="[^"]*"><a href="([^"?#]+)', shown.partition("search-results")[2])
+    assert first is not None, shown
+    assert first[1] == f"{page}.html"
 
 
 def test_the_first_hour_shows_the_texts_that_steering_writes() -> None:

@@ -78,7 +78,8 @@ COMMANDS = {
     r"snakemake --profile generic": by("slurm/test_generic.py::test_a_job_killed_for_memory_is_submitted_again"),
     r"snakemake --profile slurm( --configfile config/config\.yaml)?": here("dry", ON_SLURM),
     r"saesteer (gc|gc --remove|unlock)": here("run"),
-    r"saesteer init my-model .*|saesteer check my-model": by(OWN),
+    r"saesteer init my-model .*|saesteer check my-model|saesteer report my-model": by(OWN),
+    r"saesteer (check|run) my-methods": by("test_docs.py::test_an_experiment_on_a_page_is_valid", METHODS),
     r"saesteer init --model": by("test_model_sources.py::test_an_experiment_on_a_gguf_file_and_then_on_its_package"),
     r'snakemake --cores all --config "experiments=\[my-model\]"': by(
         "test_own_model_run.py::test_every_figure_is_there_and_none_of_ratings"
@@ -89,7 +90,7 @@ COMMANDS = {
     r"saesteer check( gemma-(2-2b|five))?": by("test_commands_on_real_inputs.py::test_check_says_what_there_is_and_what_it_takes"),
     r"saesteer saes PATTERN": by("test_hub_sources.py::test_the_command"),
     r"python tests/family_table\.py": by("test_model_families.py::test_every_family_scores_and_steers_as_plain_hooks_do"),
-    r"saesteer features": by("test_commands_on_real_inputs.py::test_features_are_found_by_their_explanations"),
+    r"saesteer features EXPERIMENT": by("test_commands_on_real_inputs.py::test_features_are_found_by_their_explanations"),
     r"saesteer explain( my-model.*)?": by("test_explanations.py::test_a_language_model_is_asked_once_and_held_out_texts_were_not_shown"),
     r"saesteer agreement tiny": by("test_commands_on_real_inputs.py::test_judges_of_the_same_texts_are_compared"),
     r"saesteer rate tiny": here("run", "test_report_pages.py::test_texts_are_rated_by_keyboard_and_the_answers_saved"),
@@ -98,7 +99,7 @@ COMMANDS = {
     r"saesteer upload .*": by("test_neuronpedia_upload.py::test_a_dry_run_prints_what_would_be_sent_and_sends_nothing"),
     r"saesteer vectors .*": by("test_methods_workflow.py::test_vectors_go_out_and_come_in_as_a_method_that_writes_the_same_texts"),
     r"saesteer recommend( .*)?": by("test_recommend.py::test_a_labelled_concept_needs_ratings_only_and_a_second_time_nothing"),
-    r"saesteer serve( tiny)?": by("test_serve.py::test_the_command"),
+    r"saesteer serve( tiny| smollm2-quick)?": by("test_serve.py::test_the_command"),
     r"saesteer steer( .*)?": by("test_steer_command.py::test_the_command"),
     r"saesteer export-vector( .*)?": by("test_vector_export.py::test_a_features_vector_is_frozen_measured_and_written"),
     r"llama-cli .*": by("test_vector_consumers.py::test_llama_cpps_logits_and_greedy_tokens_are_ours"),

@@ -160,7 +160,7 @@ def test_jobs_share_the_cores_by_a_power_of_two(
     folder = Folder(tmp_path)
     chosen = folder.values("micro")["features"] | {"features": {layer: [*features] for layer, features in UNEQUAL.items()}}
     folder.edit("micro", features=chosen, features_per_job=size)
-    code, planned = folder.run("-n", "--cores", str(cores), methods="[]")
+    code, planned = folder.run("-n", "--cores", str(cores), cold=True, methods="[]")  # its environment is no other test's
     assert code == 0
     of_rule = planned.partition("rule generations:")[2].partition("\n\n")[0]
     assert (f"threads: {threads}\n" in of_rule) == (threads > 1)

@@ -17,7 +17,7 @@ from small_embedder import write_embedder
 
 from saesteer.sources.embedding_model import text_pooling
 from saesteer.sources.http import Policy
-from saesteer.sources.hub import HubError, check_access, fetch_model, model_config, repo_size
+from saesteer.sources.hub import HubError, check_access, fetch_model, model_config, model_tokenizer, repo_size
 
 REPO = "tiny/llama"
 DEAD = "http://127.0.0.1:9"
@@ -88,6 +88,17 @@ def test_what_is_in_the_cache_is_not_downloaded_again_nor_needs_a_hub(
     assert len(hub.requests) == n_requests
     use_hub(monkeypatch, DEAD)
     assert fetch_model(REPO, "main", tmp_path) == first
+
+
+def test_a_tokenizer_is_in_the_cache_without_the_weights(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = model_tokenizer(REPO, None, tmp_path)
+    assert list(folder.glob("*.safetensors*")) == []
+    use_hub(monkeypatch, hub.url, offline=True)
+    assert model_tokenizer(REPO, None, tmp_path) == folder
+    hub.add("tiny/other", {"config.json": b"{}"})
+    use_hub(monkeypatch, hub.url)
+    with pytest.raises(HubError, match=r"tiny/other has no tokenizer\.json: choose a repository with one"):
+        model_tokenizer("tiny/other", None, tmp_path)
 
 
 def test_an_interrupted_fetch_is_not_taken_for_a_model(hub: Hub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any
 import polars as pl
 import pytest
 from report_folders import compared, swept
-from workflow_folder import ROOT
+from workflow_folder import CHROMIUM, ROOT
 
 from saesteer.analysis.best_factor import recommended_factors
 from saesteer.analysis.tables import OUTCOMES, STEERING
@@ -32,7 +31,6 @@ from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 
 sync_api = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")]
 
 CHUNK = 3

@@ -104,7 +104,7 @@ def test_texts_grow_into_those_of_the_library(served: Served, comparison: Run) -
     assert steered(served, steering=MEDICINE) == expected
 
 
-@pytest.mark.parametrize(("edit", "factor"), [("ablation", 1.0), ("projection", 1.0), ("clamp", -2.0)])
+@pytest.mark.parametrize(("edit", "factor"), [("ablation", 1.0), ("projection", 1.0), ("clamp", -2.0), ("decay", 2.0)])
 def test_a_feature_is_edited_as_by_the_command(served: Served, comparison: Run, edit: Edit, factor: float) -> None:
     made = list(texts_by_token(comparison, Request(LAYER, FEATURE, (factor,), PROMPT, 2, seed=4, max_tokens=12, edit=edit)))[-1][2:]
     steering = {"features": [{"layer": LAYER, "feature": FEATURE, "factor": factor}], "edit": edit}
@@ -115,7 +115,7 @@ def test_the_unsteered_text_is_the_same_whatever_it_is_compared_with(served: Ser
     """Neither features nor strengths, edits and methods reach it or its random numbers."""
     features = [[], *([{"layer": LAYER, "feature": feature, "factor": factor}] for feature, factor in ((FEATURE, 1), (7, -2.5), (560, 0)))]
     steerings: list[dict[str, Any]] = [{"features": one} for one in (*features, [*features[1], *features[2]])]
-    steerings += [{"features": features[1], "edit": edit} for edit in ("ablation", "projection", "clamp")]
+    steerings += [{"features": features[1], "edit": edit} for edit in ("ablation", "projection", "clamp", "decay")]
     steerings += [{"fit": {"method": method, "concept": "sea", "layer": LAYER}} for method in ("diffmean", "sae_label")]
     plain, sampling = served.model.setting(SteeringField()), served.model.sampling(12)
     expected = [of.text for of in served.ended(served.model.texts(PROMPT, plain, sampling, 2, 4))]

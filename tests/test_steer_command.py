@@ -108,10 +108,10 @@ def test_the_command(comparison: Run) -> None:
     assert made.output == f"{NAME} has not steered with feature 6/7, so no factor is recommended: name one (--factor)\n"
 
 
-def test_a_feature_may_be_ablated_projected_out_or_clamped(comparison: Run) -> None:
+def test_what_is_done_with_a_feature_may_be_chosen(comparison: Run) -> None:
     sae, prompts = shipped_sae(6), {text_id(PROMPT): PROMPT}
     made = {}
-    for edit, factors in (("ablation", []), ("projection", []), ("clamp", [-20.0])):
+    for edit, factors in (("ablation", []), ("projection", []), ("clamp", [-20.0]), ("decay", [20.0])):
         request = request_of(comparison, "6/7", factors, PROMPT, 1, 4, 12, edit)
         sampling = replace(sampling_of(comparison.experiment), max_new_tokens=12)
         rows = pl.DataFrame(

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -36,7 +37,12 @@ from saesteer.engine.vector_formats import check_constant
 
 LAYER, FACTOR = 3, 1.5
 VECTOR = torch.nn.functional.normalize(torch.randn(128, generator=torch.Generator().manual_seed(0)), dim=0)
-TEXTS = [ids[: 5 + 2 * place] for place, ids in enumerate(text.ids for text in texts_of("sea", 6, seed=5))]
+
+
+@cache
+def texts() -> list[list[int]]:
+    """Token ids of sentences of several lengths."""
+    return [ids[: 5 + 2 * place] for place, ids in enumerate(text.ids for text in texts_of("sea", 6, seed=5))]
 
 
 def hooked(change: Callable[[Tensor], Tensor]) -> AbstractContextManager[Any]:
@@ -129,13 +135,13 @@ def test_texts_of_several_lengths_read_in_one_batch(case: str) -> None:
     intervention, sae, plainly = CASES[case]
     lm = shipped_model()
     with plainly() as model:
-        expected = [model(torch.tensor([text])).logits[0] for text in TEXTS]
-    width = max(map(len, TEXTS))
-    padded = torch.tensor([text + [0] * (width - len(text)) for text in TEXTS])
+        expected = [model(torch.tensor([text])).logits[0] for text in texts()]
+    width = max(map(len, texts()))
+    padded = torch.tensor([text + [0] * (width - len(text)) for text in texts()])
     unsteered = lm.model(padded).logits
     with left_as_it_was(lm), steered_model(lm, sae, LAYER, intervention, FACTOR):
         batches = torch.cat([lm.model(padded[:4]).logits, lm.model(padded[4:]).logits])
-    for text, made, before, wanted in zip(TEXTS, batches, unsteered, expected, strict=True):
+    for text, made, before, wanted in zip(texts(), batches, unsteered, expected, strict=True):
         torch.testing.assert_close(made[: len(text)], wanted, rtol=1e-4, atol=1e-4)
         assert (made - before)[: len(text)].abs().max() > 0.1
     assert torch.equal(lm.model(padded).logits, unsteered)
@@ -150,10 +156,10 @@ def test_generation_with_a_cache_and_padding_before_the_prompts(case: str) -> No
     intervention, sae, plainly = CASES[case]
     lm, greedy = shipped_model(), {"do_sample": False, "max_new_tokens": 6, "eos_token_id": None, "pad_token_id": 0}
     with plainly() as model:
-        expected = [model.generate(torch.tensor([text]), **greedy)[0, len(text) :].tolist() for text in TEXTS]
-    width = max(map(len, TEXTS))
-    ids = torch.tensor([[0] * (width - len(text)) + text for text in TEXTS])
-    mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in TEXTS])
+        expected = [model.generate(torch.tensor([text]), **greedy)[0, len(text) :].tolist() for text in texts()]
+    width = max(map(len, texts()))
+    ids = torch.tensor([[0] * (width - len(text)) + text for text in texts()])
+    mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in texts()])
     with steered_model(lm, sae, LAYER, intervention, FACTOR):
         made = lm.model.generate(ids, attention_mask=mask, **greedy)
     assert made[:, width:].tolist() == expected

@@ -60,6 +60,7 @@ def _interventions(sae: Sae) -> list[Intervention]:
         ConditionalClamp(torch.tensor([11, 7]), None),
         DecayingAddition(_unit(8, d), 6.0, 0.7),
         DecayingAddition(_unit(9, d), 6.0, 0.4),
+        DecayingAddition(_unit(13, d), None, 0.7),
         ScaledComponent(_unit(10, d)),
         ProjectionFloor(_unit(11, d), 4.0),
         ProjectionFloor(-_unit(12, d), -0.1),
@@ -96,7 +97,8 @@ def _edited(one: Intervention, factor: float, sae: Sae, prompt_length: int) -> C
                 scale = float(codes.max()) if one.scale is None else one.scale
                 out[0, place] = h + factor * scale * one.vector
             if isinstance(one, DecayingAddition) and place >= prompt_length - 1:
-                out[0, place] = h + factor * one.scale * one.decay ** (place - prompt_length + 1) * one.vector
+                scale = float(codes.max()) if one.scale is None else one.scale
+                out[0, place] = h + factor * scale * one.decay ** (place - prompt_length + 1) * one.vector
             if isinstance(one, ScaledComponent):
                 along = torch.outer(one.vector, one.vector)
                 out[0, place] = h - along @ h + (1 + factor) * along @ h

@@ -9,7 +9,7 @@ from saesteer.engine.memory import free_host_bytes
 from saesteer.engine.process import n_cores, peak_flops
 from saesteer.settings import load_experiment
 from saesteer.settings.load import load_workflow, read_yaml
-from saesteer.workflow.preflight import check_experiment
+from saesteer.workflow.preflight import _disk, _Subject, _Weights, check_experiment
 from saesteer.workflow.this_machine import SMALLER, Amounts, duration, in_words, operations
 
 GEMMA = Amounts(model=2.6e9, scorer=2.6e9, sae=7.5e7, n_layers=2, n_features=12, n_texts=1000, n_new=20, corpus_tokens=5000)
@@ -54,7 +54,15 @@ def test_the_shipped_experiment_takes_minutes_here() -> None:
     assert 1e8 < peak_flops() < 1e15
     workflow = load_workflow(read_yaml(Path("config/config.yaml")))
     experiment = load_experiment("micro", *workflow.experiments_dirs)
-    (text,) = (found.text for found in check_experiment("micro", experiment, workflow, {}) if found.about == "this machine")
+    (text,) = (found.text for found in check_experiment("micro", experiment, workflow, {}) if "GPU" in found.about + found.text)
     assert text.startswith(f"no GPU; {n_cores()} cores, now ")
     assert " minute" in text
     assert "GiB are free" in text
+
+
+def test_what_a_model_takes_on_disk_is_what_is_downloaded_whatever_it_runs_in(tmp_path: Path) -> None:
+    """The repository's bytes; of a model that is on this machine none."""
+    workflow = load_workflow(read_yaml(Path("config/config.yaml"))).model_copy(update={"data_dir": tmp_path})
+    experiment = load_experiment("micro", *workflow.experiments_dirs)
+    models = {"model": _Weights(10 * 2**30, {}, 3 * 2**28), "perplexity_model": _Weights(2**30, {})}
+    assert "models 0.8 GiB, " in _disk(_Subject("micro", experiment, workflow, {}, models))

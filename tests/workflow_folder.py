@@ -18,6 +18,7 @@ from saesteer.steps.step import step_tables
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SHIPPED = ("data/world", "data/public", "docs")
 """What experiments of the default configuration read, beside config/."""
 WITHOUT_SHIPPED = shutil.ignore_patterns("world*", "public")

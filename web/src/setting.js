@@ -2,7 +2,8 @@
 
 import { served } from "./data.js";
 
-export const EDITS = [["addition", "add"], ["clamp", "clamp where active"], ["ablation", "set to 0 (ablate)"], ["projection", "project out"]];
+export const EDITS = [["addition", "add"], ["decay", "add, less at each token"], ["clamp", "clamp where active"], ["ablation", "set to 0 (ablate)"], ["projection", "project out"]];
+export const N_SAMPLES = [1, 2, 3, 5, 8];
 const FEATURE = /^(\d+)\/(\d+)\*(-?[\d.]*)$/, FIT = /^([\w-]+)\/(\d+)\*(-?[\d.]*)$/, TURN = /^(system|user|assistant):([^]*)$/;
 
 /** A prompt in the model's form: of a model that answers the turns of a conversation, of others a text. */
@@ -20,7 +21,7 @@ export function read(query, index) {
     fit: method === undefined ? null : { method, layer: Number(layer), concept: query.get("c") ?? "", factor },
     edit: EDITS.some(([name]) => name === query.get("e")) && features.length === 1 ? query.get("e") : "addition",
     prompt: served.turns && turns.length ? turns : asPrompt(query.get("p") ?? index.prompts[0] ?? ""),
-    samples: Math.max(1, Math.round(Number(query.get("n") ?? 2)) || 1),
+    samples: Number(query.get("n") ?? 2),
     seed: query.get("s") ?? String(served.seed),
     temperature: query.get("t") ?? String(served.temperature),
     length: query.get("l") ?? String(served.max_tokens),
@@ -38,8 +39,9 @@ export const address = ({ features, fit, edit, prompt, samples, seed, temperatur
 const isNumber = (text) => text.trim() !== "" && Number.isFinite(Number(text));
 
 /** What keeps a setting from being written, in a sentence; "" where nothing does. */
-export function faultOf({ features, fit, unread, prompt, seed, temperature, length }) {
+export function faultOf({ features, fit, unread, prompt, samples, seed, temperature, length }) {
   if (unread.length) return `The address says “${unread[0]}”, which is neither LAYER/FEATURE*STRENGTH nor METHOD/LAYER*STRENGTH.`;
+  if (!N_SAMPLES.includes(samples)) return `The address asks for ${samples} texts of each: choose one of ${N_SAMPLES.join(", ")}.`;
   const empty = [...features, ...(fit ? [fit] : [])].find((one) => !isNumber(one.factor));
   if (empty) return `The strength of ${fit ? `${fit.method} for ${fit.concept}` : `${empty.layer}/${empty.feature}`} is no number: type one, 0 for the unsteered text.`;
   const numbers = [["seed", seed, 0], ["temperature", temperature, 0], ["length", length, 1]];

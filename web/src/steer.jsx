@@ -7,14 +7,14 @@ import { entry, events, load, post } from "./data.js";
 import { TITLES } from "./features.jsx";
 import { Finder, presetsOf } from "./finder.jsx";
 import { Activations, Choice, Copy, Field, Index, Section, objects, show, usePromise, visible } from "./parts.jsx";
-import { EDITS, address, bodyOf, faultOf, read } from "./setting.js";
+import { EDITS, N_SAMPLES, address, bodyOf, faultOf, read } from "./setting.js";
 
-const N_SAMPLES = [1, 2, 3, 5, 8], DEFAULT_STRENGTH = "1", REMOVALS = ["ablation", "projection"], START = "#/steer", SAVE_AFTER = 300; // browsers limit how often history changes
+const DEFAULT_STRENGTH = "1", REMOVALS = ["ablation", "projection"], START = "#/steer", SAVE_AFTER = 300; // browsers limit how often history changes
 const written = new Map(); // runs that have ended, by address, so that Back shows them at once
 
 /** Writes a setting's texts; `onChange` gets the run as far as it is: { setting, texts: [unsteered, steered], next, fault, going }. */
 async function write(setting, controller, onChange) {
-  const texts = [false, true].map(() => Array.from({ length: Math.min(setting.samples, N_SAMPLES.at(-1)) }, () => ({ text: "", finish: null })));
+  const texts = [false, true].map(() => Array.from({ length: setting.samples }, () => ({ text: "", finish: null })));
   const run = { setting, texts, next: null, fault: faultOf(setting), going: true };
   const isWhole = () => run.texts.flat().every((one) => one.finish), changed = (changes) => onChange({ ...Object.assign(run, changes) });
   if (run.fault) return changed({ texts: null, going: false });

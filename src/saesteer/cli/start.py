@@ -91,8 +91,8 @@ def steer(
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Of the sampling; none: the experiment's.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text; none: the experiment's.")] = None,
     edit: Annotated[
-        Literal["addition", "ablation", "projection", "clamp"],
-        typer.Option(help="What is done with the feature, as sweep.edit: added, set to 0, projected out, or clamped where it is active."),
+        Literal["addition", "decay", "ablation", "projection", "clamp"],
+        typer.Option(help="What is done with the feature, as sweep.edit; decay adds less at each further token, ablation sets to 0."),
     ] = "addition",
     configfile: Configfile = CONFIG,
 ) -> None:

@@ -14,7 +14,16 @@ from saesteer.core.texts import FEATURE_TEXT, FIT_TEXT, NO_FIT
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.finite import fault
 from saesteer.engine.generate import TEXTS, steered_texts, steered_texts_by_token
-from saesteer.engine.interventions import ActivationEdit, Addition, ConditionalClamp, Projection, PromptText, unpacked
+from saesteer.engine.interventions import (
+    DECAY,
+    ActivationEdit,
+    Addition,
+    ConditionalClamp,
+    DecayingAddition,
+    Projection,
+    PromptText,
+    unpacked,
+)
 from saesteer.engine.models import LanguageModel, check_length, prompt_token_ids
 from saesteer.engine.saes import Sae, check_features
 from saesteer.engine.steering import Intervention
@@ -49,7 +58,7 @@ def feature_texts(
     `rows` has feature (a number; or text, `set_name` of several that are added at once), factor (decimal string, multiples of a_max, or of
     the factors of several), prefix_id (16 hexadecimal digits) and sample; `prefixes` maps prefix_id to text, which becomes a prompt in the
     model's format. The tables have the keys and the columns of a text. Random numbers come from every key. `edit` is the sweep's setting of
-    that name: other than by addition, features are edited at every position.
+    that name: ablation, projection and clamp act at every position.
     """
     numbered, interventions, prompts = _of_features(lm, sae, layer, rows, prefixes, seed, edit)
     for texts in steered_texts(lm, sae, layer, numbered.select(_ROW), interventions, prompts, sampling):
@@ -193,6 +202,8 @@ def feature_edit(sae: Sae, feature: int, edit: str) -> Intervention:
         return Projection(torch.nn.functional.normalize(sae.W_dec[feature].float(), dim=0))
     if edit == "clamp":
         return ConditionalClamp(torch.tensor([feature]), None)
+    if edit == "decay":
+        return DecayingAddition(sae.W_dec[feature], None, DECAY, (feature,))
     return feature_addition(sae, feature)
 
 

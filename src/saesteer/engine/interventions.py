@@ -102,6 +102,10 @@ class ConditionalAddition(_AddsVector):
         return value > self.threshold if self.above else value < self.threshold
 
 
+DECAY = 0.9
+"""What is left of the strength at each further token: half of it after seven. Ours, see DecayingAddition."""
+
+
 @dataclass(frozen=True)
 class DecayingAddition(_AddsVector):
     """`h + factor * decay**t * scale * vector` at the t-th position from the prompt's last one on, t = 0 there. Steering that decays over
@@ -114,6 +118,10 @@ class DecayingAddition(_AddsVector):
 
     decay: float  # in [0, 1]
     features: tuple[int, ...] = ()  # as of Addition
+
+    @property
+    def kind_of_batch(self) -> object:
+        return DecayingAddition, self.scale is None
 
     @classmethod
     def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> "_Additions":

@@ -22,7 +22,13 @@ from saesteer.settings import Edit
 from saesteer.settings.base import canonical_factor
 from saesteer.steps.generations import sampling_of
 
-DONE: dict[Edit, str] = {"addition": "steered", "ablation": "ablated", "projection": "projected out", "clamp": "clamped where active"}
+DONE: dict[Edit, str] = {
+    "addition": "steered",
+    "decay": "steered with decay",
+    "ablation": "ablated",
+    "projection": "projected out",
+    "clamp": "clamped where active",
+}
 """What is done with the feature, in words."""
 
 
@@ -101,8 +107,8 @@ def _factor_of(run: Run, layer: int, feature: int, edit: Edit) -> tuple[float, s
     """The factor of an edit where none was given, and what chose it."""
     if edit == "addition":
         return recommended_factor(run, layer, feature)
-    if edit == "clamp":
-        raise SettingsError("no strength of a clamp is recommended: name one in multiples of a_max, e.g. --factor -2")
+    if edit in ("clamp", "decay"):
+        raise SettingsError(f"no strength of a {edit} is recommended: name one in multiples of a_max, e.g. --factor -2")
     return 1.0, ""
 
 

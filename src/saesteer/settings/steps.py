@@ -47,8 +47,8 @@ CLOSEST = 1.02
 """Ratio of a sweep's factors that stay apart when each is multiplied by the same number and rounded to three digits."""
 
 
-Edit = Literal["addition", "ablation", "projection", "clamp"]
-"""What is done with a feature."""
+Edit = Literal["addition", "decay", "ablation", "projection", "clamp"]
+"""What is done with a feature; decay: an addition that weakens at each further token."""
 
 
 class PilotSettings(Settings):

@@ -107,12 +107,14 @@ def model_config(repo: str, revision: str | None, cache_dir: Path | None) -> dic
 
 def model_tokenizer(repo: str, revision: str | None, cache_dir: Path | None) -> Path:
     """Folder with a model's tokenizer and settings, without its weights."""
-    names = {"config.json", "tokenizer.json", "tokenizer_config.json"}
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
     def choose(repo: str, listing: Mapping[str, int]) -> list[str]:
-        return [name for name in model_files(repo, listing) if name in names]
+        if missing := [name for name in names[:2] if name not in listing]:
+            raise HubError(f"{repo} has no {missing[0]}: choose a repository with one")
+        return [name for name in names if name in listing]
 
-    return fetch_files(repo, revision, choose, cache_dir, needed=("config.json", "tokenizer.json")).folder
+    return fetch_files(repo, revision, choose, cache_dir, needed=names[:2]).folder
 
 
 def repo_size(repo: str, revision: str | None) -> int:

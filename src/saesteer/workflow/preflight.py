@@ -50,6 +50,7 @@ GPUS = (80, 48, 24)
 
 CHARACTERS_PER_TOKEN = 4
 ACTIVATION_BYTES = 50  # on disk, a token and layer, with about ten active features (37 and 52 were measured); 4.5 each
+SMALL = 2 * 2**30  # of weights: such models run without a GPU
 WORKSPACE = 2 * 2**30  # activations, caches, the CUDA context
 NEURONPEDIA_LAYER = 0.4 * 2**30  # batches of a 16k source, by their published sizes; in proportion to the number of features
 _BATCHED_FEATURES = 16384
@@ -70,10 +71,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Weights:
-    """A model's bytes in the number format that it will run in, and its config.json."""
+    """A model's bytes in the number format that it will run in, its config.json, and the bytes to download."""
 
     n_bytes: int
     config: Mapping[str, Any]
+    download: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ class _Subject:
 
 
 def check_experiment(name: str, experiment: Experiment, workflow: Workflow, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Everything that can be known or estimated about an experiment, line by line, each as soon as it is known. What is refused is a
-    problem of the report, so that the other checks are made too."""
+    """Everything that can be known or estimated about an experiment, line by line, each as soon as it is known; an empty line is left out.
+    What is refused is a problem of the report, so that the other checks are made too."""
     checks: list[tuple[Level, str, Callable[[_Subject], str]]] = [("ok", "files", _files)]
     checks += [("ok", pin, partial(_model, pin=pin)) for pin in MODELS if pin in pins(experiment)]
     checks += [("ok", "tokens", _tokens), ("ok", "SAEs", _saes), ("ok", "max_activating_examples", _examples)]
@@ -104,7 +106,8 @@ def check_experiment(name: str, experiment: Experiment, workflow: Workflow, envi
     subject = _Subject(name, experiment, workflow, environ, {})
     for level, about, check in checks:
         try:
-            yield Finding(level, about, check(subject))
+            if text := check(subject):
+                yield Finding(level, about, text)
         except (SaesteerError, ValueError, OSError) as error:
             yield Finding("problem", about, str(error))
     unknown = [key for key in _published(experiment) if published_file(key).sha256 is None and key not in workflow.published_digests]
@@ -161,7 +164,7 @@ def _model(subject: _Subject, pin: str) -> str:
     numbers = 0, size // BYTES.get(stored, BYTES["float32"])
     if settings.dtype in QUANTISED:
         numbers = _quantised_numbers(settings.dtype, config)
-    subject.models[pin] = _Weights(total_bytes(*numbers, settings.dtype), config)
+    subject.models[pin] = _Weights(total_bytes(*numbers, settings.dtype), config, size)
     return f"{settings.name} can be read; {gib(size)} to download, unless it is in the cache"
 
 
@@ -209,22 +212,24 @@ def _saes(subject: _Subject) -> str:
 def _check_sae_size(experiment: Experiment, source: SaeSource) -> SaeSource:
     """The first SAE with its form; refused when its weights cannot be of the shape asked for, by their size on the hub.
 
-    Beside encoder and decoder a file holds a few numbers a feature (biases, thresholds) and headers.
+    Beside encoder and decoder a file holds a few numbers a feature (biases, thresholds, scales of eight-bit matrices) and headers.
     """
     saes, listing = experiment.saes, file_sizes(source.repo, experiment.saes.revision, folder_of(source))
     source = with_form(source, listing)
     weights = files_of(source).weights
     if weights not in listing:
         raise SettingsError(f"{source.repo} has no {weights}, which {source.name} consists of: correct saes.id or saes.revision")
-    size, widths = listing[weights], sorted(set(BYTES.values()))
+    size, widths = listing[weights], sorted({1, *BYTES.values()})
     matrices = 2 * saes.d_model * saes.n_features
     shapes = {matrices, matrices + saes.d_model**2} if saes.hook_point.startswith("transcoder") else {matrices}  # with a skip connection
-    if any(0 <= size - shape * width <= 8 * saes.n_features * width + _HEADERS for width in widths for shape in shapes):
+    if any(
+        0 <= size - shape * width <= 8 * saes.n_features * (width if width > 1 else 4) + _HEADERS for width in widths for shape in shapes
+    ):
         return source
     expected = " or ".join(f"{matrices * width:,}" for width in widths)
     raise SettingsError(
-        f"{source.name} has {size:,} bytes of weights in {source.repo}/{weights}, but {_shape(experiment)} has {expected}, and a bit:"
-        " correct saes.d_model and saes.n_features, or saes.id"
+        f"{source.name} has {size:,} bytes of weights in {source.repo}/{weights}, but {_shape(experiment)} has {expected} or"
+        " slightly more: correct saes.d_model and saes.n_features, or saes.id"
     )
 
 
@@ -253,7 +258,7 @@ def _disk(subject: _Subject) -> str:
     )
     activations = len(experiment.layers) * _corpus_tokens(experiment) * ACTIVATION_BYTES
     texts = _n_texts(experiment) * (40 + experiment.sampling.max_new_tokens * 3)
-    models = sum(weights.n_bytes for pin, weights in subject.models.items() if model_settings(experiment, pin).folder is None)
+    models = sum(weights.download for weights in subject.models.values())
     needed = models + (2 * saes if experiment.saes.from_hub else saes) + examples + activations + texts
     free = shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())).free
     unread = " and those that could not be read" if _lacks_models(subject) else ""
@@ -270,10 +275,14 @@ def _lacks_models(subject: _Subject) -> bool:
 
 
 def _gpu(subject: _Subject) -> str:
-    """What the largest jobs take of GPUs of common sizes: a sweep with one SAE, and the second model."""
+    """What the largest jobs take of GPUs of common sizes: a sweep with one SAE, and the largest other model. Nothing where there is no
+    GPU and none is needed."""
     from saesteer.engine.generate import sweep_bytes
     from saesteer.engine.models import model_without_weights
+    from saesteer.engine.weights import available_device
 
+    if available_device() == "cpu" and all(model.n_bytes <= SMALL for model in subject.models.values()):
+        return ""
     experiment, models = subject.experiment, subject.models
     needed = {size: n_gpus(max((model.n_bytes for model in models.values()), default=0), size * 2**30) for size in GPUS}
     parts = []
@@ -287,7 +296,7 @@ def _gpu(subject: _Subject) -> str:
         parts.append(f"texts take about {of_sizes} GiB of memory, {gib(resident)} of it weights and SAE")
     losses = [model.n_bytes for pin, model in models.items() if pin != "model"]
     if losses:
-        parts.append(f"the second model's losses about {gib(max(losses) + WORKSPACE)}")
+        parts.append(f"the largest other model about {gib(max(losses) + WORKSPACE)}")
     if max(needed.values()) > 1:
         parts.append("a job takes " + ", ".join(f"{counted(number, 'GPU')} of {size} GiB" for size, number in needed.items()))
     if _lacks_models(subject):

@@ -3,7 +3,15 @@
 import polars as pl
 import torch
 
-from saesteer.engine.interventions import ActivationEdit, Addition, ConditionalClamp, DecayingAddition, ProjectionFloor, ScaledComponent
+from saesteer.engine.interventions import (
+    DECAY,
+    ActivationEdit,
+    Addition,
+    ConditionalClamp,
+    DecayingAddition,
+    ProjectionFloor,
+    ScaledComponent,
+)
 from saesteer.methods.fit.means import difference_of_means
 from saesteer.methods.fit.problem import Abstains, Problem
 from saesteer.methods.fit.sae_features import (
@@ -28,9 +36,6 @@ MIN_OUTPUT_SCORE = 0.1
 MIN_INPUT_SCORE = 0.1
 """Share of a feature's max-activating examples whose maximum is on one of its top logit-lens tokens. No paper names one: that of the output
 score."""
-
-DECAY = 0.9
-"""What is left of the strength at each further token: half of it after seven. Ours, see engine.interventions.DecayingAddition."""
 
 K = 5
 """Features added up; fewer where fewer survive."""

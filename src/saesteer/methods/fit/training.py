@@ -126,8 +126,8 @@ Start = Callable[[Problem, torch.Generator], Trainee[Item]]
 
 def trained(problem: Problem, method: str, start: Start[Item], *groups: Sequence[Item]) -> Trained:
     """Train by the method's recipe on all texts of all groups, at the learning rate and for the number of epochs that have the lowest loss
-    on held-out texts (a share of each group) after training on the others; of equals the smaller. Where no rates are given to choose
-    from, as the recipe says. Every training begins with what `start` gives for the same random numbers."""
+    on held-out texts (a share of each group) after training on the others; of equal losses the larger rate and the fewer epochs. Where no
+    rates are given to choose from, as the recipe says. Every training begins with what `start` gives for the same random numbers."""
     recipe = problem.training.recipes[method]
     choice = Trained(Nothing(), recipe.learning_rate, recipe.epochs)
     if problem.training.learning_rates:
