@@ -67,6 +67,23 @@ def examples_of_concepts(wildcards):
     return job_manifests("max_activating_examples")(wildcards) if rates_by_examples(EXPERIMENTS[wildcards.experiment]) else []
 
 
+def judge_runs_model(experiment):
+    """Whether the judge is a model on this machine; None where nobody judges."""
+    judge = judge_of(experiment)
+    return judge and judge.runs_model
+
+
+def files_of_judge(wildcards):
+    """What the judge reads besides texts and their concepts: its models and data files, losses, unsteered texts and examples."""
+    judge = judge_of(EXPERIMENTS[wildcards.experiment])
+    pins = (*judge.pins, *judge.further_pins)
+    models = [*(pin for pin in pins if pin in MODELS), *(["model"] if judge.reads_tokens else [])]
+    paths = [*(f"{PINS}/{pin}.json" for pin in pins), *([f"{DATA}/perplexity/{{layers}}.json"] if judge.reads_losses else [])]
+    files = [path.format(**wildcards) for path in paths] + [file for name in models for file in fetched(name)(wildcards)]
+    files += [file for pin in pins if pin not in MODELS for file in file_of(pin)(wildcards) if Path(file).is_file()]
+    return files + (manifests_of_unsteered(wildcards) if judge.beside_unsteered else []) + examples_of_concepts(wildcards)
+
+
 def further_inputs_of_fits(wildcards):
     """What fits read where the experiment has it: a file of labelled words or texts, ready-made vectors, measured effects, and
     the prompts that a language model writes."""

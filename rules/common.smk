@@ -65,11 +65,6 @@ def only(holds):
     return "|".join(name for name, experiment in EXPERIMENTS.items() if holds(experiment)).replace(".", r"\.") or "(?!)"
 
 
-def judge_kind(experiment):
-    """Who judges; None where nothing is generated."""
-    return None if isinstance(experiment, Scores) else experiment.judge.kind
-
-
 def fetched(name):
     """Where a model was fetched or converted to; nothing where it is in a folder. What is computed from it depends on its pin; on this only
     that it is there."""
@@ -103,7 +98,7 @@ def check_all_files():
         check_contents(experiment)
         if experiment.model.folder:
             check_tokens(experiment, experiment.model.folder)
-        if judge_kind(experiment) == "none":
+        if not isinstance(experiment, Scores) and judge_of(experiment) is None:
             logger.warning(f"{name}: no judge is configured, so its figures are left out; docs/judges.md says how to add one.")
         if not DEFAULTS:  # jobs run on this machine
             plan.check_bfloat16(RUNS[name])

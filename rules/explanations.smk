@@ -19,7 +19,7 @@ rule explanations:
     benchmark:
         "logs/{experiment}/explanations/{layers}.tsv"
     wildcard_constraints:
-        experiment=only(lambda experiment: judge_kind(experiment) not in ("embedding", "model")),
+        experiment=only(lambda experiment: judge_runs_model(experiment) is False),
     conda:
         "../envs/saesteer.yaml"
     params:
@@ -40,7 +40,7 @@ use rule explanations as explanations_model with:
     benchmark:
         "logs/{experiment}/explanations_model/{layers}.tsv"
     wildcard_constraints:
-        experiment=only(lambda experiment: judge_kind(experiment) in ("embedding", "model")),
+        experiment=only(judge_runs_model),
     threads: share_of_cores
     resources:
         **gpu_job("explanations"),

@@ -1,22 +1,16 @@
-# Ratings of the generated texts: concept, instruction (where there is one) and fluency, each 0, 1 or 2, and their harmonic mean. By the
-# judge of a shipped world, by sentence embeddings, by a language model behind an address, or by one on the GPU.
+# Ratings of the generated texts: concept, instruction (where there is one) and fluency, each 0, 1 or 2, and their harmonic mean.
 
 
 localrules:
     judge,
-    judge_endpoint,
 
 
 rule judge:
-    """By the judge of a shipped world, which knows its topics."""
+    """By the judge of a shipped world, which knows its topics, or by a language model behind an OpenAI-compatible address."""
     input:
-        oracle=f"{PINS}/oracle.json",
-        topics_pin=f"{PINS}/topics.json",
-        topics=file_of("topics"),
-        model_files=fetched("model"),
+        files_of_judge,
         concepts=concepts_of_texts,
         generations=f"{DATA}/generations/{{layers}}.json",
-        perplexity=f"{DATA}/perplexity/{{layers}}.json",
         prompts=prompts,
     output:
         manifest=f"{DATA}/judge/{{layers}}.json",
@@ -25,7 +19,7 @@ rule judge:
     benchmark:
         "logs/{experiment}/judge/{layers}.tsv"
     wildcard_constraints:
-        experiment=only(lambda experiment: judge_kind(experiment) == "oracle"),
+        experiment=only(lambda experiment: judge_runs_model(experiment) is False),
     conda:
         "../envs/saesteer.yaml"
     params:
@@ -34,83 +28,14 @@ rule judge:
         "../scripts/step.py"
 
 
-rule judge_embedding:
-    """By a sentence-embedding model, beside unsteered texts."""
-    input:
-        judge_model=f"{PINS}/judge_model.json",
-        judge_model_files=fetched("judge_model"),
-        perplexity_model=f"{PINS}/perplexity_model.json",
-        perplexity_model_files=fetched("perplexity_model"),
-        concepts=concepts_of_texts,
-        generations=f"{DATA}/generations/{{layers}}.json",
-        perplexity=f"{DATA}/perplexity/{{layers}}.json",
-        unsteered=manifests_of_unsteered,
-        examples=examples_of_concepts,
-        model_files=fetched("model"),
-        prompts=prompts,
-    output:
-        manifest=f"{DATA}/judge/{{layers}}.json",
-    log:
-        "logs/{experiment}/judge_embedding/{layers}.log",
-    benchmark:
-        "logs/{experiment}/judge_embedding/{layers}.tsv"
-    wildcard_constraints:
-        experiment=only(lambda experiment: judge_kind(experiment) == "embedding"),
-    conda:
-        "../envs/saesteer.yaml"
-    threads: share_of_cores
-    resources:
-        **gpu_job("judge"),
-    params:
-        **rows_of("judge"),
-    script:
-        "../scripts/step.py"
-
-
-rule judge_endpoint:
-    """By a language model behind an OpenAI-compatible address."""
-    input:
-        concepts=concepts_of_texts,
-        generations=f"{DATA}/generations/{{layers}}.json",
-        prompts=prompts,
-    output:
-        manifest=f"{DATA}/judge/{{layers}}.json",
-    log:
-        "logs/{experiment}/judge_endpoint/{layers}.log",
-    benchmark:
-        "logs/{experiment}/judge_endpoint/{layers}.tsv"
-    wildcard_constraints:
-        experiment=only(lambda experiment: judge_kind(experiment) == "endpoint"),
-    conda:
-        "../envs/saesteer.yaml"
-    params:
-        **rows_of("judge"),
-    script:
-        "../scripts/step.py"
-
-
-rule judge_model:
-    """By a transformers model on the GPU."""
-    input:
-        judge_model=f"{PINS}/judge_model.json",
-        judge_model_files=fetched("judge_model"),
-        concepts=concepts_of_texts,
-        generations=f"{DATA}/generations/{{layers}}.json",
-        prompts=prompts,
-    output:
-        manifest=f"{DATA}/judge/{{layers}}.json",
+use rule judge as judge_model with:
+    # By a model on this machine: sentence embeddings beside unsteered texts, or a language model.
     log:
         "logs/{experiment}/judge_model/{layers}.log",
     benchmark:
         "logs/{experiment}/judge_model/{layers}.tsv"
     wildcard_constraints:
-        experiment=only(lambda experiment: judge_kind(experiment) == "model"),
-    conda:
-        "../envs/saesteer.yaml"
+        experiment=only(judge_runs_model),
     threads: share_of_cores
     resources:
         **gpu_job("judge"),
-    params:
-        **rows_of("judge"),
-    script:
-        "../scripts/step.py"

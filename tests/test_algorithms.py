@@ -27,6 +27,8 @@ FILES = {
     "__init__.py": "",
     "workflow/__init__.py": "",
     "workflow/plan.py": "from pack.score import score\n",
+    "steps/__init__.py": "",
+    "steps/score.py": "from pack.score import score\n\n\ndef compute(x):\n    return score(x[1:])\n",
 }
 VERSIONS = {"diffmean": 1, "caa": 1}
 
@@ -89,12 +91,13 @@ def locked(module: str, change: str, *keep: str) -> None:
 def test_what_is_locked(edit: Edit) -> None:
     """A line a module, so that branches which change different ones merge."""
     lines = algorithms.LOCK.read_text().splitlines()
-    assert [line.split(":")[0] for line in lines] == ["{", '"helper"', '"means"', '"score"', '"table score"', "}"]
+    assert [line.split(":")[0] for line in lines] == ["{", '"helper"', '"means"', '"score"', '"steps.score"', '"table score"', "}"]
     values = json.loads(algorithms.LOCK.read_text())
     assert {name: versions for name, (versions, _) in values.items()} == {
         "helper": {},
         "means": VERSIONS,
         "score": {"ALGORITHM_VERSION": 3},
+        "steps.score": {},
         "table score": {},
     }
     assert write_lock() == {}
@@ -126,6 +129,13 @@ def test_an_edited_helper_is_noticed(edit: Edit) -> None:
     edit("score.py", "ALGORITHM_VERSION = 3", "ALGORITHM_VERSION = 4")
     refused("helper", "was edited")
     assert list(write_lock(["helper"])) == ["helper", "score"]
+
+
+def test_an_edited_step_is_noticed(edit: Edit) -> None:
+    """It says which rows a formula is given."""
+    edit("steps/score.py", "x[1:]", "x")
+    refused("steps.score", "was edited")
+    locked("steps.score", "was edited", "steps.*")
 
 
 def test_an_edited_method_needs_a_higher_version_in_the_table(edit: Edit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The digest of the code a job runs: what changes it and what does not."""
 
+import ast
 import functools
 import shutil
 from pathlib import Path
@@ -155,6 +156,21 @@ def test_of_a_room_in_parts_a_function_counts_by_itself(root: Path, file: str, o
     path.write_text(path.read_text().replace(old, new, 1))
     after = digests()
     assert {name for name in before if after[name] != before[name]} == changes
+
+
+SELECTING = {"columns_of_score", "examples_of_concepts", "features_of_layers", "gen_success", "ordinary_texts_pin", "steps_of"}
+"""Of the steps, which say what a job reads and do not count in a digest: what summaries take besides tables."""
+
+
+@pytest.mark.parametrize("path", sorted((module.PACKAGE / "summaries").glob("*.py")), ids=lambda path: path.stem)
+def test_summaries_take_no_formula_from_a_room_that_does_not_count(path: Path) -> None:
+    imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    names = {alias.name for node in imports if str(node.module).startswith("saesteer.steps") for alias in node.names}
+    assert {name for name in names if not name.isupper()} <= SELECTING
+
+
+def test_the_excerpts_that_describe_a_concept_count_in_the_table_that_compares_texts_with_them() -> None:
+    assert "analysis.label_evidence" in module.used_by(functions=("summaries.sweeps:steering_means",))
 
 
 def test_algorithm_versions_are_read_without_importing(root: Path) -> None:

@@ -204,7 +204,7 @@ def test_a_dry_run_of_the_papers_comparisons_needs_no_network(tmp_path: Path) ->
     fetched = {"fetch_model": 4, "fetch_saes": 2, "fetch_published": 5}  # two models each; lists and texts of each, one of instructions
     once = ["neuronpedia_examples", "concepts", "convert_saes", "logit_lens", "input_score", "output_score"]
     once += ["layer_features", "features_table", "concept_texts", "steering_prompts", "effects", "fits", "generations"]
-    once += ["perplexity", "judge_endpoint", "method_tables", "method_report"]
+    once += ["perplexity", "judge", "method_tables", "method_report"]
     assert counted == fetched | {"pin": 4, "figure": n_figures, "methods": 1} | dict.fromkeys(once, 2)
 
 

@@ -149,6 +149,12 @@ def excerpts(examples: Sequence[Mapping[str, Any]], text: Callable[[str], str]) 
     return [excerpt(one["context"], one["token_index"], text) for one in examples]
 
 
+def excerpts_of_concepts(examples: pl.DataFrame, n: int, text: Callable[[str], str]) -> dict[str, dict[str, list[str]]]:
+    """A feature's number -> its concept's name -> excerpts of its first n max-activating examples. examples: feature, concept, examples."""
+    rows = examples.select("feature", "concept", "examples").iter_rows()
+    return {str(feature): {concept: excerpts(of_feature[:n], text)} for feature, concept, of_feature in rows}
+
+
 def _line(text: str) -> str:
     return " ".join(text.split())
 

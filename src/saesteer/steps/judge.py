@@ -3,7 +3,7 @@ mean.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import polars as pl
@@ -92,10 +92,16 @@ def ratings(
 ) -> Iterator[pl.DataFrame]:
     """JUDGEMENTS rows of texts that have a column `concept`, in frames of one layer each; the rest is what a judge may read of
     them (judges.Rated)."""
+    from saesteer.analysis.label_evidence import excerpts_of_concepts
+
     judge = judge_of(run.experiment)
     assert judge is not None
-    rated = judge.ratings(run, Rated(texts, prompts, losses, unsteered, cache(partial(excerpts_of_examples, run))))
-    yield from map(JUDGEMENTS.of, rated)
+
+    @cache
+    def described(layer: int) -> dict[str, dict[str, list[str]]]:
+        return excerpts_of_concepts(examples_of_concepts(run, layer), N_DESCRIBED_BY, run.tokens().text_of)
+
+    yield from map(JUDGEMENTS.of, judge.ratings(run, Rated(texts, prompts, losses, unsteered, described)))
 
 
 def rates_by_examples(experiment: Experiment) -> bool:
@@ -103,17 +109,9 @@ def rates_by_examples(experiment: Experiment) -> bool:
     return isinstance(experiment, Sweep) and isinstance(experiment.concepts, ExampleConcepts)
 
 
-def excerpts_of_examples(run: Run, layer: int) -> dict[str, dict[str, list[str]]]:
-    """A feature's number -> its concept's name -> excerpts of its max-activating examples, where features stand for these; empty
-    otherwise."""
-    from saesteer.analysis.label_evidence import excerpts
-
-    if not rates_by_examples(run.experiment):
-        return {}
+def examples_of_concepts(run: Run, layer: int) -> pl.DataFrame:
+    """Feature, concept and max-activating examples, where texts are rated for what these are about; else of none."""
     named = run.rows(CONCEPTS, [layer], ["concept"]).drop_nulls("concept")
-    known = run.rows(MAX_ACTIVATING_EXAMPLES, [layer], ["examples"]).join(named, on=CONCEPTS.keys)
-    text_of = run.tokens().text_of
-    return {
-        str(feature): {concept: excerpts(examples[:N_DESCRIBED_BY], text_of)}
-        for feature, concept, examples in known.select("feature", "concept", "examples").iter_rows()
-    }
+    if not rates_by_examples(run.experiment):
+        return named.clear().with_columns(examples=pl.lit(None))
+    return run.rows(MAX_ACTIVATING_EXAMPLES, [layer], ["examples"]).join(named, on=CONCEPTS.keys)

@@ -68,6 +68,8 @@ class JudgeKind(ABC):
     """Pins that ratings and names depend on."""
     further_pins: ClassVar[tuple[str, ...]] = ()
     """Pins that ratings alone depend on besides."""
+    reads_tokens: ClassVar[bool] = False
+    """Whether ratings need the steered model's tokenizer."""
     reads_losses: ClassVar[bool] = False
     """Whether ratings depend on the texts' losses."""
     beside_unsteered: ClassVar[bool] = False
@@ -130,7 +132,7 @@ class OracleKind(JudgeKind):
 
     settings: OracleJudge
     pins = ("oracle", "topics")
-    reads_losses = True
+    reads_tokens = reads_losses = True
     rating_modules = ("world.rating", "analysis.concepts")
     naming_modules = ("world.naming",)
 
@@ -166,7 +168,7 @@ class EmbeddingKind(JudgeKind):
     settings: EmbeddingJudge
     pins = ("judge_model",)
     further_pins = ("perplexity_model",)
-    reads_losses = True
+    reads_tokens = reads_losses = True
     beside_unsteered = True
     runs_model = True
     rating_modules = ("judge.embedding", "judge.rate_embedding", "judge.word_order", "analysis.concepts")

@@ -22,11 +22,11 @@ from saesteer.core.texts import FEATURE_TEXT, of_features
 from saesteer.run import Run
 from saesteer.settings import EmbeddingJudge, Experiment, OracleJudge, Sweep
 from saesteer.sources.pins import pmi_file
-from saesteer.steps.concepts import CONCEPTS
+from saesteer.steps.concepts import CONCEPTS, N_DESCRIBED_BY
 from saesteer.steps.features import FEATURES
 from saesteer.steps.gen_success import GEN_SUCCESS
 from saesteer.steps.generations import GENERATIONS
-from saesteer.steps.judge import JUDGEMENTS, excerpts_of_examples
+from saesteer.steps.judge import JUDGEMENTS, examples_of_concepts
 from saesteer.steps.logit_lens import LOGIT_LENS
 from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 from saesteer.steps.perplexity import PERPLEXITY
@@ -65,6 +65,7 @@ def _with_outside(run: Run, layers: Sequence[int], rated: pl.DataFrame) -> pl.Da
 
 def _outside_by_embedding(run: Run, judge: EmbeddingJudge, texts: pl.DataFrame) -> pl.DataFrame:
     """FEATURE_TEXT and concept_outside of texts that have a concept. texts: FEATURE_TEXT, text, concept, tokens."""
+    from saesteer.analysis.label_evidence import excerpts_of_concepts
     from saesteer.judge.embedding import load_embedder
     from saesteer.judge.rate_embedding import concept_of
     from saesteer.judge.rate_outside import of_lens_tokens, ratings_outside
@@ -74,7 +75,7 @@ def _outside_by_embedding(run: Run, judge: EmbeddingJudge, texts: pl.DataFrame) 
     named = texts.drop_nulls("concept")
     with tqdm(total=named.height, desc=STEERING.name, unit="text", mininterval=5, leave=False) as bar:
         for (layer,), of_layer in named.group_by("layer", maintain_order=True):
-            examples = excerpts_of_examples(run, int(str(layer)))
+            examples = excerpts_of_concepts(examples_of_concepts(run, int(str(layer))), N_DESCRIBED_BY, tokens.text_of)
             for (feature, name), rows in of_layer.group_by("feature", "concept", maintain_order=True):
                 described = examples.get(str(feature), judge.descriptions).get(str(name), ())
                 is_left_out = of_lens_tokens(rows["tokens"][0].to_list(), str(name), tokens)

@@ -64,9 +64,10 @@ def algorithm_versions(*modules: str, without: tuple[str, ...] = ()) -> dict[str
 
 def versioned_modules(*modules: str) -> dict[str, tuple[int | None, str]]:
     """Module -> its ALGORITHM_VERSION, None without, and the digest of its syntax tree: of all modules that have a version, of those given,
-    and of those that they import."""
+    of those that they import, and of the steps."""
     versioned = [name for name in _names(_graph(PLUMBING).modules) if version_of(name) is not None]
-    return {name: (version_of(name), _digest(_file(name))[:16]) for name in imported_by(*versioned, *modules)}
+    steps = {f"steps.{path.stem}" for path in (PACKAGE / "steps").glob("[!_]*.py")}
+    return {name: (version_of(name), _digest(_file(name))[:16]) for name in imported_by(*versioned, *modules) | steps}
 
 
 def imported_by(*modules: str, without: tuple[str, ...] = PLUMBING) -> set[str]:
