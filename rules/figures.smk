@@ -1,4 +1,4 @@
-# Figures: each a view of one table (the overview: of several), saved with the data that it draws.
+# Figures: each a view of tables, saved with the data that it draws.
 
 
 localrules:

@@ -202,7 +202,7 @@ def test_what_the_hub_says_of_a_token_is_passed_on(
 def test_a_login_page_in_the_hub_s_place_is_not_taken_for_it(hub: Hub, tmp_path: Path) -> None:
     fetched = fetch_model(REPO, None, tmp_path)
     hub.is_portal = True
-    with pytest.raises(HubError, match=rf"{hub.url} cannot be reached .what answers is not the hub, .*log in to the network"):
+    with pytest.raises(HubError, match=rf"{hub.url} cannot be reached .something other than the hub answered, .*log in to the network"):
         check_access(REPO)
     with pytest.raises(HubError, match="log in to the network"):
         fetch_model(REPO, None, tmp_path / "empty")

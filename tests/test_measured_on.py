@@ -238,6 +238,20 @@ def assert_measured_on_what_is_served(here: Machine) -> None:
             assert (both[MEASURED_ON] == "generations:" + both["digest"]).all()
 
 
+def test_only_rows_that_wanted_rows_are_measured_on_are_digested(tmp_path: Path) -> None:
+    """Of examples of all of an SAE's features, which take long, those of the experiment's features."""
+    micro = experiment("micro")
+    every = micro.max_activating_examples.model_copy(update={"every_feature": True})
+    here = Machine(tmp_path / "ours", micro.model_copy(update={"max_activating_examples": every}), "ours")
+    here.run(("activations", "max_activating_examples"))
+    here.write_inputs("concepts")
+    (wanted,) = plan.wanted_rows(here.opened, "concepts", here.layers[:1])
+    assert wanted.upstream is not None
+    features = wanted.upstream.digests[0]["feature"]
+    assert {*features} == {*micro.features.features[here.layers[0]]}
+    assert here.opened.rows(MAX_ACTIVATING_EXAMPLES, here.layers[:1]).height > len(features)
+
+
 def test_one_layer_s_texts_made_again_elsewhere(tmp_path: Path) -> None:
     here = machine(tmp_path, "ours", "micro")
     here.run()
@@ -306,6 +320,7 @@ def test_a_manifest_that_does_not_fit_its_parts_is_refused(
 ) -> None:
     here = machine(tmp_path, "ours", "micro")
     here.run(("activations", "max_activating_examples"))
+    here.write_inputs("concepts")
     manifest = read_manifest(here.manifest("max_activating_examples"))
     of_layer = manifest["layers"]["2"]
     of_layer |= entry
@@ -318,6 +333,7 @@ def test_a_manifest_that_does_not_fit_its_parts_is_refused(
 def test_manifests_of_another_grouping_are_not_read(tmp_path: Path) -> None:
     here = machine(tmp_path, "ours", "micro")
     here.run(("activations", "max_activating_examples"))
+    here.write_inputs("concepts")
     fewer = here.experiment.features.model_copy(update={"features": {2: (3, 141, 592), 6: (27, 182, 818, 284)}})
     regrouped = here.experiment.model_copy(update={"layers_per_job": 1, "features": fewer})
     run = Run(here.opened.workflow, here.opened.name, regrouped)

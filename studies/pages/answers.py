@@ -19,7 +19,7 @@ from studies.public.recommendations import FOLDER, N_BRUTE_FORCE, SCHEMA
 FILTERED_FEATURE, ADAPTER = "sae_label_output_score", "lora"
 """Methods of question 5: P1's choice, where a concept that the filter drops counts as unsteered, and what it is compared with."""
 NEAR = 0.9
-"""Of the adapter's score, and of brute force's."""
+"""The share of the adapter's score, and of brute force's, that counts as near."""
 CONFIDENCE = 0.95
 NOT_RUN = "not run yet"
 _Numbers = Mapping[str, Any]

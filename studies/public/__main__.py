@@ -106,7 +106,7 @@ def sample(job: Job) -> None:
 
 
 def texts(job: Job) -> None:
-    """Those of them that ship, each with the concept that it was asked about, and why others do not."""
+    """The texts that ship, each with the concept that it was asked about, and why others do not."""
     answers = MODELS[job.model].answers
     concepts = {prompt.text: prompt.subject for prompt in prompts("", answers)}
     sampled = pl.concat(pl.read_parquet(file) for file in sorted((job.folder / "sampled").glob("*.parquet")))

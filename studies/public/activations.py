@@ -22,9 +22,9 @@ CONTEXT = 128
 ROWS_AT_ONCE = 32
 ROWS_OF_A_SHARD = 1024
 SPLITS = ("train", "valid", "judge")
-"""Of whole books: train for SAEs, valid and judge to measure."""
+"""Splits of whole books: train for SAEs, valid and judge to measure."""
 COLUMNS = {"book": pl.Int64, "topic": pl.String, "split": pl.String, "position": pl.Int64, "text": pl.String}
-"""Of a paragraph; its position is in the book."""
+"""Columns of paragraphs; position is a paragraph's place in its book."""
 
 
 @dataclass(frozen=True)

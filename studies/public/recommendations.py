@@ -27,7 +27,7 @@ FURTHER_CONCEPTS = (
     "snow", "dogs", "coffee", "Paris", "China", "a wedding", "love", "anger",
     "fear", "sadness", "death", "programming", "football", "school", "trade", "politeness",
 )  # fmt: skip
-"""Those of docs/plan.md that methods are not compared on."""
+"""Concepts of docs/plan.md on which no methods are compared."""
 BRUTE_FORCE = ("the sea", "cooking", "war", "music", "religion", "medicine")
 N_BRUTE_FORCE = 20
 """Candidates of each layer."""
@@ -80,7 +80,7 @@ def recommended(workflow: Workflow, question: RecommendRequest) -> tuple[dict[st
 
 DEMONSTRATED = "the sea"
 PROMPTS = ("People often say that", "My neighbour told me that", "Last week we learned that")
-"""Of docs/plan.md, like the concept."""
+"""From docs/plan.md, like the concept."""
 DEMONSTRATION = pl.Schema(
     {
         "layer": pl.Int64(),

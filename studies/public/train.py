@@ -75,7 +75,7 @@ def train_sae(x: BFloat16[Tensor, "token d_in"], recipe: Recipe, layer: int, mod
 
 
 class BatchTopK(nn.Module):
-    """Of a batch's activations the k a row that are largest in the whole batch, those as large as the last one too.
+    """Keeps the largest activations of a whole batch, k a row on average, and those as large as the last one.
 
     sae-lens sorts all of them, a third of a step's time on a processor. Here a sixteenth says about where the limit lies.
     """

@@ -43,7 +43,7 @@ class Corpus:
 
     text_ids: Sequence[str]
     keys: UInt64[np.ndarray, " text"]
-    """Of the texts, for draws (counter_rng.text_keys)."""
+    """A key of each text, from which draws are made (counter_rng.text_keys)."""
     tokens: Callable[[str], Sequence[str]]
     """A text's tokens as strings, by its text_id."""
     active_in: Mapping[int, frozenset[str]]

@@ -39,7 +39,7 @@ MIN_KEPT = 10
 MIN_LAYERS = 6
 """With 4 layers no order of medians has a p below .05, with 5 only the perfect one."""
 _PERMUTATIONS = 40_320
-"""Of the p of a rank correlation with depth: all of 8 layers, else as many at random."""
+"""Permutations behind the p of a rank correlation with depth: all those of 8 layers, or as many drawn at random."""
 MAX_P = 0.05
 NET, OUTSIDE = "net_gen_success_20", "net_concept_outside"
 OUTCOMES_CORRELATED = ("gen_success_20", "net_gen_success_20", "judge_score")

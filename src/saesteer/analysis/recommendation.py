@@ -34,7 +34,7 @@ CLAMPED = "clamped at factor "
 N_PER_LAYER = 4
 """Candidates of a layer, unless another number is asked for."""
 _MOST_NATS = 700.0
-"""Of more no multiple is computed: it would be no float."""
+"""Larger rises are cut to this many nats: their exponential would overflow."""
 _ABOVE_0 = 1e-9
 """The least mean that is not 0 but for rounding."""
 Verdict = Literal["use", "try it", "don't"]
@@ -69,7 +69,7 @@ class Choice:
     above_unsteered: PromptMean
     """Score minus the unsteered texts'."""
     perplexity: PromptMean
-    """Of its texts, as a multiple of the unsteered ones'."""
+    """Perplexity of its texts as a multiple of the unsteered ones'."""
     by_prompt: Mapping[str, float]
     """Score of each prompt."""
     requirements: Mapping[str, Met]
@@ -105,7 +105,7 @@ class Recommendation:
     rivals: tuple[Choice, ...] = ()
     """Other methods, in descending order of their scores."""
     behind: tuple[PromptMean, ...] = ()
-    """Of each rival: its score minus the feature's, prompt by prompt."""
+    """Each rival's score minus the feature's, prompt by prompt."""
     fall: Fall | None = None
     """Where less of the concept is wanted."""
 
@@ -116,7 +116,7 @@ class Recommendation:
 
 
 def best_options(rated: pl.DataFrame) -> pl.DataFrame:
-    """OPTION columns: of each kind the option of the highest mean score, chosen as every recommended factor is.
+    """OPTION columns: the option of the highest mean score of each kind, ties as for every recommended factor.
 
     rated: OPTION columns and judge_score: texts at factors other than 0.
     """
@@ -203,8 +203,8 @@ def harmless(rows: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSett
 
 
 def _above(score: Mapping[str, float], unsteered: Mapping[str, float], settings: IntervalSettings) -> PromptMean:
-    """Mean score minus the unsteered texts', which are a group of their own: few unsteered texts vary, so pairs would add nothing but the
-    scale of differences, twice as wide as that of scores."""
+    """Mean score minus the unsteered texts', as of two independent groups: few unsteered texts vary, so pairing would gain nothing, and
+    differences have twice the scale of scores."""
     a, b = (np.array([of[prompt] for prompt in score if prompt in unsteered]) for of in (score, unsteered))
     if not len(a):
         return PromptMean(None, None, 0)

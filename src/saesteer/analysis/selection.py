@@ -33,9 +33,9 @@ SUCCESSES = ("gen_success_20", "net_gen_success_20", "net_concept_outside")
 CONTROLS = {"within_layers": None, "matched": "frequency", "matched_density": "density"}
 """By what the features are alike that the kept ones are compared with, besides their layer."""
 BINS = 4
-"""Of a layer's features, as many in each, by frequency or by density."""
+"""Bins of a layer's features by frequency or by density, of equal size."""
 EDGES = (0.0, 0.01, 0.1, 0.3, 1.0)
-"""Of the bins of output scores by which `factor_bins` goes: the filter's threshold, and what lies below it."""
+"""Edges of the bins of output scores in `factor_bins`: the filter's threshold, and values below and above it."""
 _PERMUTATION_BLOCK = 1000  # permutations held in memory at a time
 
 

@@ -40,7 +40,7 @@ SHARE = "_features_"
 """In a manifest's name between the job's layers and where its share of their features begins."""
 _FINGERPRINT = "fingerprint.json"
 _MADE_WITH = "saesteer"
-"""Key of a part's Parquet metadata under which stands what made it."""
+"""Key in a part's Parquet metadata whose value says what made the part."""
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Upstream:
     digests: Sequence[pl.DataFrame]
     """For each table read: some of the key columns, and MEASURED_ON, the digest of the rows behind these keys."""
     entries: Mapping[str, str]
-    """Earlier step -> digest of which rows serve by its manifest."""
+    """Earlier step -> digest of the rows that its manifest names."""
 
 
 @dataclass(frozen=True)

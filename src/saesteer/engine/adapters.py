@@ -28,7 +28,7 @@ DEPTHS = (5 / 26, 10 / 26, 15 / 26, 20 / 26)
 
 @dataclass(frozen=True)
 class Adapter(Intervention, ABC):
-    """Of low rank; rows differ in all but what `kind_of_batch` says: their tensors are then [layer row ...]."""
+    """A low-rank adapter. Rows of a batch agree in `kind_of_batch` only: their tensors are then [layer row ...]."""
 
     at_layer = False
 

@@ -30,7 +30,7 @@ _GROUP_FILES = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     2: ("memory.max", "memory.current", "inactive_file"),
 }
-"""Of a control group of each version: its limit, its use, and the entry of memory.stat that the kernel can take back at any time."""
+"""Version of control groups -> files of a group's limit and use, and the entry of memory.stat that the kernel can reclaim at any time."""
 
 
 def free_bytes(device: torch.device) -> int:

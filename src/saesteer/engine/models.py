@@ -159,8 +159,8 @@ def shape_matters(lm: LanguageModel) -> bool:
 
 
 def fewest_texts(lm: LanguageModel, n_tokens: int) -> int:
-    """Fewest texts of `n_tokens` tokens in a forward: as many as have `MIN_ROWS` tokens, for every matrix has a row for each, and attention
-    works on each text by itself; where shapes matter, `MIN_ROWS` texts."""
+    """Fewest texts of `n_tokens` tokens in a forward: enough for `MIN_ROWS` tokens, each of which is a row of every matrix (attention works
+    on each text by itself); where shapes matter, `MIN_ROWS` texts."""
     return MIN_ROWS if shape_matters(lm) else -(-MIN_ROWS // n_tokens)
 
 
@@ -266,7 +266,7 @@ def spliced(lm: LanguageModel, depth: int, residual: Float[Tensor, "row seq d_mo
 
 
 def hidden_states(lm: LanguageModel, **inputs: Any) -> Float[Tensor, "row seq d_model"]:
-    """What the final norm puts out for a forward's inputs; refused, by the row's text, where it is not finite. Every forward goes through
+    """Output of the final norm for a forward's inputs; what is not finite is refused, quoting the row's text. Every forward goes through
     here but those of tokens that are sampled, whose rows end one by one."""
     hidden: Tensor = lm.model.base_model(**inputs).last_hidden_state
 
@@ -340,7 +340,7 @@ def spliced_hidden(lm: LanguageModel, prompt: Prefill, depth: int, rows: Float[T
 
 
 def final_norm(lm: LanguageModel, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-    """The model's final norm: a splice behind the last block, hence without a line per model family."""
+    """The model's final norm, run by splicing behind the last block, so that no family needs code of its own."""
     return spliced_hidden(lm, Prefill((), (), 0), lm.n_layers, rows)
 
 

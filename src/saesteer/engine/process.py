@@ -12,7 +12,7 @@ FREED_BYTES = 2**28
 """Freed memory that a process holds for its next tensors, and the largest tensor that takes from it."""
 
 _SIZE, _REPEATS = 1024, 3
-"""Of the product that tells how fast the cores are."""
+"""Size and repetitions of the matrix product that tells how fast the cores are."""
 
 
 def prepare_process(n_threads: int) -> None:

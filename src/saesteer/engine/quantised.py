@@ -21,7 +21,7 @@ ALGORITHM_VERSION = 1
 """In the fingerprints of steps whose model is quantised (saesteer.workflow.plan)."""
 
 LEAST_SHARE = 0.5
-"""Of a model's weights, embedding and head apart: where linear maps hold less, quantising them saves little, and is refused."""
+"""Smallest share of a model's weights, embedding and head apart, that linear maps hold: below it quantising saves little and is refused."""
 
 _BLOCK = 64
 _BLOCKS = 256

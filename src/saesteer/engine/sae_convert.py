@@ -41,7 +41,7 @@ ALGORITHM_VERSION = 5
 
 _TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 ARCHITECTURES = ("jumprelu", "standard", "topk", "gated", *_TRANSCODERS)
-"""Those that can be used. A transcoder's skip connection passes its activations by, and with them all steering."""
+"""Architectures that can be used. A transcoder's skip connection passes its activations by, and with them all steering."""
 _REFUSED = {
     "abstopk": "its activations have signs, so that none is the largest",
     "matching_pursuit": "its activations are found one after the other, each from what remains",

@@ -54,9 +54,9 @@ class Intervention:
     at_layer: ClassVar[bool] = True
     """Whether it leaves the blocks below the layer as they are."""
     not_constant: ClassVar[str]
-    """Why it is no vector that is added without a look at the text: it ..."""
+    """Why it cannot be one constant vector; completes "it ..."."""
     not_everywhere: ClassVar[str] = ""
-    """Why it is more, or other, than a change at each position by itself: it ..."""
+    """Why it does not change each position independently; completes "it ..."."""
 
     @property
     def from_last_token(self) -> bool:
@@ -137,7 +137,7 @@ class AtHookPoint(ABC):
 
 @dataclass(frozen=True)
 class AtEveryPosition(AtHookPoint):
-    """The same change at every position."""
+    """A change that is the same at every position."""
 
     def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
         return steered(lm, self.hook_point, self.changed)

@@ -16,7 +16,7 @@ _GROUPS = {True: "Steering writes top logit-lens tokens of the feature", False: 
 _LABELS = {"top_logit_lens_tokens": "top tokens", "top_context": "fires on", "unsteered": "unsteered", "steered": "steered"}
 _LEFT = 0.95  # inches: where texts begin; their labels stand left of it
 _FONTS = ("DejaVu Sans Mono", "DejaVu Sans")
-"""Of what is highlighted: one width for all characters says where; the second has a few more of them."""
+"""Fonts of highlighted text. In the first all characters have one width, which says where they are; the second has a few more."""
 _CHARACTER = 0.602 * SMALLEST / 72  # inches: the width of a character
 _LINE = 0.155  # inches
 _BASELINE = 0.115  # inches below a line's top

@@ -15,7 +15,7 @@ _COLUMNS = (
 )  # fmt: skip
 _LINE = 0.2  # inches a method
 _MARKERS = "oDs^vP*X"
-"""Of the first, second, ... layer."""
+"""Markers of the first, second, ... layer."""
 _BELOW = 0.2  # how far the survivors' mean is drawn below the mean over all
 _SPREAD = 0.5  # of a method's row, over which its layers are spread
 

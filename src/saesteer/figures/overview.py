@@ -1,4 +1,4 @@
-"""The whole result on one page: panels of the other figures. The one figure that reads several tables."""
+"""The whole result on one page: panels of the other figures."""
 
 from types import ModuleType
 

@@ -1,1 +1,2 @@
-"""Judges of generated text: a language model behind an OpenAI-compatible address, or one that runs here. The former also writes prompts."""
+"""Judges of generated text: sentence embeddings, a language model that runs here, or one behind an OpenAI-compatible address, which also
+writes prompts."""

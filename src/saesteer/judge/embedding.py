@@ -24,7 +24,7 @@ from saesteer.sources.embedding_model import TextPooling, text_pooling
 ALGORITHM_VERSION = 1
 
 TOKENS_AT_ONCE = 4096
-"""Of a forward."""
+"""Most tokens of a forward."""
 
 MOST_KNOWN = 200_000
 """Texts whose vectors are held: a third of a gigabyte at 384 numbers each."""

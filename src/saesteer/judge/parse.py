@@ -11,7 +11,7 @@ CUT_OFF = ("length", "max_tokens")
 """How endpoints say that an answer was longer than allowed."""
 
 REQUEST_REFUSED = "request_refused"
-"""Of questions that the endpoint refused, as a filter stopped them or they are too long: its words stand for the answer."""
+"""Outcome of a question that the endpoint refused, because a filter stopped it or it is too long: its words stand for the answer."""
 
 REFUSED = ("content_filter", "refusal", REQUEST_REFUSED)
 

@@ -36,17 +36,17 @@ from saesteer.core.uncertainty import student_t
 ALGORITHM_VERSION = 1
 
 SHARES = (0.95, 0.99)
-"""Of unsteered texts that stay below a concept rating of 1 and 2."""
+"""Shares of unsteered texts that must stay below concept ratings 1 and 2."""
 SHARE_WITHOUT_WORDS, LEFT_OUT = 0.75, 2
-"""The same of texts without the concept's name and so many words that speak most for it, for a rating above 0."""
+"""For a rating above 0: the share below, once the concept's name and this many words that speak most for it are left out."""
 SHARE_WITHOUT_A_THIRD = 0.9
-"""The same of texts without whichever third of them says most about the concept."""
+"""For a rating above 0: the share below, once the third of the text that says most about the concept is left out."""
 OUTSIDE = 0.05
 """Share of unsteered texts outside a range at each of its ends."""
 MOST_TIMES = math.log(2)
 """A text whose perplexity is twice what 95 % of unsteered texts stay below has no fluency."""
 HALF = 0.5
-"""Of what the order of words is worth in 95 % of unsteered texts: a text in which it is worth less has no fluency."""
+"""A text has no fluency if the order of its words is worth less than this share of what it is worth in 95 % of unsteered texts."""
 TEXTS_AT_ONCE = 512
 """Texts whose losses are measured and whose vectors are made together."""
 LEAST_UNSTEERED = 4

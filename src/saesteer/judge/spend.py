@@ -31,7 +31,7 @@ from saesteer.judge.rubric import questions
 from saesteer.settings import Endpoint
 
 CHARACTERS_PER_TOKEN = 4.0
-"""Of English text; an estimate. Other scripts have fewer."""
+"""An estimate for English text; other scripts have fewer."""
 
 TYPICAL_ANSWER_TOKENS = 60
 """Two sentences and the line with the rating; an estimate."""
@@ -171,7 +171,7 @@ class Budget:
         return sum(self._open.values(), Spend())
 
     def share(self, request: str, n: int) -> Spend:
-        """What each of `n` questions can cost at most for which an open request reserved together."""
+        """The share of each of `n` questions in what an open request reserved for them together."""
         reserved = self._open.get(request, Spend())
         return Spend(reserved.input_tokens // n, reserved.output_tokens // n, reserved.usd / n)
 
@@ -216,7 +216,7 @@ class Budget:
 
     @contextmanager
     def _locked(self) -> Iterator[BinaryIO]:
-        """The ledger, read to its end, for nobody else to read or write under a lock."""
+        """The ledger, locked against other jobs and read to its end."""
         self._ledger.parent.mkdir(parents=True, exist_ok=True)
         with self._ledger.open("a+b") as file:
             try:
@@ -239,7 +239,7 @@ class Budget:
                 self._count(line)
 
     def _add(self, file: BinaryIO, cost: Spend, settles: str | None = None) -> str:
-        """Write the line of a new request, or that which settles one, and see it on disk; gives the request's name."""
+        """Write the line of a new request, or the one that settles a request, and flush it to disk; gives the request's name."""
         request = settles or uuid.uuid4().hex
         values = {"request": request, "section": self._settings.section, "settled": settles is not None, **asdict(cost)}
         line = json.dumps(values).encode() + b"\n"

@@ -65,7 +65,7 @@ class Answer:
     choosing: pl.DataFrame
     """scoring.COLUMNS of every text on the prompts that chose, in their order, within the limit on damage."""
     scoring: pl.DataFrame
-    """The same of what was chosen and of the unsteered model, on the prompts that took no part."""
+    """Rated texts of what was chosen and of the unsteered model, on the prompts that took no part in the choice."""
     is_reply: bool = False
     """Whether the model answers a prompt, which its text does not continue."""
     by_words: bool = False

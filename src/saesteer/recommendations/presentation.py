@@ -185,7 +185,7 @@ def _pairs(texts: pl.DataFrame, best: Choice) -> pl.DataFrame:
 
 
 def _typical(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Those in the middle of each third by the steered text's score: what a low, a middling and a high score look like."""
+    """The pair in the middle of each third by the steered text's score: what a low, a middling and a high score look like."""
     places = dict.fromkeys(pairs.height * sixth // 6 for sixth in (1, 3, 5))
     return pairs.sort("judge_score", nulls_last=False, maintain_order=True)[[*places]]
 

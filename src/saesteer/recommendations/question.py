@@ -27,7 +27,7 @@ _SENTENCE = re.compile(r".*?[.!?](?=\s)", re.DOTALL)
 _N_TOKENS = 8
 """The first tokens of a text, of which at least half have to be of the concept, and none of another one."""
 _MOST_WORDS = 30
-"""Of a first sentence that serves as a prompt."""
+"""Most words of a first sentence that serves as a prompt."""
 _FEWEST_LINES = 4
 """Two that choose and two that report, of which an interval can be given."""
 

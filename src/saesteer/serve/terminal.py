@@ -38,7 +38,7 @@ class Request:
 
     layer: int
     feature: int | str
-    """Of several at once what `set_name` calls them."""
+    """Several at once are named by `set_name`."""
     factors: tuple[float, ...]
     """Multiples of a_max; of several at once of their own factors."""
     prompt: str

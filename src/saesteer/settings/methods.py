@@ -118,7 +118,7 @@ class EffectSettings(Settings):
     n_vectors: Annotated[int, Field(gt=2)] = 1024
     """Directions whose effects are measured (P2: 50,000): decoder rows and, beyond the SAE's width, sums of two."""
     n_held_out: Annotated[int, Field(gt=1)] = 128
-    """Of them, those that the approximator is not fitted on but measured with (P2: 100)."""
+    """Vectors among them that the approximator is measured with and not fitted on (P2: 100)."""
     n_rollouts: Annotated[int, Field(gt=0)] = 2
     """Texts per vector and prompt (P2: 64)."""
     prompts: Path = Path("config/prefixes.txt")

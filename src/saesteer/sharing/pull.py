@@ -53,7 +53,7 @@ class Examination:
     refused: Mapping[str, str]
     """Output -> why it has to be made again."""
     unaccounted: frozenset[str]
-    """Those refused of which nothing was published, so that somebody here may have made them."""
+    """Refused outputs that were never published, and so are possibly somebody's work here."""
 
 
 def pull(folder: Path, experiments: Sequence[str], planned: Callable[[str], Collection[str]]) -> dict[str, Examination]:

@@ -40,7 +40,7 @@ _METHOD_COLUMNS = (
 _LABELLED = method("sae_label").key
 """P4's win rates are against the SAE feature with the concept's label."""
 MAX_SHARE_AT_END = 0.05
-"""Of a method's choices, at its smallest or at its largest factor, above which its grid is taken to be too short."""
+"""Share of a method's choices at its smallest or its largest factor above which its grid is called too short."""
 
 
 def report_markdown(
@@ -195,11 +195,11 @@ def differences_markdown(methods: pl.DataFrame, differences: pl.DataFrame, setti
     together = intervals.filter(told_apart(settings.confidence)).height
     return (
         f"{intervals.height} pairs are compared, paired by concept. The {settings.confidence:.0%} interval of {plain} of them leaves out "
-        f"0; of so many pairs about {1 - settings.confidence:.0%} would if no two methods differed. Of all pairs together {together} are "
-        f"told apart: one scores above the other on more concepts than below (exact sign test; `p` is its p times the number of pairs). Of "
-        f"means nothing is said for all pairs. With as many concepts a pair's difference of {detectable_text(intervals)} would be seen "
-        f"with probability .8 (median and range over pairs, as if means were normal). `wins`: the share of concepts on which the method "
-        f"scores above that one, a tie counting one half (P4's win rate).\n\n{_table(header, rows)}"
+        f"0; if no methods differed, about {1 - settings.confidence:.0%} of the pairs would. Of all pairs together {together} are "
+        f"told apart: one scores above the other on more concepts than below (exact sign test; `p` is its p times the number of pairs). "
+        f"No claim is made about all pairs' means together. With as many concepts a pair's difference of {detectable_text(intervals)} "
+        f"would be seen with probability .8 (median and range over pairs, as if means were normal). `wins`: the share of concepts on "
+        f"which the method scores above that one, a tie counting one half (P4's win rate).\n\n{_table(header, rows)}"
     )
 
 

@@ -24,7 +24,7 @@ KEPT, REMOVED, HIGH = 0.9, 0.01, 0.5
 SUCCESSES = {"gen_success_20": ("GenSuccess@20", ""), "net_gen_success_20": ("Net of unsteered texts", "net_")}
 """Measure -> what it is called, and what its quantities' names begin with: P1 has the first."""
 TOLERANCE = 0.01
-"""Of a single feature's score, which has no interval."""
+"""Tolerance for a single feature's score, which has no interval."""
 _NOTE = (
     "Intervals of {confidence:.0%}: over features; of shares exact; above random removal, from one interval's end to the other"
     " end of the band. Factors by the rule `{rule}`, `{choice}`; P1's are `p1`, `same_texts`. Same conclusion: the interval touches the"

@@ -218,7 +218,7 @@ def _with_retries(call: Callable[[], Any]) -> Any:
 
 
 def _transient(error: BaseException) -> bool:
-    """Whether the same request may well succeed in a moment: the hub is busy or broke off. Not: nothing listens there at all."""
+    """Whether the same request may well succeed in a moment: the hub is busy or broke off. A refused connection is not transient."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
     from saesteer.sources.http import is_transient
@@ -243,7 +243,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set"
     if isinstance(error, json.JSONDecodeError):
-        return "what answers is not the hub, but perhaps a login page: log in to the network, or correct the proxy or HF_ENDPOINT"
+        return "something other than the hub answered, perhaps a login page: log in to the network, or correct the proxy or HF_ENDPOINT"
     if isinstance(error, HfHubHTTPError):
         return f"HTTP {error.response.status_code}"
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}"

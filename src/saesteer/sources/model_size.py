@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2}
-"""Of a number, in each format."""
+"""Bytes of a number in each format."""
 
 QUANTISED = {"int8": 1.0, "nf4": 0.52}
 """Bytes of a number in the quantised matrices, scales included; all other weights are bfloat16."""

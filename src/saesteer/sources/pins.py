@@ -19,7 +19,7 @@ MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "additi
 """Patterns of the files that count of a folder with a model, or a world's judge: weights, settings, chat templates and vocabularies, so all
 that transformers reads there. Of the rest (cards, licences, pickled weights, code) nothing is read."""
 SAE_FILES = ("**/*.safetensors", "**/*.json", "**/*.npz", "**/*.pt")
-"""The same of a folder with SAEs."""
+"""Files that count in a folder with SAEs."""
 
 _ROWS = 8192  # read at a time
 MODELS = ("model", "perplexity_model", "judge_model")

@@ -29,7 +29,7 @@ class Published:
     commit: str
     path: str
     sha256: str | None
-    """Of its bytes; None where it could not be taken when this table was written: the user states it (`published_digests`)."""
+    """Digest of its bytes. None: it could not be taken when this table was written, and the user states it (`published_digests`)."""
 
     @property
     def identity(self) -> str:

@@ -71,7 +71,7 @@ _HOOKS: Mapping[str, Mapping[str, str]] = {
     "qwen_scope": {r"/layer(\d+)\.sae\.pt$": _RESIDUAL},
     "mwhanna_transcoder": {r"/layer_(\d+)\.safetensors$": "blocks.{}.mlp.hook_in"},
 }
-"""Of forms whose names tell it: what REPOSITORY/PATH matches, with the layer -> the hook that is read."""
+"""Forms whose names tell the hook: pattern of REPOSITORY/PATH, with the layer as its group -> the hook that is read."""
 _REFUSED = {
     "connor_rob_hook_z": "it was trained on heads from which TransformerLens had taken the value biases, and the model's own have them",
     "mntss_clt_layer_transcoder": "it is a cross-layer transcoder, which writes to many layers",

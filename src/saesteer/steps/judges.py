@@ -54,7 +54,7 @@ class Rated:
     unsteered: pl.DataFrame | None = None
     """GENERATIONS keys and text of unsteered texts with the same layers and targets."""
     excerpts: Callable[[int], Mapping[str, Mapping[str, Sequence[str]]]] = lambda layer: {}
-    """Of a layer, target -> concept -> excerpts that describe it in place of the judge's settings."""
+    """Layer -> target -> concept -> excerpts that describe the concept in place of the judge's settings."""
 
 
 @dataclass(frozen=True)

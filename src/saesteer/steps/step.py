@@ -1,4 +1,4 @@
-"""What a step is. Each module of this room has a function `step`, which says what the step is in an experiment.
+"""What a step is. The module of a step has a function `step`, which says what the step is in an experiment.
 
 Features, factors, prefixes, texts, methods and concepts are keys, not settings: one more of them leaves all other rows valid.
 """

@@ -1,1 +1,1 @@
-"""One module for each rule that makes tables from tables: the tables, which experiments have them, and how they are computed."""
+"""Tables that are made from tables, by kind of experiment: which experiments have them, and how they are computed."""

@@ -80,22 +80,23 @@ def wanted_rows(run: Run, step: str, layers: Sequence[int]) -> list[WantedRows]:
     read = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}  # pins, and manifests of earlier steps
     wanted = []
     for layer in layers:
-        rows_read = upstream(run, step, layer)
+        axes = [axis.values(run) for axis in axes_of(run, step, layer)]
+        rows_read = upstream(run, step, layer, axes)
         entries = {name: values["layers"][str(layer)] if "layers" in values else values for name, values in read.items()}
         digests = {name: entry.get("fingerprint") or entry["digest"] for name, entry in entries.items()}
         fingerprint = {**common, "inputs": digests}
         fingerprint |= {MEASURED_ON: "rows"} if rows_read else {}  # parts without the column are of another fingerprint
-        wanted.append(WantedRows(layer, [axis.values(run) for axis in axes_of(run, step, layer)], fingerprint, rows_read))
+        wanted.append(WantedRows(layer, axes, fingerprint, rows_read))
     return wanted
 
 
-def upstream(run: Run, step: str, layer: int) -> Upstream | None:
+def upstream(run: Run, step: str, layer: int, axes: Sequence[pl.DataFrame]) -> Upstream | None:
     """The rows of earlier steps that a step's rows of a layer are measured on, by their digests; None: models and files with pins only.
 
     A fingerprint says how the earlier rows were computed, not what came out: on another machine rounding samples another token, an
     explanation is fetched on another day, a language model writes another prompt. So each row names the digest of the rows that it reads:
     those that share its values in the key columns of both tables (a text for its perplexity), or all of its layer where they share none
-    (all scores for a fit).
+    (all scores for a fit). Rows that share no wanted key, by the axes, are left out: their digests take long and are not read.
     """
     plan = step_of(run.experiment, step)
     earlier = [name for name in plan.inputs if is_step(name)]
@@ -103,7 +104,7 @@ def upstream(run: Run, step: str, layer: int) -> Upstream | None:
     tables += [(table, run.summary(table)) for table in plan.written]
     of_texts = "concept_id" if isinstance(run.experiment, Comparison) else "feature"
     target = of_texts if "target" in plan.table.keys else None
-    frames = [_digests(plan, table, rows, target) for table, rows in tables]
+    frames = [_digests(plan, table, _of_keys(rows, plan, table, axes), target) for table, rows in tables]
     if plan.beside_unsteered:
         assert not isinstance(run.experiment, Scores)
         unsteered, at = is_unsteered(run.experiment), layer_of_unsteered(run.experiment, layer)
@@ -114,6 +115,15 @@ def upstream(run: Run, step: str, layer: int) -> Upstream | None:
         (manifest,) = run.manifests(name, [layer])
         entries[name] = entry_digest(read_manifest(manifest)["layers"][str(layer)])
     return Upstream(frames, entries) if frames else None
+
+
+def _of_keys(rows: pl.DataFrame, plan: Step, table: Table, axes: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Rows of an earlier table that have the wanted values of the key columns that it shares with the step's table."""
+    for axis in axes:
+        if shared := [name for name in axis.columns if name in table.keys and name in plan.table.keys]:
+            values = axis.select(pl.col(name).cast(table.key_schema[name]) for name in shared)
+            rows = rows.join(values, on=shared, how="semi", maintain_order="left")
+    return rows
 
 
 def _digests(plan: Step, table: Table, rows: pl.DataFrame, target: str | None) -> pl.DataFrame:

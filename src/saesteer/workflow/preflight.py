@@ -337,7 +337,7 @@ def _machine(subject: _Subject) -> str:
 def _judge(subject: _Subject) -> str:
     experiment, judge = subject.experiment, judge_of(subject.experiment)
     if judge is None:
-        return "none: no ratings, no figure of them"
+        return "none: texts are not rated, and no figure shows ratings"
     if (endpoint := judge.endpoint) is None:
         return f"kind {judge.settings.kind}: costs nothing"
     from saesteer.judge.endpoint import check_key

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from saesteer.core.markdown import gib
 
 SHARE_OF_PEAK = 1 / 3
-"""Of a large matrix product's rate, what the steps reach, their starts included. Measured on one core in float32, with Gemma-2-2B's
+"""Share of a large matrix product's rate that the steps reach, their starts included. Measured on one core in float32, with Gemma-2-2B's
 matrices (2 of 26 layers): texts reach 50 % in batches of 72 and 61 % of 288, as products of so few rows reach about 55 and 73 %.
 Besides, a job starts Python and reads the model (half a minute of a core), and prompts of different lengths do not share a batch."""
 PROMPT_TOKENS = 8
@@ -37,9 +37,9 @@ class Amounts:
     n_new: int
     """Tokens of a text, at most."""
     corpus_tokens: int
-    """Of the texts that max-activating examples come from."""
+    """Tokens of the texts that max-activating examples come from."""
     pilot_tokens: int = 0
-    """That pilot factors are looked for on."""
+    """Tokens on which pilot factors are looked for."""
 
 
 def operations(amounts: Amounts) -> dict[str, float]:

@@ -1,1 +1,2 @@
-"""The shipped worlds, as far as experiments read them: the grammar's labelled texts, and the judges that know what a text is about."""
+"""The shipped grammar's world, as far as experiments read it: labelled texts, and the judges that know what a text is about, one of
+natural English among them."""

@@ -1,4 +1,4 @@
-"""The judges of the shipped worlds, alike to those who rate with them."""
+"""The judges that know topics, the grammar's and that of natural English, with one interface."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class WorldJudge:
     read: Callable[[Sequence[str]], list[list[int]]]
     """Texts as numbers of what the judge counts: tokens, or words."""
     concept: Callable[[Sequence[int], int], int | None]
-    """Of a text so read for a topic's number."""
+    """The concept rating of a text so read, for a topic's number."""
     log_odds: Callable[[Sequence[int], int], float | None]
     """log P / (1 - P) in nats of a topic's number given a text so read; None of the grammar's judge."""
     fluency: Callable[[Sequence[int], float | None], int | None]
-    """Of a text so read and its mean loss (nats per token) under the reference model."""
+    """The fluency rating of a text so read, given its mean loss (nats per token) under the reference model."""
     n_topics: int
 
 

@@ -22,7 +22,7 @@ from saesteer.settings.registry import Method
 ELSEWHERE = "From elsewhere"
 """The family of imported texts whose method the registry does not have."""
 POWER = 0.8
-"""Of the test that finds a `detectable` difference."""
+"""Power of the test for which a difference is called `detectable`."""
 _METHOD = ["layer", "method"]
 _RANKS = {name: METHODS_TABLE.schema[name] for name in (*_METHOD, "rank", "rank_low", "rank_high")}
 _BLOCK = 2**22

@@ -45,7 +45,7 @@ class Rows:
     success: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_SUCCESS))
     """GEN_SUCCESS: fits with a count here choose by P1's rule, all others by the score."""
     features: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_FEATURES))
-    """Of the table of features: what is said of the SAE features used rests on them, no score does."""
+    """Columns of the table of features: statements about the SAE features used rest on them, no score does."""
 
 
 class ProtocolError(SaesteerError, ValueError):

@@ -37,7 +37,7 @@ from saesteer.settings.methods import EffectSettings
 ALGORITHM_VERSION = 1
 
 TEMPERATURE = 1.0
-"""Of the texts (P2's program leaves it at its library's default)."""
+"""Sampling temperature of the texts (P2's program leaves it at its library's default)."""
 
 VECTORS_AT_A_TIME = 128
 """Vectors whose effects are given back together."""

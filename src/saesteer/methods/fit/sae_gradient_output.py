@@ -23,7 +23,7 @@ from saesteer.methods.fit.sae_features import addition, best, detectors, directi
 from saesteer.methods.fit.training import logits_with_gradients
 
 MOST_FEATURES = 256
-"""Of the concept's features, those of highest AUROC, where there are more."""
+"""Most of the concept's features that are tried: those of highest AUROC."""
 N_CONTEXTS = 16
 """Contexts averaged over, where there are more: the first ones, of a positive and a negative text in turn."""
 

@@ -33,7 +33,7 @@ N_PROBES = 50
 LANGUAGE_MODEL, SPARSITY = 0.5, 0.01
 """Weights of L_LM and |v|_1."""
 STEPS, BATCH, LEARNING_RATE = 100, 8, 0.01
-"""Of plain gradient descent: the paper's steps, the program's rate and the batch that it has by default (the paper's text: .05 and 64)."""
+"""Plain gradient descent: the paper's steps, and the program's rate and default batch (the paper's text: .05 and 64)."""
 
 
 def fit(problem: Problem) -> Addition:

@@ -1,1 +1,1 @@
-"""The shipped world of natural English, as far as experiments read it: its judge."""
+"""The topic judge of natural English."""
