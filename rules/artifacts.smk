@@ -46,7 +46,7 @@ def features_by_layer(wildcards):
 
 def figure_tables(wildcards):
     """The summary tables that a figure reads."""
-    return {table: f"{TABLES}/{table}.parquet".format(**wildcards) for table in ALL_FIGURES[wildcards.figure].tables}
+    return {table: f"{TABLES}/{table}.parquet".format(**wildcards) for table in FIGURES[wildcards.figure].tables}
 
 
 def manifests_of_unsteered(wildcards):

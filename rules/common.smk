@@ -9,7 +9,7 @@ from snakemake.common.configfile import load_configfile
 from saesteer.core.files import check_braces, check_temporary_folder, explain_read_only, file_digest
 from saesteer.core.machine import complete_environment
 from saesteer.core.shipped import SHIPPED
-from saesteer.figures.registry import FIGURES as ALL_FIGURES
+from saesteer.figures.registry import FIGURES
 from saesteer.run import Run
 from saesteer.settings import Comparison, Scores, Sweep, load_experiment, load_workflow
 from saesteer.sources.pins import MODELS, pinned_path
@@ -49,7 +49,7 @@ if workflow.is_main_process:
 # Where files are. {experiment} and {layers} (what one job covers) are filled in by Snakemake.
 DATA = f"{WORKFLOW.data_dir}/{{experiment}}"
 TABLES, PINS = f"{DATA}/tables", f"{DATA}/pins"
-FIGURES = f"{WORKFLOW.figures_dir}/{{experiment}}"
+FIGURES_DIR = f"{WORKFLOW.figures_dir}/{{experiment}}"
 DOWNLOADS = f"{WORKFLOW.data_dir}/downloads"
 REPORT_ASSETS = PACKAGE / "site/assets/assets.json"
 
@@ -57,7 +57,7 @@ REPORT_ASSETS = PACKAGE / "site/assets/assets.json"
 wildcard_constraints:
     experiment="|".join(EXPERIMENTS).replace(".", r"\."),  # the one character of names that patterns take otherwise
     layers=r"layers_\d+-\d+(_features_\d+)?",  # the job's layers, and where its share of their features begins
-    figure="|".join(ALL_FIGURES),
+    figure="|".join(FIGURES),
 
 
 def only(holds):

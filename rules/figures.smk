@@ -11,9 +11,9 @@ rule figure:
     input:
         unpack(figure_tables),
     output:
-        pdf=f"{FIGURES}/{{figure}}.pdf",
-        png=f"{FIGURES}/{{figure}}.png",
-        csv=f"{FIGURES}/{{figure}}.csv",
+        pdf=f"{FIGURES_DIR}/{{figure}}.pdf",
+        png=f"{FIGURES_DIR}/{{figure}}.png",
+        csv=f"{FIGURES_DIR}/{{figure}}.csv",
     log:
         "logs/{experiment}/figure/{figure}.log",
     benchmark:
@@ -32,7 +32,7 @@ rule report:
     input:
         lambda wildcards: planned_outputs(RUNS[wildcards.experiment]),
     output:
-        folder=directory(f"{FIGURES}/report"),
+        folder=directory(f"{FIGURES_DIR}/report"),
     log:
         "logs/{experiment}/report.log",
     benchmark:

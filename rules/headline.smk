@@ -19,7 +19,7 @@ rule metrics:
         chosen_strengths=table_of_strengths,
     output:
         metrics=f"{DATA}/metrics.json",
-        headline=f"{FIGURES}/headline.md",
+        headline=f"{FIGURES_DIR}/headline.md",
     log:
         "logs/{experiment}/metrics.log",
     benchmark:
@@ -40,7 +40,7 @@ rule paper:
         outcomes=f"{TABLES}/outcomes.parquet",
         selection=f"{TABLES}/selection.parquet",
     output:
-        page=f"{FIGURES}/paper.md",
+        page=f"{FIGURES_DIR}/paper.md",
     log:
         "logs/{experiment}/paper.log",
     benchmark:

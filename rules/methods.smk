@@ -4,7 +4,7 @@ from saesteer.core.files import file_digest
 from saesteer.judge.prompt_writing import prompts_fingerprint
 from saesteer.methods.compare.paper_values import PROTOCOLS, VALUES
 from saesteer.methods.compare.tables import METHOD_SUMMARIES
-from saesteer.settings.registry import TABLE as METHODS_TABLE
+from saesteer.settings.registry import TABLE as METHODS_FILE
 
 
 localrules:
@@ -84,7 +84,7 @@ rule method_tables:
     params:
         **summary("method_tables"),
         settings=setting("methods", "best_factor", "judge", "model"),
-        data=[file_digest(table) for table in (METHODS_TABLE, VALUES, PROTOCOLS)],
+        data=[file_digest(table) for table in (METHODS_FILE, VALUES, PROTOCOLS)],
     script:
         "../scripts/summary.py"
 
@@ -96,7 +96,7 @@ rule method_report:
         tables=[f"{TABLES}/{name}.parquet" for name in ("methods", "method_differences", "method_published")],
         equal_cost=equal_cost_table,
     output:
-        report=f"{FIGURES}/methods.md",
+        report=f"{FIGURES_DIR}/methods.md",
     log:
         "logs/{experiment}/method_report.log",
     benchmark:
@@ -106,6 +106,6 @@ rule method_report:
     params:
         code=code("method_report.py"),
         settings=setting("methods", "judge", "model"),
-        data=[file_digest(table) for table in (METHODS_TABLE, VALUES, PROTOCOLS)],
+        data=[file_digest(table) for table in (METHODS_FILE, VALUES, PROTOCOLS)],
     script:
         "../scripts/method_report.py"

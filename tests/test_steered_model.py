@@ -17,7 +17,7 @@ from small_adapters import a_change, a_lora, a_loreft, left_as_it_was, peft_mode
 from torch import Tensor
 
 from saesteer.core.errors import SettingsError
-from saesteer.engine.continuation import Steering
+from saesteer.engine.continuation import BatchSteering
 from saesteer.engine.interventions import (
     KINDS,
     ActivationEdit,
@@ -97,7 +97,7 @@ class Rescaled(Intervention):
     share: float
 
     @classmethod
-    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> BatchSteering:
         return RescaledRows(rows.hook_point, 1 + rows.factor * rows.numbers([one.share for one in interventions]))
 
 

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 VectorForm = Literal["gguf", "repeng", "easysteer", "lm-eval", "neuronpedia", "safetensors", "python"]
 """What reads an exported vector (engine.vector_formats)."""
-Evidence = Literal["examples", "lens", "both"]
+NamedFrom = Literal["examples", "lens", "both"]
 FittedAt = Annotated[int | None, typer.Option(help="Layer that the method was fitted at; needed where there are several.")]
-Factor = Annotated[float | None, typer.Option(help="How hard to steer, below 0 away from it; none: as the experiment chose.")]
+FactorOption = Annotated[float | None, typer.Option(help="How hard to steer, below 0 away from it; none: as the experiment chose.")]
 command = commands("Steer")
 
 
@@ -42,7 +42,7 @@ def features(experiments: Experiments, configfile: Configfile = CONFIG) -> None:
 def explain(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment with max-activating examples and a judge.")],
     evidence: Annotated[
-        Evidence | None, typer.Option("--from", help="What features are named from; none: as the experiment file says, or both.")
+        NamedFrom | None, typer.Option("--from", help="What features are named from; none: as the experiment file says, or both.")
     ] = None,
     features: Annotated[
         list[str] | None, typer.Option(help="LAYER/FEATURE, e.g. 6/548; may be repeated. None: all of the experiment.")
@@ -64,7 +64,7 @@ def export_vector(
     to: Annotated[VectorForm, typer.Option(help="What is to read the file.")],
     output: Annotated[Path, typer.Option("--output", "--out", help="File to write.")],
     layer: FittedAt = None,
-    factor: Factor = None,
+    factor: FactorOption = None,
     concept: Annotated[str | None, typer.Option(help="What texts are rated for; none: what the experiment says.")] = None,
     texts: Annotated[int, typer.Option(min=1, help="Texts that are measured of each form of steering, at least.")] = 100,
     model_id: Annotated[str | None, typer.Option(help="What Neuronpedia calls the model.")] = None,
@@ -102,7 +102,7 @@ def evaluate(
     which: Annotated[str, typer.Argument(help="METHOD/CONCEPT, e.g. diffmean/sea; the method's steering acts at every position.")],
     tasks: Annotated[str, typer.Option(help="Tasks, groups or tags of lm-evaluation-harness, with commas.")],
     layer: FittedAt = None,
-    factor: Factor = None,
+    factor: FactorOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Documents of each task; none: all.")] = None,
     include_path: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Folder with tasks of one's own, in the harness's YAML.")

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from saesteer.engine.continuation import Steering
+from saesteer.engine.continuation import BatchSteering
 from saesteer.engine.models import LanguageModel, depth_of, residual_changed
 from saesteer.engine.quantised import is_quantised
 from saesteer.engine.steering import Intervention, SteeredRows
@@ -39,7 +39,7 @@ class Adapter(Intervention, ABC):
         return type(self), values, tuple(tensor.shape for tensor in tensors.values())
 
     @classmethod
-    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> BatchSteering:
         every = [adapter.tensors for adapter in interventions]
         tensors = {name: torch.stack([of[name].to(rows.factor.device) for of in every], dim=1)[:, rows.which] for name in every[0]}
         units = rows.numbers([getattr(adapter, "unit", 1.0) for adapter in interventions])
@@ -47,7 +47,7 @@ class Adapter(Intervention, ABC):
 
     @abstractmethod
     def installed(self, lm: LanguageModel, factor: Float[Tensor, " row"], start: int, prompt_length: int) -> AbstractContextManager[None]:
-        """As of `Steering`, with each row's adapter and factor."""
+        """As of `BatchSteering`, with each row's adapter and factor."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class WeightChange(Intervention):
         return WeightChange({name: unit * tensor for name, tensor in self.change.items()})
 
     @classmethod
-    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> BatchSteering:
         return _ChangedWeights(changed_weights(rows.lm, interventions[0], rows.factor))
 
     @property
@@ -175,7 +175,7 @@ class _AdaptedRows:
     adapters: Adapter  # tensors [layer row ...]
     factor: Float[Tensor, " row"]
 
-    def take(self, rows: Int[Tensor, " kept"]) -> Steering:
+    def take(self, rows: Int[Tensor, " kept"]) -> BatchSteering:
         tensors = {name: tensor[:, rows] for name, tensor in self.adapters.tensors.items()}
         return _AdaptedRows(replace(self.adapters, **tensors), self.factor[rows])
 
@@ -189,7 +189,7 @@ class _ChangedWeights:
 
     weights: Mapping[str, Tensor]  # by parameter
 
-    def take(self, rows: Int[Tensor, " kept"]) -> Steering:
+    def take(self, rows: Int[Tensor, " kept"]) -> BatchSteering:
         return self
 
     def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:

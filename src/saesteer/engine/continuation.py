@@ -1,6 +1,6 @@
 """Continuing many rows at once, each as if it ran alone: one forward a step for all of them, one token a row, until each has ended.
 
-Rows that have finished are dropped as the batch thins out. What steers them is given (`Steering`).
+Rows that have finished are dropped as the batch thins out. What steers them is given (`BatchSteering`).
 
 On a CPU in float32 a row's tokens are the same in any company: a batch is one forward of any size from `MIN_ROWS`, of prompts of one
 length, without padding or mask. Elsewhere kernels depend on shapes, so every forward has `TILE` rows: a batch is several tiles, dropping
@@ -70,10 +70,10 @@ class Sampling:
 
 
 @runtime_checkable
-class Steering(Protocol):
+class BatchSteering(Protocol):
     """How some rows are steered."""
 
-    def take(self, rows: Int[Tensor, " chosen"]) -> Steering:
+    def take(self, rows: Int[Tensor, " chosen"]) -> BatchSteering:
         """The steering of some of the rows, in the given order."""
         ...
 
@@ -92,7 +92,7 @@ class Slots:
     running: Bool[np.ndarray, " slot"]
     numbers: Float64[Tensor, "slot step"]  # each slot's own, uniform random, for every step
     token: Int[Tensor, " slot"]  # to feed next
-    steering: Steering  # of the slots
+    steering: BatchSteering  # of the slots
     caches: list[Cache]  # one a tile
     place: int  # of `token` in the caches
     before: Int[Tensor, " slot"] | None  # places before the prompt; None: none, in any slot

@@ -26,10 +26,10 @@ from saesteer.engine.conditional import switched
 from saesteer.engine.continuation import (
     MOST_ROWS,
     SHORTEST_BUFFER,
+    BatchSteering,
     Continued,
     Sampling,
     Slots,
-    Steering,
     buffer_length,
     continuation_texts,
     continued_steps,
@@ -288,7 +288,7 @@ def _start(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> Slo
 
 
 def _steered_prefills(
-    run: _Run, prompts: Sequence[Sequence[int]], n_running: int, steering: Steering, length: int, tile: int | None
+    run: _Run, prompts: Sequence[Sequence[int]], n_running: int, steering: BatchSteering, length: int, tile: int | None
 ) -> list[Cache]:
     """Keys and values of all prompt positions but the last under the slots' steering, which end at `length`, with room for the rest.
     Slots after the first `n_running` are padding. Where shapes matter, they run too, and prompts of one length run in forwards of as many

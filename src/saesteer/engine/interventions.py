@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from saesteer.engine.adapters import LowRankSubspace, LowRankWeights, WeightChange
 from saesteer.engine.amplify import amplify
 from saesteer.engine.conditional import similarity
-from saesteer.engine.continuation import Steering
+from saesteer.engine.continuation import BatchSteering
 from saesteer.engine.hook_points import sae_hook_point, steered
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae, encode, encoder_input, largest_activation, written_size
@@ -186,7 +186,7 @@ class ActivationEdit(Intervention):
         return None if self.values is None else replace(self, values=unit * self.values)
 
     @classmethod
-    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> BatchSteering:
         factor, sae = rows.factor, rows.sae
 
         def stacked(parts: Sequence[Tensor]) -> Tensor:  # [row k], short ones filled with 0
@@ -259,7 +259,7 @@ class Projection(Intervention):
     vector: Float[Tensor, " d_model"]  # unit norm
 
     @classmethod
-    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> BatchSteering:
         return _ScaledComponents(rows.hook_point, rows.vectors([one.vector for one in interventions]), -rows.factor)
 
 
@@ -275,7 +275,7 @@ class ScaledComponent(Intervention):
     features: tuple[int, ...] = ()  # as of Addition
 
     @classmethod
-    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> BatchSteering:
         return _ScaledComponents(rows.hook_point, rows.vectors([one.vector for one in interventions]), rows.factor)
 
 
@@ -295,7 +295,7 @@ class ProjectionFloor(Intervention):
         return replace(self, scale=unit * self.scale)
 
     @classmethod
-    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> BatchSteering:
         floor = rows.factor * rows.numbers([one.scale for one in interventions])
         return _Floors(rows.hook_point, rows.vectors([one.vector for one in interventions]), floor)
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saesteer.core.errors import SettingsError
-from saesteer.engine.continuation import Steering
+from saesteer.engine.continuation import BatchSteering
 from saesteer.engine.hook_points import HookPoint, sae_hook_point, steered
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae
@@ -87,7 +87,7 @@ class Intervention:
         return None
 
     @classmethod
-    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> Steering:
+    def steering(cls, interventions: Sequence[Any], rows: SteeredRows) -> BatchSteering:
         """The steering of rows by interventions that can steer rows of one batch."""
         return UnsteeredRows()
 
@@ -113,7 +113,7 @@ class Intervention:
 class UnsteeredRows:
     """Rows in the model as it is."""
 
-    def take(self, rows: Int[Tensor, " kept"]) -> Steering:
+    def take(self, rows: Int[Tensor, " kept"]) -> BatchSteering:
         return self
 
     def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
@@ -126,13 +126,13 @@ class AtHookPoint(ABC):
 
     hook_point: HookPoint
 
-    def take(self, rows: Int[Tensor, " kept"]) -> Steering:
+    def take(self, rows: Int[Tensor, " kept"]) -> BatchSteering:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: value[rows] for name, value in values.items() if isinstance(value, Tensor)})
 
     @abstractmethod
     def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
-        """As of `Steering`."""
+        """As of `BatchSteering`."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def together(interventions: Sequence[Intervention]) -> list[list[int]]:
     return list(groups.values())
 
 
-def steering_of(interventions: Sequence[Intervention], rows: SteeredRows) -> Steering:
+def steering_of(interventions: Sequence[Intervention], rows: SteeredRows) -> BatchSteering:
     """The steering of rows by interventions of one group of `together`."""
     return type(interventions[0]).steering(interventions, rows)
 

@@ -23,7 +23,7 @@ from saesteer.core.errors import SaesteerError
 from saesteer.core.files import file_digest, remove_abandoned, value_digest, write_json
 from saesteer.core.store import FINGERPRINT_DIGITS, sound_parts, write_part
 from saesteer.core.tables import Column, Table, validate
-from saesteer.judge.parse import REQUEST_REFUSED, Reading, Unparsed
+from saesteer.judge.parse import REQUEST_REFUSED, ParsedAnswer, Unparsed
 from saesteer.judge.rubric import ATTEMPTS, Question, rubric_digest
 from saesteer.settings import Endpoint
 
@@ -165,7 +165,7 @@ class AnswerBook:
         """What came when the question was first asked; None: it never was."""
         return self._stored.get((question.request_id, 0))
 
-    def reading(self, question: Question) -> Reading | None:
+    def reading(self, question: Question) -> ParsedAnswer | None:
         """What the stored answers to a question say: the first that is readable, else the last unreadable one; None: never asked."""
         reading = None
         for attempt in range(ATTEMPTS):

@@ -62,11 +62,11 @@ class Unparsed:
     why: str
 
 
-Reading = Rating | Words | Unparsed
+ParsedAnswer = Rating | Words | Unparsed
 """What an answer says."""
 
 
-def parse(raw: str, finish_reason: str | None, label: str, choices: Sequence[str] = RATINGS) -> Reading:
+def parse(raw: str, finish_reason: str | None, label: str, choices: Sequence[str] = RATINGS) -> ParsedAnswer:
     """The rating in the last line of an answer, or the name where there is nothing to choose from. `label` is what that line starts with,
     e.g. "Rating"."""
     value = _labelled(raw, finish_reason, label)

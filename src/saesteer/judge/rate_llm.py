@@ -14,7 +14,7 @@ from tqdm import tqdm
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.texts import TEXT_KEYS
 from saesteer.judge.answers import AnswerBook, Asker, JudgeError, answer_all, unanswered
-from saesteer.judge.parse import Rating, Reading
+from saesteer.judge.parse import ParsedAnswer, Rating
 from saesteer.judge.rubric import Aspect, Question, questions
 
 ALGORITHM_VERSION = 2
@@ -72,11 +72,11 @@ def _questions(row: Mapping[str, Any], instructions: Mapping[str, str] | None, r
     return questions(text, row["concept"], instructions[prefix] if instructions is not None else None)
 
 
-def _value(reading: Reading | None) -> int | None:
+def _value(reading: ParsedAnswer | None) -> int | None:
     return reading.value if isinstance(reading, Rating) else None
 
 
-def _reason(readings: Mapping[Aspect, Reading | None]) -> str | None:
+def _reason(readings: Mapping[Aspect, ParsedAnswer | None]) -> str | None:
     """Why a text has no judge score; None when it has one."""
     if not readings:
         return NO_CONTENT

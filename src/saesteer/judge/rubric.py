@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Literal
 
 from saesteer.core.files import text_id, value_digest
-from saesteer.judge.parse import RATINGS, Reading, parse, parse_instruction
+from saesteer.judge.parse import RATINGS, ParsedAnswer, parse, parse_instruction
 
 Aspect = Literal["concept", "instruction", "fluency"]
 OtherAspect = Literal["steering prompt", "name", "detection"]
@@ -98,7 +98,7 @@ class Question:
         one_of = f"one of these {_NUMBERS[len(lines)]}: {', '.join(lines)}" if lines[1:] else f"of the form {either}"
         return [{"role": "user", "content": self.prompt + _REMINDERS[attempt].format(either=either, one_of=one_of)}]
 
-    def reading(self, raw: str, finish_reason: str | None) -> Reading:
+    def reading(self, raw: str, finish_reason: str | None) -> ParsedAnswer:
         """What an answer to it says."""
         if self.aspect == "steering prompt":
             return parse_instruction(raw, finish_reason, self.label)

@@ -44,7 +44,7 @@ _EVERY_ADDRESS = ("", "0.0.0.0", "::")
 Params = TypeVar("Params", bound=BaseModel)
 Written = AsyncIterator[tuple[int, TextProgress]]
 """What there is of each text (by number) after each of its tokens, until all have ended."""
-Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 def serve(run: Run, host: str, port: int, say: Callable[[str], object]) -> None:
@@ -90,7 +90,7 @@ def _listening(host: str, port: int) -> socket.socket:
 def application(model: Model, scheduler: Scheduler, report: Path, token: str | None) -> ASGIApp:
     """The ASGI application; `report` is the folder of the report's pages."""
     endpoints = Endpoints(model, scheduler)
-    computing: dict[str, Endpoint] = {
+    computing: dict[str, Handler] = {
         "/api/steer": endpoints.steer,
         "/api/next": endpoints.next_token,
         "/api/activations": endpoints.activations,
@@ -109,7 +109,7 @@ def application(model: Model, scheduler: Scheduler, report: Path, token: str | N
     return guarded(Starlette(routes=routes, exception_handlers=faults), token)
 
 
-def _while_connected(endpoint: Endpoint) -> Endpoint:
+def _while_connected(endpoint: Handler) -> Handler:
     """The endpoint, which is cancelled when its client goes away before there is an answer."""
 
     async def answer(request: Request) -> Response:
