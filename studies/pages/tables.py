@@ -148,6 +148,8 @@ def recommendations_markdown(root: Path) -> str:
     lines = []
     for experiment, model in MODELS.items():
         rows = recommended(root, experiment).filter(pl.col("n_per_layer").is_null())
+        if rows.is_empty():
+            continue
         scored = rows.drop_nulls("fresh")
         held = scored.filter(pl.col("fresh").is_between("score_low", "score_high")).height
         fresh = scored["fresh"].to_numpy()
@@ -160,7 +162,8 @@ def judges_markdown(root: Path) -> str:
     """How far each two judges agree on texts of the comparisons of methods."""
     lines = []
     for experiment, model in MODELS.items():
-        for row in pl.read_csv(root / judges.FOLDER / f"{comparison(experiment)}.csv").iter_rows(named=True):
+        file = root / judges.FOLDER / f"{comparison(experiment)}.csv"
+        for row in pl.read_csv(file).iter_rows(named=True) if file.is_file() else ():
             pair = f"{row['judge']}, {row['other']}"
             lines.append((model, pair, row["aspect"], row["n"], f"{row['equal']:.0%}", _with_ends(row, "kappa")))
     return table(("model", "judges", "aspect", "texts", "equal", "weighted kappa"), lines)
