@@ -202,8 +202,8 @@ def rate_beside_unsteered(
     rates_blank: bool = False,
 ) -> Iterator[pl.DataFrame]:
     """`rate` of texts of many layers and targets, a target beside its own unsteered texts; each frame is of one layer. `with_order_nats`
-    measures what the order of words is worth: of TEXTS_AT_ONCE texts or more together, where it matters. `described`: of a layer's target,
-    what else describes a concept."""
+    measures what the order of words is worth: of TEXTS_AT_ONCE texts or more together, where it matters, of unsteered texts once.
+    `described`: of a layer's target, what else describes a concept."""
     keys = ["layer", "target"]
     for (layer,), rows in texts.group_by("layer", maintain_order=True):
         targets = rows["target"].unique(maintain_order=True)
@@ -215,7 +215,10 @@ def rate_beside_unsteered(
             ranges = {key: ranges_of(of_target) for key, of_target in plain.items()}
             cells = here.select(*keys, "text", "mean_nll").iter_rows()
             matters = [order_matters(ranges[layer, target], *measures) for layer, target, *measures in cells]
-            orders = with_order_nats(here.filter(pl.Series(matters, dtype=pl.Boolean))).select(*TEXT_KEYS, "order_nats")
+            measured = pl.concat(plain.values()).select(*TEXT_KEYS, "order_nats")
+            to_measure = here.filter(pl.Series(matters, dtype=pl.Boolean))
+            others = with_order_nats(to_measure.join(measured, TEXT_KEYS, how="anti", maintain_order="left"))
+            orders = pl.concat([others.select(*TEXT_KEYS, "order_nats"), measured.join(to_measure, TEXT_KEYS, how="semi")])
             here = here.join(orders, TEXT_KEYS, how="left", maintain_order="left")
             yield pl.concat(
                 [
