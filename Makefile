@@ -1,7 +1,7 @@
 # `make figures`, `make grammar` and `make test` are all that a newcomer needs: each first makes .venv when it is missing.
 PYTHON ?= python3
 CORES ?= all
-WORKERS ?= 4
+WORKERS ?= 3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 SEED ?= 0

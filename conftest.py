@@ -120,7 +120,7 @@ TAKE_MINUTES = (
     "test_bad_places.py",
 )
 """Files of tests, the longest first."""
-TOGETHER = ("^tests/slurm/", "_figures?.py$")
+TOGETHER = ("^tests/slurm/", r"(_figures?|test_metrics)\.py$")
 """Files of which one worker runs all: they need the one SLURM node, or draw the tables of drawn_figures.py, which take 15 seconds."""
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-import peft
 import torch
 from engine_models import shipped_model, tiny_model
 from torch import Tensor
@@ -66,6 +65,8 @@ def a_change(lm: LanguageModel) -> WeightChange:
 
 def peft_model(lm: LanguageModel, adapter: LowRankWeights, family: str, factor: float = 1.0) -> Any:
     """peft's LoRA with the same A and B, on a copy of the model, its scaling (that of rsLoRA) times the factor."""
+    import peft
+
     names = [projection_of(family, layer) for layer in adapter.layers]
     config = peft.LoraConfig(
         r=4, lora_alpha=32, use_rslora=True, lora_dropout=0.0, target_modules=names, fan_in_fan_out=family == "gpt2", task_type="CAUSAL_LM"

@@ -10,8 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_results import RECORD
-from snakemake.persistence import MetadataRecord
-from snakemake.persistence.file import FilePersistence
 
 from saesteer.sharing import dvc_metadata, snakemake_metadata
 from saesteer.sharing.commands import SharingError
@@ -130,6 +128,8 @@ def test_adoption_does_not_touch_what_a_cache_links_to(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("output", ["data/tiny/generations/layers_00-03.json", "figures/é/" + "long" * 150 + ".pdf"])
 def test_snakemake_reads_the_records_that_we_write(tmp_path: Path, output: str) -> None:
+    from snakemake.persistence.file import FilePersistence
+
     (tmp_path / "input.txt").write_bytes(b"small")
     write_record(tmp_path, output, RECORD | {"input": ["input.txt"]}, {"input.txt": _sha256(b"small")}, 1234.5)
     snakemake = FilePersistence(path=tmp_path / ".snakemake")
@@ -143,6 +143,9 @@ def test_snakemake_reads_the_records_that_we_write(tmp_path: Path, output: str) 
 
 
 def test_we_read_the_records_that_snakemake_writes(tmp_path: Path) -> None:
+    from snakemake.persistence import MetadataRecord
+    from snakemake.persistence.file import FilePersistence
+
     FilePersistence(path=tmp_path / ".snakemake")._write_record(
         "out", MetadataRecord(rule="r", params=["1"], record_format_version=6, endtime=3.0)
     )
@@ -153,6 +156,9 @@ def test_we_read_the_records_that_snakemake_writes(tmp_path: Path) -> None:
 
 
 def test_a_record_of_another_snakemake_is_refused(tmp_path: Path) -> None:
+    from snakemake.persistence import MetadataRecord
+    from snakemake.persistence.file import FilePersistence
+
     FilePersistence(path=tmp_path / ".snakemake")._write_record("out", MetadataRecord(rule="r", record_format_version=7))
     with pytest.raises(SharingError, match=r"out: Snakemake's record has format 7, not 6: use the Snakemake of requirements.lock"):
         read_record(tmp_path, "out")

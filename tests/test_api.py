@@ -48,14 +48,14 @@ def sae_lens_sae() -> Any:
     return SAE.load_from_disk(SAE_FOLDER, device="cpu", dtype="float32")
 
 
-def test_importing_is_light_and_every_name_is_there() -> None:
-    program = (
-        "import sys, saesteer; assert not {'torch', 'polars', 'sae_lens'} & set(sys.modules); print(len(dir(saesteer)));"
-        "[getattr(saesteer, name) for name in saesteer.__all__]"
-    )
+def test_importing_is_light_and_every_name_is_there(tmp_path: Path) -> None:
+    program = "import sys, saesteer; assert not {'torch', 'polars', 'sae_lens'} & set(sys.modules); print(len(dir(saesteer)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == len(saesteer.__all__)
+    (tmp_path / "names.py").write_text("import saesteer\n[getattr(saesteer, name) for name in saesteer.__all__]\n")
+    done = Folder.existing(tmp_path).call("python", "names.py")
+    assert done.returncode == 0, done.stderr
     assert all(getattr(saesteer, name).__doc__ for name in saesteer.__all__)
     with pytest.raises(AttributeError, match="no attribute 'steering'"):
         saesteer.steering  # noqa: B018

@@ -67,24 +67,24 @@ def judged_by_embeddings(further: dict[str, Any]) -> Run:
 
 @pytest.mark.usefixtures("_in_a_copy")
 def test_the_steps_of_a_finished_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = judged_by_embeddings({"explanations": {"evidence": "lens"}})
-    complete(run, "judge", "explanations")
-    ratings = run.rows(JUDGEMENTS)
-    assert (ratings.height, run.rows(EXPLANATIONS).height) == (8 * 3 * 4, 8)
-    assert ratings["judge_score"].null_count() == ratings["reason"].count() < ratings.height
-    assert set(ratings["concept_rating"].drop_nulls()) <= {0, 1, 2}
-    assert set(run.rows(EXPLANATIONS)["label"]) <= set(vocabulary({}))
-    missing, measured = ratings.select(JUDGEMENTS.keys), list[int]()
+    measured = list[int]()
 
     def counted(lm: LanguageModel, texts: pl.DataFrame, *more: Any) -> pl.DataFrame:
         measured.append(texts.height)
         return with_order_nats(lm, texts, *more)
 
     monkeypatch.setattr("saesteer.judge.word_order.with_order_nats", counted)
-    sparingly = pl.concat(steps_of(run.experiment)["judge"].compute(run, missing))
+    run = judged_by_embeddings({"explanations": {"evidence": "lens"}})
+    complete(run, "judge", "explanations")
     n_sparingly = sum(measured)
+    ratings = run.rows(JUDGEMENTS)
+    assert (ratings.height, run.rows(EXPLANATIONS).height) == (8 * 3 * 4, 8)
+    assert ratings["judge_score"].null_count() == ratings["reason"].count() < ratings.height
+    assert set(ratings["concept_rating"].drop_nulls()) <= {0, 1, 2}
+    assert set(run.rows(EXPLANATIONS)["label"]) <= set(vocabulary({}))
     monkeypatch.setattr("saesteer.judge.rate_embedding.order_matters", lambda *_: True)
-    assert pl.concat(steps_of(run.experiment)["judge"].compute(run, missing)).equals(sparingly)
+    rated = pl.concat(steps_of(run.experiment)["judge"].compute(run, ratings.select(JUDGEMENTS.keys)))
+    assert rated.select(ratings.columns).equals(ratings)
     assert n_sparingly < sum(measured) - n_sparingly == ratings.height, "unsteered texts are measured once"
 
 

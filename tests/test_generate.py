@@ -40,12 +40,19 @@ def swept(lm: LanguageModel, sae: Sae, rows: pl.DataFrame, family: str, sampling
     return table
 
 
-AT = [*((family, "resid_post") for family in (*FAMILIES, "shipped")), *((family, "resid_pre") for family in FAMILIES)]
+PLACES = [*((family, "resid_post") for family in (*FAMILIES, "shipped")), *((family, "resid_pre") for family in FAMILIES)]
+LIKE_OTHERS = ("llama", "gpt_neox")
+"""Families that no line of the engine treats in another way than gemma2 and gpt2."""
 
 
+def marked(*values: Any, exhaustive: bool) -> Any:
+    return pytest.param(*values, marks=pytest.mark.exhaustive if exhaustive else ())
+
+
+AT = [marked(*at, exhaustive=at[0] in LIKE_OTHERS) for at in PLACES]
 ALL_AT = [
-    *((*at, 2) for at in AT),
-    *(pytest.param(*at, 0, marks=() if at[0] == "gemma2" else pytest.mark.exhaustive) for at in AT),
+    *(marked(*at, 2, exhaustive=at[0] in LIKE_OTHERS) for at in PLACES),
+    *(marked(*at, 0, exhaustive=at[0] != "gemma2") for at in PLACES),
 ]
 
 
@@ -111,7 +118,7 @@ def recorded_steps() -> Iterator[tuple[Counter[bytes], set[int]]]:
         yield seen, shapes
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
+@pytest.mark.parametrize("family", [marked(family, exhaustive=family in LIKE_OTHERS) for family in (*FAMILIES, "shipped")])
 def test_factor_0_equals_no_hook(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lm, sae = model_and_sae(family, 1)
     rows = sweep_rows(120).filter(pl.col("factor") == "0")

@@ -2,7 +2,6 @@
 `gc` and a regrouping make of leftovers."""
 
 import functools
-import itertools
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -208,7 +207,9 @@ def test_other_rows_of_an_earlier_step_make_the_later_step_s_rows_missing(
         with pytest.raises(StoreError, match="was measured on other rows than"):
             read_rows(here.steps[later].table, [here.manifest(later)])
     assert here.n_missing(later) in (n_rows, None), "None: another step that it reads has to be computed again first"
-    here.run((*itertools.takewhile(lambda step: step != later, here.steps), later))
+    names = [*here.steps]
+    first = names.index(earlier) if earlier in names else 0
+    here.run(tuple(names[first : names.index(later) + 1]))
     assert here.n_missing(later) == 0
     assert read_rows(here.steps[later].table, [here.manifest(later)]).height == n_rows
 

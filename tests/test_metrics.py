@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from drawn_figures import FEW_DRAWS, sweep
 from scipy.stats import spearmanr
 from synthetic_tables import main_tables, selection_settings
 from workflow_folder import ROOT
@@ -16,13 +17,12 @@ from saesteer.site.headline import depth_rho, headline_markdown, times
 from saesteer.site.paper import paper_markdown
 from saesteer.summaries.summary import summary_tables
 
-DRAWS = {"random_draws": 50, "permutations": 50}
-SETTINGS = selection_settings(**DRAWS)
+SETTINGS = selection_settings(**FEW_DRAWS)
 
 
 @pytest.fixture(scope="module")
 def world() -> dict[str, pl.DataFrame]:
-    return main_tables(**DRAWS)
+    return sweep()
 
 
 def numbers_of(world: dict[str, pl.DataFrame]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _unsteered_rows(world: dict[str, pl.DataFrame]) -> list[dict[str, Any]]:
 
 def test_no_table_and_no_number_depends_on_the_order_of_rows(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
     """Nor the page that sets them beside the paper's; and the numbers are JSON."""
-    in_another_order = main_tables(order=lambda rows: rows.sample(fraction=1.0, shuffle=True, seed=5), **DRAWS)
+    in_another_order = main_tables(order=lambda rows: rows.sample(fraction=1.0, shuffle=True, seed=5), **FEW_DRAWS)
     for name, table in world.items():
         keys = summary_tables()[name].keys
         assert in_another_order[name].sort(keys).equals(table.sort(keys)), name

@@ -92,7 +92,8 @@ def _edited(one: Intervention, factor: float, sae: Sae, prompt_length: int) -> C
             return out + factor * one.scale * one.vector if meets == one.above else out
         for place in range(residual.shape[1]):
             h = residual[0, place]
-            codes = encode(sae, h[None])[0]
+            is_of_codes = isinstance(one, ActivationEdit) or getattr(one, "scale", 0.0) is None
+            codes = encode(sae, h[None])[0] if is_of_codes else h
             if isinstance(one, Addition) and (one.positions == "all" or place >= prompt_length - 1):
                 scale = float(codes.max()) if one.scale is None else one.scale
                 out[0, place] = h + factor * scale * one.vector

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from snakemake.cli import parse_config
-from snakemake.common.configfile import load_configfile
 from workflow_folder import ROOT, Folder
 
 from saesteer.core.errors import SettingsError
@@ -144,6 +142,8 @@ CONFIGURATIONS = {
 
 def test_a_configuration_that_snakemake_reads_otherwise_is_refused(tmp_path: Path) -> None:
     """Snakemake reads its configuration by YAML 1.1 and gives it as values."""
+    from snakemake.common.configfile import load_configfile
+
     path = tmp_path / "config.yaml"
     for text, message in CONFIGURATIONS.items():
         path.write_text(f"{text}\n")
@@ -156,6 +156,8 @@ def test_a_configuration_that_snakemake_reads_otherwise_is_refused(tmp_path: Pat
 
 def test_the_command_lines_values_are_decimal_too() -> None:
     """As Snakemake parses `--config part_seconds=010 experiments=[010,yes]`."""
+    from snakemake.cli import parse_config
+
     given_values = parse_config(["part_seconds=010", "experiments=[010,yes]"])
     assert load_workflow(given_values) == Workflow(part_seconds=10, experiments=("010", "yes"))
     for value in ("1:30", "yes", "true"):

@@ -75,15 +75,19 @@ class Folder:
         shutil.copytree(self.path / "config", path / "config", dirs_exist_ok=True)
         return twin
 
-    def start(self, *arguments: str, experiment: str = "micro", cold: bool = False, **settings: Any) -> subprocess.Popen[str]:
-        """Start Snakemake, `cold` as users do; `settings` are keys of the workflow configuration."""
+    def start(
+        self, *arguments: str, experiment: str = "micro", cold: bool = False, variables: Mapping[str, str | None] = {}, **settings: Any
+    ) -> subprocess.Popen[str]:
+        """Start Snakemake, `cold` as users do; `variables` of the environment replace those here (None: not set), `settings` are keys of the
+        workflow configuration."""
+        environment = (self.environment if cold else self.warm) | variables
         values = [f"{key}={value}" for key, value in {"experiments": f"[{experiment}]", **settings}.items()]
         command = [str(BIN / "snakemake") if cold else "snakemake", "--snakefile", str(self.root / self.snakefile)]
         command += ["--directory", str(self.path), "--cores", "2", "--rerun-incomplete", *arguments, "--config", *values]
         return subprocess.Popen(
             command,
             cwd=self.path,
-            env=self.environment if cold else self.warm,
+            env={name: value for name, value in environment.items() if value is not None},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
