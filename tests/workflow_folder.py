@@ -78,8 +78,8 @@ class Folder:
     def start(
         self, *arguments: str, experiment: str = "micro", cold: bool = False, variables: Mapping[str, str | None] = {}, **settings: Any
     ) -> subprocess.Popen[str]:
-        """Start Snakemake, `cold` as users do; `variables` of the environment replace those here (None: not set), `settings` are keys of the
-        workflow configuration."""
+        """Start Snakemake, `cold` as users do. `variables` of the environment replace those here (None: not set); `settings` are keys of
+        the workflow configuration."""
         environment = (self.environment if cold else self.warm) | variables
         values = [f"{key}={value}" for key, value in {"experiments": f"[{experiment}]", **settings}.items()]
         command = [str(BIN / "snakemake") if cold else "snakemake", "--snakefile", str(self.root / self.snakefile)]
