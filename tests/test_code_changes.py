@@ -156,6 +156,10 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
 '''
 NEW_RULE = """
 
+localrules:
+    token_length,
+
+
 rule token_length:
     input:
         logit_lens=f"{DATA}/logit_lens/{{layers}}.json",
@@ -167,6 +171,8 @@ rule token_length:
         "logs/{experiment}/token_length/{layers}.log",
     benchmark:
         "logs/{experiment}/token_length/{layers}.tsv"
+    conda:
+        "../envs/saesteer.yaml"
     script:
         "../scripts/step.py"
 """

@@ -20,6 +20,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "headlines": tables.headlines_markdown,
         "grid-ends": tables.grid_ends_markdown,
         "methods": tables.methods_markdown,
+        "recommendations": tables.recommendations_markdown,
     },
 }
 """Page -> its generated blocks by name, each with what writes its text from the repository's root."""

@@ -186,6 +186,7 @@ def test_each_question_has_a_verdict_on_each_model(root: Path) -> None:
         (root / "docs" / file).unlink()
     assert list(answers(root, "gemma-3-270m")) == ["not run yet"] * len(QUESTIONS)
     assert headlines_markdown(root).startswith("## SmolLM2-135M\n\n| what | measured | holds |\n")
+    assert [line.split(" | ")[0] for line in recommendations_markdown(root).splitlines()[2:]] == ["| SmolLM2-135M"]
     lines = answers_markdown(root).splitlines()
     assert lines[0] == "| question | P1, on Gemma-2 2B and 9B | SmolLM2-135M | Gemma 3 270M |"
     assert len(lines) == 2 + len(QUESTIONS)
