@@ -17,7 +17,7 @@ from engine_models import FAMILIES, FURTHER_FAMILIES, WORLD, shipped_model, ship
 from oracles.plain_hooks import at_hook_point
 from safetensors import safe_open
 from test_evaluation import NAME, comparison, finished_fits  # noqa: F401
-from test_steered_model import TEXTS, VECTOR
+from test_steered_model import VECTOR, texts
 from typer.testing import CliRunner
 
 from saesteer import cli
@@ -37,7 +37,8 @@ from saesteer.steps.logit_lens import LOGIT_LENS
 
 NO_FACTOR = "a factor is a number from -10000 to 10000, not "
 LAYER, FACTOR, SCALE = 6, -1.5, 40.0  # below 0: a file that drops the sign steers the other way
-IDS = torch.tensor([TEXTS[2], TEXTS[2][::-1]])
+_SENTENCE = [2, 1894, 1089, 1857, 1117, 1710, 1711, 1493, 1022]  # of the grammar, in the shipped model's tokens
+IDS = torch.tensor([_SENTENCE, _SENTENCE[::-1]])
 HOSTILE = "sea'''\"\"\"\nraise SystemExit('no')\n%(about)s {BLOCK}"
 ABOUT = {"label": HOSTILE, "factor": FACTOR, "neuronpedia_model": "world"}
 
@@ -77,16 +78,16 @@ def test_a_max_is_the_median_over_prompts_of_the_largest_activation_at_the_last_
         return residual
 
     with at_hook_point(lm.model, LAYER, "resid_post", seen):
-        for text in TEXTS[:5]:
+        for text in texts()[:5]:
             lm.model(torch.tensor([text]))
-    assert median_a_max(lm, sae, LAYER, TEXTS[:5]) == pytest.approx(sorted(largest)[2], rel=1e-5)
+    assert median_a_max(lm, sae, LAYER, texts()[:5]) == pytest.approx(sorted(largest)[2], rel=1e-5)
 
 
 def test_no_active_feature_is_refused() -> None:
     sae = shipped_sae(LAYER)
     dead = replace(sae, threshold=torch.full_like(sae.threshold, 1e9))
     with pytest.raises(SettingsError, match="no feature is active at the last token"):
-        median_a_max(shipped_model(), dead, LAYER, TEXTS[:3])
+        median_a_max(shipped_model(), dead, LAYER, texts()[:3])
 
 
 @torch.no_grad()
