@@ -23,7 +23,8 @@ from saesteer.cli import app
 from saesteer.settings import Experiment, LabelledTexts, Scores, SettingsError, experiment_of, load_experiment, load_workflow
 from saesteer.sources.pins import sae_entry
 from saesteer.workflow.new_experiment import write_experiment
-from saesteer.workflow.preflight import _corpus_tokens, check_experiment
+from saesteer.workflow.preflight import check_experiment
+from saesteer.workflow.this_machine import corpus_tokens
 
 
 @pytest.fixture
@@ -248,7 +249,7 @@ def test_the_disk_that_check_names_holds_the_activations(own: Experiment) -> Non
     workflow = load_workflow({"experiments": ["own"]})
     (disk,) = (found.text for found in check_experiment("own", own, workflow, os.environ) if found.about == "disk")
     assert f"activations {2 * 98_514 * 50 / 2**30:.1f} GiB" in disk
-    assert _corpus_tokens(own) == 98_514
+    assert corpus_tokens(own) == 98_514
 
 
 def test_the_norm_of_each_decoder_row_is_noted(tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
-import polars as pl
-
 from saesteer.core.errors import SaesteerError
 from saesteer.core.markdown import counted, gib
 from saesteer.settings import (
@@ -26,8 +24,6 @@ from saesteer.settings import (
     Sweep,
     Workflow,
 )
-from saesteer.sources.corpus import text_columns
-from saesteer.sources.features import resolve
 from saesteer.sources.hub import check_access, file_sizes, model_config, model_tokenizer, repo_size
 from saesteer.sources.model_size import BYTES, QUANTISED, bytes_of_weights, check_library, n_gpus, total_bytes
 from saesteer.sources.pins import MODEL_FILES, MODELS, SAE_FILES, model_settings
@@ -35,7 +31,7 @@ from saesteer.sources.prefixes import prompt_source
 from saesteer.sources.published import published_file
 from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_source, with_form
 from saesteer.steps.judges import judge_of
-from saesteer.steps.keys import n_concepts, n_fit_generations
+from saesteer.steps.keys import n_concepts
 from saesteer.steps.logit_lens import N_TOKENS
 from saesteer.steps.pilot import tokens_read
 from saesteer.workflow.checks import check_contents, check_files, check_model_config, check_times, check_tokens, read_config
@@ -43,12 +39,20 @@ from saesteer.workflow.families import text_config
 from saesteer.workflow.model_files import present_folder
 from saesteer.workflow.outputs import pins
 from saesteer.workflow.project import input_paths
-from saesteer.workflow.this_machine import Amounts, in_words, operations
+from saesteer.workflow.this_machine import (
+    CHARACTERS_PER_TOKEN,
+    Amounts,
+    corpus_tokens,
+    in_words,
+    n_features,
+    n_texts,
+    operations,
+    sae_bytes,
+)
 
 GPUS = (80, 48, 24)
 """GiB of common GPUs, to say how many of them a model needs."""
 
-CHARACTERS_PER_TOKEN = 4
 ACTIVATION_BYTES = 50  # on disk, a token and layer, with about ten active features (37 and 52 were measured); 4.5 each
 SMALL = 2 * 2**30  # of weights: such models run without a GPU
 WORKSPACE = 2 * 2**30  # activations, caches, the CUDA context
@@ -135,8 +139,7 @@ def _files(subject: _Subject) -> str:
     paths = list(input_paths(subject.experiment))
     folders = [path.glob(pattern) for path in paths for pattern in (*MODEL_FILES, *SAE_FILES) if path.is_dir()]
     check_times([*paths, *chain.from_iterable(folders)], time.time())
-    n_features = _n_features(subject.experiment)
-    return f"{n_features} features in {counted(len(subject.experiment.layers), 'layer')}; what is on this machine fits"
+    return f"{n_features(subject.experiment)} features in {counted(len(subject.experiment.layers), 'layer')}; what is on this machine fits"
 
 
 def _model(subject: _Subject, pin: str) -> str:
@@ -251,13 +254,13 @@ def _examples(subject: _Subject) -> str:
 def _disk(subject: _Subject) -> str:
     """Downloads, converted SAEs, activations, generated texts; refused where they are more than what is free."""
     experiment, folder = subject.experiment, subject.workflow.cache_dir or subject.workflow.data_dir
-    saes = len(experiment.layers) * _sae_bytes(experiment)
+    saes = len(experiment.layers) * sae_bytes(experiment)
     share = max(experiment.saes.n_features / _BATCHED_FEATURES, 1)
     examples = (
         len(experiment.layers) * NEURONPEDIA_LAYER * share if isinstance(experiment.max_activating_examples, NeuronpediaExamples) else 0
     )
-    activations = len(experiment.layers) * _corpus_tokens(experiment) * ACTIVATION_BYTES
-    texts = _n_texts(experiment) * (40 + experiment.sampling.max_new_tokens * 3)
+    activations = len(experiment.layers) * corpus_tokens(experiment) * ACTIVATION_BYTES
+    texts = n_texts(experiment) * (40 + experiment.sampling.max_new_tokens * 3)
     models = sum(weights.download for weights in subject.models.values())
     needed = models + (2 * saes if experiment.saes.from_hub else saes) + examples + activations + texts
     free = shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())).free
@@ -288,7 +291,7 @@ def _gpu(subject: _Subject) -> str:
     parts = []
     if "model" in models:
         settings, weights = experiment.model, models["model"]
-        resident = weights.n_bytes + _sae_bytes(experiment) * BYTES.get(settings.dtype, BYTES["bfloat16"]) // 4
+        resident = weights.n_bytes + sae_bytes(experiment) * BYTES.get(settings.dtype, BYTES["bfloat16"]) // 4
         lm = model_without_weights(weights.config, settings.dtype)
         n_new = experiment.sampling.max_new_tokens
         taken = [(sweep_bytes(lm, resident, n * size * 2**30, settings.prompt_format, n_new), n * size) for size, n in needed.items()]
@@ -316,16 +319,16 @@ def _machine(subject: _Subject) -> str:
     if "model" not in models:
         return "not known, as the model could not be read"
     numbers = {pin: model.n_bytes / BYTES.get(model_settings(experiment, pin).dtype, BYTES["bfloat16"]) for pin, model in models.items()}
-    sae, of_texts = _sae_bytes(experiment), max(model.n_bytes for model in models.values())
+    sae, of_texts = sae_bytes(experiment), max(model.n_bytes for model in models.values())
     amounts = Amounts(
         model=numbers["model"],
         scorer=numbers.get("perplexity_model", 0.0),
         sae=sae / 4,
         n_layers=len(experiment.layers),
-        n_features=_n_features(experiment),
-        n_texts=_n_texts(experiment),
+        n_features=n_features(experiment),
+        n_texts=n_texts(experiment),
         n_new=experiment.sampling.max_new_tokens,
-        corpus_tokens=_corpus_tokens(experiment),
+        corpus_tokens=corpus_tokens(experiment),
         pilot_tokens=tokens_read(experiment),
     )
     text = in_words(operations(amounts), peak_flops(), n_cores(), of_texts + sae + WORKSPACE, free_host_bytes())
@@ -345,8 +348,8 @@ def _judge(subject: _Subject) -> str:
 
     check_key(endpoint, subject.environ)
     share = 1.0 if isinstance(experiment, Comparison) else judge.n_prompts / prompt_source(experiment).n
-    n_texts, characters = math.ceil(_n_texts(experiment) * share), experiment.sampling.max_new_tokens * CHARACTERS_PER_TOKEN
-    spend = estimate_texts(n_texts, characters, experiment.model.prompt_format == "chat", endpoint)
+    n_rated, characters = math.ceil(n_texts(experiment) * share), experiment.sampling.max_new_tokens * CHARACTERS_PER_TOKEN
+    spend = estimate_texts(n_rated, characters, experiment.model.prompt_format == "chat", endpoint)
     limit = f"limit {endpoint.max_usd:g} USD for all jobs and runs" if endpoint.max_usd is not None else "no limit is set (judge.max_usd)"
     return f"{endpoint.model}: {spend.requests:,} requests, about {spend.typical}; {limit}"
 
@@ -359,7 +362,7 @@ def _labels(subject: _Subject) -> str:
     endpoint, section = judge.endpoint, judge.experiment.explanations
     assert endpoint is not None
     assert section is not None
-    spend = estimate_labels(_n_features(subject.experiment), N_TOKENS, section, endpoint)
+    spend = estimate_labels(n_features(subject.experiment), N_TOKENS, section, endpoint)
     return f"{endpoint.model}: {spend.requests:,} requests, about {spend.typical}, within the same limit"
 
 
@@ -377,31 +380,3 @@ def _prompts(subject: _Subject) -> str:
     asks = [Ask(request("x" * 80, insistence), 0) for insistence in INSISTENCE] * n_concepts(compared)
     spend = estimate(asks, writer)
     return f"{writer.model}: {spend.requests:,} requests, about {spend.typical}"
-
-
-def _n_features(experiment: Experiment) -> int:
-    return sum(map(len, resolve(experiment).values()))
-
-
-def _n_texts(experiment: Experiment) -> int:
-    if not isinstance(experiment, Sweep):
-        return n_fit_generations(experiment) if isinstance(experiment, Comparison) else 0
-    sweep = experiment.sweep
-    return _n_features(experiment) * len(sweep.factors) * sweep.n_prefixes * sweep.n_samples
-
-
-def _corpus_tokens(experiment: Experiment) -> int:
-    """Tokens of the texts that local max-activating examples are computed from; of texts that are not tokenised yet, about."""
-    local = experiment.local_examples
-    if not local or not local.texts.is_file():
-        return 0
-    if {"text_id", "token_ids"} <= text_columns(local.texts):
-        lengths = pl.col("token_ids").list.len().cast(pl.Int64)
-    else:
-        lengths = (pl.col("text").cast(pl.String).str.len_chars().cast(pl.Int64) // CHARACTERS_PER_TOKEN).clip(1, local.max_tokens)
-    return int(pl.scan_parquet(local.texts).select(lengths.sum()).collect().item())
-
-
-def _sae_bytes(experiment: Experiment) -> int:
-    """Encoder and decoder in float32."""
-    return 2 * experiment.saes.d_model * experiment.saes.n_features * 4

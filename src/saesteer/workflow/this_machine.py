@@ -1,9 +1,16 @@
-"""How long an experiment takes on a machine without a GPU, and how much memory: by its models' operations, and how fast this machine is."""
+"""How much an experiment computes; how long that takes on a machine without a GPU, and how much memory: by its models' operations, and how
+fast this machine is."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import polars as pl
+
 from saesteer.core.markdown import gib
+from saesteer.settings import Comparison, Experiment, Sweep
+from saesteer.sources.corpus import text_columns
+from saesteer.sources.features import resolve
+from saesteer.steps.keys import n_fit_generations
 
 SHARE_OF_PEAK = 1 / 3
 """Share of a large matrix product's rate that the steps reach, their starts included. Measured on one core in float32, with Gemma-2-2B's
@@ -11,6 +18,8 @@ matrices (2 of 26 layers): texts reach 50 % in batches of 72 and 61 % of 288, as
 Besides, a job starts Python and reads the model (half a minute of a core), and prompts of different lengths do not share a batch."""
 PROMPT_TOKENS = 8
 """About the tokens of a prefix, whose loss is not counted but which are read."""
+CHARACTERS_PER_TOKEN = 4
+"""About those of a token of English text."""
 SMALLER = {
     "writing texts": "fewer features, sweep.factors or sweep.n_prefixes, or a smaller sweep.max_new_tokens",
     "their losses": "a smaller perplexity.model, or fewer texts",
@@ -77,3 +86,31 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * unit:
             return f"{seconds / unit:.0f} {name}"
     return "a minute"
+
+
+def n_features(experiment: Experiment) -> int:
+    return sum(map(len, resolve(experiment).values()))
+
+
+def n_texts(experiment: Experiment) -> int:
+    if not isinstance(experiment, Sweep):
+        return n_fit_generations(experiment) if isinstance(experiment, Comparison) else 0
+    sweep = experiment.sweep
+    return n_features(experiment) * len(sweep.factors) * sweep.n_prefixes * sweep.n_samples
+
+
+def corpus_tokens(experiment: Experiment) -> int:
+    """Tokens of the texts that local max-activating examples are computed from; of texts that are not tokenised yet, about."""
+    local = experiment.local_examples
+    if not local or not local.texts.is_file():
+        return 0
+    if {"text_id", "token_ids"} <= text_columns(local.texts):
+        lengths = pl.col("token_ids").list.len().cast(pl.Int64)
+    else:
+        lengths = (pl.col("text").cast(pl.String).str.len_chars().cast(pl.Int64) // CHARACTERS_PER_TOKEN).clip(1, local.max_tokens)
+    return int(pl.scan_parquet(local.texts).select(lengths.sum()).collect().item())
+
+
+def sae_bytes(experiment: Experiment) -> int:
+    """Encoder and decoder in float32."""
+    return 2 * experiment.saes.d_model * experiment.saes.n_features * 4
