@@ -28,6 +28,8 @@ N_FEATURES = 96
 SYLLABLES = [first + vowel for first in "bdfgklmnprst" for vowel in "aeiou"]
 WORDS = SYLLABLES + [one + two for one, two in zip(SYLLABLES, reversed(SYLLABLES), strict=True)]
 FAMILIES = ("gemma2", "gemma2_short_window", "llama", "gpt_neox", "gpt2")
+LIKE_OTHERS = ("llama", "gpt_neox")
+"""Families that no line of the engine treats in another way than gemma2 and gpt2."""
 WITH_LAYER_NORM = ("gpt_neox", "gpt2")
 """Those whose writing weights TransformerLens centres."""
 FURTHER_FAMILIES = ("gemma3", "qwen3", "bloom", "opt", "cohere2", "granite", "qwen3_5_text")

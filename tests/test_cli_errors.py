@@ -1,5 +1,6 @@
 """Every command given something a user can get wrong: one message that says what is wrong, exit code 1, no traceback."""
 
+import ast
 import builtins
 import re
 import shlex
@@ -136,9 +137,13 @@ def test_every_command_is_among_them() -> None:
 
 def test_every_error_of_the_package_has_the_one_base() -> None:
     """Abstains is no error: a method has nothing to offer for a concept."""
-    modules = (file.read_text(encoding="utf-8") for file in (ROOT / "src/saesteer").rglob("*.py"))
-    classes = (found for text in modules for found in re.findall(r"^class (\w+)\((.*)\):", text, re.MULTILINE))
-    raised = {name: set(re.findall(r"[\w.]+", bases)) for name, bases in classes}
+    classes = [
+        node
+        for file in (ROOT / "src/saesteer").rglob("*.py")
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    ]
+    raised = {node.name: {base.id for base in node.bases if isinstance(base, ast.Name)} for node in classes}
     builtin = {name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, Exception)}
     ours = {"SaesteerError"}
     while new := {name for name, bases in raised.items() if bases & ours} - ours:

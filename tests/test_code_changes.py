@@ -19,6 +19,7 @@ def checkout(finished: Folder, tmp_path_factory: pytest.TempPathFactory) -> Chec
     twin = Checkout(tmp_path_factory.mktemp("checkout") / "repo")
     for name in ("data/micro", "figures/micro", "logs", ".snakemake"):
         shutil.copytree(finished.path / name, twin.path / name, dirs_exist_ok=True)
+    assert due(twin) == {}
     return twin
 
 

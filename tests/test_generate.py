@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from engine_models import FAMILIES, TINY, model_and_sae, sweep_rows, tiny_model, tiny_sae, without_bos
+from engine_models import FAMILIES, LIKE_OTHERS, TINY, model_and_sae, sweep_rows, tiny_model, tiny_sae, without_bos
 from oracles import plain_hooks, splitmix
 from polars.testing import assert_frame_equal
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -41,8 +41,6 @@ def swept(lm: LanguageModel, sae: Sae, rows: pl.DataFrame, family: str, sampling
 
 
 PLACES = [*((family, "resid_post") for family in (*FAMILIES, "shipped")), *((family, "resid_pre") for family in FAMILIES)]
-LIKE_OTHERS = ("llama", "gpt_neox")
-"""Families that no line of the engine treats in another way than gemma2 and gpt2."""
 
 
 def marked(*values: Any, exhaustive: bool) -> Any:

@@ -63,7 +63,7 @@ CASES += [
     for family in ("gemma2", "gemma3_text", "olmo2", "olmo3", "glm4", "exaone4", "bloom", "mpt", "llama", "gpt2", "gpt_neox", "qwen3")
     for hook_point in ("attn_module", "mlp_module")
 ]
-ROWS = rows_of_grid((feature, factor, prefix_id, 0) for feature in (0, 40) for factor in ("0", "0.8", "10") for prefix_id in PREFIXES)
+ROWS = rows_of_grid((feature, factor, prefix_id, 0) for feature in (0, 17, 40) for factor in ("0", "0.8", "10") for prefix_id in PREFIXES)
 
 
 @cache

@@ -59,7 +59,7 @@ class Step(NamedTuple):
 def trials(n: int, *given: tuple[int | None, Sequence[int]]) -> list[tuple[int | None, list[int]]]:
     """Rows at a time and places of rows: by default few and many of them, in order, shuffled, a slice, one alone."""
     shuffled = np.random.default_rng(n).permutation(n).tolist()
-    usual = [(32, range(min(n, 42))), (64, shuffled), (256, [5]), (None, range(9, 16))]
+    usual = [(32, range(min(n, 42))), (64, range(n)), (256, shuffled), (256, [5]), (None, range(9, 16))]
     return [(batch, list(places)) for batch, places in given or usual]
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 import torch
-from engine_models import FAMILIES, tiny_model, tiny_sae
+from engine_models import FAMILIES, LIKE_OTHERS, tiny_model, tiny_sae
 from oracles.plain_hooks import at_hook_point, greedy
 
 from saesteer.core.counter_rng import streams
@@ -125,10 +125,6 @@ def _slow(lm: LanguageModel, sae: Sae, one: Intervention, factor: float, prompt:
 
 def _prompts(lm: LanguageModel) -> list[list[int]]:
     return [prompt_token_ids(lm, text) for text in ("From ba", "ba be di do", "do")]
-
-
-LIKE_OTHERS = ("llama", "gpt_neox")
-"""Families that no line of the engine treats in another way than gemma2 and gpt2."""
 
 
 @pytest.mark.slow
