@@ -1,6 +1,7 @@
 """Checks of shapes and types of functions (jaxtyping + beartype) in tests of `make test`; what several files of tests share."""
 
 import functools
+import gc
 import os
 import re
 import ssl
@@ -66,6 +67,7 @@ DEFAULT_SSL_CONTEXT = httpcore2.default_ssl_context
 def pytest_configure(config: pytest.Config) -> None:
     """Flushes and certificates as above. Checks on, but in `make test-all`: they would take a third of its time, and see in its longer
     tests what they see in the others."""
+    gc.disable()
     os.fsync = fsync
     places = ("SSL_CERT_FILE", "SSL_CERT_DIR")
     httpcore2.default_ssl_context = lambda **options: certificates(*map(os.environ.get, places), **options)
@@ -75,6 +77,13 @@ def pytest_configure(config: pytest.Config) -> None:
         pytest.MonkeyPatch().setattr(place, name, of_modules_and_classes(getattr(place, name)))
     beartype_packages(SOURCES, conf=BeartypeConf(claw_is_pep526=False))
     install_import_hook(BY_JAXTYPING, "beartype.beartype")
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is looked for seldom, and not among what has been imported: at Python's pace that took a sixth of the tests' time."""
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+    gc.enable()
 
 
 # How long one example takes says more about the machine than about the code. A commit's tests try the same examples each time;

@@ -1,7 +1,7 @@
 """A process that has the libraries loaded, from which the programs of tests' small runs are forked.
 
-Each would import them anew, which takes longer than what the small experiments compute. It has none of this project's modules: those are
-imported from the folder whose code is run.
+Each would import them anew, which takes longer than what the small experiments compute. A child of it has most of this checkout's modules too;
+programs that run another folder's code are forked from the process itself, which has none of them.
 """
 
 import atexit
@@ -10,6 +10,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import runpy
 import select
 import shutil
@@ -28,36 +29,44 @@ from pydantic._internal import _fields
 LIBRARIES = ["transformers.models.gemma2.modeling_gemma2", "matplotlib.pyplot", "matplotlib.backends.backend_pdf", "fontTools.subset"]
 LIBRARIES += ["scipy.stats", "polars", "pydantic", "jaxtyping", "typer", "grimp", "snakemake.cli", "dvc.repo"]
 PROGRAMS = ("python", "snakemake", "saesteer", "dvc")
+SOURCE = Path(__file__).parents[1] / "src"
+ROOMS = ("core", "settings", "sources", "analysis", "engine", "judge", "steps")
+"""The package's rooms of which most jobs import something."""
+WITH_PACKAGE = "with_package"
+"""The folder, in the other's, of programs that have ROOMS as they are in SOURCE."""
 
 
 class Server:
-    """The process for one environment; another environment ends it."""
+    """The process for one environment, with its child; another environment ends them."""
 
     def __init__(self) -> None:
         self.environment: Mapping[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="warm"))
         client = Path(__file__).with_name("warm_client.py").read_text()
-        for program in PROGRAMS:
-            (self.folder / program).write_text(f"#!{sys.executable} -IS\n{client}")
-            (self.folder / program).chmod(0o755)
+        for folder in (self.folder, self.folder / WITH_PACKAGE):
+            folder.mkdir(exist_ok=True)
+            for program in PROGRAMS:
+                (folder / program).write_text(f"#!{sys.executable} -IS\n{client}")
+                (folder / program).chmod(0o755)
         atexit.register(self.end)
 
-    def programs(self, environment: Mapping[str, str]) -> Path:
+    def programs(self, environment: Mapping[str, str], with_package: bool) -> Path:
         """The folder of the programs; the process that they are forked from has been started in this environment."""
         if environment != self.environment:
             self.stop()
             command = [sys.executable, __file__, str(self.folder)]
             self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             assert self.process.stdout is not None
-            assert self.process.stdout.readline() == b"ready\n"
+            assert self.process.stdout.readline() + self.process.stdout.readline() == 2 * b"ready\n"
             self.environment = dict(environment)
-        return self.folder
+        return self.folder / WITH_PACKAGE if with_package else self.folder
 
     def stop(self) -> None:
         if self.process is not None:
             self.process.communicate()  # closes its standard input
-            (self.folder / "socket").unlink()
+            for folder in (self.folder, self.folder / WITH_PACKAGE):
+                (folder / "socket").unlink()
 
     def end(self) -> None:
         self.stop()
@@ -76,6 +85,9 @@ def serve(folder: Path) -> None:
         importlib.import_module(library)
     # What settings mean, which only `saesteer config-docs` reads, would take half of the time that importing them does.
     _fields.extract_docstrings_from_cls = lambda *_, **__: {}
+    if os.fork() == 0:
+        import_package()
+        folder /= WITH_PACKAGE
     gc.collect()
     gc.freeze()  # else looking for garbage copies all that was imported
     with socket.socket(socket.AF_UNIX) as listener:
@@ -89,6 +101,17 @@ def serve(folder: Path) -> None:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 attend(connection, folder)
             connection.close()
+
+
+def import_package() -> None:
+    """The modules of ROOMS, from SOURCE. No thread of polars may have begun: a forked process would wait for it without end."""
+    sys.path.insert(0, str(SOURCE))
+    for room in ROOMS:
+        for module in pkgutil.walk_packages([str(SOURCE / "saesteer" / room)], f"saesteer.{room}."):
+            importlib.import_module(module.name)
+    sys.path.remove(str(SOURCE))
+    threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    assert "polars-0" not in threads, "a module computes something with polars when it is imported"
 
 
 def attend(connection: socket.socket, folder: Path) -> None:

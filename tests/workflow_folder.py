@@ -65,7 +65,7 @@ class Folder:
         environment = self.environment
         others = [place for place in environment["PYTHONPATH"].split(os.pathsep) if place != str(self.root / "src")]
         of_all_tests = {key: value for key, value in environment.items() if key not in OF_ONE_TEST}
-        programs = server().programs(of_all_tests | {"PYTHONPATH": os.pathsep.join(others)})
+        programs = server().programs(of_all_tests | {"PYTHONPATH": os.pathsep.join(others)}, self.root == ROOT and not others)
         return environment | {"PATH": f"{programs}:{environment['PATH']}"}
 
     def copy(self, path: Path) -> "Folder":

@@ -35,8 +35,9 @@ def dated_template(tokenizer: Any, day: date) -> str:
     if "strftime_now" not in template and "date_string" not in template:
         return template
     now = datetime.combine(day, time())
-    codes = "".join(f"|replace({json.dumps(code)}, {json.dumps(now.strftime(code))})" for code in _DATE_CODES)
-    now_macro = f"{{% macro strftime_now(format) %}}{{{{ format{codes} }}}}{{% endmacro %}}"
+    codes = json.dumps([(code, now.strftime(code)) for code in _DATE_CODES])
+    replaced = f"{{% for code, written in {codes} %}}{{% set its.text = its.text|replace(code, written) %}}{{% endfor %}}"
+    now_macro = f"{{% macro strftime_now(format) %}}{{% set its = namespace(text=format) %}}{replaced}{{{{ its.text }}}}{{% endmacro %}}"
     return f"{now_macro}{{% set date_string = {json.dumps(now.strftime('%d %b %Y'))} %}}\n{template}"  # the line's end is the tag's
 
 
