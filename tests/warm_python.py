@@ -1,7 +1,7 @@
 """A process that has the libraries loaded, from which the programs of tests' small runs are forked.
 
-Each would import them anew, which takes longer than what the small experiments compute. A child of it has most of this checkout's modules too;
-programs that run another folder's code are forked from the process itself, which has none of them.
+Each would import them anew, which takes longer than what the small experiments compute. A child of it has most of this checkout's modules
+too; programs that run another folder's code are forked from the process itself, which has none of them.
 """
 
 import atexit
