@@ -41,7 +41,7 @@ const isNumber = (text) => text.trim() !== "" && Number.isFinite(Number(text));
 /** What keeps a setting from being written, in a sentence; "" where nothing does. */
 export function faultOf({ features, fit, unread, prompt, samples, seed, temperature, length }) {
   if (unread.length) return `The address says “${unread[0]}”, which is neither LAYER/FEATURE*STRENGTH nor METHOD/LAYER*STRENGTH.`;
-  if (!N_SAMPLES.includes(samples)) return `The address asks for ${samples} texts of each: choose one of ${N_SAMPLES.join(", ")}.`;
+  if (!N_SAMPLES.includes(samples)) return `The address asks for another number of texts of each than ${N_SAMPLES.join(", ")}: choose one of these.`;
   const empty = [...features, ...(fit ? [fit] : [])].find((one) => !isNumber(one.factor));
   if (empty) return `The strength of ${fit ? `${fit.method} for ${fit.concept}` : `${empty.layer}/${empty.feature}`} is no number: type one, 0 for the unsteered text.`;
   const numbers = [["seed", seed, 0], ["temperature", temperature, 0], ["length", length, 1]];
