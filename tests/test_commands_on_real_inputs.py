@@ -48,7 +48,7 @@ def test_check_says_what_there_is_and_what_it_takes(folder: RealFolder) -> None:
     assert code == 0, printed
     lines = dict(line.split(f" {EXPERIMENT}: ")[1].split(": ", 1) for line in printed.splitlines() if EXPERIMENT in line)
     assert lines["files"].startswith("6 features in 2 layers")
-    assert lines["model"].startswith("google/gemma-2-2b can be read; 0.0 GiB to download")
+    assert lines["model"].startswith("google/gemma-2-2b can be read; 0 MiB to download")
     assert lines["SAEs"].startswith("2 of google/gemma-scope-2b-pt-res in the form gemma_2, at resid_post, of the size of 32 x 48")
     assert lines["max_activating_examples"] == "2 sources of Neuronpedia, the first gemma-2-2b/1-gemmascope-res-16k"
     assert "are free at" in lines["disk"]

@@ -248,7 +248,7 @@ def test_the_disk_that_check_names_holds_the_activations(own: Experiment) -> Non
     """By hand: two layers of the shipped texts' 98,514 tokens."""
     workflow = load_workflow({"experiments": ["own"]})
     (disk,) = (found.text for found in check_experiment("own", own, workflow, os.environ) if found.about == "disk")
-    assert f"activations {2 * 98_514 * 50 / 2**30:.1f} GiB" in disk
+    assert f"activations {2 * 98_514 * 50 / 2**20:.0f} MiB" in disk
     assert corpus_tokens(own) == 98_514
 
 

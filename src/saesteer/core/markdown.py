@@ -19,9 +19,9 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def gib(n_bytes: int | float) -> str:
-    """A size in GiB."""
-    return f"{n_bytes / 2**30:.1f} GiB"
+def readable_size(n_bytes: int | float) -> str:
+    """A size in GiB, a small one in MiB."""
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 0.1 * 2**30 else f"{n_bytes / 2**20:.0f} MiB"
 
 
 def escaped(text: str) -> str:

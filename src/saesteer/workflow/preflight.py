@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from saesteer.core.errors import SaesteerError
-from saesteer.core.markdown import counted, gib
+from saesteer.core.markdown import counted, readable_size
 from saesteer.settings import (
     Comparison,
     Experiment,
@@ -154,7 +154,7 @@ def _model(subject: _Subject, pin: str) -> str:
         check_files(sorted(folder.glob("*.safetensors")))
         n_bytes = bytes_of_weights(folder, settings.dtype)
         subject.models[pin] = _Weights(n_bytes, config)
-        return f"{settings.name}, {gib(n_bytes)} of weights in {settings.dtype}, on this machine"
+        return f"{settings.name}, {readable_size(n_bytes)} of weights in {settings.dtype}, on this machine"
     if settings.repo is None:
         return f"{settings.name} is {'converted' if settings.gguf else 'fetched, and what it holds is checked,'} when the experiment runs"
     check_access(settings.repo)
@@ -168,7 +168,7 @@ def _model(subject: _Subject, pin: str) -> str:
     if settings.dtype in QUANTISED:
         numbers = _quantised_numbers(settings.dtype, config)
     subject.models[pin] = _Weights(total_bytes(*numbers, settings.dtype), config, size)
-    return f"{settings.name} can be read; {gib(size)} to download, unless it is in the cache"
+    return f"{settings.name} can be read; {readable_size(size)} to download, unless it is in the cache"
 
 
 def _quantised_numbers(dtype: str, config: Mapping[str, Any]) -> tuple[int, int]:
@@ -259,14 +259,16 @@ def _disk(subject: _Subject) -> str:
     examples = (
         len(experiment.layers) * NEURONPEDIA_LAYER * share if isinstance(experiment.max_activating_examples, NeuronpediaExamples) else 0
     )
-    activations = len(experiment.layers) * corpus_tokens(experiment) * ACTIVATION_BYTES
-    texts = n_texts(experiment) * (40 + experiment.sampling.max_new_tokens * 3)
-    models = sum(weights.download for weights in subject.models.values())
-    needed = models + (2 * saes if experiment.saes.from_hub else saes) + examples + activations + texts
+    sizes = {
+        "models that could be read" if _lacks_models(subject) else "models": sum(weights.download for weights in subject.models.values()),
+        "SAEs as published and converted" if experiment.saes.from_hub else "SAEs": 2 * saes if experiment.saes.from_hub else saes,
+        "max-activating examples": examples,
+        "activations": len(experiment.layers) * corpus_tokens(experiment) * ACTIVATION_BYTES,
+        "texts": n_texts(experiment) * (40 + experiment.sampling.max_new_tokens * 3),
+    }
+    needed, listed = sum(sizes.values()), ", ".join(f"{what} {readable_size(size)}" for what, size in sizes.items())
     free = shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())).free
-    unread = " and those that could not be read" if _lacks_models(subject) else ""
-    text = f"about {gib(needed)}: models {gib(models)}{unread}, SAEs {gib(saes)} (twice: as published and converted), max-activating"
-    text += f" examples {gib(examples)}, activations {gib(activations)}, texts {gib(texts)}; {gib(free)} are free at {folder}"
+    text = f"about {readable_size(needed)}: {listed}; {readable_size(free)} are free at {folder}"
     if needed >= free:
         raise SettingsError(text)
     return text
@@ -295,11 +297,11 @@ def _gpu(subject: _Subject) -> str:
         lm = model_without_weights(weights.config, settings.dtype)
         n_new = experiment.sampling.max_new_tokens
         taken = [(sweep_bytes(lm, resident, n * size * 2**30, settings.prompt_format, n_new), n * size) for size, n in needed.items()]
-        of_sizes = ", ".join(f"{gib(n_bytes)} of {whole}" for n_bytes, whole in taken)
-        parts.append(f"texts take about {of_sizes} GiB of memory, {gib(resident)} of it weights and SAE")
+        of_sizes = ", ".join(f"{readable_size(n_bytes)} of {whole}" for n_bytes, whole in taken)
+        parts.append(f"texts take about {of_sizes} GiB of memory, {readable_size(resident)} of it weights and SAE")
     losses = [model.n_bytes for pin, model in models.items() if pin != "model"]
     if losses:
-        parts.append(f"the largest other model about {gib(max(losses) + WORKSPACE)}")
+        parts.append(f"the largest other model about {readable_size(max(losses) + WORKSPACE)}")
     if max(needed.values()) > 1:
         parts.append("a job takes " + ", ".join(f"{counted(number, 'GPU')} of {size} GiB" for size, number in needed.items()))
     if _lacks_models(subject):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from saesteer.core.markdown import gib
+from saesteer.core.markdown import readable_size
 from saesteer.settings import Comparison, Experiment, Sweep
 from saesteer.sources.corpus import text_columns
 from saesteer.sources.features import resolve
@@ -70,7 +70,7 @@ def in_words(work: Mapping[str, float], flops: float, n_cores: int, needed: int,
     total = sum(seconds.values())
     most = f"{longest} {seconds[longest] / total:.0%} of it"
     text = f"no GPU; {n_cores} cores, now {flops / 1e9:.0f} GFLOP/s. About {duration(total)}, {most};"
-    text += f" each job that runs a model takes about {gib(needed)}, {gib(free)} are free"
+    text += f" each job that runs a model takes about {readable_size(needed)}, {readable_size(free)} are free"
     if total > 3600:
         text += f". Shorter: {SMALLER[longest]}"
     if needed > free:
