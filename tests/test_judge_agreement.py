@@ -57,6 +57,13 @@ def test_what_one_did_not_rate_is_counted():
     assert (fluency["n"], fluency["equal"], fluency["kappa"]) == (3, 1.0, None)  # all 1: nothing can differ by chance
 
 
+def test_one_rating_of_all_texts_has_a_kappa_and_no_interval():
+    varied, same = judgements([0, 2, 1, 2] * 5, [0, 2, 1, 2] * 5), judgements([2] * 20, [2] * 20)
+    for one, other in ((varied, same), (same, varied)):
+        measured = row(agreement(one, other), "concept")
+        assert (measured["kappa"], measured["low"], measured["high"]) == (0, None, None)
+
+
 def test_the_interval_is_the_jackknifes_by_the_pseudovalues():
     """By the definition: the standard error of the mean of n kappa - (n - 1) kappa without a feature."""
     rng = np.random.default_rng(2)

@@ -21,6 +21,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "grid-ends": tables.grid_ends_markdown,
         "methods": tables.methods_markdown,
         "recommendations": tables.recommendations_markdown,
+        "judges": tables.judges_markdown,
     },
 }
 """Page -> its generated blocks by name, each with what writes its text from the repository's root."""

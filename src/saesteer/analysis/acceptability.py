@@ -68,9 +68,11 @@ def fluency(cuts: Acceptable, distinct: float, mean_nll: float | None, function:
     return max(0, 2 - sum(unlike))
 
 
-def fluency_by_loss(cuts: tuple[float, float], distinct_bigrams: float, ids: Sequence[int], mean_nll: float | None) -> int | None:
+def fluency_by_loss(
+    cuts: tuple[float, float], distinct_bigrams: float, ids: Sequence[int] | Sequence[str], mean_nll: float | None
+) -> int | None:
     """By a text's mean loss (nats per token) alone: 2 up to the first cut, 1 up to the second, else 0; 0 also where less than
-    `distinct_bigrams` of its pairs of successive ids are distinct. None where the loss is undefined."""
+    `distinct_bigrams` of its pairs of successive ids or words are distinct. None where the loss is undefined."""
     if mean_nll is None or not math.isfinite(mean_nll):
         return None
     return 0 if distinct_bigram_share(ids) < distinct_bigrams else sum(mean_nll <= cut for cut in cuts)

@@ -36,7 +36,7 @@ SCHEMA = pl.Schema(
         "n_features": pl.UInt32,  # features (of methods: concepts) of the texts that both rated
         "equal": pl.Float64,  # share of equal ratings; null without texts
         "kappa": pl.Float64,  # quadratic weights; null when a judge's ratings leave chance nothing to disagree about
-        "low": pl.Float64,  # interval over features; null with fewer than 2, and where chance depends on one alone
+        "low": pl.Float64,  # interval over features; null with fewer than 2, where chance depends on one alone, or a judge never varies
         "high": pl.Float64,
     }
 )
@@ -101,10 +101,12 @@ def _aspect_row(pairs: pl.DataFrame, aspect: str) -> dict[str, object]:
 
 
 def jackknife_interval(kappa: float, counts: Float[np.ndarray, "feature 3 3"]) -> Interval | None:
-    """Interval of the kappa of all features' counts together; None for fewer than 2, and where kappa is not defined without one of them."""
-    n = len(counts)
-    without = weighted_kappa(counts.sum(0) - counts)
-    if n < 2 or not np.isfinite([kappa, *without]).all():
+    """Interval of the kappa of all features' counts together. None for fewer than 2, where kappa is not defined without one of them, and
+    where one judge gave all texts the same rating: kappa is 0 then, whatever the other says."""
+    n, together = len(counts), counts.sum(0)
+    without = weighted_kappa(together - counts)
+    varies = all(np.count_nonzero(together.sum(axis)) > 1 for axis in (0, 1))
+    if n < 2 or not varies or not np.isfinite([kappa, *without]).all():
         return None
     reach = student_t(CONFIDENCE, n - 1) * float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
     return Interval(max(kappa - reach, -1.0), min(kappa + reach, 1.0))

@@ -106,7 +106,8 @@ def rated_by_words(texts: pl.DataFrame, concept: str, words: Sequence[str], dama
     split = [_WORD.findall((text or "").lower()) for text in texts["text"]]
     counted = _counted(words or concept_words(concept))
     concepts = [_concept_rating(said, counted, min(2, len(counted)) if words else len(counted)) for said in split]
-    fluency = [_fluency(cuts, said, loss) for said, loss in zip(split, texts["mean_nll"].to_list(), strict=True)]
+    measured = zip(split, texts["mean_nll"].to_list(), strict=True)
+    fluency = [fluency_by_loss(cuts, DISTINCT_BIGRAMS, said, loss) for said, loss in measured]
     rated = texts.with_columns(concept_rating=pl.Series(concepts, dtype=pl.UInt8), fluency_rating=pl.Series(fluency, dtype=pl.UInt8))
     return rated.with_columns(judge_score=harmonic_mean(["concept_rating", "fluency_rating"]))
 
@@ -123,8 +124,3 @@ def _concept_rating(said: Sequence[str], counted: Collection[str], n_of_all: int
     text = f" {' '.join(said)} "
     n = sum(f" {word} " in text or f" {word}s " in text for word in counted)
     return (2 if n >= n_of_all else min(n, 1)) if said else None
-
-
-def _fluency(cuts: tuple[float, float], words: Sequence[str], mean_nll: float | None) -> int | None:
-    numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
-    return fluency_by_loss(cuts, DISTINCT_BIGRAMS, [numbers[word] for word in words], mean_nll)
