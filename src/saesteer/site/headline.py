@@ -39,7 +39,7 @@ def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
     if kept < MIN_KEPT:
         holds = holds | dict.fromkeys(("filter_helps", "filter_helps_without_lens_tokens"), f"not testable: only {kept} kept")
     n_without = numbers["features"]["n_without_input_score"]
-    unscored = f" ({n_without} more have no input score)" if n_without else ""
+    unscored = f" ({n_without} more {'has' if n_without == 1 else 'have'} no input score)" if n_without else ""
     nets = {rule: numbers["filter"][rule]["all"]["net"] for rule in RULES}
     plain = " and ".join(f"{times(numbers['filter'][rule]['all']['ratio'])} by {title}" for rule, title in RULES.items())
     rows = [
@@ -57,14 +57,15 @@ def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
         (
             f"Features with output score ≥ {numbers['threshold']:g} ({kept} of {n}) steer at least {MIN_RATIO:g}× better than all, net of"
             f" unsteered texts and beyond chance within layers (p < {MAX_P:g})",
-            f"{_variants_gain(nets, variants)}. GenSuccess@20 itself, as P1 has it: {plain}",
+            f"{_variants_gain(nets, variants)}. GenSuccess@20 itself, as P1 has it: {plain}" if kept else "no feature is kept",
             holds["filter_helps"],
         ),
     ]
     outside = numbers["outside"]
     if outside["p1"]["n_features"]:
         what = "The same by how the text without the feature's lens tokens is rated for its concept"
-        rows.append((what, _variants_gain(outside, outside["variants"]), holds["filter_helps_without_lens_tokens"]))
+        gain = _variants_gain(outside, outside["variants"]) if kept else "no feature is kept"
+        rows.append((what, gain, holds["filter_helps_without_lens_tokens"]))
     return rows
 
 
