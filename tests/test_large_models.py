@@ -151,13 +151,6 @@ def test_how_many_gpus_a_model_needs(folder: Path) -> None:
     weights = bytes_of_weights(folder, "float32")
     assert weights == 4 * sum(weight.numel() for weight in tiny_model("llama").model.parameters())
     assert bytes_of_weights(folder, "bfloat16") * 2 == bytes_of_weights(folder, "tf32") == weights
-    readable_size = 2**30
-    sizes = {
-        (18 * readable_size, 80): 1,
-        (54 * readable_size, 80): 1,
-        (108 * readable_size, 80): 2,
-        (141 * readable_size, 80): 3,
-        (18 * readable_size, 24): 1,
-        (37 * readable_size, 24): 2,
-    }
-    assert {(n_bytes, gpu): n_gpus(n_bytes, gpu * readable_size) for n_bytes, gpu in sizes} == sizes
+    gib = 2**30
+    sizes = {(18 * gib, 80): 1, (54 * gib, 80): 1, (108 * gib, 80): 2, (141 * gib, 80): 3, (18 * gib, 24): 1, (37 * gib, 24): 2}
+    assert {(n_bytes, gpu): n_gpus(n_bytes, gpu * gib) for n_bytes, gpu in sizes} == sizes

@@ -36,15 +36,15 @@ def contents(draw: np.random.Generator) -> Callable[[torch.Tensor], torch.Tensor
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize(("dtype", "readable_size"), [("bfloat16", 24), ("float32", 4)])
-def test_a_sweeps_peak_is_within_a_tenth_of_the_plan(dtype: str, readable_size: int) -> None:
-    with pretended_gpu(readable_size * 2**30, contents(np.random.default_rng(0))), torch.no_grad():
+@pytest.mark.parametrize(("dtype", "gib"), [("bfloat16", 24), ("float32", 4)])
+def test_a_sweeps_peak_is_within_a_tenth_of_the_plan(dtype: str, gib: int) -> None:
+    with pretended_gpu(gib * 2**30, contents(np.random.default_rng(0))), torch.no_grad():
         lm = random_gemma2(SHAPE, list(PREFIXES.values()), "meta", dtype)
         lm.model.to("cuda")
         lm.model.set_attn_implementation(attention_on_gpu(lm.model))
         sae = sae_on_gpu(SHAPE, 1, dtype)
         held, WORK.peak = WORK.held, 0
-        torch.cuda.mem_get_info = lambda *_: (readable_size * 2**30 - held, readable_size * 2**30)  # what the pretended GPU has free by now
+        torch.cuda.mem_get_info = lambda *_: (gib * 2**30 - held, gib * 2**30)  # what the pretended GPU has free by now
         swept(lm, sae, 32, PREFIXES, Sampling(6), ("1", "2", "4", "8"))
-    planned = sweep_bytes(model_without_weights(lm.model.config.to_dict(), dtype), held, readable_size * 2**30, "plain", 6)
+    planned = sweep_bytes(model_without_weights(lm.model.config.to_dict(), dtype), held, gib * 2**30, "plain", 6)
     assert WORK.peak == pytest.approx(planned, rel=0.1)

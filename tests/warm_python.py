@@ -58,7 +58,7 @@ class Server:
             command = [sys.executable, __file__, str(self.folder)]
             self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             assert self.process.stdout is not None
-            assert self.process.stdout.readline() + self.process.stdout.readline() == 2 * b"ready\n"
+            assert {self.process.stdout.readline() for _ in range(2)} == {b"ready\n"}
             self.environment = dict(environment)
         return self.folder / WITH_PACKAGE if with_package else self.folder
 
@@ -66,7 +66,7 @@ class Server:
         if self.process is not None:
             self.process.communicate()  # closes its standard input
             for folder in (self.folder, self.folder / WITH_PACKAGE):
-                (folder / "socket").unlink()
+                (folder / "socket").unlink(missing_ok=True)
 
     def end(self) -> None:
         self.stop()
@@ -86,8 +86,10 @@ def serve(folder: Path) -> None:
     # What settings mean, which only `saesteer config-docs` reads, would take half of the time that importing them does.
     _fields.extract_docstrings_from_cls = lambda *_, **__: {}
     if os.fork() == 0:
-        import_package()
         folder /= WITH_PACKAGE
+        if fault := import_package():
+            os.write(sys.stdout.fileno(), fault)
+            return
     gc.collect()
     gc.freeze()  # else looking for garbage copies all that was imported
     with socket.socket(socket.AF_UNIX) as listener:
@@ -103,15 +105,16 @@ def serve(folder: Path) -> None:
             connection.close()
 
 
-def import_package() -> None:
-    """The modules of ROOMS, from SOURCE. No thread of polars may have begun: a forked process would wait for it without end."""
+def import_package() -> bytes:
+    """Import the modules of ROOMS from SOURCE; what is wrong with them. No thread of polars may begin by that: a forked process would wait
+    for it without end."""
     sys.path.insert(0, str(SOURCE))
     for room in ROOMS:
         for module in pkgutil.walk_packages([str(SOURCE / "saesteer" / room)], f"saesteer.{room}."):
             importlib.import_module(module.name)
     sys.path.remove(str(SOURCE))
     threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
-    assert "polars-0" not in threads, "a module computes something with polars when it is imported"
+    return b"a module computes something with polars when it is imported\n" if "polars-0" in threads else b""
 
 
 def attend(connection: socket.socket, folder: Path) -> None:

@@ -4,7 +4,7 @@ Qwen2.5-Coder-1.5B-Instruct in llama.cpp's server (needs xllamacpp). How far eac
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
@@ -40,7 +40,7 @@ N_TEXTS = 300
 RATINGS = ("concept_rating", "fluency_rating")
 N_KNOWN, N_WORDS = 5, 16
 """Texts about each concept whose topic is known, and their first words, about as long as the texts that are judged."""
-MOST_TIMES = (2, 4)
+TIMES_UNSTEERED = (2, 4)
 """By loss a fluency of 2 takes at most the first multiple of the unsteered texts' perplexity, of 1 the second."""
 N_PARTS = 22
 QWEN = PackageSource(
@@ -96,20 +96,18 @@ def by_embedding(judge: EmbeddingJudge, embed: Embed, texts: pl.DataFrame, gener
     for (target, name), rows in texts.group_by("target", "concept", maintain_order=True):
         beside = [text for text in unsteered.filter(target=target)["text"] if WORD.search(text)]
         concept = concept_of(str(name), judge.descriptions.get(str(name), ()), embed)
-        ratings = concept_ratings(concept, rows["text"].to_list(), beside)
-        rated.append(rows.with_columns(concept_rating=pl.Series(ratings, dtype=pl.UInt8), fluency_rating=pl.lit(None, pl.UInt8)))
-    return _judgements(pl.concat(rated))
+        rated.append(_with_ratings(rows, "concept", concept_ratings(concept, rows["text"].to_list(), beside)))
+    return pl.concat(rated)
 
 
 def by_loss(texts: pl.DataFrame, losses: pl.DataFrame) -> pl.DataFrame:
     """JUDGEMENTS rows by the loss under the second model (mean_nll of all the experiment's texts) and by repeated pairs of words; the
     concept is not rated."""
     unsteered = float(losses.filter(method=method(UNSTEERED).key)["mean_nll"].drop_nulls().to_numpy().mean())
-    cuts = (unsteered + math.log(MOST_TIMES[0]), unsteered + math.log(MOST_TIMES[1]))
-    rows = texts.join(losses, on=GENERATIONS.keys, how="left", maintain_order="left")
-    measured = rows.select("text", "mean_nll").iter_rows()
+    cuts = (unsteered + math.log(TIMES_UNSTEERED[0]), unsteered + math.log(TIMES_UNSTEERED[1]))
+    measured = texts.join(losses, on=GENERATIONS.keys, how="left", maintain_order="left").select("text", "mean_nll").iter_rows()
     ratings = [fluency_by_loss(cuts, DISTINCT_BIGRAMS, WORD.findall((text or "").lower()), nll) for text, nll in measured]
-    return _judgements(rows.with_columns(concept_rating=pl.lit(None, pl.UInt8), fluency_rating=pl.Series(ratings, dtype=pl.UInt8)))
+    return _with_ratings(texts, "fluency", ratings)
 
 
 def model_file() -> Path:
@@ -142,7 +140,7 @@ def by_topic(run: Run, texts: pl.DataFrame) -> pl.DataFrame:
     judge, topics = load_judge(BOOKS / "judge", run.tokens()), topic_names(BOOKS / "topics.json")
     numbers = [topics.index(TOPICS.get(concept, concept)) for concept in texts["concept"]]
     ratings = [judge.concept(ids, number) for ids, number in zip(judge.read(texts["text"].to_list()), numbers, strict=True)]
-    return _judgements(texts.with_columns(concept_rating=pl.Series(ratings, dtype=pl.UInt8), fluency_rating=pl.lit(None, pl.UInt8)))
+    return _with_ratings(texts, "concept", ratings)
 
 
 def by_endpoint(texts: pl.DataFrame, base_url: str, model: str, folder: Path) -> pl.DataFrame:
@@ -168,6 +166,12 @@ def agreements(rated: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         aspects = agreement(rated[first], rated[second]).filter(pl.col("n") > 0).rename({"low": "kappa_low", "high": "kappa_high"})
         rows.append(aspects.select(pl.lit(first).alias("judge"), pl.lit(second).alias("other"), pl.all()))
     return pl.concat(rows)
+
+
+def _with_ratings(texts: pl.DataFrame, aspect: str, ratings: Sequence[int | None]) -> pl.DataFrame:
+    """JUDGEMENTS rows of texts that are rated in one aspect alone."""
+    unrated = texts.with_columns(pl.lit(None, pl.UInt8).alias(rating) for rating in RATINGS)
+    return _judgements(unrated.with_columns(pl.Series(f"{aspect}_rating", ratings, dtype=pl.UInt8)))
 
 
 def _judgements(texts: pl.DataFrame) -> pl.DataFrame:

@@ -1,5 +1,6 @@
 """Other judges beside the embedding judge, on texts of a comparison of methods."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from report_folders import compared
 from small_embedder import write_embedder
 from workflow_folder import ROOT
 
+from saesteer.analysis.acceptability import WORD
 from saesteer.core.files import text_id
 from saesteer.judge.embedding import load_embedder
 from saesteer.judge.rate_embedding import concept_of, concept_ratings
@@ -89,7 +91,8 @@ def test_the_embedding_judge_rates_beside_the_unsteered_texts_of_the_concept(tmp
 
 def test_fluency_by_loss_is_what_the_multiples_of_unsteered_perplexity_say(tmp_path: Path) -> None:
     run = compared(tmp_path)
-    texts = run.rows(GENERATIONS, columns=["text"]).with_columns(concept=pl.lit("war"))
+    text = pl.when(pl.int_range(pl.len()) % 5 == 0).then(pl.lit(" the guns of the guns of the guns of the guns")).otherwise("text")
+    texts = run.rows(GENERATIONS, columns=["text"]).with_columns(text=text, concept=pl.lit("war"))
     losses = run.rows(PERPLEXITY, columns=["mean_nll"])
     rated = by_loss(texts, losses)
     assert rated["concept_rating"].null_count() == rated.height
@@ -98,6 +101,7 @@ def test_fluency_by_loss_is_what_the_multiples_of_unsteered_perplexity_say(tmp_p
     times = np.exp(rows["mean_nll"].to_numpy() - unsteered)
     most = np.where(times <= 2, 2, np.where(times <= 4, 1, 0))
     assert len({*rows["fluency_rating"]}) == 3
-    assert (rows["fluency_rating"].to_numpy() <= most).all()
-    not_repeated = rows["fluency_rating"].to_numpy() > 0
-    assert (rows["fluency_rating"].to_numpy() == most)[not_repeated].all()
+    pairs = [list(pairwise(WORD.findall(text.lower()))) for text in rows["text"]]
+    repeated = np.array([len({*of_text}) < 0.8 * len(of_text) for of_text in pairs])
+    assert repeated.any()
+    assert (rows["fluency_rating"].to_numpy() == np.where(repeated, 0, most)).all()

@@ -20,6 +20,7 @@ _Numbers = Mapping[str, Any]
 MOST_TIMES = 1000
 """Larger ends of a ratio's interval are not written out."""
 HEADLINE_COLUMNS = ("what", "measured", "holds")
+_NONE_KEPT = "no feature is kept"
 _CHOICES = {"held_out": "held-out", "same_texts": "in-sample"}
 
 
@@ -57,14 +58,14 @@ def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
         (
             f"Features with output score ≥ {numbers['threshold']:g} ({kept} of {n}) steer at least {MIN_RATIO:g}× better than all, net of"
             f" unsteered texts and beyond chance within layers (p < {MAX_P:g})",
-            f"{_variants_gain(nets, variants)}. GenSuccess@20 itself, as P1 has it: {plain}" if kept else "no feature is kept",
+            f"{_variants_gain(nets, variants)}. GenSuccess@20 itself, as P1 has it: {plain}" if kept else _NONE_KEPT,
             holds["filter_helps"],
         ),
     ]
     outside = numbers["outside"]
     if outside["p1"]["n_features"]:
         what = "The same by how the text without the feature's lens tokens is rated for its concept"
-        gain = _variants_gain(outside, outside["variants"]) if kept else "no feature is kept"
+        gain = _variants_gain(outside, outside["variants"]) if kept else _NONE_KEPT
         rows.append((what, gain, holds["filter_helps_without_lens_tokens"]))
     return rows
 

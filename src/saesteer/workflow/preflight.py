@@ -254,14 +254,14 @@ def _examples(subject: _Subject) -> str:
 def _disk(subject: _Subject) -> str:
     """Downloads, converted SAEs, activations, generated texts; refused where they are more than what is free."""
     experiment, folder = subject.experiment, subject.workflow.cache_dir or subject.workflow.data_dir
-    saes = len(experiment.layers) * sae_bytes(experiment)
+    saes, copies = ("SAEs as published and converted", 2) if experiment.saes.from_hub else ("SAEs", 1)
     share = max(experiment.saes.n_features / _BATCHED_FEATURES, 1)
     examples = (
         len(experiment.layers) * NEURONPEDIA_LAYER * share if isinstance(experiment.max_activating_examples, NeuronpediaExamples) else 0
     )
     sizes = {
         "models that could be read" if _lacks_models(subject) else "models": sum(weights.download for weights in subject.models.values()),
-        "SAEs as published and converted" if experiment.saes.from_hub else "SAEs": 2 * saes if experiment.saes.from_hub else saes,
+        saes: copies * len(experiment.layers) * sae_bytes(experiment),
         "max-activating examples": examples,
         "activations": len(experiment.layers) * corpus_tokens(experiment) * ACTIVATION_BYTES,
         "texts": n_texts(experiment) * (40 + experiment.sampling.max_new_tokens * 3),
