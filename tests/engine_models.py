@@ -18,6 +18,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from tokenizers import decoders as token_decoders
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from saesteer.engine.attention import attention_on
 from saesteer.engine.models import LanguageModel, language_model, load_language_model
 from saesteer.engine.saes import TENSORS, Sae, SaeMeta
 
@@ -62,6 +63,9 @@ OWN: dict[str, dict[str, Any]] = {
     "gemma2": {"sliding_window": 4096, "final_logit_softcapping": 5.0},
     "gemma2_short_window": {"model_type": "gemma2", "sliding_window": 4, "final_logit_softcapping": 5.0},
     "gemma3": {"model_type": "gemma3_text", "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * (N_LAYERS // 2)},
+    "gemma3_wide_window": {"model_type": "gemma3_text", "layer_types": ["sliding_attention", "full_attention"] * (N_LAYERS // 2)},
+    "phi3_short_window": {"model_type": "phi3", "num_key_value_heads": 2, "sliding_window": 21, "pad_token_id": 0},
+    "mistral_wide_window": {"model_type": "mistral", "num_key_value_heads": 2},
     "gpt2": {"resid_pdrop": 0.0, "n_inner": 64},
 }
 """What a tiny model's configuration has besides what all have, where it is not that of `model_families.RUN`."""
@@ -82,6 +86,7 @@ def tiny_model(family: str, seed: int = 0) -> LanguageModel:
                 weight.data = weight.data + 0.2 * torch.randn_like(weight.data)
             elif "emb" in name or "wte" in name or "wpe" in name:
                 weight.data = torch.randn_like(weight.data) * 0.3
+    model.set_attn_implementation(attention_on("cpu", model))
     return language_model(model, tokenizer)
 
 

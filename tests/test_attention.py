@@ -1,4 +1,4 @@
-"""Attention as it is on a GPU against transformers' plain one: logits of whole texts and of one token after a cache."""
+"""Attention as it is on a GPU, and on a CPU, against transformers' plain one: logits of whole texts and of one token after a cache."""
 
 import copy
 
@@ -8,7 +8,7 @@ from engine_models import FAMILIES, FURTHER_FAMILIES, model_and_sae
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
-from saesteer.engine.attention import GROUPED, attention_on_gpu
+from saesteer.engine.attention import BY_LENGTH, GROUPED, attention_on_gpu
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *FURTHER_FAMILIES, "shipped"])
@@ -24,9 +24,21 @@ def test_attention_on_a_gpu_gives_the_plain_ones_logits(family: str) -> None:
     torch.testing.assert_close(after_a_cache(model, ids), after_a_cache(lm.model, ids), rtol=1e-4, atol=1e-4)
 
 
-def after_a_cache(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+@pytest.mark.parametrize("family", [*FAMILIES, "gemma3", "qwen3", "opt", "granite", "mistral", "phi3_short_window", "shipped"])
+@torch.no_grad()
+def test_attention_by_length_gives_the_plain_ones_logits_to_the_bit(family: str) -> None:
+    """Also of texts longer than a window, which the last tokens see the end of only."""
+    lm, _ = model_and_sae(family, 1)
+    plain, ids = copy.deepcopy(lm.model), torch.randint(3, 200, (33, 60), generator=torch.Generator().manual_seed(0))
+    plain.set_attn_implementation("eager")
+    assert lm.model.config._attn_implementation == BY_LENGTH
+    assert torch.equal(plain(ids).logits, lm.model(ids).logits)
+    assert torch.equal(after_a_cache(plain, ids, DynamicCache(), 56), after_a_cache(lm.model, ids, DynamicCache(), 56))
+
+
+def after_a_cache(model: PreTrainedModel, ids: torch.Tensor, cache: DynamicCache | None = None, n_cached: int = 8) -> torch.Tensor:
     """Logits of the last four tokens, each read by itself after a cache of what is before it."""
-    cache = DynamicCache(config=model.config)
-    model(ids[:, :8], past_key_values=cache, use_cache=True)
-    steps = [model(ids[:, place : place + 1], past_key_values=cache, use_cache=True).logits for place in range(8, 12)]
+    cache = DynamicCache(config=model.config) if cache is None else cache
+    model(ids[:, :n_cached], past_key_values=cache, use_cache=True)
+    steps = [model(ids[:, place : place + 1], past_key_values=cache, use_cache=True).logits for place in range(n_cached, n_cached + 4)]
     return torch.cat(steps, dim=1)

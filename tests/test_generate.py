@@ -1,5 +1,6 @@
 """The batched sweep against Hugging Face's `generate` with a plain hook, one row at a time, and against itself in other batches."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from engine_models import FAMILIES, LIKE_OTHERS, TINY, model_and_sae, sweep_rows, tiny_model, tiny_sae, without_bos
+from engine_models import FAMILIES, FURTHER_FAMILIES, LIKE_OTHERS, TINY, model_and_sae, sweep_rows, tiny_model, tiny_sae, without_bos
 from oracles import plain_hooks, splitmix
 from polars.testing import assert_frame_equal
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -17,9 +18,10 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 from saesteer.core.counter_rng import text_keys
 from saesteer.core.texts import FEATURE_TEXT
 from saesteer.engine import continuation, interventions
+from saesteer.engine.attention import MIXING
 from saesteer.engine.continuation import Sampling, continuation_texts, ending_tokens
 from saesteer.engine.generations import feature_texts
-from saesteer.engine.models import LanguageModel, prompt_token_ids
+from saesteer.engine.models import MIN_ROWS, LanguageModel, prompt_token_ids
 from saesteer.engine.saes import Sae
 from saesteer.engine.sampling import NOTHING, largest_ids, sample_tokens
 from saesteer.steps.generations import GENERATIONS
@@ -74,6 +76,33 @@ def test_greedy_rows_equal_generate_with_a_hook(family: str, hook_point: str, la
     assert table["n_tokens"].n_unique() > 1
 
 
+MIX = [
+    *FAMILIES,
+    *FURTHER_FAMILIES,
+    "gemma3_wide_window",
+    "mistral_wide_window",
+    *(marked(family, exhaustive=True) for family in MIXING if family not in FAMILIES),
+    "shipped",
+]
+
+
+@pytest.mark.parametrize("family", MIX)
+def test_prompts_of_many_lengths_share_forwards_and_have_the_logits_that_each_has_by_itself(family: str) -> None:
+    lm, sae = model_and_sae(family, 1)
+    rows = sweep_rows(44, n_features=sae.meta.n_features)
+    sampling = Sampling(max_new_tokens=8, stop="." if family == "shipped" else "o")
+    with recorded_steps() as (together, n_rows):
+        swept(lm, sae, rows, family, sampling)
+    alone: Counter[bytes] = Counter()
+    for of_prompt in rows.partition_by("prefix_id"):
+        with recorded_steps() as (logits, _):
+            swept(lm, sae, of_prompt, family, sampling)
+        alone += logits
+    assert together == alone
+    window = getattr(lm.model.config, "sliding_window", None) or math.inf
+    assert max(n_rows) == (rows.height if lm.model.config.model_type in MIXING and window > 16 else MIN_ROWS)
+
+
 @pytest.mark.parametrize(("family", "hook_point"), AT)
 def test_sampled_rows_equal_whole_forwards_and_an_inverse_cdf(family: str, hook_point: str) -> None:
     """Without a cache, with plain integers for the random numbers."""
@@ -89,12 +118,12 @@ def test_sampled_rows_equal_whole_forwards_and_an_inverse_cdf(family: str, hook_
 
 @pytest.mark.parametrize("family", ["gemma2", "gpt2"])
 def test_a_prompt_of_one_token(family: str) -> None:
-    """Nothing to cache: possible where the tokenizer adds no beginning-of-sequence token."""
+    """Nothing to cache, beside longer ones: possible where the tokenizer adds no beginning-of-sequence token."""
     lm, sae = without_bos(tiny_model(family)), tiny_sae(1)
-    rows = sweep_rows(40).filter(pl.col("prefix_id") == "0000000000000001")
+    rows = sweep_rows(40)
     assert prompt_token_ids(lm, TINY["0000000000000001"]) == lm.tokenizer.convert_tokens_to_ids(["ba"])
     for row in swept(lm, sae, rows, family, Sampling(max_new_tokens=5, temperature=0.0, stop="")).to_dicts():
-        ids = prompt_token_ids(lm, "ba")
+        ids = prompt_token_ids(lm, TINY[row["prefix_id"]])
         assert row["token_ids"] == plain_hooks.generated(lm.model, sae, 1, row["feature"], float(row["factor"]), ids, 5, [2])
 
 

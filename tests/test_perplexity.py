@@ -5,8 +5,9 @@ import pytest
 import torch
 from engine_models import FAMILIES, shipped_model, tiny_model, without_bos
 from oracles import plain_hooks
+from polars.testing import assert_frame_equal
 
-from saesteer.engine import head
+from saesteer.engine import cache, head, perplexity
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.perplexity import SCHEMA, continuation_nll
 
@@ -61,6 +62,19 @@ def test_pieces_of_the_vocabulary_lose_nothing(family: str, monkeypatch: pytest.
     torch.testing.assert_close(pieces, whole, rtol=1e-5, atol=1e-5)
     for n_rows in (32, 61, 299):
         assert torch.equal(head.piecewise_nll(lm, hidden, targets, n_rows), pieces)
+
+
+def test_what_texts_begin_with_is_run_once_and_held_only_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, run = tiny_model("llama"), list[list[int]]()
+    prefills = cache.prefills
+    monkeypatch.setattr(cache, "prefills", lambda lm, prompts: run.extend(prompts) or prefills(lm, prompts))
+    rows = _rows([(prefix, " ba" * n) for n in range(1, 20) for prefix in ("From ba be", "From", "tuda be ba do", "From di do", "do ba")])
+    table = continuation_nll(lm, rows)
+    assert len(run) == 5
+    for module in (cache, perplexity):
+        monkeypatch.setattr(module, "MOST_PREFIXES", 2)
+    assert_frame_equal(continuation_nll(lm, rows), table, check_exact=True)
+    assert len(run) > 10
 
 
 def test_too_long_a_text_is_refused() -> None:

@@ -80,22 +80,32 @@ def gathered(
     return [Cache(layers=new) for new in packed]
 
 
+MOST_PREFIXES = 256
+"""Prefixes whose keys and values are held for later batches, at most."""
+
+
 class Prefixes:
-    """The unsteered keys and values of what rows begin with; those of the batch before are used again, all others are let go."""
+    """What rows begin with, run once without steering; the latest `MOST_PREFIXES` are used again."""
 
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
         self.runs: dict[tuple[int, ...], Prefill] = {}
 
+    def prefilled(self, beginnings: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], Prefill]:
+        """The runs of these token ids, each id list once, all of whose tokens are run."""
+        distinct = list(dict.fromkeys(beginnings))
+        new = [ids for ids in distinct if ids not in self.runs]
+        known = self.runs | dict(zip(new, prefills(self.lm, [[*ids, 0] for ids in new]), strict=True))  # the last token is not run
+        wanted = {ids: known.pop(ids) for ids in distinct}
+        self.runs = dict([*known.items(), *wanted.items()][-MOST_PREFIXES:])
+        return wanted
+
     def caches(self, beginnings: Sequence[tuple[int, ...]], n_rows: int, length: int, room: int) -> list[Cache]:
         """Caches of `n_rows` rows each that begin with these token ids: they end at `length`, with room for this many more positions."""
-        distinct = {ids: number for number, ids in enumerate(dict.fromkeys(beginnings))}
-        new = [ids for ids in distinct if ids not in self.runs]
-        new_runs = prefills(self.lm, [[*ids, 0] for ids in new])  # the last token is not run
-        self.runs = {ids: run for ids, run in self.runs.items() if ids in distinct} | dict(zip(new, new_runs, strict=True))
-        runs = [self.runs[ids] for ids in distinct]
-        which = torch.tensor([distinct[ids] for ids in beginnings], device=self.lm.device)
+        runs = self.prefilled(beginnings)
+        numbers = {ids: number for number, ids in enumerate(runs)}
+        which = torch.tensor([numbers[ids] for ids in beginnings], device=self.lm.device)
         if not length:
             return [Cache(layers=row_layers(self.lm, room)) for _ in which.split(n_rows)]
-        layers = ([(run.keys[number], run.values[number]) for run in runs] for number in range(self.lm.n_layers))
+        layers = ([(run.keys[number], run.values[number]) for run in runs.values()] for number in range(self.lm.n_layers))
         return gathered(self.lm, layers, which, n_rows, length, room)

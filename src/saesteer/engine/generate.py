@@ -1,6 +1,7 @@
 """Texts under interventions: many rows at once, each as if it ran alone (engine.continuation).
 
-Rows of one group of interventions (engine.steering.together) and one length of prompts (continuation.buffer_length) share a batch. Where an
+Rows of one group of interventions (engine.steering.together) share a batch, with prompts of one length (continuation.buffer_length) or,
+where rows attend by length (engine.attention), of any. Where an
 intervention leaves the prompt as it is, a prompt is run once and its cache gathered by row; elsewhere every row's prompt runs under its own
 steering. A row's tokens depend on its own intervention, factor, prompt and stream of random numbers only.
 """
@@ -21,6 +22,7 @@ from transformers.cache_utils import Cache
 from saesteer.core.counter_rng import draws
 from saesteer.core.errors import NotFiniteError
 from saesteer.engine.adapters import WeightChange
+from saesteer.engine.attention import mixes_lengths
 from saesteer.engine.cache import Prefixes, gathered, row_layers, taken
 from saesteer.engine.conditional import switched
 from saesteer.engine.continuation import (
@@ -44,7 +46,7 @@ from saesteer.engine.finite import check_logits, fault, rows_named
 from saesteer.engine.hook_points import HookPoint, sae_hook_point
 from saesteer.engine.interventions import features_of
 from saesteer.engine.memory import Halving, rows_that_fit, rows_within
-from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, check_not_empty, fewest_texts, prefills
+from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, check_not_empty, fewest_texts, prefills, shape_matters
 from saesteer.engine.saes import Sae
 from saesteer.engine.steering import Intervention, SteeredRows, steering_of, together
 
@@ -206,8 +208,8 @@ def sweep_bytes(lm: LanguageModel, held: int, gpu: int, prompt_format: str, n_ne
 
 
 def _groups(run: _Run, rows: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
-    """Rows that can share a batch, with their prompts' length in the caches: one group of interventions, of fine-tuned weights one factor
-    too. Prompts that leave no room for a text are refused."""
+    """Rows that can share a batch, the shortest prompts first, with the longest prompt's length in the caches: one
+    group of interventions, of fine-tuned weights one factor too. Prompts that leave no room for a text are refused."""
     used = [run.prompts[place] for place in rows["prompt"].unique()]
     check_not_empty(used)
     check_length(run.lm, max(map(len, used)) + run.sampling.max_new_tokens)
@@ -221,8 +223,11 @@ def _groups(run: _Run, rows: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]
         _length=pl.Series([lengths[weights[place]][prompt] for place, prompt, _ in cells]),
         _factor=pl.Series([factor if weights[place] else "" for place, _, factor in cells], dtype=pl.String),
     )
-    for (_, length, _), group_rows in sorted_into.group_by("_group", "_length", "_factor", maintain_order=True):
-        yield int(length), group_rows.select(rows.columns)
+    lengths_mix = not shape_matters(run.lm) and mixes_lengths(run.lm.model, max(map(len, used)) + n_new)
+    of_batch = pl.col("_length") > 1 if lengths_mix else pl.col("_length")  # a prompt of one token has no caches
+    for _, group_rows in sorted_into.group_by("_group", of_batch, "_factor", maintain_order=True):
+        of_group = group_rows.sort("_length", maintain_order=True)
+        yield of_group["_length"][-1], of_group.select(rows.columns)
 
 
 _Finished = tuple[pl.DataFrame, pl.DataFrame]
@@ -264,8 +269,11 @@ def _texts_of(run: _Run, chunk: pl.DataFrame, continued: Continued) -> tuple[lis
 
 
 def _start(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> Slots:
-    """Every row at its prompt's last token, which the caches have at `length` - 1, in tiles of `tile` rows; None: in one forward."""
+    """Every row at its prompt's last token, which the caches have at `length` - 1, in tiles of `tile` rows; None: in one forward,
+    where the longest prompt has it."""
     lm, room = run.lm, run.sampling.max_new_tokens
+    if tile is None:
+        length = max(len(run.prompts[place]) for place in chunk["prompt"])
     row = padded_index(np.arange(len(chunk)), tile)
     slot = torch.from_numpy(row).to(lm.device)
     used = {place: number for number, place in enumerate(chunk["intervention"].unique(maintain_order=True))}
@@ -282,9 +290,12 @@ def _start(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> Slo
         caches = run.prefixes.caches([tuple(prompt[:-1]) for prompt in prompts], tile or len(row), length - 1, room)
     numbers = draws(chunk["stream"].to_numpy()[:, None], np.arange(room)[None])  # [row step]
     last = torch.tensor([prompt[-1] for prompt in prompts], device=lm.device)
-    before = None if tile is None else torch.tensor([length - len(prompt) for prompt in prompts], device=lm.device)
+    before = torch.tensor([length - len(prompt) for prompt in prompts], device=lm.device)
+    begin_alike = tile is None and not before.any()
     running = np.arange(len(row)) < len(chunk)
-    return Slots(row, running, torch.from_numpy(numbers).to(lm.device)[slot], last, steering, caches, length - 1, before)
+    return Slots(
+        row, running, torch.from_numpy(numbers).to(lm.device)[slot], last, steering, caches, length - 1, None if begin_alike else before
+    )
 
 
 def _steered_prefills(
@@ -297,7 +308,7 @@ def _steered_prefills(
     runs, order = [], np.zeros(len(prompts), dtype=np.int64)  # order: of each slot, its row of all runs; of padding, the first
     n_before = 0
     for n in np.unique(n_tokens):
-        slots = np.flatnonzero(n_tokens == n) if tile else np.arange(n_running)  # without tiles, prompts have one length
+        slots = np.flatnonzero(n_tokens[: None if tile else n_running] == n)
         n_rows = len(slots) if tile is None else min(tile, max(MIN_ROWS, PREFILL_TOKENS // int(n)))
         for start in range(0, len(slots), n_rows):
             part = slots[start : start + n_rows]

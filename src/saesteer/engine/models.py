@@ -286,6 +286,7 @@ class Prefill:
     keys: tuple[Tensor, ...]  # n_layers x [1 kv_head T-1 head_dim]; empty for a prompt of one token
     values: tuple[Tensor, ...]
     position: int  # of the last token, T-1
+    hidden: Float[Tensor, "seq d_model"] | None = None  # what the final norm puts out at those positions; None: there are none
 
 
 def prefill(lm: LanguageModel, token_ids: list[int]) -> Prefill:
@@ -303,11 +304,12 @@ def prefills(lm: LanguageModel, prompts: Sequence[list[int]]) -> list[Prefill]:
         for start in range(0, len(places), MIN_ROWS):
             together, cache = places[start : start + MIN_ROWS], Cache(layers=empty_layers(lm.structure))
             ids = torch.tensor([prompts[place] for place in together], device=lm.device)
-            hidden_states(lm, input_ids=pad_rows(ids[:, :-1], fewest_texts(lm, length - 1)), past_key_values=cache, use_cache=True)
+            padded = pad_rows(ids[:, :-1], fewest_texts(lm, length - 1))
+            hidden = hidden_states(lm, input_ids=padded, past_key_values=cache, use_cache=True)
             for row, place in enumerate(together):
                 keys = tuple(layer.keys[row : row + 1].clone() for layer in cache.layers)
                 values = tuple(layer.values[row : row + 1].clone() for layer in cache.layers)
-                prefilled[place] = Prefill(keys, values, length - 1)
+                prefilled[place] = Prefill(keys, values, length - 1, hidden[row].clone())
     return [prefilled[place] for place in range(len(prompts))]
 
 

@@ -1,6 +1,6 @@
 """How likely a language model finds continuations of prefixes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
 
@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache
 
 from saesteer.core.texts import TEXT_KEYS
 from saesteer.core.tokens import with_bos
-from saesteer.engine.cache import Prefixes
+from saesteer.engine.cache import MOST_PREFIXES, Prefixes
 from saesteer.engine.continuation import buffer_length
 from saesteer.engine.head import piecewise_nll, rows_of_pieces
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
@@ -97,6 +97,7 @@ def continuation_nll(lm: LanguageModel, rows: pl.DataFrame) -> pl.DataFrame:
     sequences = _tokenised(lm, different)
     check_length(lm, max((len(sequence.ids) for sequence in sequences), default=0))
     halving, n_rows, prefixes = Halving("perplexity", lm.device), rows_of_pieces(lm), Prefixes(lm)
+    before = _sums_before(lm, prefixes, [sequence.predicted_alike for sequence in sequences], n_rows)
     for (cached, length), places in _groups(lm, sequences):
         together = rows_that_fit(forward_bytes(lm, length, cached) + 8 * length * lm.d_model, lm.device, MOST_ROWS)
 
@@ -113,7 +114,6 @@ def continuation_nll(lm: LanguageModel, rows: pl.DataFrame) -> pl.DataFrame:
 
         for _ in halving.over(len(places), together, summed):
             pass
-    before = {ids: _sum_before(lm, ids, n_rows) for ids in dict.fromkeys(sequence.predicted_alike for sequence in sequences)}
     whole += [before[sequence.predicted_alike] for sequence in sequences]
     n_scored = [sum(sequence.scored) for sequence in sequences]
     scores = different.with_columns(
@@ -203,13 +203,18 @@ def _sums(
     return torch.stack([per_position.sum(dim=1), of_scored.sum(dim=1)])
 
 
-def _sum_before(lm: LanguageModel, ids: tuple[int, ...], n_rows: int) -> float:
-    """Sum over tokens but the first of -log p(token | what is before it), in a forward of their own."""
-    if len(ids) < 2:
-        return 0.0
-    rows = torch.tensor([ids[:-1]] * fewest_texts(lm, len(ids) - 1), device=lm.device)
-    hidden = hidden_states(lm, input_ids=rows, use_cache=False)[0]
-    return float(piecewise_nll(lm, hidden, torch.tensor(ids[1:], device=lm.device), n_rows).sum())
+def _sums_before(lm: LanguageModel, prefixes: Prefixes, beginnings: Iterable[tuple[int, ...]], n_rows: int) -> dict[tuple[int, ...], float]:
+    """Of each sequence of token ids, the sum over tokens but the first of -log p(token | what is before it)."""
+    sums = dict.fromkeys(beginnings, 0.0)
+    longer = [ids for ids in sums if len(ids) > 1]
+    for start in range(0, len(longer), MOST_PREFIXES):
+        together = longer[start : start + MOST_PREFIXES]
+        runs = prefixes.prefilled(ids[:-1] for ids in together)
+        hidden = torch.cat([runs[ids[:-1]].hidden for ids in together])
+        following = torch.tensor([token for ids in together for token in ids[1:]], device=lm.device)
+        losses = piecewise_nll(lm, hidden, following, n_rows).split([len(ids) - 1 for ids in together])
+        sums |= {ids: float(part.sum()) for ids, part in zip(together, losses, strict=True)}
+    return sums
 
 
 def _means(sums: Float64[np.ndarray, " text"], counts: Sequence[int]) -> pl.Series:

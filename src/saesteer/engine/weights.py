@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import safetensors_fault
-from saesteer.engine.attention import attention_on_gpu
+from saesteer.engine.attention import attention_on
 from saesteer.engine.finite import check_weights
 from saesteer.engine.quantised import quantisation
 from saesteer.sources import model_size
@@ -57,8 +57,7 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
         quantization_config=quantisation(text, dtype) if dtype in model_size.QUANTISED else None,
         **_placement(path, dtype, device),
     )
-    if device != "cpu":
-        model.set_attn_implementation(attention_on_gpu(model))
+    model.set_attn_implementation(attention_on(device, model))
     return model
 
 
