@@ -119,7 +119,9 @@ def without_bos(lm: LanguageModel) -> LanguageModel:
 
 
 def narrow(lm: LanguageModel) -> LanguageModel:
-    return language_model(copy.deepcopy(lm.model).to(torch.bfloat16), lm.tokenizer)
+    model = copy.deepcopy(lm.model).to(torch.bfloat16)
+    model.set_attn_implementation(attention_on("cpu", model))
+    return language_model(model, lm.tokenizer)
 
 
 def narrow_sae(sae: Sae) -> Sae:

@@ -50,6 +50,7 @@ def gpu() -> Iterator[Counter[tuple[str, str]]]:
 def placed(lm: LanguageModel, device: str, dtype: str) -> LanguageModel:
     """A copy of a model of the CPU."""
     model = copy.deepcopy(lm.model).to(getattr(torch, dtype)).to(device)
+    model.set_attn_implementation("eager")  # on both devices: test_attention.py compares them
     return language_model(model, lm.tokenizer, lm.bos, lm.prompt_format)
 
 

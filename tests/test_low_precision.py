@@ -115,7 +115,7 @@ def test_tiles_give_the_tokens_of_one_forward(monkeypatch: pytest.MonkeyPatch) -
     lm, sae = tiny_model("llama"), tiny_sae(1)
     with recorded_steps() as (_, n_rows):
         whole = _sweep(lm, sae)
-    assert max(n_rows) == 384
+    assert max(n_rows) == 256
     monkeypatch.setattr(continuation, "shape_matters", lambda _lm: True)
     monkeypatch.setattr(continuation, "TILE", (32, 32))
     repacked = []

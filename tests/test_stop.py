@@ -62,7 +62,7 @@ def test_a_stop_keeps_what_is_finished(finished: Folder, tmp_path: Path, to_all:
     while not (first := folder.parts()["generations"] - before) and time.monotonic() < deadline:
         time.sleep(0.02)
     script = script_of(run)
-    work_on(script, 1)  # some batches of the next part
+    work_on(script, 1.5)  # at least one batch of the next part
     sent = time.monotonic()
     for number in signals:
         if to_all:

@@ -35,15 +35,16 @@ MIXING = (
     "qwen3",
     "smollm3",
 )
-"""Families in which rows that begin at different places were tried and have, to the bit, the numbers that they have by themselves. Others
-may have masks or values of another shape, or experts."""
+"""Families in which rows that begin at different places were tried in float32 and have, to the bit, the numbers that they have by
+themselves. Others may have masks or values of another shape, or experts."""
 
 
 def attention_on(device: str, model: Any) -> str:
     """transformers' name of the attention to use."""
     if device != "cpu":
         return attention_on_gpu(model)
-    return BY_LENGTH if model.config.get_text_config(decoder=True).model_type in MIXING else "eager"
+    is_tried = model.dtype == torch.float32 and model.config.get_text_config(decoder=True).model_type in MIXING
+    return BY_LENGTH if is_tried else "eager"
 
 
 def mixes_lengths(model: Any, n_places: int) -> bool:

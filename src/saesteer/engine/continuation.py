@@ -36,7 +36,7 @@ ALGORITHM_VERSION = 2
 COMPACT_BELOW = 0.75
 """Finished rows are dropped when fewer than this share of a batch still run."""
 
-MOST_ROWS = (512, 4096)
+MOST_ROWS = (256, 4096)
 """Largest batch on a CPU and on a GPU."""
 
 TILE = (64, 512)
