@@ -214,6 +214,7 @@ def test_a_world_too_small_for_most_numbers() -> None:
     assert "–" in table
     assert all(f"| not testable: {why} |" in table for why in ("1 layer", "only 0 kept"))
     assert "| no feature is kept | not testable: only 0 kept |" in table
+    assert "| none expected if the scores were independent within layers: " in table
     one = numbers | {"features": numbers["features"] | {"n_without_input_score": 1}}
     assert "(1 more has no input score)" in headline_markdown(one)
 

@@ -33,6 +33,8 @@ def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
     """P1's three findings, and the third by a success without lens tokens where there is one: finding, number, and whether it holds by
     the rule fixed beforehand, which says nothing of too few layers or features."""
     both_high, holds, variants = (numbers[name] for name in ("both_above_half", "findings", "variants"))
+    to_independence = both_high["to_independence"]
+    as_many = "none expected" if to_independence["value"] is None else f"{times(to_independence)} as many as"
     n_layers = numbers["depth"]["n_layers"]
     kept, n = (numbers["filter"]["p1"]["all"][name]["n"] for name in ("kept", "unfiltered"))
     if n_layers < MIN_LAYERS:
@@ -51,7 +53,7 @@ def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
         ),
         (
             "Fewer features than by chance score above .5 on both",
-            f"{times(both_high['to_independence'])} as many as if the scores were independent within layers:"
+            f"{as_many} if the scores were independent within layers:"
             f" {share(both_high['n'], both_high['n_scored'])}, {both_high['n']} of {both_high['n_scored']}{unscored}",
             holds["both_scores_high_is_rare"],
         ),
