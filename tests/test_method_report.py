@@ -13,7 +13,7 @@ from saesteer.core.uncertainty import RATINGS, mean_interval, of_differences
 from saesteer.exchange.comparison import AXBENCH_METHODS, to_axbench
 from saesteer.figures.style import LOOKS
 from saesteer.methods.compare.means import ELSEWHERE, family_of, method_differences
-from saesteer.methods.compare.paper_values import P4, PAPER_VALUES, Protocol, compared, our_protocol
+from saesteer.methods.compare.paper_values import P4, Protocol, compared, our_protocol, read_paper_values
 from saesteer.methods.compare.protocol import ProtocolError
 from saesteer.methods.compare.tables import METHOD_EQUAL_COST, METHOD_SUMMARIES
 from saesteer.settings.methods import MethodSettings, PublishedConcepts
@@ -21,6 +21,7 @@ from saesteer.settings.registry import METHODS, method
 from saesteer.site.method_report import method_notes, report_markdown
 from saesteer.steps.features import FEATURES
 
+PAPER_VALUES = read_paper_values()
 NAMES = {value.method for value in PAPER_VALUES} | {"unsteered", "sae_mutual_information"}
 SETTINGS = method_settings(methods=[row.name for row in METHODS if row.name in NAMES])
 PROTOCOLS = {LAYER: our_protocol(SETTINGS, "data/world/model", LAYER, "oracle", 6)}

@@ -10,7 +10,7 @@ import polars as pl
 from saesteer.core.markdown import number, table
 from saesteer.core.texts import RATING_COLUMNS
 from saesteer.methods.compare.means import told_apart
-from saesteer.methods.compare.paper_values import FACTS, PAPER_VALUES, Protocol
+from saesteer.methods.compare.paper_values import FACTS, PaperValue, Protocol, read_paper_values
 from saesteer.methods.compare.protocol import UNSTEERED, row_of
 from saesteer.settings.methods import HELD_OUT_TEXTS, MethodSettings
 from saesteer.settings.registry import method
@@ -262,8 +262,10 @@ def published_markdown(published: pl.DataFrame, ours: Protocol) -> str:
         "A difference between figures whose protocols do not match says nothing about either. Ours is the mean over the same kind of "
         "concepts as theirs; there is no difference where scales differ. The facts compared:"
     )
-    sources = list(dict.fromkeys(value.source for value in PAPER_VALUES))
-    facts = [[_words(name), _fact(name, getattr(ours, name)), *(_facts_of(source, name) for source in sources)] for name in FACTS]
+    sources: dict[str, list[PaperValue]] = {}
+    for value in read_paper_values():
+        sources.setdefault(value.source, []).append(value)
+    facts = [[_words(name), _fact(name, getattr(ours, name)), *(_facts_of(values, name) for values in sources.values())] for name in FACTS]
     cells = _table(header, map(_published_cells, order.iter_rows(named=True)))
     return f"{cells}\n\n{note}\n\n{_table(('fact', 'ours', *sources), facts)}"
 
@@ -281,9 +283,9 @@ def _published_cells(row: _Row) -> Iterator[str]:
     yield "yes" if row["matches"] else f"**no**, {named}"
 
 
-def _facts_of(source: str, name: str) -> str:
+def _facts_of(values: Iterable[PaperValue], name: str) -> str:
     """A fact of a source's figures; several values where they come from several settings."""
-    return "; ".join(dict.fromkeys(_fact(name, getattr(value.protocol, name)) for value in PAPER_VALUES if value.source == source))
+    return "; ".join(dict.fromkeys(_fact(name, getattr(value.protocol, name)) for value in values))
 
 
 def _fact(name: str, value: object) -> str:

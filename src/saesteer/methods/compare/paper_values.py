@@ -77,9 +77,6 @@ def _paper_value(row: dict[str, Any], protocol: dict[str, Any]) -> PaperValue:
     return PaperValue(protocol=Protocol(**protocol, **{name: row.pop(name) for name in _OF_VALUE}), **row)
 
 
-PAPER_VALUES = read_paper_values()
-
-
 def our_protocol(settings: MethodSettings, model: str, layer: int, judge: str, n_concepts: int) -> Protocol:
     """The facts of an experiment; `model` and `judge` as the experiment file names them."""
     return Protocol(
@@ -122,11 +119,11 @@ def published_beside_ours(
     Ours is the mean over the same kind of concepts (all, or surviving), and of one task the score of the topic that is closest to it. The
     difference is taken where both scores have the same scale. `protocols` is `our_protocol` of each layer.
     """
-    rows = []
+    rows, published = [], read_paper_values()
     for ours in methods.iter_rows(named=True):
         topics = scores.filter(layer=ours["layer"], method=ours["method"])
         by_topic = dict(zip(topics["concept"].str.to_lowercase(), topics["score"], strict=True))
-        for value in (value for value in PAPER_VALUES if value.method == row_of(ours["method"]).name):
+        for value in (value for value in published if value.method == row_of(ours["method"]).name):
             column = "surviving_score" if value.averaged == "surviving" else "score"
             mine = by_topic.get(value.topic) if value.topic else ours[column]
             rows.append(_beside(ours, mine, value, protocols[ours["layer"]], score_scale(settings).high))
