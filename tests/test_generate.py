@@ -20,7 +20,7 @@ from saesteer.core.texts import FEATURE_TEXT
 from saesteer.engine import continuation, interventions
 from saesteer.engine.attention import MIXING
 from saesteer.engine.continuation import Sampling, continuation_texts, ending_tokens
-from saesteer.engine.generations import feature_texts
+from saesteer.engine.generations import feature_texts, feature_texts_by_token
 from saesteer.engine.models import MIN_ROWS, LanguageModel, prompt_token_ids
 from saesteer.engine.saes import Sae
 from saesteer.engine.sampling import NOTHING, largest_ids, sample_tokens
@@ -101,6 +101,14 @@ def test_prompts_of_many_lengths_share_forwards_and_have_the_logits_that_each_ha
     assert together == alone
     window = getattr(lm.model.config, "sliding_window", None) or math.inf
     assert max(n_rows) == (rows.height if lm.model.config.model_type in MIXING and window > 16 else MIN_ROWS)
+
+
+def test_texts_of_several_lengths_grow_in_the_order_of_their_rows() -> None:
+    lm, sae = tiny_model("llama"), tiny_sae(1)
+    rows, sampling = sweep_rows(40, n_features=sae.meta.n_features), Sampling(max_new_tokens=8, stop="o")
+    *_, last = feature_texts_by_token(lm, sae, 1, rows, TINY, sampling, 3)
+    whole = swept(lm, sae, rows, "llama", sampling)
+    assert last == rows.join(whole, on=KEYS, how="left", maintain_order="left")["text"].to_list()
 
 
 @pytest.mark.parametrize(("family", "hook_point"), AT)

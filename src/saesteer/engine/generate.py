@@ -129,7 +129,8 @@ def steered_texts(
     if rows.is_empty():
         return
     halving = Halving("texts", lm.device)
-    for length, group in _groups(run, rows):
+    shortest_first = np.argsort([len(prompts[place]) for place in rows["prompt"]], kind="stable")  # those of one length attend together
+    for length, group in _groups(run, rows[shortest_first]):
         few_share_weights = isinstance(interventions[group["intervention"][0]], WeightChange)
         full = MIN_ROWS if few_share_weights else full_tile(lm.device, length)
 
@@ -153,8 +154,8 @@ def steered_texts_by_token(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
 ) -> Iterator[Growing]:
-    """The texts of `steered_texts` while they are written, after each token: those of a few rows, which must be able to share a batch
-    (one kind of intervention, one length of prompts)."""
+    """The texts of `steered_texts` while they are written, after each token: those of a few rows, in their order, which must be able
+    to share a batch (one kind of intervention, one length of prompts but where lengths mix)."""
     run = _Run(lm, sae, sae_hook_point(lm, layer, sae.meta), interventions, prompts, sampling, Prefixes(lm))
     group, slots = _one_batch(run, rows)
     for continued in continued_steps(lm, slots, group.height, sampling, run.ending):
@@ -208,8 +209,8 @@ def sweep_bytes(lm: LanguageModel, held: int, gpu: int, prompt_format: str, n_ne
 
 
 def _groups(run: _Run, rows: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
-    """Rows that can share a batch, the shortest prompts first, with the longest prompt's length in the caches: one
-    group of interventions, of fine-tuned weights one factor too. Prompts that leave no room for a text are refused."""
+    """Rows that can share a batch, in their order, with the longest prompt's length in the caches: one group of interventions, of
+    fine-tuned weights one factor too. Prompts that leave no room for a text are refused."""
     used = [run.prompts[place] for place in rows["prompt"].unique()]
     check_not_empty(used)
     check_length(run.lm, max(map(len, used)) + run.sampling.max_new_tokens)
@@ -226,8 +227,7 @@ def _groups(run: _Run, rows: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]
     lengths_mix = not shape_matters(run.lm) and mixes_lengths(run.lm.model, max(map(len, used)) + n_new)
     of_batch = pl.col("_length") > 1 if lengths_mix else pl.col("_length")  # a prompt of one token has no caches
     for _, group_rows in sorted_into.group_by("_group", of_batch, "_factor", maintain_order=True):
-        of_group = group_rows.sort("_length", maintain_order=True)
-        yield of_group["_length"][-1], of_group.select(rows.columns)
+        yield max(group_rows["_length"]), group_rows.select(rows.columns)
 
 
 _Finished = tuple[pl.DataFrame, pl.DataFrame]
