@@ -74,12 +74,12 @@ def text_losses(lm: LanguageModel, texts: pl.DataFrame, prompts: Mapping[str, st
     prefixed = texts.with_columns(prefix=pl.col("prefix_id").replace_strict(before, return_dtype=pl.String))
     empty = pl.lit("the continuation is empty")
     reason = pl.when(pl.col("text").is_null()).then("reason").when(pl.col("mean_nll").is_null()).then(empty)
-    for _, of_layer in prefixed.group_by("layer", maintain_order=True):
-        for part in of_layer.iter_slices(AT_A_TIME[lm.device.type == "cuda"]):
-            rows = part.with_row_index("row")
-            losses = continuation_nll(lm, rows.filter(pl.col("text").is_not_null()))
-            scored = rows.join(losses, on="row", how="left", maintain_order="left")
-            yield scored.select(*TEXT_KEYS, "mean_nll", pl.col("n_scored").fill_null(0), "whole_text_nll", reason=reason)
+    for part in prefixed.sort("layer", maintain_order=True).iter_slices(AT_A_TIME[lm.device.type == "cuda"]):
+        rows = part.with_row_index("row")
+        losses = continuation_nll(lm, rows.filter(pl.col("text").is_not_null()))
+        scored = rows.join(losses, on="row", how="left", maintain_order="left")
+        losses_of_rows = scored.select(*TEXT_KEYS, "mean_nll", pl.col("n_scored").fill_null(0), "whole_text_nll", reason=reason)
+        yield from losses_of_rows.partition_by("layer", maintain_order=True)
 
 
 @torch.no_grad()

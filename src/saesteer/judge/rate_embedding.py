@@ -205,24 +205,22 @@ def rate_beside_unsteered(
     measures what the order of words is worth: of TEXTS_AT_ONCE texts or more together, where it matters, of unsteered texts once.
     `described`: of a layer's target, what else describes a concept."""
     keys = ["layer", "target"]
-    for (layer,), rows in texts.group_by("layer", maintain_order=True):
-        targets = rows["target"].unique(maintain_order=True)
-        size = -(-TEXTS_AT_ONCE * len(targets) // rows.height)
-        for some in (targets[start : start + size] for start in range(0, len(targets), size)):
-            here, beside = (of.filter(pl.col("target").is_in(some.implode()), layer=layer) for of in (rows, unsteered))
-            embed(texts_and_words(pl.concat([here["text"], beside["text"]]).drop_nulls().to_list()))  # known from then on
-            plain = with_order_nats(beside).partition_by(keys, as_dict=True)
-            ranges = {key: ranges_of(of_target) for key, of_target in plain.items()}
-            cells = here.select(*keys, "text", "mean_nll").iter_rows()
-            matters = [order_matters(ranges[layer, target], *measures) for layer, target, *measures in cells]
-            measured = pl.concat(plain.values()).select(*TEXT_KEYS, "order_nats")
-            to_measure = here.filter(pl.Series(matters, dtype=pl.Boolean))
-            others = with_order_nats(to_measure.join(measured, TEXT_KEYS, how="anti", maintain_order="left"))
-            orders = pl.concat([others.select(*TEXT_KEYS, "order_nats"), measured.join(to_measure, TEXT_KEYS, how="semi")])
-            here = here.join(orders, TEXT_KEYS, how="left", maintain_order="left")
-            yield pl.concat(
-                [
-                    rate(part, plain[key], ranges[key], embed, described(int(str(layer)), str(key[1])), rates_blank)
-                    for key, part in here.group_by(keys, maintain_order=True)
-                ]
-            )
+    targets = texts.select(keys).unique(maintain_order=True)
+    size = max(1, -(-TEXTS_AT_ONCE * targets.height // max(1, texts.height)))
+    for some in targets.iter_slices(size):
+        here, beside = (of.join(some, on=keys, how="semi", maintain_order="left") for of in (texts, unsteered))
+        embed(texts_and_words(pl.concat([here["text"], beside["text"]]).drop_nulls().to_list()))  # known from then on
+        plain = with_order_nats(beside).partition_by(keys, as_dict=True)
+        ranges = {key: ranges_of(of_target) for key, of_target in plain.items()}
+        cells = here.select(*keys, "text", "mean_nll").iter_rows()
+        matters = [order_matters(ranges[layer, target], *measures) for layer, target, *measures in cells]
+        measured = pl.concat(plain.values()).select(*TEXT_KEYS, "order_nats")
+        to_measure = here.filter(pl.Series(matters, dtype=pl.Boolean))
+        others = with_order_nats(to_measure.join(measured, TEXT_KEYS, how="anti", maintain_order="left"))
+        orders = pl.concat([others.select(*TEXT_KEYS, "order_nats"), measured.join(to_measure, TEXT_KEYS, how="semi")])
+        here = here.join(orders, TEXT_KEYS, how="left", maintain_order="left")
+        rated = [
+            rate(part, plain[key], ranges[key], embed, described(*key), rates_blank)
+            for key, part in here.group_by(keys, maintain_order=True)
+        ]
+        yield from pl.concat(rated).partition_by("layer", maintain_order=True)
