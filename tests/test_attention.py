@@ -36,6 +36,24 @@ def test_attention_by_length_gives_the_plain_ones_logits_to_the_bit(family: str)
     assert torch.equal(after_a_cache(plain, ids, DynamicCache(), 56), after_a_cache(lm.model, ids, DynamicCache(), 56))
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3", "phi3_short_window"])
+@torch.no_grad()
+def test_texts_padded_before_their_first_token_have_the_plain_ones_logits(family: str) -> None:
+    """As in other programs' batches, with transformers' own cache, which holds no more than a window."""
+    lm, _ = model_and_sae(family, 1)
+    plain, ids = copy.deepcopy(lm.model), torch.randint(3, 200, (33, 60), generator=torch.Generator().manual_seed(0))
+    plain.set_attn_implementation("eager")
+    mask = (torch.arange(60) >= torch.arange(33)[:, None] % 7).long()
+    by_model = []
+    for model in (plain, lm.model):
+        cache, logits = DynamicCache(config=model.config), []
+        for places in (slice(0, 56), *(slice(place, place + 1) for place in range(56, 60))):
+            seen = {"attention_mask": mask[:, : places.stop], "past_key_values": cache, "use_cache": True}
+            logits.append(model(ids[:, places], **seen).logits)
+        by_model.append(torch.cat(logits, dim=1)[:, 6:])  # what padding reads is nobody's
+    torch.testing.assert_close(*by_model, rtol=1e-4, atol=1e-4)
+
+
 def after_a_cache(model: PreTrainedModel, ids: torch.Tensor, cache: DynamicCache | None = None, n_cached: int = 8) -> torch.Tensor:
     """Logits of the last four tokens, each read by itself after a cache of what is before it."""
     cache = DynamicCache(config=model.config) if cache is None else cache

@@ -1,6 +1,5 @@
 """The batched sweep against Hugging Face's `generate` with a plain hook, one row at a time, and against itself in other batches."""
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,8 +98,7 @@ def test_prompts_of_many_lengths_share_forwards_and_have_the_logits_that_each_ha
             swept(lm, sae, of_prompt, family, sampling)
         alone += logits
     assert together == alone
-    window = getattr(lm.model.config, "sliding_window", None) or math.inf
-    assert max(n_rows) == (rows.height if lm.model.config.model_type in MIXING and window > 16 else MIN_ROWS)
+    assert max(n_rows) == (rows.height if lm.model.config.model_type in MIXING else MIN_ROWS)
 
 
 def test_texts_of_several_lengths_grow_in_the_order_of_their_rows() -> None:

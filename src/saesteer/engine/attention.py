@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
@@ -47,11 +47,9 @@ def attention_on(device: str, model: Any) -> str:
     return BY_LENGTH if is_tried else "eager"
 
 
-def mixes_lengths(model: Any, n_places: int) -> bool:
-    """Whether rows that begin at different places in caches of `n_places` have the numbers that they have by themselves."""
-    config = model.config.get_text_config(decoder=True)
-    window = getattr(config, "sliding_window", None)
-    return config._attn_implementation == BY_LENGTH and (window is None or n_places <= window)
+def mixes_lengths(model: Any) -> bool:
+    """Whether rows that begin at different places in the caches have the numbers that they have by themselves."""
+    return bool(model.config.get_text_config(decoder=True)._attn_implementation == BY_LENGTH)
 
 
 def attention_on_gpu(model: Any) -> str:
@@ -85,30 +83,31 @@ def grouped_attention(
     return output.unflatten(2, (n_group, n_seq)).flatten(1, 2).transpose(1, 2).contiguous(), None  # [row seq head d_head]
 
 
+def mask_by_length(attention_mask: Bool[Tensor, "row seen"] | None = None, kv_offset: int = 0, **other: Any) -> Tensor:
+    """transformers' mask for plain attention. Where some places are masked for a row it also says, as (place, rows), where neighbouring
+    rows begin among the keys, for every layer. kv_offset: places before the first key."""
+    mask: Tensor = eager_mask(attention_mask=attention_mask, kv_offset=kv_offset, **other)
+    if attention_mask is not None:
+        begin = (attention_mask.int().argmax(dim=1) - kv_offset).clamp(min=0)
+        places, n_rows = begin.unique_consecutive(return_counts=True)
+        ends = n_rows.cumsum(0).tolist()
+        mask.beginnings = [(place, slice(end - n, end)) for place, end, n in zip(places.tolist(), ends, n_rows.tolist(), strict=True)]
+    return mask
+
+
 def plain_attention_by_length(
-    module: Any,
-    query: Float[Tensor, "row head seq d_head"],
-    key: Float[Tensor, "row kv_head seen d_head"],
-    value: Float[Tensor, "row kv_head seen d_head"],
-    attention_mask: Float[Tensor, "#row 1 seq seen"],
-    **other: Any,
-) -> tuple[Float[Tensor, "row seq head d_head"], None]:
-    """The family's plain attention, of neighbouring rows with as many masked places before their first one together, without these. Where
-    a window is shorter than what is seen, rows begin at one place (`mixes_lengths`)."""
-    plain, window = sys.modules[type(module).__module__].eager_attention_forward, other.get("sliding_window")
-    if len(attention_mask) == 1 or (window is not None and window < key.shape[2]):
-        output, _ = plain(module, query, key, value, attention_mask, **other)
-        return output, None
-    starts = (attention_mask[:, 0, 0] == 0).int().argmax(dim=1)  # the first place that the first token sees
-    places, n_rows = starts.unique_consecutive(return_counts=True)
-    outputs, first = [], 0
-    for start, n in zip(places.tolist(), n_rows.tolist(), strict=True):
-        rows = slice(first, first := first + n)
-        of_rows = (key[rows, :, start:], value[rows, :, start:], attention_mask[rows, :, :, start:])
-        outputs.append(plain(module, query[rows], *of_rows, **other)[0])
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, **other: Any
+) -> tuple[Tensor, None]:
+    """The family's plain attention, of neighbouring rows that begin at one place together, without the places before. Shapes as of
+    `grouped_attention`."""
+    plain = sys.modules[type(module).__module__].eager_attention_forward
+    outputs = [
+        plain(module, query[rows], key[rows, :, place:], value[rows, :, place:], attention_mask[rows, :, :, place:], **other)[0]
+        for place, rows in getattr(attention_mask, "beginnings", [(0, slice(None))])
+    ]
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0], None
 
 
-for _name, _attention in ((GROUPED, grouped_attention), (BY_LENGTH, plain_attention_by_length)):
+for _name, _attention, _mask in ((GROUPED, grouped_attention, eager_mask), (BY_LENGTH, plain_attention_by_length, mask_by_length)):
     AttentionInterface.register(_name, _attention)
-    AttentionMaskInterface.register(_name, eager_mask)
+    AttentionMaskInterface.register(_name, _mask)

@@ -224,7 +224,7 @@ def _groups(run: _Run, rows: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]
         _length=pl.Series([lengths[weights[place]][prompt] for place, prompt, _ in cells]),
         _factor=pl.Series([factor if weights[place] else "" for place, _, factor in cells], dtype=pl.String),
     )
-    lengths_mix = not shape_matters(run.lm) and mixes_lengths(run.lm.model, max(map(len, used)) + n_new)
+    lengths_mix = not shape_matters(run.lm) and mixes_lengths(run.lm.model)
     of_batch = pl.col("_length") > 1 if lengths_mix else pl.col("_length")  # a prompt of one token has no caches
     for _, group_rows in sorted_into.group_by("_group", of_batch, "_factor", maintain_order=True):
         yield max(group_rows["_length"]), group_rows.select(rows.columns)
