@@ -2,10 +2,11 @@
 
 Rows that have finished are dropped as the batch thins out. What steers them is given (`BatchSteering`).
 
-On a CPU in float32 a row's tokens are the same in any company: a batch is one forward of any size from `MIN_ROWS`, of prompts of one
-length, without padding or mask. Elsewhere kernels depend on shapes, so every forward has `TILE` rows: a batch is several tiles, dropping
-rows means fewer tiles. There prompts of all lengths with one `buffer_length` share a batch; their keys and values end at the same place,
-and what lies before a prompt is masked. So a row's tokens depend neither on the batch nor on its neighbours.
+On a CPU in float32 a row's tokens are the same in any company: a batch is one forward of any size from `MIN_ROWS`, of prompts of one length
+without padding or mask, or in some families of several, which attend apart (engine.attention). Elsewhere kernels depend on shapes, so every
+forward has `TILE` rows: a batch is several tiles, dropping rows means fewer tiles. There prompts of all lengths with one `buffer_length`
+share a batch; their keys and values end at the same place, and what lies before a prompt is masked. So a row's tokens depend neither on the
+batch nor on its neighbours.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Texts under interventions: many rows at once, each as if it ran alone (engine.continuation).
 
 Rows of one group of interventions (engine.steering.together) share a batch, with prompts of one length (continuation.buffer_length) or,
-where rows attend by length (engine.attention), of any. Where an
-intervention leaves the prompt as it is, a prompt is run once and its cache gathered by row; elsewhere every row's prompt runs under its own
-steering. A row's tokens depend on its own intervention, factor, prompt and stream of random numbers only.
+where rows attend by length (engine.attention), of any. Where an intervention leaves the prompt as it is, a prompt is run once and its cache
+gathered by row; elsewhere every row's prompt runs under its own steering. A row's tokens depend on its own intervention, factor, prompt and
+stream of random numbers only.
 """
 
 import time
