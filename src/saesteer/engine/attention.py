@@ -40,7 +40,7 @@ themselves. Others may have masks or values of another shape, or experts."""
 
 
 def attention_on(device: str, model: Any) -> str:
-    """transformers' name of the attention to use."""
+    """transformers' name of the attention to use on a device."""
     if device != "cpu":
         return attention_on_gpu(model)
     is_tried = model.dtype == torch.float32 and model.config.get_text_config(decoder=True).model_type in MIXING

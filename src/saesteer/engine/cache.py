@@ -92,7 +92,7 @@ class Prefixes:
         self.runs: dict[tuple[int, ...], Prefill] = {}
 
     def prefilled(self, beginnings: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], Prefill]:
-        """The runs of these token ids, each id list once, all of whose tokens are run."""
+        """The run of each sequence of token ids, all of its tokens included; of equal ones once."""
         distinct = list(dict.fromkeys(beginnings))
         new = [ids for ids in distinct if ids not in self.runs]
         known = self.runs | dict(zip(new, prefills(self.lm, [[*ids, 0] for ids in new]), strict=True))  # the last token is not run
