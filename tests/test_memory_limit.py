@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from workflow_folder import Folder
 
+from saesteer.engine.continuation import MOST_ROWS
 from saesteer.engine.memory import GIB
 
 LIMIT = 2 * GIB
@@ -62,5 +63,5 @@ def test_in_2_gib_shared_with_another_program_the_batch_falls_and_every_row_is_t
         join(process.pid)
         output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
-    assert "rows at a time instead of 512" in (folder.path / f"logs/micro/{STEP}/layers_02-06.log").read_text()
+    assert f"rows at a time instead of {MOST_ROWS[0]}" in (folder.path / f"logs/micro/{STEP}/layers_02-06.log").read_text()
     assert folder.table(STEP).equals(finished.table(STEP))
