@@ -5,13 +5,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from saesteer.analysis.best_factor import RULES
 from saesteer.analysis.recommendation import Verdict
 from saesteer.core.markdown import escaped, number, table
-from saesteer.core.uncertainty import RATINGS, mean_interval
-from saesteer.methods.compare.tables import METHOD_DAMAGE, METHOD_DIFFERENCES, METHOD_EQUAL_COST, METHODS_TABLE
+from saesteer.core.uncertainty import RATINGS, Interval, mean_interval, of_differences
+from saesteer.methods.compare.tables import METHOD_DAMAGE, METHOD_DIFFERENCES, METHOD_EQUAL_COST, METHOD_SCORES, METHODS_TABLE
 from saesteer.reference.sae_docs import Release, releases, verdict
 from saesteer.site.headline import headline_markdown, share, times, with_interval
 from saesteer.site.method_pages import SHOWN_LIMIT
@@ -153,10 +155,33 @@ def recommendations_markdown(root: Path) -> str:
             continue
         scored = rows.drop_nulls("fresh")
         held = scored.filter(pl.col("fresh").is_between("score_low", "score_high")).height
-        fresh = scored["fresh"].to_numpy()
-        mean = with_interval(float(fresh.mean()), *(mean_interval(fresh, CONFIDENCE, RATINGS) or (None, None)))
+        mean = mean_with_interval(scored["fresh"].to_numpy(), RATINGS)
         lines.append((model, rows.height, *(rows.filter(verdict=name).height for name in verdicts), share(held, scored.height), mean))
     return table(("model", "concepts", *verdicts, "interval holds", "score on fresh prompts"), lines)
+
+
+BESIDE = {"unsteered": "unsteered", "a prompt": "prompting", "DiffMean": "diffmean", "LoRA": "lora"}
+"""Column -> the method that picks are compared with."""
+
+
+def picks_markdown(root: Path) -> str:
+    """The mean score on fresh prompts of what `recommend` picks for the concepts that methods are compared on, and that less a method's
+    held-out score, paired over concepts."""
+    lines = []
+    for experiment, model in MODELS.items():
+        scores = stored(root, comparison(experiment), METHOD_SCORES.name)
+        picks = recommended(root, experiment).filter(pl.col("n_per_layer").is_null())
+        if scores is None or picks.is_empty():
+            continue
+        both = picks.join(scores.pivot("method", index="concept", values="score"), on="concept").with_columns(pl.col("fresh").fill_null(0))
+        columns = [(both["fresh"], RATINGS), *((both["fresh"] - both[method], of_differences(RATINGS)) for method in BESIDE.values())]
+        lines.append((model, both.height, *(mean_with_interval(column.drop_nulls().to_numpy(), scale) for column, scale in columns)))
+    return table(("model", "concepts", "pick", *(f"pick − {name}" for name in BESIDE)), lines)
+
+
+def mean_with_interval(values: Float[np.ndarray, " n"], scale: Interval) -> str:
+    """The mean of values on a scale, with its interval."""
+    return with_interval(float(values.mean()), *(mean_interval(values, CONFIDENCE, scale) or (None, None)))
 
 
 JUDGED = {"": "comparison", "-known": "known topic"}

@@ -10,7 +10,7 @@ from drawn_figures import thin
 from scipy import stats
 
 from saesteer.core.tables import write_summary
-from saesteer.core.uncertainty import Interval, mean_interval
+from saesteer.core.uncertainty import RATINGS, Interval, mean_interval
 from saesteer.settings import SettingsError
 from studies import ROOT
 from studies.pages.answer_figure import data, draw
@@ -22,6 +22,7 @@ from studies.pages.tables import (
     differences,
     headlines_markdown,
     methods_markdown,
+    picks_markdown,
     recommendations_markdown,
 )
 from studies.public.recommendations import DEMONSTRATION, N_BRUTE_FORCE, SCHEMA
@@ -70,9 +71,8 @@ def root(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / "docs/results/tiny", tmp_path / f"docs/results/{experiment}")
         folder = tmp_path / f"docs/methods/{experiment}-methods"
         folder.mkdir()
-        made = [
-            (method, f"c{n}", score) for method, of in (("sae_label_output_score", 0.4), ("lora", 1.2)) for n, score in enumerate([of] * 16)
-        ]
+        of_methods = {"sae_label_output_score": 0.4, "lora": 1.2, "unsteered": 0.0, "prompting": 1.5, "diffmean": 0.75}
+        made = [(method, f"c{n}", score) for method, score in of_methods.items() for n in range(16)]
         pl.DataFrame(made, schema=["method", "concept", "score"], orient="row").write_csv(folder / "method_scores.csv")
         for name in ("methods", "method_differences", "method_damage", "method_equal_cost"):
             stored(ROOT, "tiny-methods", name).filter(layer=3).write_csv(folder / f"{name}.csv")
@@ -90,6 +90,12 @@ def test_pages_show_both_models(root: Path) -> None:
     heading, _, line, _ = recommendations_markdown(root).splitlines()
     assert heading.startswith("| model | concepts | use | try it | don't | interval holds |")
     assert line == "| SmolLM2-135M | 6 | 0 | 5 | 1 | 60.0% [14.7, 94.7] | 1.00 [0.48, 1.52] |"
+    picks = picks_markdown(root).splitlines()
+    assert picks[0] == "| model | concepts | pick | pick − unsteered | pick − a prompt | pick − DiffMean | pick − LoRA |"
+    cells = [line.removesuffix(" |").split(" | ")[1:] for line in picks[2:]]
+    low, high = mean_interval(np.array([1.0, 1, 1, 1, 1, 0]), 0.95, RATINGS)  # one concept has no pick
+    assert [of_model[:2] for of_model in cells] == [["6", f"0.83 [{low:.2f}, {high:.2f}]"]] * 2
+    assert [[cell.split(" ")[0] for cell in of_model[2:]] for of_model in cells] == [["0.83", "−0.67", "0.08", "−0.37"]] * 2
     lines = methods_markdown(root).splitlines()
     assert lines[0].startswith("| method | SmolLM2-135M | Gemma 3 270M | at most 0.1 nats, SmolLM2-135M |")
     scores = ("1.52 [1.36, 1.67]", "1.51 [1.28, 1.69]", "1.54 [1.37, 1.69]")
