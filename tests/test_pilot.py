@@ -222,6 +222,8 @@ def test_where_features_have_no_factors_of_their_own_the_median_pilot_factor_cou
     settings = here.opened.sweep.recommendation.model_copy(update={"factors": ("0", "0.5")})
     of_few = replace(here.opened, experiment=here.opened.sweep.model_copy(update={"recommendation": settings}))
     assert candidates_sweep(of_few) == {"pilot": None, "factors": ["0", f"{float(factor) / 2:g}"]}
+    # One that stops at the scores has no pilot: each candidate has its own.
+    assert candidates_sweep(replace(of_few, name="tiny-all")) == {"factors": ["0", "0.5"]}
 
 
 @pytest.fixture(scope="module")

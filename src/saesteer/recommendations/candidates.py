@@ -22,8 +22,8 @@ from saesteer.engine.activations import decoder_cosines, difference_of_means, wo
 from saesteer.engine.hook_points import sae_hook_point
 from saesteer.engine.saes import read_meta
 from saesteer.recommendations.question import RecommendRequest
-from saesteer.run import Run
-from saesteer.settings import EmbeddingJudge, ExplainedFeatures, RecommendationSettings
+from saesteer.run import Run, open_run
+from saesteer.settings import EmbeddingJudge, ExplainedFeatures, RecommendationSettings, Scores
 from saesteer.settings.base import three_digits
 from saesteer.settings.methods import ORDINARY_TOKENS
 from saesteer.site.labels import with_labels
@@ -85,11 +85,11 @@ def steered_with(known: pl.DataFrame, settings: RecommendationSettings) -> pl.Da
 
 def _described(run: Run, question: RecommendRequest) -> tuple[pl.DataFrame, pl.DataFrame]:
     """What `candidates` reads of every feature, and their `words_at_maxima`; refused where the scores are not there."""
-    path = run.summary_path(FEATURES)
-    if not path.exists():
+    of_pilot = run.manifests(PILOT.name) if _reads_pilot(run) else []
+    if missing := [str(path) for path in (run.summary_path(FEATURES), *of_pilot) if not path.exists()]:
         named = ["--configfile", str(question.configfile), "--config", f"experiments=[{run.name}]"]
-        command = shlex.join(["snakemake", str(path), "--cores", "all", *named])
-        raise SettingsError(f"there is no {path}: compute the scores first: {command}")
+        command = shlex.join(["snakemake", *missing, "--cores", "all", *named])
+        raise SettingsError(f"there is no {missing[0]}: compute the scores first: {command}")
     features, keys = _features(run), ["layer", "feature"]
     # A layer at a time: a large model's max-activating examples fill the memory.
     maxima = pl.concat(words_at_maxima(run.rows(MAX_ACTIVATING_EXAMPLES, [layer])) for layer in run.layers)
@@ -187,5 +187,16 @@ def usual_factors(run: Run, factors: Sequence[str]) -> list[str]:
 
 def candidates_sweep(run: Run) -> dict[str, Any]:
     """What the section sweep of the candidates' experiment says of factors."""
-    chosen_from = run.sweep.recommendation.factors
-    return {} if chosen_from is None else {"pilot": None, "factors": usual_factors(run, chosen_from)}
+    settings, chosen_from = run.sweep.sweep, run.sweep.recommendation.factors
+    if chosen_from is None:
+        return {}
+    if settings.pilot is not None and not _reads_pilot(run):
+        return {"factors": list(chosen_from)}  # multiples of each candidate's pilot factor
+    return {"pilot": None, "factors": usual_factors(run, chosen_from)}
+
+
+def _reads_pilot(run: Run) -> bool:
+    """Whether candidates are steered with at multiples of the experiment's median pilot factor; one that stops at the scores has none."""
+    if run.sweep.recommendation.factors is None or run.sweep.sweep.pilot is None:
+        return False
+    return not isinstance(open_run(run.name, run.workflow).experiment, Scores)

@@ -170,7 +170,7 @@ class RecommendationSettings(Settings):
     an embedding judge, otherwise those of the highest output scores; null: every candidate of each layer."""
     factors: SweepFactors | None = None
     """The factors that it chooses from, which include 0, in place of the sweep's; with sweep.pilot multiples of the median pilot factor of
-    the experiment's features, so that candidates need no pilot; null: the sweep's."""
+    the experiment's features, so that candidates need no pilot, or where it stops at the scores, of their own; null: the sweep's."""
 
 
 class PmiSettings(Settings):
