@@ -63,7 +63,7 @@ def push(folder: Path, configuration: list[str]) -> list[Path]:
         remote = repo.config["core"].get("remote")
     if remote is None:
         raise SharingError(
-            "DVC has no remote to push to: `dvc remote add --default storage PATH_OR_URL`, commit .dvc/config (README, Sharing results)"
+            "DVC has no remote to push to: `dvc remote add --default storage PATH_OR_URL`, commit .dvc/config (docs/sharing.md)"
         )
     if changed := git(folder, "status", "--porcelain", "--", *SOURCES).rstrip():
         raise SharingError(f"commit these first, since published results belong to a commit of what made them:\n{changed}")
