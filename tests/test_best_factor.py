@@ -17,6 +17,8 @@ from synthetic_tables import synthetic_features, synthetic_steering
 from test_recommendation import ratings, recommended
 
 from saesteer.analysis.best_factor import (
+    BY_PERPLEXITY,
+    BY_SUCCESS,
     Curve,
     best_factors,
     both_halves,
@@ -193,7 +195,7 @@ def test_a_feature_depends_on_its_own_rows_only(choice: str) -> None:
     validate(OUTCOMES, outcomes(together, features), "test")
 
 
-JUDGED, BY_SUCCESS = "judge score, on all prompts", "GenSuccess@20 under the perplexity cap, on all prompts"
+JUDGED = "judge score, on all prompts"
 
 
 def chosen(values: dict[str, tuple[float | None, float, float]]) -> tuple[str | None, str]:
@@ -210,6 +212,7 @@ def test_a_recommended_factor_by_hand() -> None:
     judged = {"0": (1.9, 0.0, 1.0), "2": (0.5, 1.0, 1.1), "4": (1.5, 2.0, 2.0), "10": (1.5, 9.0, 5.0)}
     assert chosen(judged) == ("4", JUDGED)
     assert chosen({factor: (None, *row[1:]) for factor, row in judged.items()}) == ("4", BY_SUCCESS)
+    assert chosen({"0": (None, 0.0, 1.0), "10": (None, 9.0, 5.0), "20": (None, 9.0, 4.0)}) == ("20", BY_PERPLEXITY)
     assert chosen({"0": (1.0, 0.0, 1.0), "2": (0.0, 1.0, 1.0)}) == (None, JUDGED)
     assert chosen({"0": (None, 1.0, 1.0), "2": (None, 0.0, 1.0)}) == (None, BY_SUCCESS)
 

@@ -64,7 +64,7 @@ def test_the_source_is_the_one_given_or_sae_lenss() -> None:
     assert given == {3: Source("gemma-2-2b", "3-gemmascope-res-16k"), 20: Source("gemma-2-2b", "20-gemmascope-res-16k")}
     named = sources_of(experiment(None, "gpt2-small-res-jb", "blocks.{layer}.hook_resid_pre"), [2, 3])
     assert named == {2: Source("gpt2-small", "2-res-jb"), 3: Source("gpt2-small", "3-res-jb")}
-    with pytest.raises(SettingsError, match=r"sae-lens names no Neuronpedia source for layer 2 .* set max_activating_examples.source"):
+    with pytest.raises(SettingsError, match=r"sae-lens names no Neuronpedia source for layer 2 .* name one by --source"):
         sources_of(experiment(None, None, "x"), [2])
 
 

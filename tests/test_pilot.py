@@ -135,6 +135,13 @@ def test_settings_that_do_not_fit_are_refused(sweep: dict[str, Any], message: st
         experiment_of(values | {"sweep": values["sweep"] | {"pilot": {}} | sweep})
 
 
+def test_factors_of_a_recommendation_are_apart_too() -> None:
+    values = experiment("micro").model_dump(mode="json") | {"extends": None, "recommendation": {"factors": [0, 1, 1.01]}}
+    with pytest.raises(SettingsError, match=r"recommendation\.factors: 1 and 1\.01 can be one"):
+        experiment_of(values | {"sweep": values["sweep"] | {"pilot": {}}})
+    assert experiment_of(values).recommendation.factors == ("0", "1", "1.01")
+
+
 def test_a_pilot_needs_texts_and_without_one_an_experiment_says_nothing_of_it() -> None:
     values = experiment("micro").model_dump(mode="json") | {"extends": None, "concepts": {"kind": "none"}, "judge": {"kind": "none"}}
     values |= {"max_activating_examples": {"kind": "neuronpedia", "source": "{layer}-s"}}
@@ -222,8 +229,9 @@ def test_where_features_have_no_factors_of_their_own_the_median_pilot_factor_cou
     settings = here.opened.sweep.recommendation.model_copy(update={"factors": ("0", "0.5")})
     of_few = replace(here.opened, experiment=here.opened.sweep.model_copy(update={"recommendation": settings}))
     assert candidates_sweep(of_few) == {"pilot": None, "factors": ["0", f"{float(factor) / 2:g}"]}
-    # One that stops at the scores has no pilot: each candidate has its own.
-    assert candidates_sweep(replace(of_few, name="tiny-all")) == {"factors": ["0", "0.5"]}
+    # One that is no sweep has no pilot: each candidate has its own.
+    for name in ("tiny-all", "tiny-methods"):
+        assert candidates_sweep(replace(of_few, name=name)) == {"factors": ["0", "0.5"]}
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,13 @@ def test_the_page_is_the_same_whatever_the_judge_calls_good(run: Run, monkeypatc
     assert sheet_html(run, 40, 0) == page
 
 
+def test_texts_of_prompts_that_are_gone_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = dict(list(run.prompts_if_any().items())[:1])
+    monkeypatch.setattr(PromptedRun, "prompts_if_any", lambda _: prompts)
+    with pytest.raises(SettingsError, match=r"of the prompts of .*'s texts are no longer in .*: run it again"):
+        sheet_html(run, 40, 0)
+
+
 def test_no_text_breaks_out_of_the_page(run: Run) -> None:
     page = sheet_html(run, 60, 0)
     shown = json.dumps(held(page)["texts"], ensure_ascii=False)

@@ -241,7 +241,7 @@ def test_prompting_and_a_vector_are_tried_beside_the_features(micro: Folder):
     concept = labels(micro)[0]
     code, said, log = ask(micro, "micro", concept, "--comparison", "micro-methods", "--words", "boat,tide")
     assert (code, "Rated by words" in said, "prompting from" in said) == (0, True, True), log
-    (derived,) = (micro.path / "data").glob("micro-methods-recommend-*")
+    (derived,) = (micro.path / "data").glob("micro-methods-rivals-*")
     assert not (derived / "judge").exists(), "the judge is asked for nothing"
     code, said, log = ask(micro, "micro", concept, "--comparison", "micro-methods", "--output", "answer.md")
     assert (code, said) == (0, ""), log

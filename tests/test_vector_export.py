@@ -27,7 +27,7 @@ from saesteer.engine.interventions import Addition, Nothing
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import encode
 from saesteer.engine.steering import steered_model
-from saesteer.engine.vector_formats import FORMATS, BlockVector, block_vector, check_format, median_a_max, neuronpedia_body
+from saesteer.engine.vector_formats import FORMATS, BlockVector, block_vector, check_format, check_suffix, median_a_max, neuronpedia_body
 from saesteer.exchange import measured as measuring
 from saesteer.exchange.measured import MeasuredSteering, measured
 from saesteer.exchange.vector import _licence
@@ -291,6 +291,12 @@ def test_a_fits_vector_is_what_it_was_and_what_has_no_place_in_a_file_lies_besid
     assert about["model"]["licence"] is None
 
 
+def test_a_module_has_a_name_that_python_imports() -> None:
+    check_suffix("python", Path("my_vector.py"))
+    with pytest.raises(SettingsError, match=r"my-vector\.py: Python imports no module of such a name"):
+        check_suffix("python", Path("my-vector.py"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -302,6 +308,7 @@ def test_a_fits_vector_is_what_it_was_and_what_has_no_place_in_a_file_lies_besid
         ("5/7 --factor 1", "there is no layer '5' here. Known: 6"),
         ("6-7", "'6-7' is not LAYER/FEATURE, e.g. 6/548, nor METHOD/CONCEPT, e.g. 'diffmean/the sea'. Did you mean 6/7?"),
         ("6/7 --to lm-eval --factor 1", "a.gguf: readers of lm-eval take files that end in .pt"),
+        ("6/7 --factor 1 --concept seas", f"the judge of {NAME} knows its topics only. Did you mean 'sea'?"),
         ("seven", "'seven' is not LAYER/FEATURE, e.g. 6/548, nor METHOD/CONCEPT"),
         ("6/7 --to neuronpedia --factor 1", "it is not known what Neuronpedia calls this model: give --model-id"),
         *(

@@ -53,6 +53,9 @@ _WEIGHTS = {
 }
 PERPLEXITY_CAP = 4.0
 """capped: factors whose perplexity is above this multiple of the unsteered text's are dropped."""
+BY_SUCCESS = "GenSuccess@20 under the perplexity cap, on all prompts"
+BY_PERPLEXITY = "the lowest perplexity, since no factor is under the perplexity cap, on all prompts"
+"""What chose a recommended factor without a judge, in words."""
 TIE = 1e-9
 """Values closer than this are equal but for rounding."""
 _RECOMMENDED = {"layer": pl.UInt16, "feature": pl.UInt32, "factor": pl.String, "chosen_by": pl.String}
@@ -111,11 +114,16 @@ def choose_capped(curve: Curve, perplexity_cap: float) -> str | None:
     readable = curve.positive & np.isfinite(curve.log_perplexity)
     if not readable.any() or not (curve.gen_success[curve.positive] > 0).any():
         return None
-    limit = curve.log_perplexity[curve.factors.index("0")] + np.log(perplexity_cap) if "0" in curve.factors else np.nan
-    under_cap = readable & (curve.log_perplexity <= limit)
+    under_cap = are_under_cap(curve, perplexity_cap)
     if under_cap.any():
         return curve.factors[np.where(under_cap, curve.gen_success, -1.0).argmax()]
     return curve.factors[np.where(readable, curve.log_perplexity, np.inf).argmin()]
+
+
+def are_under_cap(curve: Curve, perplexity_cap: float) -> Bool[np.ndarray, " factor"]:
+    """The positive factors whose perplexity is at most cap times the unsteered one's; none where that is unknown."""
+    limit = curve.log_perplexity[curve.factors.index("0")] + np.log(perplexity_cap) if "0" in curve.factors else np.nan
+    return curve.positive & np.isfinite(curve.log_perplexity) & (curve.log_perplexity <= limit)
 
 
 def best_factors(steering: pl.DataFrame, settings: BestFactorSettings) -> pl.DataFrame:
@@ -223,8 +231,8 @@ def recommended_factors(steering: pl.DataFrame, settings: BestFactorSettings) ->
     rows = []
     for feature in means.join(by_judge, on=_FEATURE, how="anti").partition_by(_FEATURE, maintain_order=True):
         curve = curve_of({row["factor"]: row for row in feature.to_dicts()}, settings.perplexity)
-        by_success = "GenSuccess@20 under the perplexity cap, on all prompts"
-        rows.append((*feature.select(_FEATURE).row(0), choose_capped(curve, PERPLEXITY_CAP), by_success))
+        chosen_by = BY_SUCCESS if are_under_cap(curve, PERPLEXITY_CAP).any() else BY_PERPLEXITY
+        rows.append((*feature.select(_FEATURE).row(0), choose_capped(curve, PERPLEXITY_CAP), chosen_by))
     return pl.concat([by_judge, pl.DataFrame(rows, schema=_RECOMMENDED, orient="row")]).sort(_FEATURE)
 
 

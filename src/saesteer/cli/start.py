@@ -64,6 +64,8 @@ def recommend(
         raise SaesteerError("prompting and DiffMean are tried towards more of a concept only: leave out --less or --comparison")
     if prompts and not less:
         raise SaesteerError("--prompts names prompts that evoke what there should be less of: add --less, or leave it out")
+    if output and output.is_dir():
+        raise SaesteerError(f"--output {output} is a folder: name a file in it, e.g. {output / f'{concept}.md'}")
     counted = tuple(map(str.strip, words.split(","))) if words is not None else ()
     question = RecommendRequest(experiment, concept, features, cores, configfile, comparison, prompts, max_damage, less, counted)
     answered = answer(workflow_of(configfile), question)

@@ -162,6 +162,8 @@ def check_suffix(name: str, path: Path) -> None:
     suffix = FORMATS[name].suffix
     if suffix and path.suffix != suffix:
         raise SettingsError(f"{path}: readers of {name} take files that end in {suffix}: name it so")
+    if suffix == ".py" and not path.stem.isidentifier():
+        raise SettingsError(f"{path}: Python imports no module of such a name: take letters, digits and _")
 
 
 def check_format(name: str, added: BlockVector) -> None:

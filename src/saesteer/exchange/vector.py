@@ -11,7 +11,7 @@ import polars as pl
 
 import saesteer
 from saesteer.core import markdown
-from saesteer.core.errors import SettingsError
+from saesteer.core.errors import SettingsError, did_you_mean
 from saesteer.core.files import write_json
 from saesteer.engine.generations import feature_addition, placed
 from saesteer.engine.hook_points import to_residual
@@ -25,6 +25,7 @@ from saesteer.exchange.measured import MeasuredSteering, measured
 from saesteer.run import Run
 from saesteer.settings import Experiment, canonical_factor
 from saesteer.sources.neuronpedia.sources import known_sources
+from saesteer.steps.judges import judge_of
 from saesteer.steps.logit_lens import LOGIT_LENS
 
 
@@ -54,7 +55,12 @@ def steerer_of(
     run: Run, which: str, layer: int | None = None, factor: float | None = None, concept: str | None = None
 ) -> tuple[Steerer, Sae]:
     """What LAYER/FEATURE or METHOD/CONCEPT names in a finished experiment, and the SAE of its layer. `concept` is what texts are rated for;
-    None: what the feature stands for in the experiment, or what the method was fitted for."""
+    None: what the feature stands for in the experiment, or what the method was fitted for. Refused where the texts that tell what the
+    vector does cannot be made or rated."""
+    judge = judge_of(run.steering)
+    topics = judge.known_concepts(run) if judge and concept else None
+    if topics and concept not in topics:
+        raise SettingsError(f"--concept {concept}: the judge of {run.name} knows its topics only.{did_you_mean(str(concept), topics)}")
     layer_and_feature = parse_feature(which)
     if layer_and_feature is not None:
         run.check_feature(*layer_and_feature)

@@ -34,6 +34,8 @@ def rated_texts(run: Run) -> pl.DataFrame:
     digest of keys, text and concept, by which a text that was made anew is another one."""
     from saesteer.analysis.concepts import with_concept
 
+    if not run.steering.is_rated:
+        raise SettingsError(f"{run.name} has no judge (judge.kind none), so none of its texts is rated: name an experiment with one")
     concepts = run.summary(COMPARED_CONCEPTS if isinstance(run.experiment, Comparison) else FEATURES)
     judged = run.rows(JUDGEMENTS, columns=RATINGS).drop_nulls(RATINGS)
     texts = run.rows(GENERATIONS, columns=["text"]).join(judged, on=GENERATIONS.keys)
@@ -60,6 +62,8 @@ def drawn(texts: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
 def sheet_html(run: Run, n: int, seed: int) -> str:
     """The page, one file."""
     texts, prompts = drawn(rated_texts(run), n, seed), run.prompts_if_any()
+    if unknown := set(texts["prefix_id"]) - set(prompts):
+        raise SettingsError(f"{len(unknown)} of the prompts of {run.name}'s texts are no longer in {run.prompts_path}: run it again")
     rows = [[row["id"], row["concept"], prompts[row["prefix_id"]], row["text"]] for row in texts.iter_rows(named=True)]
     sheet = {"experiment": run.name, "questions": [_question(aspect) for aspect in ASPECTS], "texts": rows}
     page, style, script = (

@@ -242,9 +242,9 @@ def method_texts(
 ) -> pl.DataFrame:
     """Texts of prompting and of a supervised vector, at the strengths of the comparison, on its prompts and on further ones."""
     prompts = comparison.prompts() | dict(further)
-    values = of_rivals(source.sweep, question, concepts, _written(comparison, "recommend", question.concept, prompts), len(prompts))
+    values = of_rivals(source.sweep, question, concepts, _written(comparison, "rivals", question.concept, prompts), len(prompts))
     are_judged = source.sweep.is_rated and not question.words
-    run = derived_run(comparison, "recommend", values, question, TARGETS if are_judged else (PERPLEXITY.name,))
+    run = derived_run(comparison, "rivals", values, question, TARGETS if are_judged else (PERPLEXITY.name,))
     rows = (of_fits(texts_of(run)), run.rows(FITS).cast({"layer": pl.Int64}))
     texts, fits = (at_every_layer(table, run.experiment.layers) for table in rows)
     joined = texts.join(fits.select(*FITS.keys, "n_texts"), on=FITS.keys, maintain_order="left")

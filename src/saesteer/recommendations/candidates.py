@@ -23,7 +23,7 @@ from saesteer.engine.hook_points import sae_hook_point
 from saesteer.engine.saes import read_meta
 from saesteer.recommendations.question import RecommendRequest
 from saesteer.run import Run, open_run
-from saesteer.settings import EmbeddingJudge, ExplainedFeatures, RecommendationSettings, Scores
+from saesteer.settings import EmbeddingJudge, ExplainedFeatures, RecommendationSettings, Sweep
 from saesteer.settings.base import three_digits
 from saesteer.settings.methods import ORDINARY_TOKENS
 from saesteer.site.labels import with_labels
@@ -196,7 +196,7 @@ def candidates_sweep(run: Run) -> dict[str, Any]:
 
 
 def _reads_pilot(run: Run) -> bool:
-    """Whether candidates are steered with at multiples of the experiment's median pilot factor; one that stops at the scores has none."""
+    """Whether candidates are steered with at multiples of the experiment's median pilot factor; one that is no sweep has none."""
     if run.sweep.recommendation.factors is None or run.sweep.sweep.pilot is None:
         return False
-    return not isinstance(open_run(run.name, run.workflow).experiment, Scores)
+    return isinstance(open_run(run.name, run.workflow).experiment, Sweep)

@@ -41,6 +41,7 @@ from saesteer.settings.steps import (
     SamplingSettings,
     SelectionSettings,
     SweepSettings,
+    check_apart,
 )
 
 
@@ -198,6 +199,12 @@ class Sweep(SteeringSections):
     def _pilot_has_texts(self) -> "Sweep":
         if self.sweep.pilot and not self.local_examples:
             raise ValueError("sweep.pilot reads the texts of max-activating examples of kind local: take these, or set it to null")
+        return self
+
+    @model_validator(mode="after")
+    def _recommended_factors_are_apart(self) -> "Sweep":
+        if self.sweep.pilot and self.recommendation.factors:
+            check_apart("recommendation.factors", self.recommendation.factors)
         return self
 
     @property

@@ -1,5 +1,6 @@
 """The protocol: one section a step, in the order of the steps."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -107,14 +108,19 @@ class SweepSettings(SamplingSettings):
             return self
         if self.edit != "addition":
             raise ValueError(f"pilot: it finds the factors of the edit addition, not of {self.edit}: set pilot to null")
-        steering = sorted((float(factor) for factor in self.factors if factor != "0"), key=lambda factor: (factor < 0, abs(factor)))
-        for one, other in pairwise(steering):
-            if 1 < other / one < CLOSEST:
-                raise ValueError(
-                    f"factors: {one:g} and {other:g} can be one once each is multiplied by a pilot factor and rounded: leave one out, or"
-                    f" take a ratio of {CLOSEST} at least"
-                )
+        check_apart("factors", self.factors)
         return self
+
+
+def check_apart(key: str, factors: Sequence[str]) -> None:
+    """Refuse multiples of a pilot factor that rounding may make one."""
+    steering = sorted((float(factor) for factor in factors if factor != "0"), key=lambda factor: (factor < 0, abs(factor)))
+    for one, other in pairwise(steering):
+        if 1 < other / one < CLOSEST:
+            raise ValueError(
+                f"{key}: {one:g} and {other:g} can be one once each is multiplied by a pilot factor and rounded: leave one out, or take a"
+                f" ratio of {CLOSEST} at least"
+            )
 
 
 class GenSuccessSettings(Settings):
@@ -170,7 +176,7 @@ class RecommendationSettings(Settings):
     an embedding judge, otherwise those of the highest output scores; null: every candidate of each layer."""
     factors: SweepFactors | None = None
     """The factors that it chooses from, which include 0, in place of the sweep's; with sweep.pilot multiples of the median pilot factor of
-    the experiment's features, so that candidates need no pilot, or where it stops at the scores, of their own; null: the sweep's."""
+    the experiment's features, so that candidates need no pilot, or where it is no sweep, of their own; null: the sweep's."""
 
 
 class PmiSettings(Settings):

@@ -75,7 +75,7 @@ def _index(run: Run, features: pl.DataFrame, folder: Path) -> dict[str, Any]:
         "name": run.name,
         "description": run.experiment.description,
         "ran": list(_what_ran(run)),
-        "headline": _headline(run, metrics) if metrics.is_file() else [],
+        "headline": _headline(run, metrics) if metrics.is_file() and isinstance(run.experiment, Sweep) else [],
         "figures": _copied_figures(run.figures, folder),
         "layers": shortened(features.group_by("layer", maintain_order=True).agg(pl.len(), *medians)).rows(),
         "table": write_feature_table(folder, run, features, scores),

@@ -38,19 +38,32 @@ def known_sources(experiment: Experiment, layers: Sequence[int]) -> dict[int, So
     """Layer -> the source that max_activating_examples.source names, or else sae-lens for the release's SAE; without the layers that have
     none."""
     pattern = experiment.max_activating_examples.source if isinstance(experiment.max_activating_examples, NeuronpediaExamples) else None
-    names = {layer: pattern.format(layer=layer) if pattern else neuronpedia_source(experiment.saes, layer) for layer in layers}
+    if pattern:
+        return _of_pattern(pattern, layers)
+    names = {layer: neuronpedia_source(experiment.saes, layer) for layer in layers}
     return {layer: Source.parse(name) for layer, name in names.items() if name}
 
 
 def sources_of(experiment: Experiment, layers: Sequence[int], name: str | None = None) -> dict[int, Source]:
     """Layer -> its source: of a name with `{layer}` in it, or else the experiment's own, of which every layer must have one."""
     if name:
-        return {layer: Source.parse(name.format(layer=layer)) for layer in layers}
+        return _of_pattern(name, layers)
     sources = known_sources(experiment, layers)
     if unnamed := [layer for layer in layers if layer not in sources]:
         raise SettingsError(
             f"max_activating_examples: sae-lens names no Neuronpedia source for layer {unnamed[0]}"
-            f" ({experiment.saes.release or 'SAEs of no release'}): set max_activating_examples.source, e.g."
-            " gemma-2-2b/{layer}-gemmascope-res-16k"
+            f" ({experiment.saes.release or 'SAEs of no release'}): name one by --source, or set the source of"
+            " max_activating_examples of kind neuronpedia, e.g. gemma-2-2b/{layer}-gemmascope-res-16k"
         )
     return sources
+
+
+def _of_pattern(pattern: str, layers: Sequence[int]) -> dict[int, Source]:
+    """Layer -> the source of a name with `{layer}` in it; refused where several layers would have one source."""
+    try:
+        names = {layer: pattern.format(layer=layer) for layer in layers}
+    except (KeyError, IndexError, ValueError) as fault:
+        raise SettingsError(f"Neuronpedia source {pattern!r}: braces are for {{layer}} only") from fault
+    if len(set(names.values())) < len(names):
+        raise SettingsError(f"Neuronpedia source {pattern!r} is the same for layers {', '.join(map(str, layers))}: write {{layer}} in it")
+    return {layer: Source.parse(name) for layer, name in names.items()}
