@@ -92,7 +92,7 @@ def test_features_are_found_by_their_explanations(folder: RealFolder) -> None:
     assert kept["answer"]["1"] == {str(feature): "mentions of the word north" for feature in north}
 
 
-def judged(folder: Path, seed: int, rating: int, sweep: str = "a") -> None:
+def judged(folder: Path, seed: int, rating: int, measured_on: str = "concepts:a generations:a") -> None:
     """Ratings of four texts by the judge of a seed, as a judge step leaves them."""
 
     def rate(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -110,7 +110,7 @@ def judged(folder: Path, seed: int, rating: int, sweep: str = "a") -> None:
     values = {"method": ["feature"], "target": ["1", "2"], "factor": ["2"], "prefix_id": ["p", "q"], "sample": [0]}
     axes = [pl.DataFrame({name: column}) for name, column in values.items()]
     fingerprint = {"settings": {"kind": "endpoint", "model": "judge", "seed": seed}, MEASURED_ON: "rows"}
-    digests = WantedRows(3, axes, {}).keys(JUDGEMENTS).with_columns(pl.lit(f"generations:{sweep}").alias(MEASURED_ON))
+    digests = WantedRows(3, axes, {}).keys(JUDGEMENTS).with_columns(pl.lit(measured_on).alias(MEASURED_ON))
     wanted = WantedRows(3, axes, fingerprint, Upstream([digests], {}))
     complete(folder, JUDGEMENTS, [wanted], rate, folder / "layers_03-03.json")
 
@@ -128,8 +128,9 @@ def test_judges_of_the_same_texts_are_compared(tmp_path: Path) -> None:
     assert concept["kappa"] == pytest.approx(5 / 13)
 
 
-def test_ratings_of_other_texts_are_not_compared(tmp_path: Path) -> None:
-    judged(tmp_path, seed=0, rating=0, sweep="a")
-    judged(tmp_path, seed=1, rating=2, sweep="b")
+@pytest.mark.parametrize("other", ["concepts:a generations:b", "concepts:b generations:a"])
+def test_ratings_of_other_texts_or_for_another_concept_are_not_compared(tmp_path: Path, other: str) -> None:
+    judged(tmp_path, seed=0, rating=0)
+    judged(tmp_path, seed=1, rating=2, measured_on=other)
     ((_, rows),) = pairwise_agreement(tmp_path).items()
     assert rows["n"].to_list() == [0, 0, 0]

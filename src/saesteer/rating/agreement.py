@@ -46,7 +46,8 @@ CONFIDENCE = 0.95
 LARGEST_FILE = 2**20
 """Bytes of a file of answers; the answers to a thousand texts have a twentieth of it."""
 
-_TEXT = "text_digest"
+_MEASURED = {"text_digest": "generations", "concept_digest": "concepts"}
+"""Column -> the step whose row a rating is of: an experiment's texts may be rated for several concepts (`saesteer recommend`)."""
 
 _WEIGHTS = np.subtract.outer(np.arange(3), np.arange(3)).astype(np.float64) ** 2
 
@@ -60,20 +61,22 @@ def pairwise_agreement(judge_folder: Path) -> dict[tuple[str, str], pl.DataFrame
             " file (another model, or another seed to ask the same one again) and run once more; earlier ratings are kept"
         )
     pairs = itertools.combinations(rated, 2)
-    return {(first, second): agreement(rated[first], rated[second], on=(*TEXT_KEYS, _TEXT)) for first, second in pairs}
+    return {(first, second): agreement(rated[first], rated[second], on=(*TEXT_KEYS, *_MEASURED)) for first, second in pairs}
 
 
 def stored_ratings(judge_folder: Path) -> dict[str, pl.DataFrame]:
-    """Judge (its settings, in words) -> its JUDGEMENTS rows among all parts of a judge step, with the digest of the text of each."""
+    """Judge (its settings, in words) -> its JUDGEMENTS rows among all parts of a judge step, with digests of text and concept."""
     rated: dict[str, list[pl.DataFrame]] = {}
     for path in sorted(judge_folder.glob("*/fingerprint.json")):
         fingerprint = json.loads(path.read_text(encoding="utf-8"))
         parts = [part for layer in sorted(path.parent.glob("layer_*")) for part in sound_parts(layer)]
         name = ", ".join(f"{key} {str(value)[:16]}" for key, value in fingerprint["settings"].items() if value is not None)
-        text = pl.col(MEASURED_ON).str.extract(r"generations:(\w+)").alias(_TEXT)
-        rows = [pl.read_parquet(part).with_columns(text).drop(MEASURED_ON) for part in parts]
+        digests = {column: pl.col(MEASURED_ON).str.extract(rf"{step}:(\w+)").fill_null("") for column, step in _MEASURED.items()}
+        rows = [pl.read_parquet(part).with_columns(**digests).drop(MEASURED_ON) for part in parts]
         rated.setdefault(name, []).extend(rows)
-    return {name: pl.concat(rows).unique([*TEXT_KEYS, _TEXT], keep="first", maintain_order=True) for name, rows in rated.items() if rows}
+    return {
+        name: pl.concat(rows).unique([*TEXT_KEYS, *_MEASURED], keep="first", maintain_order=True) for name, rows in rated.items() if rows
+    }
 
 
 def agreement(a: pl.DataFrame, b: pl.DataFrame, on: Sequence[str] = TEXT_KEYS) -> pl.DataFrame:
