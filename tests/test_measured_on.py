@@ -359,11 +359,14 @@ def test_gc_lists_what_no_planned_manifest_names_and_refuses_while_one_is_missin
     here.run()
     assert outputs.unneeded_files(here.opened) == []
     before = set(here.folder.glob("generations/*/layer_*/*.parquet"))
+    tried = here.manifest("generations").read_bytes()
     here.experiment = here.experiment.model_copy(update={"sweep": here.experiment.sweep.model_copy(update={"temperature": 0.9})})
     here.run()
     unneeded = outputs.unneeded_files(here.opened)
     assert before < set(unneeded)
     assert {path.relative_to(here.folder).parts[0] for path in unneeded} == {"generations", "gen_success", "perplexity", "judge"}
+    (here.folder / "generations/tried_layers_02-06.json").write_bytes(tried)
+    assert not before & set(outputs.unneeded_files(here.opened)), "what was tried, and may have been paid for, stays"
     here.manifest("generations").unlink()
     with pytest.raises(SettingsError, match=r"generations/layers_02-06\.json is missing"):
         outputs.unneeded_files(here.opened)

@@ -26,6 +26,7 @@ from saesteer.steps.explanations import EXPLANATIONS
 from saesteer.steps.features import FEATURES
 from saesteer.steps.step import steps_of
 from saesteer.summaries.features import described_features
+from saesteer.workflow.outputs import TRIED
 from saesteer.workflow.plan import complete_manifest, wanted_rows
 
 STEP = EXPLANATIONS.name
@@ -58,7 +59,7 @@ def explain(run: Run, evidence: str | None, chosen: Sequence[str]) -> Explained:
     step = steps_of(tried)[STEP]
     for group, layers in experiment.layer_groups.items():
         if of_group := [layer for layer in layers if layer in features]:
-            manifest, compute = run.data / STEP / f"{'' if in_use else 'tried_'}{group}.json", partial(step.compute, of_run)
+            manifest, compute = run.data / STEP / f"{'' if in_use else TRIED}{group}.json", partial(step.compute, of_run)
             manifests.append(manifest)
             if in_use:
                 complete_manifest(run, manifest, layers, compute)

@@ -34,8 +34,13 @@ def figures(experiment: Experiment) -> list[str]:
     return [name for name, figure in FIGURES.items() if tables.issuperset(figure.tables) and figure.applies(experiment)]
 
 
+TRIED = "tried_"
+"""Begins the name of a manifest that no job writes: of labels that `saesteer explain` made for some features."""
+
+
 def unneeded_files(run: Run) -> list[Path]:
-    """The parts in an experiment's data folder that no manifest names: of removed features, old settings, old models."""
+    """The parts in an experiment's data folder that no manifest of a job, and none of what was tried, names: of removed features, old
+    settings, old models."""
     planned = {step: run.manifests(step) for step in steps_of(run.experiment)}
     if absent := [path for paths in planned.values() for path in paths if not path.is_file()]:
         raise SettingsError(
@@ -43,7 +48,7 @@ def unneeded_files(run: Run) -> list[Path]:
             " or name other experiments"
         )
     steps = sorted(path for path in run.data.iterdir() if path.is_dir())
-    return [file for step in steps for file in unnamed_parts(step, planned.get(step.name, []))]
+    return [file for step in steps for file in unnamed_parts(step, [*planned.get(step.name, []), *step.glob(f"{TRIED}*.json")])]
 
 
 def pins(experiment: Experiment) -> list[str]:
