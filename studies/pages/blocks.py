@@ -22,6 +22,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "methods": tables.methods_markdown,
         "recommendations": tables.recommendations_markdown,
         "picks": tables.picks_markdown,
+        "brute-force": tables.brute_force_markdown,
         "judges": tables.judges_markdown,
     },
 }

@@ -20,7 +20,7 @@ from saesteer.site.method_pages import SHOWN_LIMIT
 from studies.pages.answers import CONFIDENCE, NOT_RUN, recommended
 from studies.pages.results import GRID_ENDS, MODELS, REGISTERED, SHIPPED, comparison, metrics, metrics_file, stored
 from studies.public import judges
-from studies.public.recommendations import DEMONSTRATION, FOLDER
+from studies.public.recommendations import DEMONSTRATION, FOLDER, N_BRUTE_FORCE
 
 GAINS = {"The filter's net gain": "ratio", "The filter's net gain within layers": "within_layers"}
 """Finding -> its name among the net gains of the registered variant."""
@@ -158,6 +158,23 @@ def recommendations_markdown(root: Path) -> str:
         mean = mean_with_interval(scored["fresh"].to_numpy(), RATINGS)
         lines.append((model, rows.height, *(rows.filter(verdict=name).height for name in verdicts), share(held, scored.height), mean))
     return table(("model", "concepts", *verdicts, "interval holds", "score on fresh prompts"), lines)
+
+
+def brute_force_markdown(root: Path) -> str:
+    """What `recommend` picks and what brute force does, and what each does on fresh prompts."""
+    lines = []
+    for experiment, model in MODELS.items():
+        rows = recommended(root, experiment)
+        picks, best = (rows.filter(pl.col("n_per_layer").eq_missing(n)) for n in (None, N_BRUTE_FORCE))
+        for brute in best.iter_rows(named=True):
+            (pick,) = picks.filter(concept=brute["concept"]).to_dicts()
+            lines.append((model, pick["concept"], *(cell for row in (pick, brute) for cell in (_feature(row), _with_ends(row, "fresh")))))
+    return table(("model", "concept", "`recommend`", "score", "brute force", "score"), lines)
+
+
+def _feature(row: _Row) -> str:
+    """The feature and factor of a row of recommendations; a dash where nothing was picked."""
+    return number(None) if row["feature"] is None else f"{row['layer']}/{row['feature']} × {row['factor']}"
 
 
 BESIDE = {"unsteered": "unsteered", "a prompt": "prompting", "DiffMean": "diffmean", "LoRA": "lora"}

@@ -17,6 +17,7 @@ from studies.pages.answer_figure import data, draw
 from studies.pages.answers import QUESTIONS, answers, answers_markdown, brute_force_pairs, near, ratio_of_means
 from studies.pages.results import COLUMNS, MODELS, TABLES, comparison, grid_ends, stored, update_results
 from studies.pages.tables import (
+    brute_force_markdown,
     carried_over_markdown,
     demonstration,
     differences,
@@ -78,10 +79,11 @@ def root(tmp_path: Path) -> Path:
             stored(ROOT, "tiny-methods", name).filter(layer=3).write_csv(folder / f"{name}.csv")
         rows = [
             {"concept": f"c{n}", "n_per_layer": per, "verdict": "try it", "fresh": fresh, "score_low": 0.7, "score_high": 0.7 + 0.1 * n}
+            | {"layer": 6, "feature": 548, "factor": "1.2"}
             for n in range(6)
             for per, fresh in ((None, 1.0), (N_BRUTE_FORCE, 1.25))
         ]
-        rows[0] |= {"fresh": None, "verdict": "don't"}
+        rows[0] |= {"fresh": None, "verdict": "don't", "feature": None}
         pl.DataFrame(rows, schema=SCHEMA).write_csv(tmp_path / f"docs/recommend/{experiment}.csv")
     return tmp_path
 
@@ -90,6 +92,9 @@ def test_pages_show_both_models(root: Path) -> None:
     heading, _, line, _ = recommendations_markdown(root).splitlines()
     assert heading.startswith("| model | concepts | use | try it | don't | interval holds |")
     assert line == "| SmolLM2-135M | 6 | 0 | 5 | 1 | 60.0% [14.7, 94.7] | 1.00 [0.48, 1.52] |"
+    first, second, *_ = brute_force_markdown(root).splitlines()[2:]
+    assert first == "| SmolLM2-135M | c0 | – | – | 6/548 × 1.2 | 1.25 |"
+    assert second == "| SmolLM2-135M | c1 | 6/548 × 1.2 | 1.00 | 6/548 × 1.2 | 1.25 |"
     picks = picks_markdown(root).splitlines()
     assert picks[0] == "| model | concepts | pick | pick − unsteered | pick − a prompt | pick − DiffMean | pick − LoRA |"
     cells = [line.removesuffix(" |").split(" | ")[1:] for line in picks[2:]]
