@@ -100,9 +100,10 @@ class Installation:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
     """Dependencies are those of this environment, by a line that adds their folder, so that this one's editable saesteer is not seen."""
     above = tmp_path_factory.mktemp("elsewhere")
-    subprocess.run([sys.executable, "-m", "venv", str(above / "venv")], check=True)
-    programs = above / "venv/bin"
-    subprocess.run([str(programs / "pip"), "install", "--quiet", "--no-index", "--no-deps", str(wheel)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(above / "venv")], check=True)
+    programs, uv = above / "venv/bin", Path(sys.executable).parent / "uv"
+    into = ["--python", str(programs / "python"), "--no-index", "--no-deps"]
+    subprocess.run([str(uv), "pip", "install", "--quiet", *into, str(wheel)], check=True)
     (libraries,) = (above / "venv/lib").glob("python*/site-packages")
     (libraries / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     snakemake = programs / "snakemake"
