@@ -215,6 +215,7 @@ def test_a_recommended_factor_by_hand() -> None:
     assert chosen({"0": (None, 0.0, 1.0), "10": (None, 9.0, 5.0), "20": (None, 9.0, 4.0)}) == ("20", BY_PERPLEXITY)
     assert chosen({"0": (1.0, 0.0, 1.0), "2": (0.0, 1.0, 1.0)}) == (None, JUDGED)
     assert chosen({"0": (None, 1.0, 1.0), "2": (None, 0.0, 1.0)}) == (None, BY_SUCCESS)
+    assert chosen({"0": (None, 1.0, 1.0), "2": (None, 0.0, 5.0)}) == (None, BY_SUCCESS)  # no success, not a high perplexity
 
 
 def test_a_recommended_factor_is_chosen_on_both_halves_together() -> None:

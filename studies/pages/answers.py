@@ -94,16 +94,18 @@ def method_pairs(root: Path, experiment: str) -> _Pairs:
 
 def brute_force_pairs(root: Path, experiment: str) -> _Pairs:
     """Mean scores on fresh prompts of what `recommend` picks and of what brute force does; 0 where nothing was picked."""
-    rows = recommended(root, experiment)
-    brute = rows.filter(n_per_layer=N_BRUTE_FORCE).select("concept", brute=pl.col("fresh").fill_null(0))
-    picks = rows.filter(pl.col("n_per_layer").is_null()).select("concept", pick=pl.col("fresh").fill_null(0))
+    picks, brute = (
+        recommended(root, experiment, n_per_layer).select("concept", pl.col("fresh").fill_null(0).alias(name))
+        for n_per_layer, name in ((None, "pick"), (N_BRUTE_FORCE, "brute"))
+    )
     return picks.join(brute, on="concept").select("pick", "brute").to_numpy()
 
 
-def recommended(root: Path, experiment: str) -> pl.DataFrame:
-    """What `recommend` says on a model, as it lies in git (SCHEMA); no rows where it was not asked."""
+def recommended(root: Path, experiment: str, n_per_layer: int | None) -> pl.DataFrame:
+    """What `recommend` says with so many candidates of each layer, as it lies in git (SCHEMA); no rows where it was not asked."""
     file = root / FOLDER / f"{experiment}.csv"
-    return pl.read_csv(file, schema=SCHEMA) if file.is_file() else pl.DataFrame(schema=SCHEMA)
+    rows = pl.read_csv(file, schema=SCHEMA) if file.is_file() else pl.DataFrame(schema=SCHEMA)
+    return rows.filter(pl.col("n_per_layer").eq_missing(n_per_layer))
 
 
 def ratio_of_means(pairs: _Pairs) -> Estimate:

@@ -150,7 +150,7 @@ def recommendations_markdown(root: Path) -> str:
     verdicts = get_args(Verdict)
     lines = []
     for experiment, model in MODELS.items():
-        rows = recommended(root, experiment).filter(pl.col("n_per_layer").is_null())
+        rows = recommended(root, experiment, None)
         if rows.is_empty():
             continue
         scored = rows.drop_nulls("fresh")
@@ -164,9 +164,8 @@ def brute_force_markdown(root: Path) -> str:
     """What `recommend` picks and what brute force does, and what each does on fresh prompts."""
     lines = []
     for experiment, model in MODELS.items():
-        rows = recommended(root, experiment)
-        picks, best = (rows.filter(pl.col("n_per_layer").eq_missing(n)) for n in (None, N_BRUTE_FORCE))
-        for brute in best.iter_rows(named=True):
+        picks = recommended(root, experiment, None)
+        for brute in recommended(root, experiment, N_BRUTE_FORCE).iter_rows(named=True):
             (pick,) = picks.filter(concept=brute["concept"]).to_dicts()
             lines.append((model, pick["concept"], *(cell for row in (pick, brute) for cell in (_feature(row), _with_ends(row, "fresh")))))
     return table(("model", "concept", "`recommend`", "score", "brute force", "score"), lines)
@@ -187,7 +186,7 @@ def picks_markdown(root: Path) -> str:
     lines = []
     for experiment, model in MODELS.items():
         scores = stored(root, comparison(experiment), METHOD_SCORES.name)
-        picks = recommended(root, experiment).filter(pl.col("n_per_layer").is_null())
+        picks = recommended(root, experiment, None)
         if scores is None or picks.is_empty():
             continue
         both = picks.join(scores.pivot("method", index="concept", values="score"), on="concept").with_columns(pl.col("fresh").fill_null(0))

@@ -231,8 +231,9 @@ def recommended_factors(steering: pl.DataFrame, settings: BestFactorSettings) ->
     rows = []
     for feature in means.join(by_judge, on=_FEATURE, how="anti").partition_by(_FEATURE, maintain_order=True):
         curve = curve_of({row["factor"]: row for row in feature.to_dicts()}, settings.perplexity)
-        chosen_by = BY_SUCCESS if are_under_cap(curve, PERPLEXITY_CAP).any() else BY_PERPLEXITY
-        rows.append((*feature.select(_FEATURE).row(0), choose_capped(curve, PERPLEXITY_CAP), chosen_by))
+        factor = choose_capped(curve, PERPLEXITY_CAP)
+        chosen_by = BY_SUCCESS if factor is None or are_under_cap(curve, PERPLEXITY_CAP).any() else BY_PERPLEXITY
+        rows.append((*feature.select(_FEATURE).row(0), factor, chosen_by))
     return pl.concat([by_judge, pl.DataFrame(rows, schema=_RECOMMENDED, orient="row")]).sort(_FEATURE)
 
 
