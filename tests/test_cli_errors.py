@@ -80,12 +80,11 @@ CASES = {
     "recommend sea micro": "experiment 'sea': there is no file .*\n'micro' is one: name it first",
     "recommend mikro sea": "^experiment 'mikro': there is no file .* Did you mean 'micro'",
     "recommend micro sea": "there is no data/micro/tables/features.parquet: compute the scores first",
-    "recommend micro sea --output config": "--output config is a folder: name a file in it, e.g. config/sea.md",
     "explain micro": "micro has no activations: data/micro/activations/layers_02-06.json is missing; run its workflow first",
     "explain micro --features 2/4": "--features 2/4: micro has no such feature; write LAYER/FEATURE, e.g. 2/3",
     "export-vector nothing 3/5 --to gguf --output v.gguf": "experiment 'nothing': there is no file",
     "export-vector tiny-all 6/27 --to gguf --output v.gguf": "tiny-all generates no texts, it is of kind scores",
-    "export-vector micro 6/27 --to gguf --output v.gguf --concept seas": "judge of micro knows its topics only. Did you mean 'sea'",
+    "export-vector micro 6/27 --to gguf --output v.gguf --concept seas": "only, and 'seas' is none of them. Did you mean 'sea'",
     "steer nothing 3/5 hi --factor 1": "experiment 'nothing': there is no file",
     "steer micro 9/1 hi": "there is no layer '9' here. Known: 2, 6",
     "steer micro 6/9999": "feature 6/9999 does not exist: the SAE has features 0 to 1023",
@@ -95,6 +94,8 @@ CASES = {
     "steer micro 6/5,6/7 --edit ablation": "several features at once are added: leave out --edit ablation",
     "serve micro": "data/micro holds no tables/features.parquet: run the experiment first",
     "report micro": "data/micro holds no tables/features.parquet: run the experiment first",
+    "agreement gemma-2-9b-it-concept500": "has no judge .judge.kind none., so none of its texts is rated",
+    "agreement tiny-all": "tiny-all generates no texts, it is of kind scores",
     "agreement micro": "data/micro/judge holds the ratings of 0 judges",
     "rate micro": "data/micro/tables/features.parquet is missing: run the workflow of experiment micro first",
     "rate tiny-all": "tiny-all generates no texts, it is of kind scores",
@@ -119,6 +120,23 @@ def test_one_message_and_no_traceback(folder: Path, command: str) -> None:
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == 1
     assert re.search(CASES[command], result.output), result.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "recommend micro sea",
+        "export-vector micro 6/27 --to gguf",
+        "vectors tiny-methods diffmean",
+        "evaluate tiny-methods diffmean/sea --tasks any",
+        "rate micro",
+    ],
+)
+def test_a_folder_is_no_file_to_write(folder: Path, command: str) -> None:
+    result = CliRunner().invoke(app, [*command.split(), "--output", "config"])
+    assert result.exit_code == 2
+    assert "'--output'" in result.output
+    assert "'config' is a directory" in result.output
 
 
 def test_a_new_project_says_of_a_concept_what_any_other_says(folder: Path) -> None:

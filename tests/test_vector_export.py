@@ -308,7 +308,7 @@ def test_a_module_has_a_name_that_python_imports() -> None:
         ("5/7 --factor 1", "there is no layer '5' here. Known: 6"),
         ("6-7", "'6-7' is not LAYER/FEATURE, e.g. 6/548, nor METHOD/CONCEPT, e.g. 'diffmean/the sea'. Did you mean 6/7?"),
         ("6/7 --to lm-eval --factor 1", "a.gguf: readers of lm-eval take files that end in .pt"),
-        ("6/7 --factor 1 --concept seas", f"the judge of {NAME} knows its topics only. Did you mean 'sea'?"),
+        ("6/7 --factor 1 --concept seas", f"the judge of {NAME} knows its topics only, and 'seas' is none of them. Did you mean 'sea'?"),
         ("seven", "'seven' is not LAYER/FEATURE, e.g. 6/548, nor METHOD/CONCEPT"),
         ("6/7 --to neuronpedia --factor 1", "it is not known what Neuronpedia calls this model: give --model-id"),
         *(

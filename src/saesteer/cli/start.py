@@ -49,7 +49,7 @@ def recommend(
         typer.Option(help="Rate texts by how many of these words they have, e.g. boat,tide,anchor; none: by the experiment's judge."),
     ] = None,
     cores: Annotated[int, typer.Option(min=1, help="Processor cores for what is missing.")] = 2,
-    output: Annotated[Path | None, typer.Option(help="Markdown file for the whole answer; none: its gist is printed.")] = None,
+    output: Annotated[Path | None, typer.Option(dir_okay=False, help="Markdown file for the answer; none: its gist is printed.")] = None,
     configfile: Configfile = CONFIG,
 ) -> None:
     """Say which feature to steer with towards a concept, how hard, and whether a prompt or a supervised vector does better; or away."""
@@ -64,8 +64,6 @@ def recommend(
         raise SaesteerError("prompting and DiffMean are tried towards more of a concept only: leave out --less or --comparison")
     if prompts and not less:
         raise SaesteerError("--prompts names prompts that evoke what there should be less of: add --less, or leave it out")
-    if output and output.is_dir():
-        raise SaesteerError(f"--output {output} is a folder: name a file in it, e.g. {output / f'{concept}.md'}")
     counted = tuple(map(str.strip, words.split(","))) if words is not None else ()
     question = RecommendRequest(experiment, concept, features, cores, configfile, comparison, prompts, max_damage, less, counted)
     answered = answer(workflow_of(configfile), question)

@@ -62,7 +62,7 @@ def export_vector(
     experiment: Finished,
     which: Annotated[str, typer.Argument(help="LAYER/FEATURE, e.g. 6/548; or METHOD/CONCEPT of a comparison, e.g. diffmean/sea.")],
     to: Annotated[VectorForm, typer.Option(help="What is to read the file.")],
-    output: Annotated[Path, typer.Option("--output", "--out", help="File to write.")],
+    output: Annotated[Path, typer.Option("--output", "--out", dir_okay=False, help="File to write.")],
     layer: FittedAt = None,
     factor: FactorOption = None,
     concept: Annotated[str | None, typer.Option(help="What texts are rated for; none: what the experiment says.")] = None,
@@ -83,7 +83,7 @@ def export_vector(
 def vectors(
     experiment: FinishedComparison,
     method: Annotated[str, typer.Argument(help="A method that fits vectors, e.g. diffmean.")],
-    output: Annotated[Path, typer.Option(help="Safetensors file to write.")],
+    output: Annotated[Path, typer.Option(dir_okay=False, help="Safetensors file to write.")],
     layer: FittedAt = None,
     configfile: Configfile = CONFIG,
 ) -> None:
@@ -108,7 +108,7 @@ def evaluate(
         Path | None, typer.Option(exists=True, file_okay=False, help="Folder with tasks of one's own, in the harness's YAML.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Requests in a forward.")] = 8,
-    output: Annotated[Path | None, typer.Option(help="JSON file for the results and what they depend on.")] = None,
+    output: Annotated[Path | None, typer.Option(dir_okay=False, help="JSON file for the results and what they depend on.")] = None,
     configfile: Configfile = CONFIG,
 ) -> None:
     """Run tasks of lm-evaluation-harness (extra `evaluation`) on the model as it is and under a method's fit for a concept."""
@@ -130,7 +130,7 @@ def rate(
     experiment: Annotated[str, typer.Argument(help="Name of a finished experiment whose texts a judge rated.")],
     texts: Annotated[int, typer.Option(min=1, help="Texts on the sheet, at most.")] = 100,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the sample: another one draws other texts.")] = 0,
-    output: Annotated[Path | None, typer.Option(help="Page to write; none: figures/EXPERIMENT/rate.html.")] = None,
+    output: Annotated[Path | None, typer.Option(dir_okay=False, help="Page to write; none: figures/EXPERIMENT/rate.html.")] = None,
     answers: Annotated[
         list[Path] | None, typer.Option(help="File that a rater saved: print how far it agrees with the judge; may be repeated.")
     ] = None,
@@ -158,8 +158,11 @@ def agreement(
 ) -> None:
     """Compare the judges that rated an experiment's texts, past ones too: weighted kappa of each aspect, with its interval."""
     from saesteer.rating.agreement import pairwise_agreement
+    from saesteer.rating.sheet import check_rated
 
-    for (first, second), rows in pairwise_agreement(run_of(experiment, configfile).data / "judge").items():
+    run = run_of(experiment, configfile)
+    check_rated(run)
+    for (first, second), rows in pairwise_agreement(run.data / "judge").items():
         _show_agreement(first, second, rows)
 
 

@@ -11,7 +11,7 @@ import polars as pl
 
 import saesteer
 from saesteer.core import markdown
-from saesteer.core.errors import SettingsError, did_you_mean
+from saesteer.core.errors import SettingsError
 from saesteer.core.files import write_json
 from saesteer.engine.generations import feature_addition, placed
 from saesteer.engine.hook_points import to_residual
@@ -58,9 +58,8 @@ def steerer_of(
     None: what the feature stands for in the experiment, or what the method was fitted for. Refused where the texts that tell what the
     vector does cannot be made or rated."""
     judge = judge_of(run.steering)
-    topics = judge.known_concepts(run) if judge and concept else None
-    if topics and concept not in topics:
-        raise SettingsError(f"--concept {concept}: the judge of {run.name} knows its topics only.{did_you_mean(str(concept), topics)}")
+    if judge and concept:
+        judge.check_concepts(run, [concept])
     layer_and_feature = parse_feature(which)
     if layer_and_feature is not None:
         run.check_feature(*layer_and_feature)

@@ -29,13 +29,18 @@ ASPECTS: tuple[Aspect, ...] = ("concept", "fluency")
 RATINGS = ("concept_rating", "fluency_rating")
 
 
+def check_rated(run: Run) -> None:
+    """Refuse an experiment without a judge."""
+    if not run.steering.is_rated:
+        raise SettingsError(f"{run.name} has no judge (judge.kind none), so none of its texts is rated: name an experiment with one")
+
+
 def rated_texts(run: Run) -> pl.DataFrame:
     """The texts that the experiment's judge rated for a concept, sorted by the keys of GENERATIONS: text, concept, RATINGS and `id`, a
     digest of keys, text and concept, by which a text that was made anew is another one."""
     from saesteer.analysis.concepts import with_concept
 
-    if not run.steering.is_rated:
-        raise SettingsError(f"{run.name} has no judge (judge.kind none), so none of its texts is rated: name an experiment with one")
+    check_rated(run)
     concepts = run.summary(COMPARED_CONCEPTS if isinstance(run.experiment, Comparison) else FEATURES)
     judged = run.rows(JUDGEMENTS, columns=RATINGS).drop_nulls(RATINGS)
     texts = run.rows(GENERATIONS, columns=["text"]).join(judged, on=GENERATIONS.keys)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
 
+from saesteer.core.errors import did_you_mean
 from saesteer.core.files import value_digest
 from saesteer.core.texts import TEXT_KEYS
 from saesteer.run import Run
@@ -118,13 +119,18 @@ class JudgeKind(ABC):
         """Refuse a folder of the judge's model that is not of its form."""
         return
 
-    def check_texts_from_elsewhere(self, run: Run, concepts: Sequence[str]) -> None:
-        """Refuse texts of these concepts that are not the experiment's own, where they cannot be rated."""
+    def check_concepts(self, run: Run, concepts: Sequence[str]) -> None:
+        """Refuse concepts that it cannot rate texts for."""
         known = self.known_concepts(run)
         if known is not None and (unknown := sorted(set(concepts) - set(known))):
             raise SettingsError(
-                f"the judge of {run.name} knows the topics of its world only, not {unknown[0]!r}: name another with --judge"
+                f"the judge of {run.name} knows its topics only, and {unknown[0]!r} is none of them.{did_you_mean(unknown[0], known)}"
+                f" Topics are {', '.join(known)}"
             )
+
+    def check_texts_from_elsewhere(self, run: Run, concepts: Sequence[str]) -> None:
+        """Refuse texts of these concepts that are not the experiment's own, where they cannot be rated."""
+        self.check_concepts(run, concepts)
 
 
 class OracleKind(JudgeKind):
