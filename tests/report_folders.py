@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ from safetensors.numpy import save_file
 from synthetic_tables import PREFIXES, main_tables, synthetic_examples, synthetic_features, synthetic_generations
 from workflow_folder import ROOT
 
+from saesteer.analysis.tables import OUTCOMES, STEERING
 from saesteer.core.files import text_id, write_json
 from saesteer.core.store import WantedRows, complete
 from saesteer.core.tables import Table, write_summary
@@ -178,3 +180,27 @@ def _write_measures(data: Path, texts: pl.DataFrame) -> None:
     success = keys.with_columns(**{f"gen_success_{k}": pl.lit(k // 5) for k in (1, 5, 20)})
     for table, rows in ((JUDGEMENTS, judged), (PERPLEXITY, lost), (GEN_SUCCESS, success)):
         write_step(data, table, rows.with_columns(reason=None).select(list(table.columns)).cast(table.schema))
+
+
+def gains(run: Run) -> dict[str, float | None]:
+    """LAYER/FEATURE -> held-out judge score minus the mean of the unsteered texts' over both halves; None without a judge score."""
+    keys, steering = ["layer", "feature"], run.summary(STEERING)
+    unsteered = steering.filter(factor="0").group_by(keys).agg(unsteered=pl.col("judge_score").mean())
+    rows = run.summary(OUTCOMES).filter(rule=run.sweep.best_factor.rule).join(unsteered, on=keys)
+    gain = pl.col("judge_score") - pl.col("unsteered")
+    return {f"{layer}/{feature}": value for layer, feature, value in rows.select(*keys, gain.alias("gain")).rows()}
+
+
+def first_order(run: Run) -> list[str]:
+    """Every feature in the order in which the table shows them first: by gain, without one by net success, then by label."""
+    features, outcomes = run.summary(FEATURES), run.summary(OUTCOMES).filter(rule=run.sweep.best_factor.rule)
+    net = {f"{row['layer']}/{row['feature']}": row["net_gen_success_20"] for row in outcomes.iter_rows(named=True)}
+    by_gain = gains(run)
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        name, label = f"{row['layer']}/{row['feature']}", " ".join((row["concept"] or row["explanation"] or "").split())
+        gain, success = by_gain[name], net[name]
+        score = (0, -gain) if gain is not None else (1, -success) if success is not None else (2, -row["output_score"])
+        return score, label == "", label, row["layer"], row["feature"]
+
+    return [f"{row['layer']}/{row['feature']}" for row in sorted(features.iter_rows(named=True), key=key)]

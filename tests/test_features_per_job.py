@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_measured_on import Machine, experiment
+from fake_machines import Machine, experiment
 from workflow_folder import ALL_STEPS, Folder, new_rows
 
 from saesteer.core.store import StoreError, read_manifest, read_rows

@@ -14,11 +14,11 @@ import polars as pl
 import pytest
 import torch
 from engine_models import model_and_sae, prompt_of
+from fake_machines import Machine, experiment
 from job_inputs import summaries_from_their_inputs
 from oracles import inner_hook_points
 from oracles.plain_hooks import code_of, greedy, residuals, token_losses
 from test_damage import ordinary
-from test_measured_on import Machine, experiment
 from workflow_folder import ROOT, Folder, new_rows
 
 from saesteer.analysis.pilot_grid import by_multiple, grid

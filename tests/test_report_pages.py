@@ -1,21 +1,24 @@
 """The report and the rating sheet in a real Chromium, opened from disk: by keyboard, on a phone, with a large model's features."""
 
+# ruff: noqa: F811 (fixtures of another file)
+
 import json
 import math
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from report_folders import compared, swept
-from workflow_folder import CHROMIUM, ROOT
+from chromium_pages import DESK, PHONE, axe, barriers, browser, opened, sync_api, visit, watched  # noqa: F401
+from chromium_pages import pytestmark as pytestmark
+from report_folders import compared, first_order, gains, swept
+from workflow_folder import ROOT
 
 from saesteer.analysis.best_factor import recommended_factors
 from saesteer.analysis.tables import OUTCOMES, STEERING
@@ -29,66 +32,8 @@ from saesteer.steps.judge import JUDGEMENTS
 from saesteer.steps.logit_lens import LOGIT_LENS
 from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
 
-sync_api = pytest.importorskip("playwright.sync_api")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")]
-
 CHUNK = 3
 """Rows of a column of the table in one piece: it has eight."""
-PHONE, DESK = {"width": 400, "height": 800}, {"width": 1400, "height": 900}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        # Chromium's own sandbox needs rights that root and many containers have not; all that is opened was made here.
-        names = "--host-resolver-rules=MAP *.test 127.0.0.1"
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", names])
-        yield browser
-        browser.close()
-
-
-@contextmanager
-def watched(browser: Any, servers: tuple[str, ...], **look: Any) -> Iterator[Any]:
-    """A browser's page; at the end it may not have complained, asked any but these servers, or run a text as a program."""
-    complaints: list[str] = []
-    page = browser.new_page(**look)
-    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("dialog", lambda dialog: complaints.append(dialog.message))
-    page.on("request", lambda request: None if request.url.startswith((*servers, "data:")) else complaints.append(request.url))
-    yield page
-    hurt = page.evaluate("window.hurt")
-    page.close()
-    assert ([said for said in complaints if "status of 400" not in said], hurt) == ([], None)  # pages show what a server refuses
-
-
-@pytest.fixture
-def opened(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens a page of a report from disk, and closes the one before."""
-    with ExitStack() as pages:
-
-        def open_(report: Path, route: str, size: dict[str, int] = DESK, scheme: str = "light") -> Any:
-            pages.close()
-            page = pages.enter_context(watched(browser, ("file:",), viewport=size, color_scheme=scheme))
-            visit(page, report, route)
-            return page
-
-        yield open_
-
-
-def visit(page: Any, report: Path, route: str) -> None:
-    """Goes to a page of a report and waits until it is there."""
-    page.goto(f"{report.as_uri()}#/{route}")
-    page.wait_for_selector("main h1, main [role=alert]")
-    page.wait_for_selector("main [role=status]:has-text('Loading')", state="detached")
-
-
-def barriers(page: Any) -> list[tuple[str, list[str]]]:
-    """What axe finds on a page: rule, and elements that break it."""
-    rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-    faults = axe.Axe().run(page, options={"preload": False, "runOnly": rules, "resultTypes": ["violations"]}).response["violations"]
-    return [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in faults]
 
 
 def reported(run: Run) -> tuple[Run, Path]:
@@ -105,30 +50,6 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
     return reported(compared(tmp_path_factory.mktemp("compared")))
-
-
-def gains(run: Run) -> dict[str, float | None]:
-    """LAYER/FEATURE -> held-out judge score minus the mean of the unsteered texts' over both halves; None without a judge score."""
-    keys, steering = ["layer", "feature"], run.summary(STEERING)
-    unsteered = steering.filter(factor="0").group_by(keys).agg(unsteered=pl.col("judge_score").mean())
-    rows = run.summary(OUTCOMES).filter(rule=run.sweep.best_factor.rule).join(unsteered, on=keys)
-    gain = pl.col("judge_score") - pl.col("unsteered")
-    return {f"{layer}/{feature}": value for layer, feature, value in rows.select(*keys, gain.alias("gain")).rows()}
-
-
-def first_order(run: Run) -> list[str]:
-    """Every feature in the order in which the table shows them first: by gain, without one by net success, then by label."""
-    features, outcomes = run.summary(FEATURES), run.summary(OUTCOMES).filter(rule=run.sweep.best_factor.rule)
-    net = {f"{row['layer']}/{row['feature']}": row["net_gen_success_20"] for row in outcomes.iter_rows(named=True)}
-    by_gain = gains(run)
-
-    def key(row: dict[str, Any]) -> tuple[Any, ...]:
-        name, label = f"{row['layer']}/{row['feature']}", " ".join((row["concept"] or row["explanation"] or "").split())
-        gain, success = by_gain[name], net[name]
-        score = (0, -gain) if gain is not None else (1, -success) if success is not None else (2, -row["output_score"])
-        return score, label == "", label, row["layer"], row["feature"]
-
-    return [f"{row['layer']}/{row['feature']}" for row in sorted(features.iter_rows(named=True), key=key)]
 
 
 def routes(sweep: tuple[Run, Path], comparison: tuple[Run, Path]) -> list[tuple[Path, str, str]]:

@@ -20,6 +20,7 @@ from test_serve import FEATURE, LAYER, MEDICINE, PROMPT, served, serving_fits, w
 
 from saesteer.engine.continuation import Sampling
 from saesteer.serve import scheduler as scheduling
+from saesteer.serve.guard import LARGEST_BODY
 from saesteer.serve.requests import SteeringField
 from saesteer.serve.scheduler import Busy, TextProgress, TextRequest
 
@@ -56,6 +57,82 @@ def eventually(holds: Callable[[], object], within: float = 10) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+TEXT = {"prompt": PROMPT, "steering": {}}
+NEXT = {"prompt": PROMPT, "steering": MEDICINE, "layer": LAYER, "feature": FEATURE}
+NO_FIT = {"fit": {"method": "nonsense", "concept": "sea", "layer": LAYER}}
+
+
+def features(*named: tuple[int, int, float]) -> dict[str, Any]:
+    return {"features": [{"layer": layer, "feature": feature, "factor": factor} for layer, feature, factor in named]}
+
+
+NOT_HONOURED: tuple[dict[str, Any], ...] = (
+    {"logprobs": 0}, {"logprobs": 5}, {"logprobs": True}, {"echo": True}, {"best_of": 3}, {"presence_penalty": 1}, {"n": 17},
+    {"logit_bias": {"5": 1}}, {"stream_options": {"include_usage": True}}, {"max_tokens": 0}, {"temperature": 2.5},
+    {"stop": [""]}, {"stop": ["a", "b", "c", "d", "e"]},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/api/steer", TEXT | {"steering": features((6, 99999, 1))}, "99999"),
+        ("/api/steer", TEXT | {"steering": features((2, 1, 1))}, "there is no layer '2' here. Known: 6"),
+        ("/api/steer", TEXT | {"steering": features((6, 1, -1001))}, "factor"),
+        (
+            "/api/steer",
+            TEXT | {"steering": features((6, 1, 1), (5, 1, 1))},
+            "features are of layers 5, 6: choose features of one layer",
+        ),
+        ("/api/steer", TEXT | {"steering": features((6, 1, 1), (6, 1, 2))}, "named twice"),
+        ("/api/steer", TEXT | {"prompt": ""}, "prompt"),
+        ("/api/steer", TEXT | {"prompt": "people " * 2000}, "at most 64"),
+        ("/api/steer", TEXT | {"path": "/etc/passwd"}, "path"),
+        ("/api/steer", TEXT | {"steering": NO_FIT}, "nonsense"),
+        ("/api/steer", TEXT | {"temperature": 3}, "temperature"),
+        ("/api/steer", TEXT | {"steering": MEDICINE | {"edit": "ablation"}}, "an ablation has no strength: its factor is 1"),
+        ("/api/steer", TEXT | {"steering": {"edit": "clamp"}}, "edit clamp takes one feature, not 0"),
+        ("/api/steer", "no object", "object"),
+        ("/api/next", NEXT | {"layer": 2}, "there is no layer '2' here"),
+        ("/api/next", NEXT | {"feature": 99999}, "99999"),
+        ("/api/next", NEXT | {"steering": NO_FIT}, "nonsense"),
+        ("/api/next", NEXT | {"prompt": "people " * 2000}, "at most 64"),
+        *(("/v1/completions", {"prompt": PROMPT} | given, next(iter(given))) for given in NOT_HONOURED),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(served: Served, path: str, body: Any, said: str) -> None:
+    answer = served.post(path, body)
+    error = answer.json()["error"]
+    assert (answer.status_code, said in error["message"], error["type"]) == (400, True, "invalid_request_error"), answer.text
+    assert path != "/v1/completions" or error["message"].startswith(said)
+
+
+def test_what_a_page_of_another_site_can_send_is_refused(served: Served) -> None:
+    body = {"prompt": PROMPT, "steering": MEDICINE}
+    assert served.post("/api/steer", body, Host="attacker.example").status_code == 421  # DNS rebinding
+    assert httpx.get(served.address, headers={"Host": "attacker.example"}).status_code == 421
+    assert served.post("/api/steer", body, Origin="https://attacker.example").status_code == 403  # CSRF
+    assert served.post("/api/steer", body, Origin="null").status_code == 403
+    form = httpx.post(f"{served.address}/api/steer", content=json.dumps(body), headers={"Content-Type": "text/plain"})
+    assert form.status_code == 415  # what a form can send without asking first
+    assert served.post("/api/steer", body, Origin=served.address).status_code == 200
+
+
+def test_what_is_too_large_is_refused(served: Served) -> None:
+    assert served.post("/api/steer", {"prompt": "x" * LARGEST_BODY, "steering": {}}).status_code == 413
+    chunks = httpx.post(f"{served.address}/api/steer", content=iter([b"{}"]), headers={"Content-Type": "application/json"})
+    assert chunks.status_code == 413
+
+
+def test_chunks_beside_a_length_are_refused(served: Served) -> None:
+    """HTTP reads the chunks then, however many there are, and not the length."""
+    body = json.dumps({"prompt": PROMPT, "steering": {}, "max_tokens": 1}).encode()
+    head = "POST /api/steer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 5\r\n"
+    with served.raw(f"{head}Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n") as client:
+        answer = b"".join(iter(lambda: client.recv(65_536), b""))
+    assert answer.startswith(b"HTTP/1.1 413 "), answer
 
 
 @pytest.mark.parametrize(

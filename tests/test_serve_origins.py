@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium_pages import browser, sync_api  # noqa: F401
+from chromium_pages import pytestmark as pytestmark
 from engine_models import shipped_sae
 from loopback import Handler, serving_with
 from served import serving
-from test_report_pages import browser, sweep, sync_api  # noqa: F401
-from test_report_pages import pytestmark as pytestmark
+from test_report_pages import sweep  # noqa: F401
 
 from saesteer.run import Run
 

@@ -12,11 +12,12 @@ from urllib.parse import urlencode
 import polars as pl
 import pytest
 import torch
+from chromium_pages import DESK, PHONE, barriers, browser, sync_api, watched  # noqa: F401
+from chromium_pages import pytestmark as pytestmark
 from engine_models import shipped_model, shipped_sae
-from report_folders import write_step
+from report_folders import first_order, write_step
 from served import Served, serving
-from test_report_pages import CHUNK, DESK, PHONE, barriers, browser, comparison, first_order, sweep, sync_api, watched  # noqa: F401
-from test_report_pages import pytestmark as pytestmark
+from test_report_pages import CHUNK, comparison, sweep  # noqa: F401
 from test_serve_hostile import held
 
 from saesteer.engine.interventions import Addition, PromptText, packed
