@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from workflow_folder import Folder, new_rows
 
 from saesteer.cli import app
+from saesteer.recommendations.answer import as_sweep
 from saesteer.recommendations.derived import _takes_over_inputs
 from saesteer.run import open_run
 from saesteer.settings.load import load_workflow, read_yaml
@@ -127,6 +128,17 @@ def test_a_pin_older_than_its_model_is_not_taken_over(answered: Answered, tmp_pa
     assert _takes_over_inputs(source, run)
     Path("data/micro/saes/layer_02.safetensors").unlink()
     assert not _takes_over_inputs(source, run)
+
+
+def test_a_model_is_loaded_once_for_an_answer_and_never_instead_of_another(answered: Answered, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(answered.folder.path)
+    source = as_sweep(load_workflow(read_yaml(Path("config/config.yaml"))), "micro")
+    (file,) = Path("data/derived").glob("micro-recommend-*.yaml")
+    derived = replace(open_run(file.stem, source.workflow), loaded=source.loaded)
+    assert source.model() is source.model() is derived.model()
+    with_bos = source.experiment.model_copy(update={"model": source.experiment.model.model_copy(update={"bos": "always"})})
+    assert replace(source, experiment=with_bos).model() is not source.model() is not source.model("perplexity_model")
+    assert open_run("micro", source.workflow).model() is not source.model()
 
 
 def test_what_was_derived_is_an_experiment_like_any_other(answered: Answered):

@@ -10,7 +10,7 @@ import functools
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,8 @@ class Run:
     experiment: Experiment
     first_feature: int | None = None
     """Where the features of a job begin in each layer's list; None: there are all of them."""
+    loaded: dict[str, LanguageModel] | None = field(default=None, compare=False, repr=False)
+    """Models that stay in the host's memory for whoever asks next, also of experiments derived from this one; None: none does."""
 
     @property
     def data(self) -> Path:
@@ -236,9 +238,14 @@ class Run:
         from saesteer.engine.weights import available_device
 
         settings, device = model_settings(self.experiment, name), available_device()
+        loaded = self.loaded if self.loaded is not None and device == "cpu" else {}  # a GPU's memory may not hold them all
+        key = f"{name} {settings.model_dump_json()}"
+        if key in loaded:
+            return loaded[key]
         log.info("model %s, revision %s, %s on %s", settings.name, settings.revision or "by its files' digests", settings.dtype, device)
         lm = load_language_model(self.model_folder(name), settings.dtype, device, settings.bos, *settings.conversation)
-        return replace(lm, lens_tokens=self.experiment.model.lens_tokens) if name == "model" else lm
+        loaded[key] = replace(lm, lens_tokens=self.experiment.model.lens_tokens) if name == "model" else lm
+        return loaded[key]
 
     def sae_file(self, layer: int) -> Path:
         """The converted SAE of a layer: beside its manifest, or where SAEs from the hub were put."""

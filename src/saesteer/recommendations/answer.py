@@ -96,7 +96,7 @@ def answer(workflow: Workflow, question: RecommendRequest) -> Answer:
 
 
 def _answer_more(source: Run, question: RecommendRequest) -> Answer:
-    comparison = open_run(question.comparison, source.workflow) if question.comparison else None
+    comparison = replace(open_run(question.comparison, source.workflow), loaded=source.loaded) if question.comparison else None
     rivals = with_concept_and_another(source, comparison, question) if comparison else {}
     picked = picked_features(source, question)
     values = of_candidates(question, source.sweep, picked) | {"sweep": candidates_sweep(source)}
@@ -196,7 +196,7 @@ def as_sweep(workflow: Workflow, name: str) -> Run:
     """The experiment as a sweep: of one that stops at the scores, with the sections of the sweep that it extends."""
     run = open_run(name, workflow)
     try:
-        sweep = replace(run, experiment=load_experiment(name, *workflow.all_experiments_dirs, kind="sweep"))
+        sweep = replace(run, experiment=load_experiment(name, *workflow.all_experiments_dirs, kind="sweep"), loaded={})
     except SettingsError as fault:
         raise SettingsError(f"to recommend is to steer: {name} has to be of kind sweep, or to extend one that is. {fault}") from fault
     if (edit := sweep.sweep.sweep.edit) != "addition":

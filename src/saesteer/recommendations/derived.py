@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def derived_run(source: Run, purpose: str, values: Mapping[str, Any], question: 
     """The experiment of the question's concept that is derived from another one, with its targets computed."""
     name = derived_name(source, purpose, question.concept)
     write_text(source.workflow.derived_dir / f"{name}.yaml", to_yaml(dict(values)))
-    run = open_run(name, source.workflow)
+    run = replace(open_run(name, source.workflow), loaded=source.loaded)
     _share_parts(source.data, run.data)
     if not (_takes_over_inputs(source, run) and _completed_here(run, question.cores, targets)):
         _run_snakemake(run, question, targets)
