@@ -1,5 +1,6 @@
 """Which features are tried for a concept, by what is known of them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,13 @@ from polars.testing import assert_frame_equal
 from test_recommendation import WORKFLOW
 from workflow_folder import Folder
 
-from saesteer.analysis.candidates import candidates, similarities
+from saesteer.analysis.candidates import candidates, lens_words, similarities
 from saesteer.analysis.recommendation import controls
 from saesteer.analysis.words_at_maxima import fired_on, words_at_maxima
 from saesteer.core.errors import SettingsError
 from saesteer.engine.activations import word_cosines
 from saesteer.recommendations.answer import as_sweep
-from saesteer.recommendations.candidates import picked_features, steered_with
+from saesteer.recommendations.candidates import _with_similarities, picked_features, steered_with
 from saesteer.recommendations.question import RecommendRequest, check_concept
 from saesteer.run import Run, open_run
 from saesteer.settings import NoJudge, RecommendationSettings
@@ -112,7 +113,13 @@ def test_similar_words_pick_where_texts_are_compared_by_embeddings():
     columns = {"concept": [None, None, None, "ocean", None, None], "max_activation": [1.0, 2.0, 2.0, 1.0, None, None]}
     features = features_of(6, top_logit_lens_tokens=lens, **columns)
     maxima = pl.DataFrame({"layer": 3, "feature": [1, 1, 2], "word": ["ship", "hall", "hall"], "len": [3, 1, 2]})
-    found = similarities(maxima, features, lambda words: [cosines.get(word, 1.0) for word in words])
+
+    def similar_to(words: Sequence[str]) -> list[float]:
+        return [cosines.get(word, 1.0) for word in words]
+
+    of_tokens = similarities([lens_words(features)], similar_to)
+    assert of_tokens.sort("feature").rows() == [(3, 0, 0.0), (3, 1, 0.25), (3, 2, 0.5), (3, 3, 0.0), (3, 4, 1.0), (3, 5, 0.0)]
+    found = similarities([maxima, lens_words(features)], similar_to)
     assert found.sort("feature").rows() == [(3, 0, 0.0), (3, 1, 0.625 + 0.25), (3, 2, 0.25 + 0.5), (3, 3, 0.0), (3, 4, 1.0), (3, 5, 0.0)]
     similar = features.join(found, on=["layer", "feature"])
     assert candidates(similar, "ocean", 9).rows() == [(3, 3, "label"), (3, 1, "embedding"), (3, 2, "embedding")]
@@ -120,6 +127,15 @@ def test_similar_words_pick_where_texts_are_compared_by_embeddings():
     assert controls(similar, picked, "ocean").rows() == [(3, 0)]
     listed = candidates(features, "ocean", 9, ["TIDE"])
     assert [match for *_, match in listed.rows()] == ["label", "lens", "lens"]
+
+
+def test_what_a_feature_writes_counts_and_what_it_fires_on_only_to_have_less_of_a_concept():
+    features = features_of(2, top_logit_lens_tokens=[["▁ship"], ["▁a"]])
+    maxima = pl.DataFrame({"layer": 3, "feature": [0, 1], "word": ["a", "ship"], "len": 2})
+    more = RecommendRequest("tiny", "sea", 4, 1, Path("config.yaml"), None)
+    for question, expected in ((more, [1.0, 0.0]), (replace(more, less=True), [1.0, 1.0])):
+        similar = _with_similarities(features, maxima, question, lambda words: [float(word == "ship") for word in words])
+        assert similar.sort("feature")["similarity"].to_list() == expected
 
 
 def test_of_the_candidates_the_most_similar_or_those_of_high_output_score_are_steered_with():

@@ -78,13 +78,17 @@ def _word(token: pl.Expr) -> pl.Expr:
     return token.str.strip_chars("▁Ġ ").str.to_lowercase()
 
 
-def similarities(maxima: pl.DataFrame, features: pl.DataFrame, cosines: Callable[[Sequence[str]], Sequence[float]]) -> pl.DataFrame:
-    """layer, feature, similarity: the mean cosine of a concept with the words in which a feature's max-activating examples are largest
-    (`words_at_maxima`), plus that with its top logit-lens tokens. `cosines`: of words with the concept."""
-    lens = features.select("layer", "feature", word=pl.col("top_logit_lens_tokens").list.eval(_word(pl.element()))).explode("word")
-    counted = [maxima, lens.drop_nulls().with_columns(len=pl.lit(1, maxima.schema["len"]))]
-    words = pl.concat(counted)["word"].unique(maintain_order=True)
-    known = pl.DataFrame({"word": words, "cosine": pl.Series(cosines(words.to_list()), dtype=pl.Float64)})
+def lens_words(features: pl.DataFrame) -> pl.DataFrame:
+    """layer, feature, word, len: the top logit-lens tokens, what a feature writes, as `words_at_maxima` has the words that it fires on."""
+    words = features.select("layer", "feature", word=pl.col("top_logit_lens_tokens").list.eval(_word(pl.element()))).explode("word")
+    return words.drop_nulls().with_columns(len=pl.lit(1, pl.UInt32))
+
+
+def similarities(words: Sequence[pl.DataFrame], cosines: Callable[[Sequence[str]], Sequence[float]]) -> pl.DataFrame:
+    """layer, feature, similarity: the mean cosine of a concept with a feature's words, summed over tables of them (layer, feature, word,
+    and len, how often). `cosines`: of words with the concept."""
+    different = pl.concat(table.select("word") for table in words)["word"].unique(maintain_order=True)
+    known = pl.DataFrame({"word": different, "cosine": pl.Series(cosines(different.to_list()), dtype=pl.Float64)})
     mean = (pl.col("cosine") * pl.col("len")).sum() / pl.col("len").sum()
-    means = pl.concat(of.join(known, on="word").group_by("layer", "feature").agg(similarity=mean) for of in counted)
+    means = pl.concat(table.join(known, on="word").group_by("layer", "feature").agg(similarity=mean) for table in words)
     return means.group_by("layer", "feature").agg(pl.col("similarity").sum())

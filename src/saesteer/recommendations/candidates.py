@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from saesteer.analysis.candidates import MATCHES, N_SAID, candidates, concept_words, similarities
+from saesteer.analysis.candidates import MATCHES, N_SAID, candidates, concept_words, lens_words, similarities
 from saesteer.analysis.recommendation import N_PER_LAYER, controls
 from saesteer.analysis.words_at_maxima import fired_on, words_at_maxima
 from saesteer.core.errors import SettingsError, did_you_mean
@@ -61,7 +61,7 @@ def picked_and_control(run: Run, question: RecommendRequest) -> tuple[pl.DataFra
     labels = sorted({printable(label) for label in described.select(pl.coalesce("concept", "label")).to_series().drop_nulls()})
     if picked.is_empty() and not is_said and not did_you_mean(concept, labels):
         similar_to = partial(word_cosines, run.model(), [*sorted(concept_words(concept)), *words])
-        described = _with_similarities(described, maxima, similar_to)
+        described = _with_similarities(described, maxima, question, similar_to)
         picked = candidates(described, concept, n_per_layer, words)
     if picked.is_empty():
         raise SettingsError(
@@ -99,11 +99,14 @@ def _described(run: Run, question: RecommendRequest) -> tuple[pl.DataFrame, pl.D
     judge = run.steering.judge
     if not isinstance(judge, EmbeddingJudge):
         return described, maxima
-    return _with_similarities(described, maxima, _cosines(run, judge, question.concept)), maxima
+    return _with_similarities(described, maxima, question, _cosines(run, judge, question.concept)), maxima
 
 
-def _with_similarities(described: pl.DataFrame, maxima: pl.DataFrame, cosines: Callable[[Sequence[str]], Sequence[float]]) -> pl.DataFrame:
-    similar = similarities(maxima, described, cosines)
+def _with_similarities(
+    described: pl.DataFrame, maxima: pl.DataFrame, question: RecommendRequest, cosines: Callable[[Sequence[str]], Sequence[float]]
+) -> pl.DataFrame:
+    """With the similarity of each feature to the concept: of what it writes and, to have less of the concept, of what it fires on too."""
+    similar = similarities([lens_words(described), *([maxima] if question.less else [])], cosines)
     return described.join(similar, on=["layer", "feature"], how="left", maintain_order="left")
 
 
