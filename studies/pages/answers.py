@@ -9,12 +9,16 @@ import polars as pl
 from jaxtyping import Float
 
 from saesteer.analysis.metrics import DOES_NOT_HOLD, HOLDS, OPEN
+from saesteer.analysis.recommendation import UNSTEERED
+from saesteer.analysis.repeats import without_repeats
+from saesteer.analysis.score import harmonic_mean
 from saesteer.core.markdown import table
 from saesteer.core.uncertainty import RATINGS, Estimate, Interval, interval_columns, mean_interval
 from saesteer.methods.compare.tables import METHOD_SCORES
 from saesteer.site.headline import depth_rho, p_value, share, times
 from studies.pages.results import MODELS, REGISTERED, comparison, metrics, metrics_file, stored
-from studies.public.recommendations import FOLDER, N_BRUTE_FORCE, SCHEMA
+from studies.public.judges import topic_ratings
+from studies.public.recommendations import N_BRUTE_FORCE, SCHEMA, TRIES
 
 FILTERED_FEATURE, ADAPTER = "sae_label_output_score", "lora"
 """Methods of question 5: P1's choice, where a concept that the filter drops counts as unsteered, and what it is compared with."""
@@ -22,6 +26,8 @@ NEAR = 0.9
 """The share of the adapter's score, and of brute force's, that counts as near."""
 CONFIDENCE = 0.95
 NOT_RUN = "not run yet"
+_KEYS = pl.Schema({"concept": pl.String(), "n_per_layer": pl.Int64()})
+_TEXTS = pl.Schema(_KEYS | dict.fromkeys(("factor", "prefix_id", "text"), pl.String()) | {"fluency_rating": pl.UInt8()})
 _Numbers = Mapping[str, Any]
 _Pairs = Float[np.ndarray, "n 2"]
 
@@ -49,8 +55,10 @@ def answers_markdown(root: Path) -> str:
 def answers(root: Path, experiment: str) -> Iterator[str]:
     """The verdict on each of QUESTIONS, with its numbers."""
     yield from of_sweep(root, experiment) if metrics_file(root, experiment).is_file() else [NOT_RUN] * N_OF_SWEEP
-    for pairs in (method_pairs(root, experiment), brute_force_pairs(root, experiment)):
-        yield _ratio_cell(pairs) if len(pairs) else NOT_RUN
+    pairs = method_pairs(root, experiment)
+    yield _ratio_cell(pairs) if len(pairs) else NOT_RUN
+    tried = {of_try: brute_force_pairs(by_books_judge(root, experiment, of_try)) for of_try in TRIES}
+    yield "; ".join(f"{of_try} try {_ratio_cell(pairs)}" for of_try, pairs in tried.items() if len(pairs)) or NOT_RUN
 
 
 def of_sweep(root: Path, experiment: str) -> Iterator[str]:
@@ -92,20 +100,34 @@ def method_pairs(root: Path, experiment: str) -> _Pairs:
     return scores.pivot("method", index="concept", values="score").select(FILTERED_FEATURE, ADAPTER).drop_nulls().to_numpy()
 
 
-def brute_force_pairs(root: Path, experiment: str) -> _Pairs:
-    """Mean scores on fresh prompts of what `recommend` picks and of what brute force does; 0 where nothing was picked."""
+def brute_force_pairs(scores: pl.DataFrame) -> _Pairs:
+    """Scores (concept, n_per_layer, steered) of what `recommend` picks and of what brute force does; 0 where nothing was picked."""
     picks, brute = (
-        recommended(root, experiment, n_per_layer).select("concept", pl.col("fresh").fill_null(0).alias(name))
+        scores.filter(pl.col("n_per_layer").eq_missing(n_per_layer)).select("concept", pl.col("steered").fill_null(0).alias(name))
         for n_per_layer, name in ((None, "pick"), (N_BRUTE_FORCE, "brute"))
     )
     return picks.join(brute, on="concept").select("pick", "brute").to_numpy()
 
 
-def recommended(root: Path, experiment: str, n_per_layer: int | None) -> pl.DataFrame:
-    """What `recommend` says with so many candidates of each layer, as it lies in git (SCHEMA); no rows where it was not asked."""
-    file = root / FOLDER / f"{experiment}.csv"
-    rows = pl.read_csv(file, schema=SCHEMA) if file.is_file() else pl.DataFrame(schema=SCHEMA)
-    return rows.filter(pl.col("n_per_layer").eq_missing(n_per_layer))
+def by_books_judge(root: Path, experiment: str, of_try: str) -> pl.DataFrame:
+    """concept, n_per_layer, steered, unsteered: mean scores on fresh prompts where the books' judge rates the concept in place of the
+    embedding judge, whose encoder chose the candidates; of concepts that are topics of the books."""
+    rows, file = recommended(root, experiment, of_try), root / TRIES[of_try] / f"{experiment}.parquet"
+    texts = pl.read_parquet(file) if file.is_file() else pl.DataFrame(schema=_TEXTS)
+    rated = texts.with_columns(concept_rating=pl.Series(topic_ratings(texts), dtype=pl.UInt8)).drop_nulls("concept_rating")
+    keys, is_plain = list(_KEYS), pl.col("factor") == UNSTEERED
+    scored = rated.with_columns(judge_score=harmonic_mean(["concept_rating", "fluency_rating"]))
+    counted = without_repeats(scored, [*keys, "factor"], dict.fromkeys(rated["prefix_id"], 0))
+    score = pl.col("judge_score")
+    means = counted.group_by(keys).agg(steered=score.filter(~is_plain).mean(), unsteered=score.filter(is_plain).mean())
+    of_topics = rows.select(keys).filter(pl.col("concept").is_in(means["concept"].implode()))
+    return of_topics.join(means, on=keys, how="left", nulls_equal=True, maintain_order="left")
+
+
+def recommended(root: Path, experiment: str, of_try: str) -> pl.DataFrame:
+    """What `recommend` says, as it lies in git (SCHEMA); no rows where it was not asked."""
+    file = root / TRIES[of_try] / f"{experiment}.csv"
+    return pl.read_csv(file, schema=SCHEMA) if file.is_file() else pl.DataFrame(schema=SCHEMA)
 
 
 def ratio_of_means(pairs: _Pairs) -> Estimate:

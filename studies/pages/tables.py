@@ -1,7 +1,7 @@
 """The tables of the pages, in Markdown, from results in git."""
 
 from collections.abc import Iterator, Mapping
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,10 +17,10 @@ from saesteer.methods.compare.tables import METHOD_DAMAGE, METHOD_DIFFERENCES, M
 from saesteer.reference.sae_docs import Release, releases, verdict
 from saesteer.site.headline import headline_markdown, share, times, with_interval
 from saesteer.site.method_pages import SHOWN_LIMIT
-from studies.pages.answers import CONFIDENCE, NOT_RUN, recommended
+from studies.pages.answers import CONFIDENCE, NOT_RUN, by_books_judge, recommended
 from studies.pages.results import GRID_ENDS, MODELS, REGISTERED, SHIPPED, comparison, metrics, metrics_file, stored
 from studies.public import judges
-from studies.public.recommendations import DEMONSTRATION, FOLDER, N_BRUTE_FORCE
+from studies.public.recommendations import DEMONSTRATION, FOLDER, N_BRUTE_FORCE, TRIES
 
 GAINS = {"The filter's net gain": "ratio", "The filter's net gain within layers": "within_layers"}
 """Finding -> its name among the net gains of the registered variant."""
@@ -146,29 +146,40 @@ def _with_ends(row: _Row | None, name: str) -> str:
 
 
 def recommendations_markdown(root: Path) -> str:
-    """How often the printed interval of what `recommend` picks holds its mean on fresh prompts, and that mean over concepts."""
+    """How often the printed interval of what `recommend` picks holds its mean on fresh prompts, that mean over concepts, and by the books'
+    judge that mean less the unsteered texts'."""
     verdicts = get_args(Verdict)
     lines = []
-    for experiment, model in MODELS.items():
-        rows = recommended(root, experiment, None)
+    for (experiment, model), of_try in product(MODELS.items(), TRIES):
+        rows, by_topic = (of.filter(pl.col("n_per_layer").is_null()) for of in _of_try(root, experiment, of_try))
         if rows.is_empty():
             continue
-        scored = rows.drop_nulls("fresh")
+        scored, gains = rows.drop_nulls("fresh"), (by_topic["steered"] - by_topic["unsteered"]).drop_nulls()
         held = scored.filter(pl.col("fresh").is_between("score_low", "score_high")).height
-        mean = mean_with_interval(scored["fresh"].to_numpy(), RATINGS)
-        lines.append((model, rows.height, *(rows.filter(verdict=name).height for name in verdicts), share(held, scored.height), mean))
-    return table(("model", "concepts", *verdicts, "interval holds", "score on fresh prompts"), lines)
+        said = (rows.filter(verdict=name).height for name in verdicts)
+        score, gain = mean_with_interval(scored["fresh"].to_numpy(), RATINGS), mean_with_interval(gains.to_numpy(), of_differences(RATINGS))
+        lines.append((model, of_try, rows.height, *said, share(held, scored.height), score, f"{gain}, n = {len(gains)}"))
+    measured = ("interval holds", "score on fresh prompts", "by the books' judge, less unsteered")
+    return table(("model", "try", "concepts", *verdicts, *measured), lines)
 
 
 def brute_force_markdown(root: Path) -> str:
-    """What `recommend` picks and what brute force does, and what each does on fresh prompts."""
+    """What `recommend` picks and what brute force does, and the scores of each on fresh prompts by the embedding and the books' judge."""
     lines = []
-    for experiment, model in MODELS.items():
-        picks = recommended(root, experiment, None)
-        for brute in recommended(root, experiment, N_BRUTE_FORCE).iter_rows(named=True):
-            (pick,) = picks.filter(concept=brute["concept"]).to_dicts()
-            lines.append((model, pick["concept"], *(cell for row in (pick, brute) for cell in (_feature(row), _with_ends(row, "fresh")))))
-    return table(("model", "concept", "`recommend`", "score", "brute force", "score"), lines)
+    for (experiment, model), of_try in product(MODELS.items(), TRIES):
+        rows, by_topic = _of_try(root, experiment, of_try)
+        known = rows.join(by_topic, on=["concept", "n_per_layer"], how="left", nulls_equal=True, maintain_order="left")
+        for brute in known.filter(n_per_layer=N_BRUTE_FORCE).iter_rows(named=True):
+            (pick,) = known.filter(pl.col("n_per_layer").is_null(), concept=brute["concept"]).to_dicts()
+            of_both = ((_feature(row), _with_ends(row, "fresh"), number(row["steered"])) for row in (pick, brute))
+            lines.append((model, of_try, pick["concept"], *chain.from_iterable(of_both)))
+    scores = ("score", "books' judge")
+    return table(("model", "try", "concept", "`recommend`", *scores, "brute force", *scores), lines)
+
+
+def _of_try(root: Path, experiment: str, of_try: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What `recommend` said, and the scores by the books' judge."""
+    return recommended(root, experiment, of_try), by_books_judge(root, experiment, of_try)
 
 
 def _feature(row: _Row) -> str:
@@ -184,15 +195,16 @@ def picks_markdown(root: Path) -> str:
     """The mean score on fresh prompts of what `recommend` picks for the concepts that methods are compared on, and that less a method's
     held-out score, paired over concepts."""
     lines = []
-    for experiment, model in MODELS.items():
+    for (experiment, model), of_try in product(MODELS.items(), TRIES):
         scores = stored(root, comparison(experiment), METHOD_SCORES.name)
-        picks = recommended(root, experiment, None)
+        picks = recommended(root, experiment, of_try).filter(pl.col("n_per_layer").is_null())
         if scores is None or picks.is_empty():
             continue
         both = picks.join(scores.pivot("method", index="concept", values="score"), on="concept").with_columns(pl.col("fresh").fill_null(0))
         columns = [(both["fresh"], RATINGS), *((both["fresh"] - both[method], of_differences(RATINGS)) for method in BESIDE.values())]
-        lines.append((model, both.height, *(mean_with_interval(column.drop_nulls().to_numpy(), scale) for column, scale in columns)))
-    return table(("model", "concepts", "pick", *(f"pick − {name}" for name in BESIDE)), lines)
+        cells = (mean_with_interval(column.drop_nulls().to_numpy(), scale) for column, scale in columns)
+        lines.append((model, of_try, both.height, *cells))
+    return table(("model", "try", "concepts", "pick", *(f"pick − {name}" for name in BESIDE)), lines)
 
 
 def mean_with_interval(values: Float[np.ndarray, " n"], scale: Interval) -> str:

@@ -30,7 +30,7 @@ from saesteer.sources.package import fetch
 from saesteer.steps.generations import GENERATIONS
 from saesteer.steps.judge import JUDGEMENTS
 from saesteer.steps.perplexity import PERPLEXITY
-from saesteer.world.judges import load_judge
+from saesteer.world.books.judge import concept_rating, load_text_judge, word_ids
 
 FOLDER, ANSWERS = Path("docs/judges"), Path("build/judges")
 BOOKS = Path("data/topic-judge")
@@ -64,8 +64,8 @@ def write_judgements(run: Run, base_url: str, model: str, seed: int) -> None:
     texts, known = drawn(pl.read_parquet(texts_file(run.name)), N_TEXTS, seed), known_texts(labelled, seed)
     embed, rows = load_embedder(run.model_folder("judge_model")).vectors, run.rows(GENERATIONS, columns=["text"])
     losses = run.rows(PERPLEXITY, columns=["mean_nll"])
-    of_sample = {"embedding": _judgements(texts), "books": by_topic(run, texts), "loss": by_loss(texts, losses)}
-    of_known = {"known": _judgements(known), "embedding": by_embedding(judge, embed, known, rows), "books": by_topic(run, known)}
+    of_sample = {"embedding": _judgements(texts), "books": by_topic(texts), "loss": by_loss(texts, losses)}
+    of_known = {"known": _judgements(known), "embedding": by_embedding(judge, embed, known, rows), "books": by_topic(known)}
     for name, said, rated in ((run.name, texts, of_sample), (f"{run.name}-known", known, of_known)):
         rated |= {model: by_endpoint(said, base_url, model, ANSWERS / name)}
         write_atomically(FOLDER / f"{name}.parquet", ratings_of(rated, said.drop(RATINGS)).write_parquet)
@@ -135,12 +135,17 @@ def texts_file(experiment: str) -> Path:
     return Path("docs/methods") / experiment / "texts.parquet"
 
 
-def by_topic(run: Run, texts: pl.DataFrame) -> pl.DataFrame:
-    """JUDGEMENTS rows by the books' judge, which counts words of a topic; its fluency is about texts of the books, so null."""
-    judge, topics = load_judge(BOOKS / "judge", run.tokens()), topic_names(BOOKS / "topics.json")
-    numbers = [topics.index(TOPICS.get(concept, concept)) for concept in texts["concept"]]
-    ratings = [judge.concept(ids, number) for ids, number in zip(judge.read(texts["text"].to_list()), numbers, strict=True)]
-    return _with_ratings(texts, "concept", ratings)
+def by_topic(texts: pl.DataFrame) -> pl.DataFrame:
+    """JUDGEMENTS rows by the books' judge; its fluency is about texts of the books, so null."""
+    return _with_ratings(texts, "concept", topic_ratings(texts))
+
+
+def topic_ratings(texts: pl.DataFrame) -> list[int | None]:
+    """Concept ratings of texts (text, concept) by the books' judge, which counts words of a topic; None where the concept is no topic."""
+    judge, topics = load_text_judge(BOOKS / "judge"), topic_names(BOOKS / "topics.json")
+    number = {name: topics.index(topic) for name in texts["concept"].unique() if (topic := TOPICS.get(name, name)) in topics}
+    said = zip(texts["concept"], word_ids(judge, texts["text"].to_list()), strict=True)
+    return [concept_rating(judge, ids, number[concept]) if concept in number else None for concept, ids in said]
 
 
 def by_endpoint(texts: pl.DataFrame, base_url: str, model: str, folder: Path) -> pl.DataFrame:

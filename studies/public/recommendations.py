@@ -23,6 +23,8 @@ from saesteer.run import Run
 from saesteer.settings import Workflow
 
 FOLDER = Path("docs/recommend")
+TRIES = {"first": FOLDER / "first", "second": FOLDER}
+"""Try -> where its rows are. In the first, candidates were compared with a concept by the words that they fire on as well."""
 FURTHER_CONCEPTS = (
     "snow", "dogs", "coffee", "Paris", "China", "a wedding", "love", "anger",
     "fear", "sadness", "death", "programming", "football", "school", "trade", "politeness",

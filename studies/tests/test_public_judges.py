@@ -34,7 +34,7 @@ def test_texts_are_rated_by_topic_and_by_an_endpoint_and_compared(tmp_path: Path
     concepts = pl.Series("concept", [[*SAID][place % 2] for place in range(rows.height)])
     said = pl.Series("text", [[*SAID.values()][place // 2 % 2] for place in range(rows.height)])
     texts = rows.drop("place", "text").with_columns(said, concepts)
-    books = by_topic(run, texts)
+    books = by_topic(texts)
     assert books.schema == pl.Schema(JUDGEMENTS.schema)
     about = [SAID[concept] == text for concept, text in zip(concepts, said, strict=True)]
     assert [rating == 2 for rating in books["concept_rating"]] == about == [rating != 0 for rating in books["concept_rating"]]

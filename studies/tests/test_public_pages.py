@@ -1,5 +1,6 @@
 """The answers on the two public models: ratios against Fieller's formula, verdicts and cells by hand."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from scipy import stats
 from saesteer.core.tables import write_summary
 from saesteer.core.uncertainty import RATINGS, Interval, mean_interval
 from saesteer.settings import SettingsError
+from saesteer.site.headline import with_interval
+from saesteer.world.books.judge import concept_rating, load_text_judge, word_ids
 from studies import ROOT
 from studies.pages.answer_figure import data, draw
-from studies.pages.answers import QUESTIONS, answers, answers_markdown, brute_force_pairs, near, ratio_of_means
+from studies.pages.answers import QUESTIONS, answers, answers_markdown, brute_force_pairs, by_books_judge, near, ratio_of_means
 from studies.pages.results import COLUMNS, MODELS, TABLES, comparison, grid_ends, stored, update_results
 from studies.pages.tables import (
     brute_force_markdown,
@@ -26,7 +29,8 @@ from studies.pages.tables import (
     picks_markdown,
     recommendations_markdown,
 )
-from studies.public.recommendations import DEMONSTRATION, N_BRUTE_FORCE, SCHEMA
+from studies.public.judges import BOOKS, TOPICS
+from studies.public.recommendations import BRUTE_FORCE, DEMONSTRATION, N_BRUTE_FORCE, SCHEMA
 
 
 def scores(n: int, times: float, seed: int) -> np.ndarray:
@@ -62,6 +66,24 @@ def test_near_is_by_the_interval(times: float, n: int, verdict: str) -> None:
     assert near(scores(n, times, 3)) == verdict
 
 
+def fresh_texts() -> pl.DataFrame:
+    """Texts on four prompts: of brute force about the concept, of a pick half of them, of the unsteered model none. The first concept
+    has no pick."""
+    labelled = pl.read_parquet(ROOT / "data/public/smollm2-135m/labelled.parquet").group_by("concept", maintain_order=True).head(8)
+    begins = {name: [" ".join(text.split()[:16]) for text in texts["text"]] for (name,), texts in labelled.group_by("concept")}
+    rows = []
+    for concept, other in zip(BRUTE_FORCE, [*BRUTE_FORCE[1:], BRUTE_FORCE[0]], strict=True):
+        about, elsewhere = begins[concept], begins[other]
+        said = {(N_BRUTE_FORCE, "1.2"): about[:4], (None, "1.2"): [*about[4:6], *elsewhere[:2]], (None, "0"): elsewhere[2:6]}
+        rows += [
+            (concept, per, factor, f"p{place}", text, 2)
+            for (per, factor), texts in said.items()
+            for place, text in enumerate(texts)
+            if per is not None or concept != BRUTE_FORCE[0]
+        ]
+    return pl.DataFrame(rows, schema=["concept", "n_per_layer", "factor", "prefix_id", "text", "fluency_rating"], orient="row")
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A folder of results, the shipped experiment's numbers standing for both models'."""
@@ -73,34 +95,60 @@ def root(tmp_path: Path) -> Path:
         folder = tmp_path / f"docs/methods/{experiment}-methods"
         folder.mkdir()
         of_methods = {"sae_label_output_score": 0.4, "lora": 1.2, "unsteered": 0.0, "prompting": 1.5, "diffmean": 0.75}
-        made = [(method, f"c{n}", score) for method, score in of_methods.items() for n in range(16)]
+        names = [*BRUTE_FORCE, *(f"c{n}" for n in range(10))]
+        made = [(method, name, score) for method, score in of_methods.items() for name in names]
         pl.DataFrame(made, schema=["method", "concept", "score"], orient="row").write_csv(folder / "method_scores.csv")
         for name in ("methods", "method_differences", "method_damage", "method_equal_cost"):
             stored(ROOT, "tiny-methods", name).filter(layer=3).write_csv(folder / f"{name}.csv")
         rows = [
-            {"concept": f"c{n}", "n_per_layer": per, "verdict": "try it", "fresh": fresh, "score_low": 0.7, "score_high": 0.7 + 0.1 * n}
+            {
+                "concept": BRUTE_FORCE[n],
+                "n_per_layer": per,
+                "verdict": "try it",
+                "fresh": fresh,
+                "score_low": 0.7,
+                "score_high": 0.7 + 0.1 * n,
+            }
             | {"layer": 6, "feature": 548, "factor": "1.2"}
             for n in range(6)
             for per, fresh in ((None, 1.0), (N_BRUTE_FORCE, 1.25))
         ]
         rows[0] |= {"fresh": None, "verdict": "don't", "feature": None}
         pl.DataFrame(rows, schema=SCHEMA).write_csv(tmp_path / f"docs/recommend/{experiment}.csv")
+        fresh_texts().write_parquet(tmp_path / f"docs/recommend/{experiment}.parquet")
     return tmp_path
+
+
+def scores_by_topic() -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
+    """Of `fresh_texts`, by the rule in plain Python: concept -> mean score of the pick, or 0, and of brute force; and unsteered."""
+    judge, topics = load_text_judge(BOOKS / "judge"), json.loads((ROOT / BOOKS / "topics.json").read_text())
+    found: dict[tuple[str, int | None, str], list[float]] = {}
+    for concept, per, factor, _, text, fluency in fresh_texts().iter_rows():
+        rating = concept_rating(judge, word_ids(judge, [text])[0], topics.index(TOPICS.get(concept, concept)))
+        found.setdefault((concept, per, factor), []).append(2 / (1 / rating + 1 / fluency) if rating else 0.0)
+    means = {key: sum(scores) / len(scores) for key, scores in found.items()}
+    steered = {name: (means.get((name, None, "1.2"), 0.0), means[name, N_BRUTE_FORCE, "1.2"]) for name in BRUTE_FORCE}
+    return steered, {name: means[name, None, "0"] for name in BRUTE_FORCE[1:]}
 
 
 def test_pages_show_both_models(root: Path) -> None:
     heading, _, line, _ = recommendations_markdown(root).splitlines()
-    assert heading.startswith("| model | concepts | use | try it | don't | interval holds |")
-    assert line == "| SmolLM2-135M | 6 | 0 | 5 | 1 | 60.0% [14.7, 94.7] | 1.00 [0.48, 1.52] |"
+    steered, unsteered = scores_by_topic()
+    gains = np.array([steered[name][0] - unsteered[name] for name in BRUTE_FORCE[1:]])
+    gain, (below, above) = gains.mean(), mean_interval(gains, 0.95, Interval(-2.0, 2.0))
+    assert heading.startswith("| model | try | concepts | use | try it | don't | interval holds |")
+    assert line.startswith("| SmolLM2-135M | second | 6 | 0 | 5 | 1 | 60.0% [14.7, 94.7] | 1.00 [0.48, 1.52] |")
+    assert line.endswith(f"| {with_interval(gain, below, above)}, n = 5 |")
     first, second, *_ = brute_force_markdown(root).splitlines()[2:]
-    assert first == "| SmolLM2-135M | c0 | – | – | 6/548 × 1.2 | 1.25 |"
-    assert second == "| SmolLM2-135M | c1 | 6/548 × 1.2 | 1.00 | 6/548 × 1.2 | 1.25 |"
+    (_, brute), (pick, more) = (steered[name] for name in BRUTE_FORCE[:2])
+    assert first == f"| SmolLM2-135M | second | the sea | – | – | – | 6/548 × 1.2 | 1.25 | {brute:.2f} |"
+    assert second == f"| SmolLM2-135M | second | cooking | 6/548 × 1.2 | 1.00 | {pick:.2f} | 6/548 × 1.2 | 1.25 | {more:.2f} |"
     picks = picks_markdown(root).splitlines()
-    assert picks[0] == "| model | concepts | pick | pick − unsteered | pick − a prompt | pick − DiffMean | pick − LoRA |"
+    assert picks[0] == "| model | try | concepts | pick | pick − unsteered | pick − a prompt | pick − DiffMean | pick − LoRA |"
     cells = [line.removesuffix(" |").split(" | ")[1:] for line in picks[2:]]
     low, high = mean_interval(np.array([1.0, 1, 1, 1, 1, 0]), 0.95, RATINGS)  # one concept has no pick
-    assert [of_model[:2] for of_model in cells] == [["6", f"0.83 [{low:.2f}, {high:.2f}]"]] * 2
-    assert [[cell.split(" ")[0] for cell in of_model[2:]] for of_model in cells] == [["0.83", "−0.67", "0.08", "−0.37"]] * 2
+    assert [of_model[1:3] for of_model in cells] == [["6", f"0.83 [{low:.2f}, {high:.2f}]"]] * 2
+    assert [[cell.split(" ")[0] for cell in of_model[3:]] for of_model in cells] == [["0.83", "−0.67", "0.08", "−0.37"]] * 2
     lines = methods_markdown(root).splitlines()
     assert lines[0].startswith("| method | SmolLM2-135M | Gemma 3 270M | at most 0.1 nats, SmolLM2-135M |")
     scores = ("1.52 [1.36, 1.67]", "1.51 [1.28, 1.69]", "1.54 [1.37, 1.69]")
@@ -191,8 +239,9 @@ def test_each_question_has_a_verdict_on_each_model(root: Path) -> None:
     assert cells[2] == "**open**: 1.58× [1.17, 2.14], within layers 1.21× [0.92, 1.59] (p = 0.109); in 0 of 12 variants; 34 of 240 features"
     assert cells[3].startswith("**open**: 0.96× [0.48, 1.90]")
     assert cells[4].startswith("**does not hold**: 0.33× [")
-    assert brute_force_pairs(root, "smollm2").tolist() == [[0.0, 1.25], *[[1.0, 1.25]] * 5]
-    assert cells[5].startswith("**open**: 0.67× [")
+    pairs = brute_force_pairs(by_books_judge(root, "smollm2", "second"))
+    assert pairs.tolist() == pytest.approx(np.array([*scores_by_topic()[0].values()]))
+    assert cells[5].startswith(f"second try **{near(pairs)}**: {pairs[:, 0].mean() / pairs[:, 1].mean():.2f}× [")
     for file in ("results/gemma-3-270m.json", "recommend/gemma-3-270m.csv", "methods/gemma-3-270m-methods/method_scores.csv"):
         (root / "docs" / file).unlink()
     assert list(answers(root, "gemma-3-270m")) == ["not run yet"] * len(QUESTIONS)
