@@ -21,6 +21,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "grid-ends": tables.grid_ends_markdown,
         "methods": tables.methods_markdown,
         "recommendations": tables.recommendations_markdown,
+        "tries": tables.tries_markdown,
         "picks": tables.picks_markdown,
         "brute-force": tables.brute_force_markdown,
         "judges": tables.judges_markdown,

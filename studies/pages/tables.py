@@ -20,7 +20,7 @@ from saesteer.site.method_pages import SHOWN_LIMIT
 from studies.pages.answers import CONFIDENCE, NOT_RUN, by_books_judge, recommended
 from studies.pages.results import GRID_ENDS, MODELS, REGISTERED, SHIPPED, comparison, metrics, metrics_file, stored
 from studies.public import judges
-from studies.public.recommendations import DEMONSTRATION, FOLDER, N_BRUTE_FORCE, TRIES
+from studies.public.recommendations import BRUTE_FORCE, DEMONSTRATION, FOLDER, N_BRUTE_FORCE, TRIES
 
 GAINS = {"The filter's net gain": "ratio", "The filter's net gain within layers": "within_layers"}
 """Finding -> its name among the net gains of the registered variant."""
@@ -161,6 +161,25 @@ def recommendations_markdown(root: Path) -> str:
         lines.append((model, of_try, rows.height, *said, share(held, scored.height), score, f"{gain}, n = {len(gains)}"))
     measured = ("interval holds", "score on fresh prompts", "by the books' judge, less unsteered")
     return table(("model", "try", "concepts", *verdicts, *measured), lines)
+
+
+def tries_markdown(root: Path) -> str:
+    """Mean scores on fresh prompts of what the two tries pick, and the difference by both judges, paired over concepts: over those of brute
+    force, after which the second was made, and over the others."""
+    lines = []
+    for (experiment, model), (which, is_of_six) in product(MODELS.items(), {"of brute force": True, "others": False}.items()):
+        picks = [_of_try(root, experiment, of_try) for of_try in TRIES]
+        plain = pl.col("n_per_layer").is_null(), pl.col("concept").is_in(BRUTE_FORCE) == is_of_six
+        (first, second), (first_by_topic, second_by_topic) = ([rows.filter(*plain) for rows in of] for of in zip(*picks, strict=True))
+        both = first.join(second, on="concept").select(pl.col("fresh", "fresh_right").fill_null(0))
+        by_topic = first_by_topic.join(second_by_topic, on="concept").select(pl.col("steered", "steered_right").fill_null(0))
+        if both.is_empty():
+            continue
+        means = (mean_with_interval(both[name].to_numpy(), RATINGS) for name in both.columns)
+        gains = (mean_with_interval((of.to_series(1) - of.to_series(0)).to_numpy(), of_differences(RATINGS)) for of in (both, by_topic))
+        lines.append((model, which, both.height, *means, *gains, by_topic.height))
+    measured = ("first", "second", "second − first", "by the books' judge", "topics")
+    return table(("model", "concepts", "n", *measured), lines)
 
 
 def brute_force_markdown(root: Path) -> str:

@@ -28,6 +28,7 @@ from studies.pages.tables import (
     methods_markdown,
     picks_markdown,
     recommendations_markdown,
+    tries_markdown,
 )
 from studies.public.judges import BOOKS, TOPICS
 from studies.public.recommendations import BRUTE_FORCE, DEMONSTRATION, N_BRUTE_FORCE, SCHEMA
@@ -153,6 +154,19 @@ def test_pages_show_both_models(root: Path) -> None:
     assert lines[0].startswith("| method | SmolLM2-135M | Gemma 3 270M | at most 0.1 nats, SmolLM2-135M |")
     scores = ("1.52 [1.36, 1.67]", "1.51 [1.28, 1.69]", "1.54 [1.37, 1.69]")
     assert f"| LoRA | {' | '.join(score for score in scores for _ in MODELS)} | 0.20 / 0.20 |" in lines
+
+
+def test_two_tries_are_compared_on_the_same_concepts(root: Path) -> None:
+    assert tries_markdown(root).count("\n") == 1  # the heading: there was one try
+    first, second = root / "docs/recommend/first", root / "docs/recommend"
+    first.mkdir()
+    pl.read_csv(second / "smollm2.csv", schema=SCHEMA).with_columns(fresh=pl.lit(0.5)).write_csv(first / "smollm2.csv")
+    shutil.copyfile(second / "smollm2.parquet", first / "smollm2.parquet")
+    (line,) = tries_markdown(root).splitlines()[2:]
+    differences = np.array([-0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
+    expected = with_interval(float(differences.mean()), *mean_interval(differences, 0.95, Interval(-2.0, 2.0)))
+    assert line.startswith("| SmolLM2-135M | of brute force | 6 | 0.50 [")
+    assert f"| {expected} | 0.00 [" in line
 
 
 def test_a_comparisons_tables_are_taken_over_all_or_none(tmp_path: Path) -> None:
