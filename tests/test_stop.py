@@ -12,9 +12,9 @@ import psutil
 import pytest
 from workflow_folder import Folder
 
-SWEEP = {"factors": [0, 0.4, 1, 2, 3, 4, 8], "n_prefixes": 20}
+SWEEP = {"factors": [0, 0.2, 0.4, 0.6, 1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8], "n_prefixes": 20}
 TARGET = "data/micro/generations/layers_02-06.json"
-N_WANTED, N_THERE = 8 * 7 * 20, 8 * 3 * 4
+N_WANTED, N_THERE = 8 * 14 * 20, 8 * 3 * 4
 
 
 def script_of(run: subprocess.Popen[str]) -> psutil.Process:
