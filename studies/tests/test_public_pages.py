@@ -123,11 +123,11 @@ def root(tmp_path: Path) -> Path:
 def scores_by_topic() -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
     """Of `fresh_texts`, by the rule in plain Python: concept -> mean score of the pick, or 0, and of brute force; and unsteered."""
     judge, topics = load_text_judge(BOOKS / "judge"), json.loads((ROOT / BOOKS / "topics.json").read_text())
-    found: dict[tuple[str, int | None, str], list[float]] = {}
+    scored: dict[tuple[str, int | None, str], list[float]] = {}
     for concept, per, factor, _, text, fluency in fresh_texts().iter_rows():
         rating = concept_rating(judge, word_ids(judge, [text])[0], topics.index(TOPICS.get(concept, concept)))
-        found.setdefault((concept, per, factor), []).append(2 / (1 / rating + 1 / fluency) if rating else 0.0)
-    means = {key: sum(scores) / len(scores) for key, scores in found.items()}
+        scored.setdefault((concept, per, factor), []).append(2 / (1 / rating + 1 / fluency) if rating else 0.0)
+    means = {key: sum(scores) / len(scores) for key, scores in scored.items()}
     steered = {name: (means.get((name, None, "1.2"), 0.0), means[name, N_BRUTE_FORCE, "1.2"]) for name in BRUTE_FORCE}
     return steered, {name: means[name, None, "0"] for name in BRUTE_FORCE[1:]}
 

@@ -24,7 +24,7 @@ def candidates(features: pl.DataFrame, concept: str, n_per_layer: int, further: 
     similarities, the largest of these in place of words and directions.
 
     features: FEATURES columns, fires_on (`fired_on`; may be null), near (whether such a search gave the feature) and, where they were
-    computed, cosine and similarity (of its words and tokens with the concept, by embeddings).
+    computed, cosine and similarity (of its words with the concept, by embeddings: `similarities`).
     """
     by_match = features.with_columns(rank=_match(concept, further)).drop_nulls(["rank", "max_activation"])
     matched = by_match.sort("layer", "rank", "max_activation", "feature", descending=[False, False, True, False])

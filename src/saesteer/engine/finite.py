@@ -43,7 +43,7 @@ def check_finite(what: str, values: Float[Tensor, "row *any"], like: Tensor) -> 
 
 def check_logits(logits: Float[Tensor, "row vocab"], like: Tensor) -> None:
     """Refuse logits of which some are NaN or infinite; those of tokens that can never come may be -inf."""
-    if bool(~logits.detach().sum().isfinite()):
+    if not _sum_is_finite(logits.detach()):
         check_finite("logits are", logits.detach().amax(dim=-1), like)
 
 

@@ -125,7 +125,7 @@ class JudgeKind(ABC):
         if known is not None and (unknown := sorted(set(concepts) - set(known))):
             raise SettingsError(
                 f"the judge of {run.name} knows its topics only, and {unknown[0]!r} is none of them.{did_you_mean(unknown[0], known)}"
-                f" Topics are {', '.join(known)}"
+                f" Topics are {', '.join(known)}: name one of these, or another judge"
             )
 
     def check_texts_from_elsewhere(self, run: Run, concepts: Sequence[str]) -> None:
