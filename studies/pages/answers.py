@@ -1,6 +1,7 @@
 """The answers to docs/plan.md's questions on the two public models, beside what P1 reports, from results in git."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ NEAR = 0.9
 CONFIDENCE = 0.95
 NOT_RUN = "not run yet"
 _KEYS = pl.Schema({"concept": pl.String(), "n_per_layer": pl.Int64()})
-_TEXTS = pl.Schema(_KEYS | dict.fromkeys(("factor", "prefix_id", "text"), pl.String()) | {"fluency_rating": pl.UInt8()})
+_MEANS = pl.Schema(_KEYS | dict.fromkeys(("steered", "unsteered"), pl.Float64()))
 _Numbers = Mapping[str, Any]
 _Pairs = Float[np.ndarray, "n 2"]
 
@@ -112,16 +113,21 @@ def brute_force_pairs(scores: pl.DataFrame) -> _Pairs:
 def by_books_judge(root: Path, experiment: str, of_try: str) -> pl.DataFrame:
     """concept, n_per_layer, steered, unsteered: mean scores on fresh prompts where the books' judge rates the concept in place of the
     embedding judge, whose encoder chose the candidates; of concepts that are topics of the books."""
-    rows, file = recommended(root, experiment, of_try), root / TRIES[of_try] / f"{experiment}.parquet"
-    texts = pl.read_parquet(file) if file.is_file() else pl.DataFrame(schema=_TEXTS)
-    rated = texts.with_columns(concept_rating=pl.Series(topic_ratings(texts), dtype=pl.UInt8)).drop_nulls("concept_rating")
-    keys, is_plain = list(_KEYS), pl.col("factor") == UNSTEERED
-    scored = rated.with_columns(judge_score=harmonic_mean(["concept_rating", "fluency_rating"]))
-    counted = without_repeats(scored, [*keys, "factor"], dict.fromkeys(rated["prefix_id"], 0))
-    score = pl.col("judge_score")
-    means = counted.group_by(keys).agg(steered=score.filter(~is_plain).mean(), unsteered=score.filter(is_plain).mean())
-    of_topics = rows.select(keys).filter(pl.col("concept").is_in(means["concept"].implode()))
+    keys, file = list(_KEYS), root / TRIES[of_try] / f"{experiment}.parquet"
+    means = _means_by_topic(file) if file.is_file() else pl.DataFrame(schema=_MEANS)
+    of_topics = recommended(root, experiment, of_try).select(keys).filter(pl.col("concept").is_in(means["concept"].implode()))
     return of_topics.join(means, on=keys, how="left", nulls_equal=True, maintain_order="left")
+
+
+@cache
+def _means_by_topic(file: Path) -> pl.DataFrame:
+    """_MEANS of the texts in a file, which several tables show and which take seconds."""
+    texts, is_plain, score = pl.read_parquet(file), pl.col("factor") == UNSTEERED, pl.col("judge_score")
+    rated = texts.with_columns(concept_rating=pl.Series(topic_ratings(texts), dtype=pl.UInt8)).drop_nulls("concept_rating")
+    scored = rated.with_columns(judge_score=harmonic_mean(["concept_rating", "fluency_rating"]))
+    counted = without_repeats(scored, [*_KEYS, "factor"], dict.fromkeys(rated["prefix_id"], 0))
+    means = counted.group_by(*_KEYS).agg(steered=score.filter(~is_plain).mean(), unsteered=score.filter(is_plain).mean())
+    return means.cast(_MEANS)
 
 
 def recommended(root: Path, experiment: str, of_try: str) -> pl.DataFrame:
