@@ -101,9 +101,12 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def publish(folder: Path) -> Shared:
-    """A colleague's clone of a repository whose results, made up, are in the remote."""
+    """A colleague's clone of a repository whose results, made up, are in the remote. Made where every file may be executed, as on drives
+    without permissions, which DVC writes down."""
     a, store = folder / "a", folder / "store"
     write(a, FILES)
+    for name in FILES:
+        (a / name).chmod(0o755)
     for name in (".dvcignore", ".gitignore"):
         shutil.copy(Path(__file__).parents[1] / name, a / name)
     run(a, "git", "init", "--quiet", "--initial-branch=main")

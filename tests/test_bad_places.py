@@ -1,6 +1,10 @@
-"""A full disk, a read-only folder, a lock that a killed run left, two runs at once: one clear message each, and nothing is lost."""
+"""A full disk, a read-only folder, a lock that a killed run left, two runs at once: one clear message each, and nothing is lost. And file
+systems that know less than most."""
 
+import errno
+import fcntl
 import os
+import posix
 import shutil
 import signal
 import subprocess
@@ -14,7 +18,7 @@ import pytest
 from run_records import due, run_measured
 from workflow_folder import Folder
 
-from saesteer.core.files import file_digest, write_json
+from saesteer.core.files import _flush, alone_in, file_digest, write_json
 
 CHANGE = {"judge": {"oracle": "oracle"}}
 """Another rubric for the judge: the cheapest change that computes rows."""
@@ -168,3 +172,24 @@ def test_read_only_and_full_are_told_apart(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(OSError, match=advice):
             write_json(tmp_path / "a.json", {})
         assert not list(tmp_path.iterdir())
+
+
+def test_where_folders_cannot_be_flushed_files_still_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a shared folder of a virtual machine: the kernel says EINVAL, of what lies in /proc too."""
+    monkeypatch.setattr(os, "fsync", posix.fsync)  # the one of the tests waits for no disk
+    _flush(tmp_path)
+    _flush(Path("/proc/self"))
+    with pytest.raises(OSError, match="Invalid argument"):
+        _flush(Path("/proc/self/status"))
+
+
+def test_a_file_system_without_locks_is_fetched_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Lustre mounted without flock."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.warns(UserWarning, match="flock not supported"), alone_in(tmp_path / "downloads"):
+        (tmp_path / "downloads/file").write_text("fetched")
+    assert [path.name for path in (tmp_path / "downloads").iterdir()] == ["file"]

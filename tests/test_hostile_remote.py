@@ -35,6 +35,7 @@ ELSEWHERE = (
 
 
 def test_what_was_published_comes(shared: Shared) -> None:
+    assert yaml.safe_load((shared.clone / "data/exp/metrics.json.dvc").read_text())["outs"][0]["isexec"]
     examination = shared.pull()
     assert set(examination.agreeing) == set(OUTPUTS)
     assert not examination.refused

@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import polars as pl
 import pytest
@@ -128,6 +129,21 @@ def test_a_pin_older_than_its_model_is_not_taken_over(answered: Answered, tmp_pa
     assert _takes_over_inputs(source, run)
     Path("data/micro/saes/layer_02.safetensors").unlink()
     assert not _takes_over_inputs(source, run)
+
+
+def test_results_on_another_disk_are_copied_once(answered: Answered, tmp_path: Path):
+    """As where DVC links them from a cache there. Files of two disks share no bytes, nor do those of some network disks."""
+    folder = answered.folder.copy(tmp_path / "copy")
+    (derived,) = (folder.path / "data").glob("micro-recommend-*")
+    shutil.rmtree(derived)
+    with TemporaryDirectory(dir="/dev/shm") as disk:
+        (folder.path / "data/micro").symlink_to(shutil.move(folder.path / "data/micro", disk))
+        assert ask(folder, "micro", answered.concept)[:2] == (0, answered.said)
+        files = [derived / "saes/layer_02.safetensors", *derived.glob("generations/*/layer_*/*.parquet")]
+        assert {file.stat().st_dev for file in files} == {folder.path.stat().st_dev} != {Path(disk).stat().st_dev}
+        before = [file.stat().st_ino for file in files]
+        assert ask(folder, "micro", answered.concept)[:2] == (0, answered.said)
+        assert [file.stat().st_ino for file in files] == before
 
 
 def test_a_model_is_loaded_once_for_an_answer_and_never_instead_of_another(answered: Answered, monkeypatch: pytest.MonkeyPatch):

@@ -3,7 +3,6 @@ that come from elsewhere."""
 
 import contextlib
 import errno
-import fcntl
 import functools
 import hashlib
 import json
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 from saesteer.core.errors import SettingsError
@@ -105,8 +105,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 def alone_in(folder: Path) -> Iterator[None]:
     """Hold a folder, made if it is not there: of two jobs that make the same file in it the second waits for the first."""
     make_folder(folder)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(folder / ".lock"):
         yield
 
 
@@ -194,9 +193,13 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def _flush(path: Path) -> None:
+    """Flush a file or folder to disk; some network and shared drives know no flushing of folders, and say so by EINVAL."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,8 +71,7 @@ def _share_parts(source: Path, target: Path) -> None:
     for path in (*source.glob("*/*/layer_*/*.parquet"), *source.glob("*/*/fingerprint.json")):
         linked = target / path.relative_to(source)
         if not linked.exists():
-            linked.parent.mkdir(parents=True, exist_ok=True)
-            os.link(path, linked)
+            _link(path, linked)
 
 
 def _takes_over_inputs(source: Run, run: Run) -> bool:
@@ -129,14 +129,25 @@ def _is_converted_as_now(sae: Path) -> bool:
 
 
 def _link(path: Path, linked: Path) -> None:
-    """Make a file another name of one; both are only ever replaced, never written into."""
-    if not (linked.exists() and linked.samefile(path)):
+    """Make a file another name of one, or a copy where the file system has no second names (exFAT, some network disks) or the two are on
+    different ones (DVC's cache may be linked from another disk); both are only ever replaced, never written into."""
+    if linked.exists() and (linked.samefile(path) or _is_copy(path, linked)):
+        return
 
-        def replaced(temporary: Path) -> None:
-            temporary.unlink()
+    def replaced(temporary: Path) -> None:
+        temporary.unlink()
+        try:
             os.link(path, temporary)
+        except OSError:
+            shutil.copy2(path, temporary)
 
-        write_atomically(linked, replaced)
+    write_atomically(linked, replaced)
+
+
+def _is_copy(path: Path, linked: Path) -> bool:
+    """Whether size and time are those of the original: a copy takes both over, and neither is ever written into."""
+    original, copy = path.stat(), linked.stat()
+    return (original.st_size, original.st_mtime_ns) == (copy.st_size, copy.st_mtime_ns)
 
 
 def _completed_here(run: Run, cores: int, targets: Sequence[str]) -> bool:

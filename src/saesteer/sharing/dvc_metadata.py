@@ -48,6 +48,8 @@ class _Output(BaseModel, extra="forbid"):
     path: str
     size: int | None = None
     nfiles: int | None = None
+    isexec: bool = False
+    """Whether the file may be executed, as every file may where the file system has no permissions: exFAT, Windows' drives under WSL."""
 
 
 class _DvcFile(BaseModel, extra="forbid"):
