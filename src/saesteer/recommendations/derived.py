@@ -129,8 +129,8 @@ def _is_converted_as_now(sae: Path) -> bool:
 
 
 def _link(path: Path, linked: Path) -> None:
-    """Make a file another name of one, or a copy where the file system has no second names (exFAT, some network disks) or the two are on
-    different ones (DVC's cache may be linked from another disk); both are only ever replaced, never written into."""
+    """Make a file another name of one, or a copy where there can be none: of a colleague's file, between two disks (DVC may link results
+    from another one), on exFAT and some network disks. Both are only ever replaced, never written into."""
     if linked.exists() and (linked.samefile(path) or _is_copy(path, linked)):
         return
 
