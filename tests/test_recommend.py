@@ -15,7 +15,7 @@ from workflow_folder import Folder, new_rows
 
 from saesteer.cli import app
 from saesteer.recommendations.answer import as_sweep
-from saesteer.recommendations.derived import _takes_over_inputs
+from saesteer.recommendations.derived import _link, _takes_over_inputs
 from saesteer.run import open_run
 from saesteer.settings.load import load_workflow, read_yaml
 
@@ -144,6 +144,20 @@ def test_results_on_another_disk_are_copied_once(answered: Answered, tmp_path: P
         before = [file.stat().st_ino for file in files]
         assert ask(folder, "micro", answered.concept)[:2] == (0, answered.said)
         assert [file.stat().st_ino for file in files] == before
+
+
+def test_what_is_linked_keeps_its_mode(tmp_path: Path):
+    """DVC's cache marks by it what was checked."""
+    (tmp_path / "part").write_text("rows")
+    (tmp_path / "part").chmod(0o444)
+    for text in ("", "older"):
+        linked = tmp_path / f"derived/{text or 'new'}"
+        linked.parent.mkdir(exist_ok=True)
+        if text:
+            linked.write_text(text)
+        _link(tmp_path / "part", linked)
+        assert linked.samefile(tmp_path / "part")
+    assert (tmp_path / "part").stat().st_mode & 0o777 == 0o444
 
 
 def test_a_model_is_loaded_once_for_an_answer_and_never_instead_of_another(answered: Answered, monkeypatch: pytest.MonkeyPatch):

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 from saesteer.core.errors import SettingsError
@@ -104,6 +103,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Hold a folder, made if it is not there: of two jobs that make the same file in it the second waits for the first."""
+    from filelock import FileLock  # which a command's start does without
+
     make_folder(folder)
     with FileLock(folder / ".lock"):
         yield

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.text import Text
 
 from saesteer.core.errors import SaesteerError
-from saesteer.core.files import text_id, write_atomically, write_json, write_text
+from saesteer.core.files import make_folder, text_id, write_atomically, write_json, write_text
 from saesteer.core.store import read_manifest
 from saesteer.core.yaml_1_2 import to_yaml
 from saesteer.recommendations.question import RecommendRequest
@@ -133,15 +133,12 @@ def _link(path: Path, linked: Path) -> None:
     from another one), on exFAT and some network disks. Both are only ever replaced, never written into."""
     if linked.exists() and (linked.samefile(path) or _is_copy(path, linked)):
         return
-
-    def replaced(temporary: Path) -> None:
-        temporary.unlink()
-        try:
-            os.link(path, temporary)
-        except OSError:
-            shutil.copy2(path, temporary)
-
-    write_atomically(linked, replaced)
+    make_folder(linked.parent)
+    linked.unlink(missing_ok=True)
+    try:
+        os.link(path, linked)
+    except OSError:
+        write_atomically(linked, lambda temporary: shutil.copy2(path, temporary))
 
 
 def _is_copy(path: Path, linked: Path) -> bool:
