@@ -14,6 +14,7 @@ from workflow_folder import Folder
 
 SWEEP = {"factors": [0, 0.2, 0.4, 0.6, 1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8], "n_prefixes": 20}
 TARGET = "data/micro/generations/layers_02-06.json"
+LOG = "logs/micro/generations/layers_02-06.log"
 N_WANTED, N_THERE = 8 * 14 * 20, 8 * 3 * 4
 
 
@@ -30,14 +31,20 @@ def work_on(process: psutil.Process, seconds: float) -> None:
         time.sleep(0.02)
 
 
-def log_of_the_next_run(folder: Folder) -> str:
-    """The first line of the sweep's log when the same command is given again."""
-    (log,) = (folder.path / "logs/micro/generations").glob("*.log")
-    log.unlink()
-    run = folder.start(TARGET)
-    deadline = time.monotonic() + 60
+def first_lines(log: Path) -> str:
+    """The sweep's log once it tells how much there is to compute."""
+    deadline = time.monotonic() + 120
     while not (log.is_file() and "to compute" in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
+    return log.read_text()
+
+
+def log_of_the_next_run(folder: Folder) -> str:
+    """The first line of the sweep's log when the same command is given again."""
+    log = folder.path / LOG
+    log.unlink()
+    run = folder.start(TARGET)
+    first_lines(log)
     os.killpg(run.pid, signal.SIGKILL)
     run.communicate()
     return log.read_text()
@@ -57,12 +64,15 @@ def test_a_stop_keeps_what_is_finished(finished: Folder, tmp_path: Path, to_all:
     folder = finished.copy(tmp_path / "repo")
     folder.edit("micro", sweep=SWEEP)
     before = folder.parts()["generations"]
+    (folder.path / LOG).unlink()
     run = folder.start(TARGET, cold=True, part_seconds=2)
+    first_lines(folder.path / LOG)
+    script = script_of(run)
+    loaded = script.cpu_times().user
     deadline = time.monotonic() + 300
     while not (first := folder.parts()["generations"] - before) and time.monotonic() < deadline:
         time.sleep(0.02)
-    script = script_of(run)
-    work_on(script, 1.5)  # at least one batch of the next part
+    work_on(script, script.cpu_times().user - loaded)  # at least one batch more, as the first part has at least one
     sent = time.monotonic()
     for number in signals:
         if to_all:
