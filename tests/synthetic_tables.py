@@ -81,7 +81,8 @@ def synthetic_steering(features: pl.DataFrame, factors: tuple[str, ...] = FACTOR
                 row["whole_text_perplexity"] = float(np.exp(2.5 + 0.1 * float(factor) + 0.1 * rng_whole.normal()))
                 if rated:
                     row |= {"concept_rating": concept, "judge_score": harmonic, "concept_outside": 0.5 * concept}
-                rows.append(row | {"fluency_rating": fluency, "n_judged": n * rated, "n_outside": n * rated})
+                row |= dict.fromkeys(("n_concept", "n_outside", "n_judged"), n * rated)
+                rows.append(row | {"fluency_rating": fluency, "n_fluency": n})
     return pl.DataFrame(rows, schema=STEERING.schema)
 
 

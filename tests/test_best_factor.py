@@ -81,7 +81,7 @@ def test_choices_are_the_definitions(points: list[tuple[float, float | None]], f
 
 def steering_rows(values: dict[tuple[str, int], dict[str, float | None]]) -> pl.DataFrame:
     """STEERING of layer 3, feature 7 from {(factor, half): columns}."""
-    known = {"layer": 3, "feature": 7, "n": 10, "n_perplexity": 10, "n_judged": 10, "n_outside": 8}
+    known = {"layer": 3, "feature": 7, "n": 10, "n_perplexity": 10, "n_concept": 10, "n_outside": 8, "n_fluency": 10, "n_judged": 10}
     known |= {"gen_success_1": 0.0, "gen_success_5": 0.0, "mean_perplexity": math.e, "whole_text_perplexity": math.e, "log_perplexity": 1.0}
     known |= {"concept_rating": 1.0, "concept_outside": 0.75, "fluency_rating": 2.0, "judge_score": 1.0}
     rows = [known | {"factor": factor, "half": half} | row for (factor, half), row in values.items()]
@@ -136,7 +136,8 @@ def test_failure_of_a_feature_without_a_concept_has_no_judge_score() -> None:
 
 
 def test_same_texts_weights_the_halves_by_their_texts() -> None:
-    """Success at 2: (0.3 x 10 + 1.5 x 30) / 40 = 1.2. Log perplexity: (1 x 10 + 2 x 5) / 15 = 4/3. One half without: the other's."""
+    """Success at 2: (0.3 x 10 + 1.5 x 30) / 40 = 1.2. Log perplexity: (1 x 10 + 2 x 5) / 15 = 4/3. One half without: the other's.
+    Concept: (2 x 1 + 1 x 3) / 4 = 1.25. Fluency: (1 x 2 + 2 x 8) / 10 = 1.8."""
     steering = steering_rows(
         {
             ("0", 0): {"gen_success_20": 0.0, "log_perplexity": 1.0},
@@ -145,6 +146,13 @@ def test_same_texts_weights_the_halves_by_their_texts() -> None:
             ("2", 1): {"gen_success_20": 1.5, "n": 30, "log_perplexity": 2.0, "n_perplexity": 5},
         }
     )
+    rated = steering_rows(
+        {
+            ("2", 0): {"n_concept": 1, "concept_rating": 2.0, "n_fluency": 2, "fluency_rating": 1.0},
+            ("2", 1): {"n_concept": 3, "n_fluency": 8},
+        }
+    )
+    assert both_halves(rated).select("concept_rating", "fluency_rating").row(0) == pytest.approx((1.25, 1.8))
     merged = both_halves(steering)
     assert merged["gen_success_20"].to_list() == pytest.approx([0.0, 1.2])
     assert merged["log_perplexity"].to_list() == pytest.approx([1.0, 4 / 3])

@@ -92,8 +92,10 @@ def test_features_are_found_by_their_explanations(folder: RealFolder) -> None:
     assert kept["answer"]["1"] == {str(feature): "mentions of the word north" for feature in north}
 
 
-def judged(folder: Path, seed: int, rating: int, measured_on: str = "concepts:a generations:a") -> None:
-    """Ratings of four texts by the judge of a seed, as a judge step leaves them."""
+def judged(
+    folder: Path, seed: int, rating: int, measured_on: str = "concepts:a generations:a", model: str = "judge", file: str | None = None
+) -> None:
+    """Ratings of four texts by the judge of a seed, as a judge step leaves them. `file`: the digest of a judge's own file."""
 
     def rate(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         ratings = pl.Series([rating, 0, 1, 2], dtype=pl.UInt8)
@@ -109,7 +111,8 @@ def judged(folder: Path, seed: int, rating: int, measured_on: str = "concepts:a 
 
     values = {"method": ["feature"], "target": ["1", "2"], "factor": ["2"], "prefix_id": ["p", "q"], "sample": [0]}
     axes = [pl.DataFrame({name: column}) for name, column in values.items()]
-    fingerprint = {"settings": {"kind": "endpoint", "model": "judge", "seed": seed}, MEASURED_ON: "rows"}
+    inputs = {"judge_model": file} if file else {}
+    fingerprint = {"settings": {"kind": "endpoint", "model": model, "seed": seed}, "inputs": inputs, MEASURED_ON: "rows"}
     digests = WantedRows(3, axes, {}).keys(JUDGEMENTS).with_columns(pl.lit(measured_on).alias(MEASURED_ON))
     wanted = WantedRows(3, axes, fingerprint, Upstream([digests], {}))
     complete(folder, JUDGEMENTS, [wanted], rate, folder / "layers_03-03.json")
@@ -126,6 +129,26 @@ def test_judges_of_the_same_texts_are_compared(tmp_path: Path) -> None:
     # Ratings 0 0 1 2 and 2 0 1 2: three of four equal; 1 - 4 / (sum over pairs of (i - j)^2 n_i m_j / 4 = 26 / 4) = 5 / 13.
     assert (concept["n"], concept["equal"]) == (4, 0.75)
     assert concept["kappa"] == pytest.approx(5 / 13)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"model": "meta-llama/Llama-3.1-8B-Instruct"}, {"model": "meta-llama/Llama-3.3-70B-Instruct"}),
+        ({"file": "a" * 64}, {"file": "b" * 64}),
+    ],
+    ids=["long names", "files"],
+)
+def test_judges_that_differ_late_in_a_name_or_in_a_file_are_two(tmp_path: Path, first: dict[str, str], second: dict[str, str]) -> None:
+    judged(tmp_path, seed=0, rating=0, **first)
+    judged(tmp_path, seed=0, rating=2, **second)
+    judged(tmp_path, seed=1, rating=0, **first)
+    equal = {frozenset(names): rows["equal"][0] for names, rows in pairwise_agreement(tmp_path).items()}
+    assert sorted(equal.values()) == [0.75, 0.75, 1.0]
+    (alike,) = (names for names, share in equal.items() if share == 1)
+    (value,) = first.values()
+    assert any(value in name for name in alike)
+    assert len(set().union(*equal)) == 3
 
 
 @pytest.mark.parametrize("other", ["concepts:a generations:b", "concepts:b generations:a"])

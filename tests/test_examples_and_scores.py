@@ -309,4 +309,5 @@ def test_steering_table_takes_means_of_what_is_there() -> None:
     assert [row["mean_perplexity"] for row in rows] == [pytest.approx(5), None]  # arithmetic mean of 2 and 8
     assert [row["whole_text_perplexity"] for row in rows] == pytest.approx([10, 7])  # arithmetic mean of 4 and 16
     assert [(row["concept_outside"], row["n_outside"]) for row in rows] == [(1.5, 2), (None, 0)]
+    assert [(row["n_concept"], row["n_fluency"]) for row in rows] == [(0, 2), (0, 1)]
     assert rows[0]["fluency_rating"] == 0.5

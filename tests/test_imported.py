@@ -88,6 +88,18 @@ def test_halves_are_of_each_concepts_own_prompts(tmp_path: Path) -> None:
     assert halves.group_by("half").agg("score").sort("half")["score"].to_list() == [[2.0, 2.0], [0.0, 0.0]]
 
 
+def test_a_sentence_for_every_prompt_scores_0_as_in_a_comparison(tmp_path: Path) -> None:
+    """By any rating: it was learnt by heart, and steers nothing."""
+    words = ("ships sail far away", "waves break on rocks", "gulls cry all day", "salt dries on skin")
+    rows = [("learnt", number, "the sea is deep and wide") for number in range(4)] + [("varied", *pair) for pair in enumerate(words)]
+    table = "\n".join(f"{method},sea,prompt {number},1,{text},2,2" for method, number, text in rows)
+    (tmp_path / "out").mkdir()
+    lines = list(import_texts(written(tmp_path / "texts.csv", table), 3, None, None, tmp_path / "out"))
+    assert "4 texts repeat those of other prompts, and score 0" in lines
+    scores = read_summary(METHOD_SUMMARIES["method_scores"], tmp_path / "out/tables/method_scores.parquet")
+    assert dict(scores.select("method", "score").iter_rows()) == {"learnt": 0, "varied": 2}
+
+
 def test_missing_ratings_are_missing_and_instructions_count_where_some_are_rated(tmp_path: Path) -> None:
     header = "feature,concept,prompt,factor,text,sample,concept_rating,instruction_rating,fluency_rating,perplexity,seed"
     rows = '6/548,sea,"Why, then?",1,"two\nlines",0,2,1,2,3.5,7\n6/548,sea,"Why, then?",1,,1,,1,2,,7\n6/548,sea,How?,1,b,0,2,,1.5,inf,7\n'
@@ -170,13 +182,19 @@ def test_the_command_needs_no_project_and_a_files_names_command_nothing(tmp_path
         read_summary(METHOD_SUMMARIES[name], Path(f"out/tables/{name}.parquet"))
 
 
+SUBJECTS = ("", " of red roses", " by the old harbour", " on a long night")
+
+
 def p1_folder(folder: Path) -> Path:
     """P1's files of two features: texts that go on from their instructions, as published."""
     folder.mkdir()
     prompts = {f"20_{feature}": [f"{name} {number}?" for number in range(4)] for feature, name in ((7, "Why"), (8, "How"))}
     (folder / "gemma2_instructions_cache.json").write_text(json.dumps(prompts))
     for factor in ("0_4", "10_0"):
-        texts = {key: [f"{prompt}\n\nAnswer {factor}" for prompt in of_key] for key, of_key in prompts.items()}
+        texts = {
+            key: [f"{prompt}\n\nAnswer {factor}{subject}" for prompt, subject in zip(of_key, SUBJECTS, strict=True)]
+            for key, of_key in prompts.items()
+        }
         (folder / f"gemma2_generations_cache_{factor}.json").write_text(json.dumps(texts))
     (folder / "gemma2_best_steering_factors.json").write_text("{}")
     refs = {"sea": "https://np/20-gemmascope-res-131k/7", "tea": "https://np/20-gemmascope-res-131k/8"}
@@ -213,7 +231,7 @@ def test_p1s_texts_are_rated_by_the_judge_of_a_comparison(tmp_path: Path) -> Non
         run = open_run("judged", workflow)
         lines = list(import_texts(source, 0, None, run, tmp_path / "out"))
     # Of each text its concept, its instruction and its fluency; a question that occurs again is asked once.
-    assert len(judge.answered) == 2 * 2 + 2 * 2 * 4 + 2
+    assert len(judge.answered) == 2 * 2 * 4 + 2 * 2 * 4 + 2 * 4
     assert re.fullmatch(r"  layer 20, feature: 1\.500 \[0\.\d+, 1\.\d+\], 2 of 2 concepts", lines[1])
     assert pl.read_parquet(tmp_path / "out/tables/method_scores.parquet")["factors"].to_list() == [["0.4", "0.4"]] * 2
     made = json.loads((tmp_path / "out/import.json").read_text())

@@ -82,6 +82,14 @@ def test_the_interval_is_the_jackknifes_by_the_pseudovalues():
     assert (made["low"], made["high"]) == (pytest.approx(max(whole - reach, -1)), pytest.approx(min(whole + reach, 1)))
 
 
+def test_a_concept_at_two_layers_is_one_and_a_feature_of_two_layers_two():
+    rows = [judgements([0, 1, 2, 2], [0, 1, 2, 2]).with_columns(layer=pl.lit(layer)) for layer in (1, 2)]
+    of_features = pl.concat(rows)
+    of_concepts = of_features.with_columns(method=pl.lit("diffmean"))
+    counted = [row(agreement(texts, texts), "concept")["n_features"] for texts in (of_features, of_concepts)]
+    assert counted == [8, 4]
+
+
 @pytest.mark.parametrize("n", [8, 16, 34])
 def test_the_interval_covers(n: int):
     """Two judges with errors of their own, 20 texts of each feature, features that differ."""

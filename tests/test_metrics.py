@@ -69,16 +69,25 @@ def test_filter_and_judge(world: dict[str, pl.DataFrame], numbers: dict[str, Any
     assert against["difference"] == pytest.approx(difference)
     assert against["low"] < against["difference"] < against["high"]
     assert against["n_missing"] == 240 - len(judged)
+
+
+@pytest.mark.parametrize("measure", ["judge_score", "fluency_rating"])
+def test_only_features_of_one_concept_and_layer_are_compared_within(
+    world: dict[str, pl.DataFrame], numbers: dict[str, Any], measure: str
+) -> None:
+    """Features without a concept, which have a fluency rating, are not as if theirs were one."""
+    rows = [row for row in world["outcomes"].iter_rows(named=True) if row["rule"] == "capped" and row[measure] is not None]
     cells: dict[tuple[int, str], tuple[list[float], list[float]]] = {}
-    for row in judged:
-        cells.setdefault((row["layer"], row["concept"]), ([], []))[row["output_score"] >= 0.3].append(row["judge_score"])
+    for row in rows:
+        if row["concept"] is not None:
+            cells.setdefault((row["layer"], row["concept"]), ([], []))[row["output_score"] >= 0.3].append(row[measure])
     both = [
         (len(kept) * len(removed) / (len(kept) + len(removed)), np.mean(kept) - np.mean(removed))
         for removed, kept in cells.values()
         if kept and removed
     ]
     within = sum(weight * gain for weight, gain in both) / sum(weight for weight, _ in both)
-    assert against["within"]["difference"] == pytest.approx(within)
+    assert numbers["kept_against_removed"][measure]["within"]["difference"] == pytest.approx(within)
 
 
 def test_correlations_and_rules(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
@@ -165,22 +174,30 @@ def test_each_condition_of_a_finding_can_fail(path: tuple[str, ...], value: Any,
 
 
 @pytest.mark.parametrize(
-    ("ratio", "high", "p_value", "n_kept", "counts", "word"),
+    ("ratio", "high", "within", "p_value", "n_kept", "counts", "word"),
     [
-        (1.5, 2.0, 0.049, 10, (1, 0), "holds"),
-        (1.5, 2.0, 0.049, 9, (1, 0), "open"),
-        (1.49, 2.0, 0.01, 10, (0, 0), "open"),
-        (1.6, 2.0, 0.05, 10, (0, 0), "open"),
-        (1.2, 1.49, 0.01, 10, (0, 1), "does not hold"),
-        (1.2, 1.49, 0.01, 9, (0, 1), "open"),
-        (None, None, None, 10, (0, 0), "open"),
+        (1.5, 2.0, 1.2, 0.049, 10, (1, 0), "holds"),
+        (1.5, 2.0, 1.2, 0.049, 9, (1, 0), "open"),
+        (1.49, 2.0, 1.2, 0.01, 10, (0, 0), "open"),
+        (1.6, 2.0, 1.2, 0.05, 10, (0, 0), "open"),
+        (1.6, 2.0, 0.8, 0.001, 10, (0, 0), "open"),  # it keeps good layers, and of each the worse features
+        (1.2, 1.49, 1.1, 0.01, 10, (0, 1), "does not hold"),
+        (1.2, 1.49, 1.1, 0.01, 9, (0, 1), "open"),
+        (None, None, None, None, 10, (0, 0), "open"),
     ],
 )
 def test_a_variant_shows_a_gain_or_excludes_it(
-    ratio: float | None, high: float | None, p_value: float | None, n_kept: int, counts: tuple[int, int], word: str
+    ratio: float | None,
+    high: float | None,
+    within: float | None,
+    p_value: float | None,
+    n_kept: int,
+    counts: tuple[int, int],
+    word: str,
 ) -> None:
-    row = {"is_registered": True, "ratio": ratio, "ratio_high": high, "p_within_layers": p_value, "n_kept": n_kept}
-    schema = {"is_registered": pl.Boolean, "n_kept": pl.Int64, "ratio": pl.Float64, "ratio_high": pl.Float64, "p_within_layers": pl.Float64}
+    gains = {"ratio": ratio, "ratio_high": high, "within_layers": within, "p_within_layers": p_value}
+    row = {"is_registered": True, "n_kept": n_kept} | gains
+    schema = {"is_registered": pl.Boolean, "n_kept": pl.Int64} | dict.fromkeys(gains, pl.Float64)
     counted = _variants(pl.DataFrame([row], schema=schema))
     assert counted == {"n": 1, "n_showing": counts[0], "n_excluding": counts[1], "registered": word}
 
@@ -212,7 +229,7 @@ def test_a_world_too_small_for_most_numbers() -> None:
     assert set(numbers["findings"].values()) == {"open"}
     table = headline_markdown(numbers)
     assert "–" in table
-    assert all(f"| not testable: {why} |" in table for why in ("1 layer", "only 0 kept"))
+    assert all(f"| not testable: {why} |" in table for why in ("0 layers with both scores", "only 0 kept"))
     assert "| no feature is kept | not testable: only 0 kept |" in table
     assert "| none expected if the scores were independent within layers: " in table
     one = numbers | {"features": numbers["features"] | {"n_without_input_score": 1}}
@@ -229,6 +246,13 @@ def test_a_correlation_with_depth_comes_with_its_p(outputs: list[float], p_outpu
     depth = _depth(pl.DataFrame(rows, schema=["layer", "feature", "input_score", "output_score"], orient="row"))
     assert depth["p_output_score"] == pytest.approx(p_outputs)
     assert depth["rho_input_score"] == pytest.approx(-1)
+    assert depth["n_layers"] == len(outputs)
+
+
+def test_a_layer_without_a_median_is_none_of_those_that_show_a_correlation() -> None:
+    rows = [(layer, layer, None if layer == 3 else 1.0 - layer / 10, layer / 10) for layer in range(6)]
+    features = pl.DataFrame(rows, schema=["layer", "feature", "input_score", "output_score"], orient="row")
+    assert _depth(features)["n_layers"] == 5
 
 
 def test_choices_at_an_end_of_the_grid_and_failed_ones_are_counted_by_rule(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:

@@ -107,7 +107,6 @@ def test_random_removal_is_the_enumeration_of_all_removals() -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 1)), min_size=3, max_size=7))
 def test_p_is_the_share_of_all_arrangements(rows: list[tuple[int, int, int]]) -> None:
-    rows = sorted(rows, key=lambda row: row[2])
     values, scores, layers = (np.array(column) for column in zip(*rows, strict=True))
     counts = np.array([(scores >= threshold).sum() for threshold in (0, 2, 3)])
     p_values = p_within_layers(values.astype(float), scores.astype(float), layers, counts, 4000, random_stream(0))

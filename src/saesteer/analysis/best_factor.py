@@ -46,9 +46,9 @@ _WEIGHTS = {
     "log_perplexity": "n_perplexity",
     "mean_perplexity": "n_perplexity",
     "whole_text_perplexity": "n",
-    "concept_rating": "n_judged",
+    "concept_rating": "n_concept",
     "concept_outside": "n_outside",
-    "fluency_rating": "n",
+    "fluency_rating": "n_fluency",
     "judge_score": "n_judged",
 }
 PERPLEXITY_CAP = 4.0

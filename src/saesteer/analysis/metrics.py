@@ -112,10 +112,11 @@ def _layer_medians(features: pl.DataFrame) -> list[Numbers]:
 
 def _depth(features: pl.DataFrame) -> Numbers:
     """Spearman's rho over layers of depth with the layer's median score, and its two-sided p; null with fewer than 2 layers or equal
-    medians. There is no interval: a model's layers are all there are, no sample."""
+    medians. There is no interval: a model's layers are all there are, no sample. n_layers: layers with both medians."""
     medians = pl.DataFrame(_layer_medians(features))
-    numbers: Numbers = {"n_layers": medians.height}
-    for score in ("input_score", "output_score"):
+    scores = ("input_score", "output_score")
+    numbers: Numbers = {"n_layers": medians.drop_nulls([f"median_{score}" for score in scores]).height}
+    for score in scores:
         layers, values = medians.drop_nulls(f"median_{score}").select("layer", f"median_{score}").to_numpy().T.astype(float)
         varies = len(set(values)) > 1
         numbers |= {f"rho_{score}": _spearman(layers, values) if varies else None}
@@ -175,7 +176,8 @@ def _unsteered(outcomes: pl.DataFrame, settings: SelectionSettings) -> Numbers:
 
 def _variants(variants: pl.DataFrame) -> Numbers:
     """How many variants of the filter's gain in a success over all layers show it, and how many exclude it."""
-    shows = (pl.col("ratio") >= MIN_RATIO) & (pl.col("p_within_layers") < MAX_P)
+    is_better_within = (pl.col("within_layers") > 1) & (pl.col("p_within_layers") < MAX_P)
+    shows = (pl.col("ratio") >= MIN_RATIO) & is_better_within
     excludes = pl.col("ratio_high") < MIN_RATIO
     counted = variants.select("is_registered", "n_kept", shows=shows.fill_null(False), excludes=excludes.fill_null(False))
     registered = counted.filter("is_registered").row(0, named=True)
@@ -215,13 +217,15 @@ def _filter(outcomes: pl.DataFrame, selection: pl.DataFrame, rule: str, layers: 
 
 def _kept_removed(outcomes: pl.DataFrame, measure: str, settings: SelectionSettings) -> Numbers:
     """Means of kept and removed features at the headline threshold, and the difference with its interval (the groups are unpaired): of all,
-    and of features of one concept and layer, since a filter that keeps other concepts changes the mean without steering better."""
+    and of features of one concept and layer, since a filter that keeps other concepts changes the mean without steering better; features
+    without a concept are not compared there."""
     present = outcomes.drop_nulls(measure)
     is_kept = pl.col("output_score") >= settings.headline_threshold
     kept, removed = (present.filter(mask)[measure].to_numpy() for mask in (is_kept, ~is_kept))
     interval = difference_interval(kept, removed, settings.confidence, SCALES[measure])
     cell = pl.struct("layer", "concept").rank("dense").cast(pl.Int64)
-    values, is_of_kept, cells = (column.to_numpy() for column in present.select(measure, kept=is_kept, cell=cell))
+    named = present.drop_nulls("concept").select(measure, kept=is_kept, cell=cell)
+    values, is_of_kept, cells = (column.to_numpy() for column in named)
     within = within_difference(values, is_of_kept, cells, settings.confidence)
     means = [float(group.mean()) if len(group) else None for group in (kept, removed)]
     difference = means[0] - means[1] if means[0] is not None and means[1] is not None else None

@@ -1,7 +1,8 @@
 """Texts that say on one prompt what the same candidate said on others: a sentence learnt by heart is not steering, so they score 0.
 
 No judge that reads one text at a time can see this, a language model no more than a shipped world's. So repeats are counted wherever
-ratings become scores, among the prompts that are scored together, and never where a single rating is made.
+ratings become scores of texts, among the prompts that are scored together, and never where a single rating is made. Scores that papers make
+of mean ratings (methods.compare.protocol) count all texts, as theirs do.
 """
 
 import re

@@ -98,9 +98,10 @@ def p_within_layers(
     """Two-sided p of the kept features' mean when values are permuted inside layers: the share of permutations, the observed one among
     them, whose sum over the kept is as far from its expectation, as many of each layer at random.
 
-    `counts` is how many features each threshold keeps, those of highest score; features come sorted by layer. None where nothing is
-    kept or nothing removed.
+    `counts` is how many features each threshold keeps, those of highest score. None where nothing is kept or nothing removed.
     """
+    by_layer = np.argsort(layers, kind="stable")
+    values, scores, layers = values[by_layer], scores[by_layer], layers[by_layer]
     order = np.argsort(-scores, kind="stable")
     _, group, sizes = np.unique(layers, return_inverse=True, return_counts=True)
     expected = _leading_sums((np.bincount(group, values) / sizes)[group][order][None], counts)[0]

@@ -49,15 +49,15 @@ def steering_table(
         rows = rows.join(measured, on=keys, how="left", maintain_order="left")
     rows = rows.sort(keys).with_columns(half=pl.col("prefix_id").replace_strict(dict(halves), return_dtype=pl.UInt8))
     rated = ("concept_rating", "concept_outside", "fluency_rating", "judge_score")
+    counted = dict(zip(("n_concept", "n_outside", "n_fluency", "n_judged"), rated, strict=True))
     summary = rows.group_by(STEERING.keys).agg(
         *(pl.col(f"gen_success_{k}").cast(pl.Float64).mean() for k in (1, 5, 20)),
         *(pl.col(name).cast(pl.Float64).mean() for name in rated),
-        n_outside=pl.col("concept_outside").count().cast(pl.UInt32),
+        **{name: pl.col(rating).count().cast(pl.UInt32) for name, rating in counted.items()},
         n=pl.col("gen_success_20").count().cast(pl.UInt32),
         log_perplexity=pl.col("mean_nll").mean(),
         n_perplexity=pl.col("mean_nll").count().cast(pl.UInt32),
         mean_perplexity=pl.col("mean_nll").exp().mean(),
         whole_text_perplexity=pl.col("whole_text_nll").exp().mean(),
-        n_judged=pl.col("judge_score").count().cast(pl.UInt32),
     )
     return summary.select(list(STEERING.columns))

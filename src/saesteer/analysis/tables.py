@@ -38,6 +38,7 @@ STEERING = Table(
             pl.Float64, "arithmetic mean over texts of exp(whole_text_nll)", "every text is one token with its prefix"
         ),
         "concept_rating": Column(pl.Float64, "mean concept rating", "the feature has no clear concept"),
+        "n_concept": Column(pl.UInt32, "texts with a concept rating"),
         "concept_outside": Column(
             pl.Float64,
             (
@@ -48,6 +49,7 @@ STEERING = Table(
         ),
         "n_outside": Column(pl.UInt32, "texts with a concept rating by such words"),
         "fluency_rating": Column(pl.Float64, "mean fluency rating", "nothing could be rated"),
+        "n_fluency": Column(pl.UInt32, "texts with a fluency rating"),
         "judge_score": Column(
             pl.Float64, "mean of the texts' harmonic means, 0 for one that repeats another prompt's", "nothing could be rated"
         ),

@@ -27,7 +27,7 @@ from saesteer.figures.definition import Options
 from saesteer.figures.registry import FIGURES
 from saesteer.figures.save import save_figure
 from saesteer.figures.style import visible
-from saesteer.methods.compare.summaries import imported_summaries, with_scores
+from saesteer.methods.compare.summaries import imported_summaries, with_scores, without_imported_repeats
 from saesteer.methods.compare.tables import METHOD_CURVES, METHOD_SUMMARIES
 from saesteer.run import Run
 from saesteer.settings import IntervalSettings, ProtocolSettings, canonical_factor
@@ -244,8 +244,9 @@ def import_texts(source: Path, layer: int, protocol: Run | None, judge: Run | No
     texts = imported_texts(source, layer)
     if judge is None and texts.form == AXBENCH:
         texts = replace(texts, notes=(*texts.notes, UNREADABLE_IS_0))
-    rated = _rated(texts, judge, source)
     settings: ProtocolSettings = protocol.comparison.methods if protocol else ProtocolSettings()
+    as_rated = _rated(texts, judge, source)
+    rated = without_imported_repeats(as_rated, settings)
     tables = imported_summaries(rated, settings)
     for name, table in tables.items():
         if name != "methods":
@@ -260,6 +261,8 @@ def import_texts(source: Path, layer: int, protocol: Run | None, judge: Run | No
         save_figure(FIGURES[name].draw(data), data, folder / name)
     write_json(folder / "import.json", _provenance(texts, rated, judge, settings))
     yield from _lines(texts, tables["methods"])
+    if n_repeated := (rated["judge_score"] != as_rated["judge_score"]).sum():
+        yield f"{n_repeated} texts repeat those of other prompts, and score 0"
     yield f"wrote {folder}"
 
 

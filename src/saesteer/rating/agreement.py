@@ -9,19 +9,20 @@ People's answers are those that a page of `sheet` has saved.
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from saesteer.core.files import regular_file
+from saesteer.core.files import regular_file, value_digest
 from saesteer.core.markdown import counted
 from saesteer.core.store import MEASURED_ON, sound_parts
-from saesteer.core.texts import TEXT_KEYS
+from saesteer.core.texts import SINGLE_FEATURE, TEXT_KEYS
 from saesteer.core.uncertainty import Interval, interval_columns, student_t
 from saesteer.rating.sheet import ASPECTS, RATINGS, rated_texts
 from saesteer.run import Run
@@ -43,6 +44,8 @@ SCHEMA = pl.Schema(
 
 CONFIDENCE = 0.95
 
+SHOWN = 16
+"""Characters of each of a judge's settings in its name."""
 LARGEST_FILE = 2**20
 """Bytes of a file of answers; the answers to a thousand texts have a twentieth of it."""
 
@@ -65,18 +68,36 @@ def pairwise_agreement(judge_folder: Path) -> dict[tuple[str, str], pl.DataFrame
 
 
 def stored_ratings(judge_folder: Path) -> dict[str, pl.DataFrame]:
-    """Judge (its settings, in words) -> its JUDGEMENTS rows among all parts of a judge step, with digests of text and concept."""
+    """Judge (its settings and files, in words) -> its JUDGEMENTS rows among all parts of a judge step, with digests of text and concept."""
+    judges: dict[str, Mapping[str, Any]] = {}
     rated: dict[str, list[pl.DataFrame]] = {}
     for path in sorted(judge_folder.glob("*/fingerprint.json")):
         fingerprint = json.loads(path.read_text(encoding="utf-8"))
         parts = [part for layer in sorted(path.parent.glob("layer_*")) for part in sound_parts(layer)]
-        name = ", ".join(f"{key} {str(value)[:16]}" for key, value in fingerprint["settings"].items() if value is not None)
         digests = {column: pl.col(MEASURED_ON).str.extract(rf"{step}:(\w+)").fill_null("") for column, step in _MEASURED.items()}
         rows = [pl.read_parquet(part).with_columns(**digests).drop(MEASURED_ON) for part in parts]
-        rated.setdefault(name, []).extend(rows)
+        if rows:
+            digest = value_digest([fingerprint["settings"], fingerprint["inputs"]])
+            judges[digest] = fingerprint
+            rated.setdefault(digest, []).extend(rows)
+    names = _names(judges)
     return {
-        name: pl.concat(rows).unique([*TEXT_KEYS, *_MEASURED], keep="first", maintain_order=True) for name, rows in rated.items() if rows
+        names[digest]: pl.concat(rows).unique([*TEXT_KEYS, *_MEASURED], keep="first", maintain_order=True) for digest, rows in rated.items()
     }
+
+
+def _names(judges: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Digest -> the judge's settings in words, long values by their beginning; settings and files in full where two have the same words."""
+    short = {digest: _in_words(judge["settings"], SHOWN) for digest, judge in judges.items()}
+    n_of_name = Counter(short.values())
+    return {
+        digest: name if n_of_name[name] == 1 else _in_words(judges[digest]["settings"] | judges[digest]["inputs"], None)
+        for digest, name in short.items()
+    }
+
+
+def _in_words(settings: Mapping[str, Any], shown: int | None) -> str:
+    return ", ".join(f"{key} {str(value)[:shown]}" for key, value in settings.items() if value is not None)
 
 
 def agreement(a: pl.DataFrame, b: pl.DataFrame, on: Sequence[str] = TEXT_KEYS) -> pl.DataFrame:
@@ -88,7 +109,8 @@ def agreement(a: pl.DataFrame, b: pl.DataFrame, on: Sequence[str] = TEXT_KEYS) -
 def _aspect_row(pairs: pl.DataFrame, aspect: str) -> dict[str, object]:
     a, b = f"{aspect}_rating", f"{aspect}_rating_b"
     rated = pairs.drop_nulls([a, b])
-    features = rated.select(pl.struct("layer", "target").rank("dense")).to_series().to_numpy().astype(np.int64) - 1
+    of_features = pl.when(method=SINGLE_FEATURE).then("layer")  # a concept is the same one at every layer
+    features = rated.select(pl.struct(of_features, "target").rank("dense")).to_series().to_numpy().astype(np.int64) - 1
     n = int(features.max()) + 1 if len(features) else 0
     counts = np.zeros((n, 3, 3))  # [feature, a's rating, b's]
     np.add.at(counts, (features, rated[a].to_numpy(), rated[b].to_numpy()), 1.0)

@@ -38,7 +38,7 @@ def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
     n_layers = numbers["depth"]["n_layers"]
     kept, n = (numbers["filter"]["p1"]["all"][name]["n"] for name in ("kept", "unfiltered"))
     if n_layers < MIN_LAYERS:
-        holds = holds | {"roles_change_with_depth": f"not testable: {n_layers} {'layer' if n_layers == 1 else 'layers'}"}
+        holds = holds | {"roles_change_with_depth": f"not testable: {n_layers} {'layer' if n_layers == 1 else 'layers'} with both scores"}
     if kept < MIN_KEPT:
         holds = holds | dict.fromkeys(("filter_helps", "filter_helps_without_lens_tokens"), f"not testable: only {kept} kept")
     n_without = numbers["features"]["n_without_input_score"]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from saesteer.analysis.repeats import without_repeats
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.files import text_id
 from saesteer.core.texts import FIT_TEXT, RATING_COLUMNS
@@ -40,12 +41,23 @@ def with_scores(texts: pl.DataFrame) -> pl.DataFrame:
     return texts.with_columns(judge_score=harmonic_mean(names))
 
 
+def without_imported_repeats(texts: pl.DataFrame, settings: ProtocolSettings) -> pl.DataFrame:
+    """Texts (exchange.imported.TEXTS) with a judge_score of 0 where they repeat other prompts' (analysis.repeats)."""
+    numbered = texts.with_columns(prefix_id=pl.col("number").cast(pl.String))
+    return without_repeats(numbered, ["layer", "method", "concept", "factor"], _imported_halves(texts, settings)).drop("prefix_id")
+
+
+def _imported_halves(texts: pl.DataFrame, settings: ProtocolSettings) -> dict[str, int]:
+    """The half of each prompt, by its number: of each concept's own."""
+    return prompt_halves([str(number) for number in texts["number"].unique().sort()], settings.factor_choice)
+
+
 def imported_scores(texts: pl.DataFrame, settings: ProtocolSettings) -> dict[str, pl.DataFrame]:
     """Texts (exchange.imported.TEXTS) with judge_score -> METHOD_HALVES, METHOD_CHOICES and METHOD_SCORES by name.
 
-    The halves are of each concept's own prompts, by their number. A method whose texts of a concept are all null abstains there.
+    A method whose texts of a concept are all null abstains there.
     """
-    halves = prompt_halves([str(number) for number in texts["number"].unique().sort()], settings.factor_choice)
+    halves = _imported_halves(texts, settings)
     _refuse_gaps(texts, halves)
     return scored(_rows(texts), halves, settings, BestFactorSettings())
 
