@@ -70,6 +70,8 @@ class Judge:
     """Requests at a batch's end that fail."""
     delay: float = 0.0
     hold_batch_reply: float = 0.0
+    loses_batches: bool = False
+    """A batch that is to be made never is, and there is no reply in time either."""
     faults: deque[Fault | None] = field(default_factory=deque)
     refuses: Callable[[dict[str, Any]], Fault | None] = lambda body: None
     """Request -> what it gets instead of an answer, each time that it is asked."""
@@ -169,9 +171,11 @@ class _Handler(Handler):
         if (self.command, path) == ("POST", "/v1/batches"):
             wanted = json.loads(content)
             name = f"batch-{len(judge.batches)}"
-            judge.batches[name] = {**wanted, "id": name, "created_at": len(judge.batches), "status": "in_progress"}
+            batch = {**wanted, "id": name, "created_at": len(judge.batches), "status": "in_progress"}
+            if not judge.loses_batches:
+                judge.batches[name] = batch
             time.sleep(judge.hold_batch_reply)
-            return self.reply(200, judge.batches[name])
+            return self.reply(200, batch)
         if path == "/v1/batches":
             return self.reply(200, {"data": list(judge.batches.values())})
         if match := re.fullmatch(r"/v1/batches/(\S+)", path):

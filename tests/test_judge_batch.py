@@ -14,6 +14,7 @@ from judge_texts import KEY, TEXTS, generations, judged, judging_process, settin
 
 from saesteer.judge.answers import JudgeError
 from saesteer.judge.batch import BatchAsker
+from saesteer.judge.client import BatchUncertain
 from saesteer.judge.spend import Budget, Spend, SpendLimitReached
 
 
@@ -120,3 +121,12 @@ def test_making_a_batch_is_never_blindly_repeated(tmp_path: Path):
         judged(generations(TEXTS), asker(judge, timeout_seconds=0.3), tmp_path)
         assert judge.paths.count("POST /v1/batches") == 1
         assert len(judge.answered) == 9
+
+
+def test_another_models_batch_of_the_same_questions_is_not_taken_for_one_that_was_lost(tmp_path: Path):
+    with judge_server() as judge:
+        judged(generations(TEXTS), asker(judge), tmp_path / "first")
+        judge.hold_batch_reply, judge.loses_batches = 0.6, True
+        with pytest.raises(BatchUncertain):
+            judged(generations(TEXTS), asker(judge, model="another", timeout_seconds=0.3), tmp_path / "second")
+        assert not list((tmp_path / "second").rglob("*.parquet"))

@@ -10,12 +10,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from judge_server import Fault, Judge, judge_server
 from judge_texts import asker, generations, judged, settings, stored
+from workflow_folder import ROOT
 
 from saesteer.judge.answers import Ask, JudgeError
 from saesteer.judge.naming import estimate_labels
 from saesteer.judge.rubric import questions
 from saesteer.judge.spend import Budget, Spend, SpendLimitReached, estimate, estimate_texts, most, priced
-from saesteer.settings import ExplanationSettings
+from saesteer.run import open_run
+from saesteer.settings import ExplanationSettings, Workflow
+from saesteer.steps.judges import judge_of
 
 TEXTS = [f"The waves rose {number} times." for number in range(10)]
 PRICES = {"usd_per_million_input_tokens": 2.0, "usd_per_million_output_tokens": 10.0}
@@ -160,3 +163,22 @@ def test_a_budget_ends_where_it_began(costs: list[tuple[int, int]]):
         assert budget.fits(priced(judge, 500_000, 0))
         assert Budget(judge, Path(data)).fits(priced(judge, 500_000, 0))
     assert not budget.fits(priced(judge, 500_000, 1))
+
+
+def test_recommendations_share_the_limit_of_their_experiment(tmp_path: Path):
+    """Otherwise each concept asked for could cost as much as the experiment may."""
+    folders = {name: tmp_path / name for name in ("config", "data/derived")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    endpoint = "judge: {kind: endpoint, base_url: 'http://h/v1', model: m, key_variable: null, max_total_tokens: 1000}"
+    (folders["config"] / "judged.yaml").write_text(f"extends: micro\ndescription: Its judge.\n{endpoint}\n")
+    sources = {"judged-recommend-sea": "judged", "judged-recommend-sea-recommend-sea": "judged-recommend-sea"}
+    for name, source in sources.items():
+        (folders["data/derived"] / f"{name}.yaml").write_text(f"extends: {source}\n")
+    places = (folders["config"], ROOT / "config/experiments")
+    workflow = Workflow(experiments=("judged",), experiments_dirs=places, data_dir=tmp_path / "data")
+    for name, fits in (("judged-recommend-sea", True), ("judged-recommend-sea-recommend-sea", False), ("judged", False)):
+        run = open_run(name, workflow)
+        asking = judge_of(run.experiment).asker(run)
+        assert (asking.budget.reserve(Spend(600, 0, 0.0)) is not None) == fits
+    assert [path.parent.name for path in (tmp_path / "data").rglob("spent.jsonl")] == ["judged"]

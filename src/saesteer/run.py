@@ -28,6 +28,7 @@ from saesteer.settings import (
     Steering,
     Sweep,
     Workflow,
+    derived_from,
     load_experiment,
 )
 from saesteer.settings.base import DOWNLOADS
@@ -63,6 +64,14 @@ class Run:
     def data(self) -> Path:
         """The folder of its data artifacts."""
         return self.workflow.data_dir / self.name
+
+    @property
+    def spending(self) -> Path:
+        """The data folder with the ledger of what its questions cost: one that `saesteer recommend` derives spends the budget of its source."""
+        name = self.name
+        while source := derived_from(name, self.workflow):
+            name = source
+        return self.workflow.data_dir / name
 
     @property
     def figures(self) -> Path:

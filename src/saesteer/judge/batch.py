@@ -118,7 +118,7 @@ class BatchAsker(OfEndpoint):
     async def _listed_id(self, client: "AsyncOpenAI", note: _Note) -> str | None:
         """The id of a batch that was made by a run that did not live to know it."""
         listed = (await client.batches.list(limit=100)).data or []
-        matching = [batch for batch in listed if (batch.metadata or {}).get("saesteer") == note.path.stem and batch.status in _GOOD]
+        matching = [batch for batch in listed if (batch.metadata or {}).get("saesteer") == note.request and batch.status in _GOOD]
         return max(matching, key=lambda batch: batch.created_at).id if matching else None
 
     async def _sent(self, client: "AsyncOpenAI", note: _Note, asks: Sequence[Ask], parameters: Parameters) -> _Note:
@@ -131,7 +131,7 @@ class BatchAsker(OfEndpoint):
         upload = ("judge.jsonl", "".join(f"{line}\n" for line in lines).encode(), "application/jsonl")
         try:
             file = await client.files.create(file=upload, purpose="batch", timeout=FILE_SECONDS)
-            about = {"saesteer": note.path.stem}
+            about = {"saesteer": note.request}
             batch = await client.batches.create(input_file_id=file.id, endpoint=_COMPLETIONS, completion_window="24h", metadata=about)
             batch_id: str | None = batch.id
         except BatchUncertain:

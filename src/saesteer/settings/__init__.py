@@ -25,7 +25,7 @@ from saesteer.settings.inputs import (
     SampledFeatures,
     TopicConcepts,
 )
-from saesteer.settings.load import experiment_of, load_experiment, load_workflow, read_workflow
+from saesteer.settings.load import derived_from, experiment_of, load_experiment, load_workflow, read_workflow
 from saesteer.settings.methods import (
     LabelledTexts,
     MethodSettings,

@@ -50,6 +50,12 @@ def load_experiment(name: str, *folders: Path, kind: str | None = None) -> Exper
     return experiment_of(values | ({"kind": kind} if kind else {}), str(_file_of(name, folders)))
 
 
+def derived_from(name: str, workflow: Workflow) -> str | None:
+    """The experiment that one of those in the folder of derived ones extends; None of any other experiment."""
+    path = _file_of(name, workflow.all_experiments_dirs)
+    return read_yaml(path).get("extends") if path.parent == workflow.derived_dir and path.is_file() else None
+
+
 def _file_of(name: str, folders: Sequence[Path]) -> Path:
     """The experiment's file, or where the first folder would have it."""
     paths = [folder / f"{experiment_name(name)}.yaml" for folder in folders]

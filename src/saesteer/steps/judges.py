@@ -311,7 +311,7 @@ class EndpointKind(LanguageModelKind):
     def asker(self, run: Run) -> "Asker":
         from saesteer.judge.batch import endpoint_asker
 
-        return endpoint_asker(self.settings, os.environ, run.data)
+        return endpoint_asker(self.settings, os.environ, run.spending)
 
     def model_values(self) -> dict[str, Any]:
         return self.settings.identity

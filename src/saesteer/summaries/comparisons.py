@@ -63,7 +63,7 @@ def steering_prompts(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]
     concepts = dict(run.summary(COMPARED_CONCEPTS).select("concept_id", "concept").iter_rows())
     endpoint = run.comparison.methods.prompt_writer
     assert endpoint is not None
-    writer = endpoint_asker(endpoint, os.environ, run.data)
+    writer = endpoint_asker(endpoint, os.environ, run.spending)
     prompts = written_prompts(concepts, writer, run.data / "steering_prompts/answers", run.workflow.part_seconds)
     return {STEERING_PROMPTS.name: prompts}
 
