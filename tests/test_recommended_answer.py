@@ -169,6 +169,8 @@ def test_texts_are_rated_by_the_words_of_the_concept_by_hand():
     rated = rated_by_words(pl.DataFrame(rows), "hot dog", (), 4.0)[1:]
     for column, values in zip(("concept_rating", "fluency_rating", "judge_score"), expected, strict=True):
         assert rated[column].to_list() == pytest.approx(list(values)), column
+    unmeasured = rated_by_words(pl.DataFrame(rows | {"mean_nll": [None, *losses]}), "hot dog", (), 4.0)
+    assert unmeasured["fluency_rating"].to_list() == [None] * 8
 
 
 def test_texts_are_rated_by_words_that_are_named_instead():

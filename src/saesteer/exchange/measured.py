@@ -116,11 +116,11 @@ def _row(experiment: Experiment, table: pl.DataFrame, form: MeasuredSteering) ->
 
 
 def _mean(experiment: Experiment, prompts: pl.Series, values: pl.Series) -> dict[str, Any] | None:
-    """Mean over texts that have a value, with its interval over prompts (their means), and n of them; None: none has one."""
+    """Mean of the prompts' means over texts that have a value, with its interval, and n of these texts; None: none has one."""
     rows = pl.DataFrame({"prompt": prompts, "value": values.cast(pl.Float64)}).drop_nulls()
     if rows.is_empty():
         return None
     means = rows.group_by("prompt", maintain_order=True).agg(pl.col("value").mean())["value"].to_numpy()
     confidence, scale = experiment.intervals.confidence, SCALES.get(values.name)  # losses have none
     low, high = (mean_interval(means, confidence, scale) if scale else student_interval(means, confidence)) or (None, None)
-    return {"mean": float(rows["value"].to_numpy().mean()), "low": low, "high": high, "n": rows.height}
+    return {"mean": float(means.mean()), "low": low, "high": high, "n": rows.height}

@@ -98,7 +98,7 @@ def limits(words: Sequence[str]) -> str:
 
 def rated_by_words(texts: pl.DataFrame, concept: str, words: Sequence[str], damage_limit: float) -> pl.DataFrame:
     """Texts (kind, factor, text, mean_nll) with concept_rating, fluency_rating and judge_score, their harmonic mean; null where there is
-    no word to rate, or no loss. The rating is 2 of a text with all words of the concept's name, or with two of `words` if these are given,
+    no word to rate, or no loss, the unsteered texts' among them. The rating is 2 of a text with all words of the concept's name, or with two of `words` if these are given,
     1 with fewer of them, 0 with none."""
     of_unsteered = texts.filter(kind=FEATURE, factor=UNSTEERED)["mean_nll"].mean()
     unsteered = math.nan if of_unsteered is None else float(str(of_unsteered))
@@ -106,7 +106,8 @@ def rated_by_words(texts: pl.DataFrame, concept: str, words: Sequence[str], dama
     split = [_WORD.findall((text or "").lower()) for text in texts["text"]]
     counted = _counted(words or concept_words(concept))
     concepts = [_concept_rating(said, counted, min(2, len(counted)) if words else len(counted)) for said in split]
-    measured = zip(split, texts["mean_nll"].to_list(), strict=True)
+    losses = [None] * texts.height if of_unsteered is None else texts["mean_nll"].to_list()
+    measured = zip(split, losses, strict=True)
     fluency = [fluency_by_loss(cuts, DISTINCT_BIGRAMS, said, loss) for said, loss in measured]
     rated = texts.with_columns(concept_rating=pl.Series(concepts, dtype=pl.UInt8), fluency_rating=pl.Series(fluency, dtype=pl.UInt8))
     return rated.with_columns(judge_score=harmonic_mean(["concept_rating", "fluency_rating"]))
