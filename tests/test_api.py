@@ -142,6 +142,8 @@ def test_input_scores_of_ones_own_texts(lm: saesteer.LanguageModel, sae: saestee
         assert [(example["text_id"], example["token_index"]) for example in row["examples"]] == [each[:2] for each in kept]
         assert row["density"] == sum(code[row["feature"]] > 0 for rows in dense.values() for code in rows[1:]) / n_ordinary
         assert sum(row["histogram_counts"] or []) == round(row["density"] * n_ordinary)
+    with pytest.raises(SettingsError, match="there is no way to take tokens 'retokenized' here. Did you mean 'retokenised'"):
+        saesteer.input_scores(lm, sae, table, tokens="retokenized")
     scores = saesteer.input_scores(lm, sae, table, min_examples=3, tokens="ids")
     for row in scores.to_dicts():
         kept = oracle.max_activating_examples(dense, row["feature"], 8)

@@ -1,10 +1,13 @@
 """What the command line shows before it does anything: commands in groups, the version, make's targets."""
 
+import os
 import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+from snakemake.cli import get_argument_parser
 from typer.testing import CliRunner
 
 from saesteer.cli import app
@@ -35,3 +38,16 @@ def test_make_help_lists_every_target() -> None:
     targets = re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert targets is not None
     assert {name for line in listed.splitlines() for name in line[:22].split()} == set(targets[1].split())
+
+
+@pytest.mark.parametrize("given", [["--config", "part_seconds=5", "-n"], ["--config=part_seconds=5", "-n"], ["-n", "-C", "part_seconds=5"]])
+def test_values_of_the_configuration_leave_the_named_experiments(given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snakemake heeds the last --config alone."""
+    monkeypatch.chdir(tmp_path)
+    Path("Snakefile").touch()
+    commands: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda program, command: commands.append(command))
+    assert CliRunner().invoke(app, ["run", "micro", *given]).exit_code == 0
+    understood = get_argument_parser().parse_args(commands[0][3:])
+    assert understood.config == ["experiments=[micro]", "methods=[]", "part_seconds=5"]
+    assert understood.dryrun

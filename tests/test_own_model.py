@@ -322,6 +322,9 @@ def test_init_reads_sparsifys_folders(folder: str, hook_point: str, named_files:
 
 def test_a_new_project_names_its_experiment_and_copies_no_shipped_model(named_files: Path) -> None:
     """Inputs are copied before anything is refused, such as a model without weights."""
+    misspelt = CliRunner().invoke(app, ["init", "own", "--model", "my/modell", "--saes", "my/saes"])
+    assert misspelt.exit_code == 1
+    assert [path.name for path in Path().iterdir()] == ["my"]
     done = CliRunner().invoke(app, ["init", "own", "--model", "my/model", "--saes", "my/saes", "--texts", "my/texts.parquet"])
     assert done.exit_code == 0, done.output
     named = yaml.safe_load(Path("config/config.yaml").read_text())

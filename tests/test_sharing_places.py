@@ -147,6 +147,13 @@ def test_what_is_damaged_unfinished_or_uncommitted_is_not_published(finished: Fo
     path = clone.path / "config/experiments/micro.yaml"
     path.write_text(path.read_text().replace("653]", "653, 700]"))
     assert "commit these first" in clone.tool("saesteer", "push", "micro", code=1)
+    clone.git("checkout", "--quiet", str(path.relative_to(clone.path)))
+    (clone.path / "settings/experiments").mkdir(parents=True)
+    (clone.path / "settings/experiments/mine.yaml").write_text("extends: micro\n")
+    (clone.path / "settings.yaml").write_text("experiments: [micro]\nexperiments_dirs: [config/experiments, settings/experiments]\n")
+    refused = clone.tool("saesteer", "push", "micro", "--configfile", "settings.yaml", code=1)
+    assert all(f"?? {name}" in refused for name in ("settings.yaml", "settings/"))
+    path.write_text(path.read_text().replace("653]", "653, 700]"))
     (clone.path / "config/elsewhere.yaml").write_text(f"experiments: [micro]\ndata_dir: {tmp_path}/scratch\n")
     clone.commit("A feature that is not computed yet")
     output = clone.tool("saesteer", "push", "micro", code=1)

@@ -16,7 +16,7 @@ import polars as pl
 
 from saesteer.analysis.input_score import input_scores as _input_scores
 from saesteer.analysis.max_activating_examples import max_activating_examples as _max_activating_examples
-from saesteer.core.errors import SettingsError
+from saesteer.core.errors import SettingsError, check_known
 from saesteer.core.files import text_id
 from saesteer.core.tokens import TextTokens
 from saesteer.engine.activations import sparse_activations
@@ -155,6 +155,7 @@ def input_scores(
     `examples` is what `max_activating_examples` gives, or the table of that name of an experiment for this SAE's layer. `tokens` "ids"
     takes tokens by the ids recorded, "retokenised" tokenises their strings again, as P1's program does.
     """
+    check_known("way to take tokens", tokens, ["ids", "retokenised"])
     features = examples["feature"].to_list()
     return _input_scores(examples, top_logit_lens_tokens(lm, sae, features, k), _tokens(lm), tokens, min_examples)
 

@@ -34,7 +34,7 @@ from saesteer.settings import (
 from saesteer.settings.base import DOWNLOADS
 from saesteer.sources.corpus import topic_names
 from saesteer.sources.features import features_of
-from saesteer.sources.pins import converted_sae, fetched_folder, model_settings, pinned_path
+from saesteer.sources.pins import check_model_is_pinned, converted_sae, fetched_folder, model_settings, pinned_path
 from saesteer.sources.prefixes import prompt_source, read_prefixes, unused_prefixes
 from saesteer.sources.published import cached_path
 
@@ -67,7 +67,7 @@ class Run:
 
     @property
     def spending(self) -> Path:
-        """The data folder with the ledger of what its questions cost: one that `saesteer recommend` derives spends the budget of its source."""
+        """The data folder with the ledger of what questions cost: an experiment that `saesteer recommend` derives spends its source's budget."""
         name = self.name
         while source := derived_from(name, self.workflow):
             name = source
@@ -242,7 +242,7 @@ class Run:
         return load_tokens(self.model_folder())
 
     def model(self, name: str = "model") -> LanguageModel:
-        """One of its models, loaded."""
+        """One of its models, loaded; refused where it is no longer that of the results."""
         from saesteer.engine.models import load_language_model
         from saesteer.engine.weights import available_device
 
@@ -251,6 +251,8 @@ class Run:
         key = f"{name} {settings.model_dump_json()}"
         if key in loaded:
             return loaded[key]
+        if (pinned := self.data / f"pins/{name}.json").is_file():
+            check_model_is_pinned(settings, pinned, self.downloads / "digests")
         log.info("model %s, revision %s, %s on %s", settings.name, settings.revision or "by its files' digests", settings.dtype, device)
         lm = load_language_model(self.model_folder(name), settings.dtype, device, settings.bos, *settings.conversation)
         loaded[key] = replace(lm, lens_tokens=self.experiment.model.lens_tokens) if name == "model" else lm

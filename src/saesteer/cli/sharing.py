@@ -1,6 +1,7 @@
 """Commands that give results to others, and fetch theirs."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from saesteer.cli.application import (
     commands,
     refuse_while_running,
     run_of,
+    workflow_of,
 )
 
 command = commands("Share")
@@ -131,7 +133,9 @@ def push(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -
     """Share finished results: upload the data, then commit and push the files in git that name it."""
     from saesteer.sharing import publish
 
-    typer.echo(f"published {len(_publish(publish.push, experiments, configfile))} folders and files")
+    settings = [configfile, *workflow_of(configfile).experiments_dirs]
+    tracked = _publish(partial(publish.push, settings=settings), experiments, configfile)
+    typer.echo(f"published {len(tracked)} folders and files")
 
 
 def _publish(publish: Callable[[Path, list[str]], list[Path]], experiments: list[str] | None, configfile: Path) -> list[Path]:

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import sys
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ import typer
 
 from saesteer.cli.application import CONFIG, Configfile, Finished, SomeExperiments, commands, refuse_while_running, run_of, workflow_of
 from saesteer.core.errors import SaesteerError
+from saesteer.core.shipped import SHIPPED
 
 command = commands("Start")
 
@@ -134,22 +136,24 @@ def init(
 ) -> None:
     """Make this folder a project, where it is none: configuration, Snakefile, git and DVC. With a name also write an experiment file for a
     model and SAEs of one's own, filled in from their files. Nothing is overwritten."""
+    from saesteer.sharing.commands import git_top
     from saesteer.workflow.new_experiment import write_experiment
-    from saesteer.workflow.project import run_alone, write_project
+    from saesteer.workflow.project import write_project
 
     if name is not None and (model is None or saes is None):
         raise SaesteerError(f"a new experiment needs its model and SAEs: saesteer init {name} --model FOLDER --saes FOLDER")
-    is_new = not configfile.exists() and configfile == CONFIG
-    if is_new:
-        write_project(Path())
-        typer.echo(f"this folder is a project now, and {CONFIG} says what it runs: `saesteer check`, then `saesteer run`")
-    elif name is None:
+    is_new, path = not configfile.exists() and configfile == CONFIG, None
+    if not is_new and name is None:
         raise SaesteerError(f"{configfile} is there already: this folder is a project; name an experiment to write its file")
+    if is_new:
+        git_top(Path())  # refused where there is no git, before anything is written
     if name and model and saes:
-        workflow = workflow_of(configfile)
+        workflow = workflow_of(SHIPPED / CONFIG if is_new else configfile)
         path = write_experiment(name, model, saes, texts, workflow.experiments_dirs[0], workflow.downloads_dir)
-        if is_new:
-            run_alone(name, configfile)
+    if is_new:
+        write_project(Path(), name)
+        typer.echo(f"this folder is a project now, and {CONFIG} says what it runs: `saesteer check`, then `saesteer run`")
+    if path:
         typer.echo(f"wrote {path}: look it through, then `saesteer check {name}`")
 
 
@@ -185,14 +189,24 @@ def run(
         raise SaesteerError("there is no Snakefile here: `saesteer init` in an empty folder makes it a project, which runs")
     given = arguments or []
     names = list(takewhile(lambda argument: not argument.startswith("-"), given))
-    # Without the configuration's comparisons: what those read of the shipped model would be copied here.
-    chosen = ["--config", f"experiments=[{','.join(names)}]", "methods=[]"] if names else []
-    options = given[len(names) :]
+    options = _configured(names, given[len(names) :])
     cores = [] if any(re.match(_SAYS_WHERE, option) for option in options) else ["--cores", "all"]
     for lock in refuse_while_running():
         lock.unlink()
-    command = [sys.executable, "-m", "snakemake", *cores, "--rerun-incomplete", "--keep-going", *chosen, *options]
+    command = [sys.executable, "-m", "snakemake", *cores, "--rerun-incomplete", "--keep-going", *options]
     os.execv(sys.executable, command)  # in its place, so that Ctrl-C and SIGTERM reach Snakemake alone
+
+
+def _configured(names: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Options for Snakemake with the experiments of these names, beside values of the configuration that are among the options: of several
+    --config Snakemake heeds the last alone."""
+    if not names:
+        return list(options)
+    # Without the configuration's comparisons: what those read of the shipped model would be copied here.
+    values = [f"experiments=[{','.join(names)}]", "methods=[]"]
+    whole = [part for option in options for part in (option.split("=", 1) if option.startswith("--config=") else [option])]
+    place = next((place for place, option in enumerate(whole) if option in ("--config", "-C")), None)
+    return ["--config", *values, *whole] if place is None else [*whole[: place + 1], *values, *whole[place + 1 :]]
 
 
 @command()

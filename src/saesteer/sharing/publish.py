@@ -15,7 +15,7 @@ from dvc_data.hashfile.transfer import transfer
 
 from saesteer.core.files import file_digest
 from saesteer.core.store import mixed_versions
-from saesteer.sharing.commands import SharingError, dvc, git, set_up_merging
+from saesteer.sharing.commands import SharingError, dvc, git, git_top, set_up_merging
 from saesteer.sharing.dvc_metadata import remove_broken_lock, repository
 from saesteer.sharing.provenance import FOLDER, SHARED, Statement, faults, is_manifest, is_result, write_statements
 from saesteer.sharing.snakemake_metadata import read_record
@@ -56,8 +56,9 @@ def _again(output: str, configuration: list[str]) -> str:
     return shlex.join(["snakemake", "--force", output, "--cores", "all", *configuration])
 
 
-def push(folder: Path, configuration: list[str]) -> list[Path]:
-    """Record, upload the data, then commit and push the files that name it: git never names data that the remote does not have."""
+def push(folder: Path, configuration: list[str], settings: Sequence[Path] = ()) -> list[Path]:
+    """Record, upload the data, then commit and push the files that name it: git never names data that the remote does not have. `settings`
+    are files and folders of settings, which have to be committed as SOURCES have."""
     set_up_merging(folder)
     with repository(folder) as repo:
         remote = repo.config["core"].get("remote")
@@ -65,7 +66,9 @@ def push(folder: Path, configuration: list[str]) -> list[Path]:
         raise SharingError(
             "DVC has no remote to push to: `dvc remote add --default storage PATH_OR_URL`, commit .dvc/config (docs/sharing.md)"
         )
-    if changed := git(folder, "status", "--porcelain", "--", *SOURCES).rstrip():
+    top = git_top(folder)
+    ours = [str(path) for path in settings if top and path.exists() and path.resolve().is_relative_to(top)]
+    if changed := git(folder, "status", "--porcelain", "--", *SOURCES, *ours).rstrip():
         raise SharingError(f"commit these first, since published results belong to a commit of what made them:\n{changed}")
     tracked = record(folder, configuration)
     _upload(folder, tracked)
@@ -74,9 +77,24 @@ def push(folder: Path, configuration: list[str]) -> list[Path]:
     git(folder, "add", "--", *names)
     if git(folder, "status", "--porcelain", "--", *names).strip():
         git(folder, "commit", "--quiet", "--message", f"Results of {', '.join(experiments)}", "--", *names)
-    if git(folder, "remote").strip():
-        git(folder, "push", "--quiet", "--set-upstream", git(folder, "remote").split()[0], "HEAD")
+    push_commits(folder)
     return tracked
+
+
+def push_commits(folder: Path) -> None:
+    """Push the branch to the remote that it follows; one that follows none to `origin`, or to the only remote."""
+    remotes, branch = git(folder, "remote").split(), git(folder, "branch", "--show-current").strip()
+    followed = git(folder, "for-each-ref", "--format=%(upstream:remotename)", f"refs/heads/{branch}").strip() if branch else ""
+    if followed:
+        git(folder, "push", "--quiet", followed, "HEAD")
+    elif remotes:
+        remote = "origin" if "origin" in remotes else remotes[0]
+        if remote != "origin" and len(remotes) > 1:
+            raise SharingError(
+                f"the data is uploaded and the results are committed, but branch {branch} follows none of {', '.join(remotes)}: push it to"
+                " where colleagues find it (`git push --set-upstream REMOTE HEAD`)"
+            )
+        git(folder, "push", "--quiet", "--set-upstream", remote, "HEAD")
 
 
 def _finished_outputs(folder: Path, configuration: list[str]) -> list[str]:

