@@ -67,7 +67,7 @@ class Run:
 
     @property
     def spending(self) -> Path:
-        """The data folder with the ledger of what questions cost: an experiment that `saesteer recommend` derives spends its source's budget."""
+        """The data folder with the ledger of what questions cost: what `saesteer recommend` derives spends its source's budget."""
         name = self.name
         while source := derived_from(name, self.workflow):
             name = source

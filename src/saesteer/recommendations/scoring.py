@@ -98,8 +98,8 @@ def limits(words: Sequence[str]) -> str:
 
 def rated_by_words(texts: pl.DataFrame, concept: str, words: Sequence[str], damage_limit: float) -> pl.DataFrame:
     """Texts (kind, factor, text, mean_nll) with concept_rating, fluency_rating and judge_score, their harmonic mean; null where there is
-    no word to rate, or no loss, the unsteered texts' among them. The rating is 2 of a text with all words of the concept's name, or with two
-    of `words` if these are given, 1 with fewer of them, 0 with none."""
+    no word to rate, or no loss, the unsteered texts' among them. The rating is 2 of a text with all words of the concept's name, or with
+    two of `words` if these are given, 1 with fewer of them, 0 with none."""
     of_unsteered = texts.filter(kind=FEATURE, factor=UNSTEERED)["mean_nll"].mean()
     unsteered = math.nan if of_unsteered is None else float(str(of_unsteered))
     cuts = (unsteered + math.log(min(FLUENT, damage_limit)), unsteered + math.log(damage_limit))

@@ -87,8 +87,8 @@ def pin(
 
 
 def known_digest(file: Path, folder: Path) -> str:
-    """`file_digest`, noted in a folder for as long as the file keeps its size, times and place on the disk. Nothing that replaces a file, or
-    writes to it, leaves its ctime as it was."""
+    """`file_digest`, noted in a folder for as long as the file keeps its size, times and place on the disk. Nothing that replaces a file,
+    or writes to it, leaves its ctime as it was."""
     status = file.stat()
     about = [str(file.resolve()), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     note = folder / f"{value_digest(about)}.txt"
