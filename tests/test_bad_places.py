@@ -18,6 +18,7 @@ import pytest
 from run_records import due, run_measured
 from workflow_folder import Folder
 
+from saesteer.core.errors import SettingsError
 from saesteer.core.files import _flush, alone_in, file_digest, write_json
 
 CHANGE = {"judge": {"oracle": "oracle"}}
@@ -193,3 +194,19 @@ def test_a_file_system_without_locks_is_fetched_to(tmp_path: Path, monkeypatch: 
     with pytest.warns(UserWarning, match="flock not supported"), alone_in(tmp_path / "downloads"):
         (tmp_path / "downloads/file").write_text("fetched")
     assert [path.name for path in (tmp_path / "downloads").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("what", ["pipe", "link to a device", "folder"])
+def test_a_file_takes_no_place_of_something_else(what: str, tmp_path: Path) -> None:
+    """As root `--output /dev/null` would take that from every program of the machine."""
+    path = tmp_path / "out.json"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/null")
+    with pytest.raises(SettingsError, match="cannot be written: it is no file but a"):
+        write_json(path, {})
+    assert not path.is_file()
+    assert list(tmp_path.iterdir()) == [path]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from workflow_folder import ROOT
 
-from saesteer.settings import ModelSource, SettingsError
+from saesteer.run import open_run
+from saesteer.settings import ModelSource, SettingsError, Workflow
 from saesteer.sources.hub import SMALL_FILES
 from saesteer.sources.pins import check_model_is_pinned, converted_sae, pin, pin_of_fetched, pinned_files
 from saesteer.world.books.judge import load_text_judge
@@ -133,6 +134,18 @@ def test_a_model_that_is_no_longer_the_results_is_refused(model: Path, tmp_path:
     with pytest.raises(SettingsError, match="is another model than the results' .*`touch` the new one's files and run the workflow"):
         check_model_is_pinned(ModelSource(path=other if "folder" in how else model), pinned, digests)
     assert noted < {path.name for path in digests.iterdir()}
+
+
+def test_a_run_loads_no_other_model_than_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    run = open_run("micro", Workflow(experiments=("micro",), data_dir=tmp_path / "data"))
+    pinned = run.data / "pins/model.json"
+    pinned.parent.mkdir(parents=True)
+    pinned.write_text(json.dumps(pin(ROOT / "data/world/model")))
+    assert run.model().d_model == 128
+    pinned.write_text(pinned.read_text().replace('"digest": "', '"digest": "f'))
+    with pytest.raises(SettingsError, match="is another model than the results'"):
+        run.model()
 
 
 def test_a_fetched_model_is_the_results_by_its_name(tmp_path: Path) -> None:

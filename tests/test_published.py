@@ -136,6 +136,9 @@ def test_a_list_that_was_edited_or_answers_another_question_is_refused(listed: P
     path.write_text(path.read_text().replace("4", "5", 1))
     with pytest.raises(SettingsError, match="answers another question, or was edited"):
         features_of(chosen, 2)
+    path.write_text('{"2": [4]}')  # in P1's own form
+    with pytest.raises(SettingsError, match="is no list that `saesteer features` wrote"):
+        features_of(chosen, 2)
     write_list(path, chosen.features.model_copy(update={"key": "p1/gemma_2b"}), "somewhere", {2: [4], 6: [7]})
     with pytest.raises(SettingsError, match="answers another question, or was edited"):
         features_of(chosen, 2)
@@ -168,6 +171,10 @@ def test_instructions_are_lines_and_stand_once(tmp_path: Path) -> None:
     path = tmp_path / "outputs.json"
     path.write_text(json.dumps([{"instruction": " Say\nhello. ", "output": "x"}, {"instruction": "Say hello."}, {"instruction": "Go."}]))
     assert instructions(path) == ["Say hello.", "Go."]
+    for other in ('["Say hello."]', '{"instruction": "Go."}', '[{"prompt": "Go."}]'):
+        path.write_text(other)
+        with pytest.raises(SettingsError, match="is no JSON list of objects with a key `instruction`"):
+            instructions(path)
 
 
 def test_lines_of_zipped_texts(tmp_path: Path) -> None:

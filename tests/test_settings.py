@@ -197,6 +197,7 @@ def test_bad_values_are_refused_by_key() -> None:
         ({0: []}, "the feature set is empty"),
         ({}, "the feature set is empty"),
         ({0: [5, 5]}, "features.explicit.features.0: given more than once: 5"),
+        ({0: [5], "0": [6]}, "features.explicit.features: layer 0 stands there twice, once in quotes"),
         ({3: [1024]}, "layer 3: 1024 is out of range, its SAE has features 0 to 1023"),
         ({3: [-1]}, "layer 3: -1 is out of range"),
         ({9: [1]}, "layers [9] are not among `layers`"),
@@ -216,10 +217,11 @@ def test_extending_states_only_what_differs(tmp_path: Path) -> None:
     assert own.model_dump(mode="json") == expected
 
 
-def test_listed_features_replace_those_of_the_experiment_that_is_extended(tmp_path: Path) -> None:
+@pytest.mark.parametrize("quoted", [int, str])  # as JSON has keys
+def test_listed_features_replace_those_of_the_experiment_that_is_extended(tmp_path: Path, quoted: type) -> None:
     """Also where they are of fewer layers."""
-    listed = {"kind": "explicit", "features": {1: [7]}}
-    base = full_experiment() | {"layers": [0, 1], "features": {"kind": "explicit", "features": {0: [1], 1: [2]}}}
+    listed = {"kind": "explicit", "features": {quoted(1): [7]}}
+    base = full_experiment() | {"layers": [0, 1], "features": {"kind": "explicit", "features": {quoted(0): [1], quoted(1): [2]}}}
     own = load(tmp_path, {"extends": "base", "description": "x", "layers": [1], "features": listed}, base=base)
     assert own.model_dump(mode="json")["features"]["features"] in ({"1": [7]}, {1: [7]})
 

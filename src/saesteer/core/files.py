@@ -84,7 +84,10 @@ def _partial_prefix(path: Path) -> str:
 
 @_with_advice
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write` on a temporary path in the target's folder, flush it to disk, give it its name. On failure nothing is left."""
+    """Call `write` on a temporary path in the target's folder, flush it to disk, give it its name. On failure nothing is left. Refused
+    where the name is a pipe's, a device's or a folder's, which the file would take the place of."""
+    if path.exists() and not path.is_file():
+        raise SettingsError(f"{path} cannot be written: it is no file but a {'folder' if path.is_dir() else 'pipe or a device'}")
     make_folder(path.parent)
     remove_abandoned(path.parent, path.name)
     descriptor, name = tempfile.mkstemp(prefix=_partial_prefix(path), suffix=".partial", dir=path.parent)

@@ -1,6 +1,7 @@
 """What an experiment starts from: model, SAEs, feature set, max-activating examples, concepts."""
 
 import datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -203,6 +204,14 @@ class ExplicitFeatures(Settings):
     """Take the features listed."""
     features: dict[int, Annotated[tuple[int, ...], AfterValidator(unique)]]
     """Layer -> feature indices."""
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _each_layer_once(cls, features: Any) -> Any:
+        layers = [str(layer) for layer in features] if isinstance(features, Mapping) else []
+        if twice := sorted({layer for layer in layers if layers.count(layer) > 1}):
+            raise ValueError(f"layer {twice[0]} stands there twice, once in quotes")
+        return features
 
 
 class AllFeatures(Settings):

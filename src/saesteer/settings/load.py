@@ -37,8 +37,8 @@ def read_workflow(path: Path) -> Workflow:
     """The settings of a configuration file."""
     if not path.is_file():
         raise SettingsError(
-            f"there is no {path} here: go to the folder of a project, or name its configuration with --configfile;"
-            " `saesteer init` makes this folder a project"
+            f"there is no {path} here: go to the folder of a project (--configfile names another configuration in it); `saesteer init`"
+            " makes this folder a project"
         )
     return load_workflow(read_yaml(path), str(path))
 
@@ -146,7 +146,7 @@ def _overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
 
 
 def _is_section(value: Any) -> TypeGuard[Mapping[str, Any]]:
-    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+    return isinstance(value, Mapping) and all(isinstance(name, str) and not name.isdigit() for name in value)
 
 
 def _validated(kind: type[T], values: Mapping[str, Any], source: str) -> T:

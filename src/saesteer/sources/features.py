@@ -72,6 +72,8 @@ def _resolved(chosen: PublishedFeatures | ExplainedFeatures) -> dict[int, tuple[
 def _read_list(path: Path, written_ns: int) -> tuple[dict[str, Any] | None, dict[int, tuple[int, ...]]]:
     """What a list was resolved from, None where its features are not those of its digest; read once, for every step asks for each layer."""
     values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict) or not {"features", "asked", "digest"} <= values.keys():
+        raise SettingsError(f"{path} is no list that `saesteer features` wrote: name a file that is not there yet, and let it write that")
     features = {int(layer): tuple(sorted(listed)) for layer, listed in values["features"].items()}
     return values["asked"] if values["digest"] == list_digest(features) else None, features
 

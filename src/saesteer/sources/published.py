@@ -76,8 +76,12 @@ def literal_strings(path: Path, name: str) -> list[str]:
 
 def instructions(path: Path) -> list[str]:
     """The instructions of a file in AlpacaEval's form: a JSON list of objects with a key `instruction`; each once, one line each."""
-    listed = [" ".join(str(item["instruction"]).split()) for item in json.loads(path.read_text(encoding="utf-8"))]
-    return list(dict.fromkeys(listed))
+    items = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(items, list) or not all(isinstance(item, dict) and "instruction" in item for item in items):
+        raise SettingsError(
+            f"{path} is no JSON list of objects with a key `instruction`; a file with a prompt a line ends otherwise, as .txt"
+        )
+    return list(dict.fromkeys(" ".join(str(item["instruction"]).split()) for item in items))
 
 
 def zipped_lines(path: Path) -> pl.DataFrame:
