@@ -248,12 +248,14 @@ def test_models_that_are_no_causal_language_models_of_transformers_are_refused_w
 
     lm = tiny_model("llama")
     tuned_prompt = peft.get_peft_model(copy.deepcopy(lm.model), peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
-    with pytest.raises(ValueError, match=r"PeftModelForCausalLM: a model with an adapter: .* or get_base_model\(\)"):
+    with pytest.raises(ValueError, match=r"PeftModelForCausalLM: a model with an adapter: give load_model its merge_and_unload\(\)"):
         saesteer.load_model(tuned_prompt, tokenizer=lm.tokenizer)
     for config in (peft.LoraConfig(target_modules=["q_proj"]), peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")):
         wrapped = peft.get_peft_model(copy.deepcopy(lm.model), config)
         with pytest.raises(ValueError, match=r"PeftModel.*: a model with an adapter: give load_model its merge_and_unload\(\)"):
             saesteer.load_model(wrapped, tokenizer=lm.tokenizer)
+        with pytest.raises(ValueError, match=r"LlamaForCausalLM: \S+q_proj has an adapter: give load_model .* merge_and_unload\(\)"):
+            saesteer.load_model(wrapped.base_model.model, tokenizer=lm.tokenizer)
         assert saesteer.load_model(wrapped.merge_and_unload(), tokenizer=lm.tokenizer).n_layers == 4
     no_head = "has no language-model head: load a causal language model with AutoModelForCausalLM"
     small = T5Config(d_model=32, num_layers=2, num_heads=2, d_kv=8, d_ff=32)

@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicCache
 from saesteer.engine.attention import BY_LENGTH, GROUPED, attention_on_gpu
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *FURTHER_FAMILIES, "shipped"])
+@pytest.mark.parametrize("family", [*FAMILIES, *FURTHER_FAMILIES, "doge", "shipped"])
 @torch.no_grad()
 def test_attention_on_a_gpu_gives_the_plain_ones_logits(family: str) -> None:
     lm, _ = model_and_sae(family, 1)

@@ -8,9 +8,11 @@ from typing import Any
 
 import polars as pl
 import pytest
-from engine_models import shipped_model
+from engine_models import shipped_model, tiny_model
 from polars.testing import assert_frame_equal
 from test_recommendation import WORKFLOW
+from tokenizers import Tokenizer, models, normalizers
+from transformers import PreTrainedTokenizerFast
 from workflow_folder import Folder
 
 from saesteer.analysis.candidates import candidates, lens_words, similarities
@@ -18,6 +20,7 @@ from saesteer.analysis.recommendation import controls
 from saesteer.analysis.words_at_maxima import fired_on, words_at_maxima
 from saesteer.core.errors import SettingsError
 from saesteer.engine.activations import word_cosines
+from saesteer.engine.models import language_model
 from saesteer.recommendations.answer import as_sweep
 from saesteer.recommendations.candidates import _with_similarities, picked_features, steered_with
 from saesteer.recommendations.question import RecommendRequest, check_concept
@@ -145,6 +148,21 @@ def test_of_the_candidates_the_most_similar_or_those_of_high_output_score_are_st
     assert steered_with(known, settings)["feature"].to_list() == [4, 1, 3]
     assert steered_with(known.with_columns(output_score=pl.lit(None, pl.Float64)), settings)["feature"].to_list() == [1, 3, 2]
     assert steered_with(known.with_columns(similarity=pl.Series([0.1, 0.3, 0.2, 0.2])), settings)["feature"].to_list() == [2, 3, 4]
+
+
+def test_words_are_compared_without_the_space_that_a_tokenizer_puts_before_a_text():
+    """Otherwise all words of Llama 2's kind share a token, and are alike."""
+    words, lm = ["ship", "chess", "king"], tiny_model("llama")
+    pieces = ["<unk>", "▁", "▁▁", *sorted(set("sea" + "".join(words))), *(f"▁{word}" for word in ("sea", *words))]
+    spaces = normalizers.Replace(" ", "▁")
+    cosines = []
+    for normalizer in (spaces, normalizers.Sequence([normalizers.Prepend("▁"), spaces])):
+        tokenizer = Tokenizer(models.Unigram([(piece, -1.0 if len(piece) > 1 else -5.0) for piece in pieces], unk_id=0))
+        tokenizer.normalizer = normalizer
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<unk>", eos_token="<unk>")
+        cosines.append(word_cosines(language_model(lm.model, fast), ["sea"], words))
+    assert cosines[0] == cosines[1]
+    assert max(cosines[0]) < 0.9
 
 
 def test_a_word_that_nothing_points_to_has_the_candidates_of_words_like_it(

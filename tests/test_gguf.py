@@ -62,6 +62,17 @@ def test_byte_pairs_are_merged_as_the_file_says(split: str, tmp_path: Path) -> N
     assert load_tokens(folder).token_ids(texts, "tokenizer") == byte_pair_ids(texts, said)
 
 
+@pytest.mark.parametrize(("split", "begins"), [("llama-bpe", True), ("tekken", True), ("smollm", False)])
+def test_a_file_that_says_nothing_of_bos_is_read_as_llama_cpp_reads_it(split: str, begins: bool, tmp_path: Path) -> None:
+    """Its reader begins texts of Llama 3's and Mistral's tokenizers with one. No text is ended."""
+    said = {key: value for key, value in byte_pairs(split).items() if key != "add_bos_token"} | {"add_eos_token": True}
+    folder, _ = converted_gguf(written(tmp_path, said=said), tmp_path)
+    (ids,), (alone,) = (
+        read(["sea"]) for read in (lambda texts: load_tokens(folder).token_ids(texts, "tokenizer"), load_tokens(folder).ids_alone)
+    )
+    assert ids == ([1] * begins) + alone
+
+
 @pytest.mark.parametrize(("architecture", "prefixed"), [("gemma2", False), ("gemma3", False), ("phi3", True), ("llama", True)])
 def test_sentence_pieces_are_sentencepiece_s(architecture: str, prefixed: bool, tmp_path: Path) -> None:
     said = sentence_pieces(prefixed)

@@ -66,6 +66,42 @@ def test_a_model_is_tried_as_it_is_built(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ValueError, match="a decoder block is not given the residual that the block before it puts out"):
         models.language_model(model, tokenizer)
     handle.remove()
+    handle = model.lm_head.register_forward_hook(lambda _module, _args, output: output.roll(1, dims=-1))
+    with pytest.raises(ValueError, match="its head puts out something else than the product with its weights: take hooks off it"):
+        models.language_model(model, tokenizer)
+    handle.remove()
+    assert models.language_model(model, tokenizer).n_layers == 4
+
+
+@pytest.mark.parametrize("family", [("gemma3_text", {"use_bidirectional_attention": True}), ("bert-generation", {"is_decoder": False})])
+def test_a_model_that_looks_ahead_is_refused(family: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padding after a text, caches of prompts and splices all need that nothing does."""
+    name, config = family
+    monkeypatch.setitem(engine_models.OWN, "ahead", RUN.get(name, {}) | {"model_type": name} | config)
+    with pytest.raises(ValueError, match="a token's residual depends on the tokens after it: load a causal language model"):
+        tiny_model("ahead")
+
+
+def test_a_splice_keeps_its_rows_where_a_model_changes_its_embeddings_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CTRL's are multiplied where they stand, which the spliced residual must not share."""
+    monkeypatch.setitem(engine_models.OWN, "scaling", {"model_type": "ctrl"})
+    lm = tiny_model("scaling")
+    ids = torch.tensor([[1, 40, 60, 41, 50, 45, 52]])
+    rows = models.residual_at(lm, ids, 2)[:, -1]
+    before = rows.clone()
+    hidden = models.spliced_hidden(lm, models.prefill(lm, ids[0].tolist()), 2, rows)
+    assert torch.equal(rows, before)
+    with torch.no_grad():
+        torch.testing.assert_close(lm.head(hidden[0]), lm.model(input_ids=ids).logits[0, -1], rtol=1e-5, atol=1e-5)
+
+
+def test_rotations_that_depend_on_the_longest_text_limit_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the length of training Phi-3.5 rotates all rows of a forward by its longest one."""
+    rotations = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+    length = {"original_max_position_embeddings": 12}
+    monkeypatch.setitem(engine_models.OWN, "rotated", RUN["phi3"] | length | {"model_type": "phi3", "rope_parameters": rotations | length})
+    assert tiny_model("rotated").n_positions == 12
+    assert tiny_model("llama").n_positions == 64
 
 
 def _doubled(forward: Callable[..., Any]) -> Callable[..., Any]:

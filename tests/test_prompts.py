@@ -12,6 +12,7 @@ from oracles import plain_hooks
 from polars.testing import assert_frame_equal
 from pydantic import ValidationError
 from synthetic_tables import lens_rows
+from tokenizer_kinds import KINDS, TEXTS
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers import models as token_models
 from transformers import AutoTokenizer, GPT2Config, GPTNeoXConfig, LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
@@ -26,6 +27,7 @@ from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel, language_model, load_language_model, plain_token_ids, prompt_token_ids
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.perplexity import continuation_nll, scored_prefix
+from saesteer.engine.weights import load_tokenizer
 from saesteer.settings import SettingsError, load_experiment
 from saesteer.settings.inputs import ChatSettings, ModelSettings
 from saesteer.steps.generations import GENERATIONS
@@ -371,3 +373,26 @@ def test_perplexity_with_a_byte_level_tokenizer(byte_folder: Path) -> None:
         start = len(tokenizer(prefix)["input_ids"])
         assert row["n_scored"] == len(ids) - start
         assert row["mean_nll"] == pytest.approx(float(plain_hooks.token_losses(lm.model, ids, start).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["BPE with dummy prefix (Llama 2)", "byte-level (GPT-2)"])
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+@pytest.mark.parametrize("named", ["LlamaTokenizerFast", "GemmaTokenizerFast", "Qwen2Tokenizer", "PreTrainedTokenizerFast"])
+def test_prompts_are_read_with_the_tokenizer_of_the_file(kind: str, family: str, named: str, tmp_path: Path) -> None:
+    """transformers 5 makes the tokenizer of a family's or a named class anew, whatever the file says."""
+    PreTrainedTokenizerFast(tokenizer_object=KINDS[kind](), bos_token="<s>", eos_token="</s>").save_pretrained(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"tokenizer_class": named}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer(TEXTS, add_special_tokens=False)["input_ids"] == load_tokens(tmp_path).ids_alone(TEXTS)
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<s>", "</s>")
+
+
+def test_a_tokenizer_that_ends_prompts_is_refused() -> None:
+    lm = tiny_model("llama")
+    ending = copy.deepcopy(lm.tokenizer)
+    specials = [(token, ending.convert_tokens_to_ids(token)) for token in ("<bos>", "<eos>")]
+    ending.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=specials)
+    with pytest.raises(ValueError, match="its tokenizer ends every text with <eos>, .* set add_eos_token to false"):
+        language_model(lm.model, ending)

@@ -51,6 +51,19 @@ def test_the_models_own_tokenizer_stays_as_it_is() -> None:
     assert tokenizer.to_str() == before
 
 
+def test_what_another_call_left_in_a_tokenizer_cuts_and_pads_nothing(tokens: TextTokens) -> None:
+    """transformers leaves its last call's truncation and padding there, also in tokenizer.json when it is saved."""
+    texts = [*TEXTS[:4], SEA]
+    left = Tokenizer.from_str(tokens.tokenizer.to_str())
+    left.enable_truncation(3)
+    left.enable_padding(direction="left")
+    other = TextTokens(left)
+    assert other.token_ids(texts, "tokenizer") == tokens.token_ids(texts, "tokenizer")
+    assert other.retokenise(texts) == tokens.retokenise(texts)
+    assert other.ids_alone(texts) == tokens.ids_alone(texts)
+    assert left.truncation["max_length"] == 3
+
+
 def test_a_vocabulary_that_does_not_come_back_is_refused() -> None:
     """A tokenizer that writes text in lower case, but has tokens in upper case: 3 of 6."""
     tokenizer = Tokenizer(models.WordLevel({"sea": 0, "Sea": 1, "ship": 2, "Ship": 3, "wind": 4, "Wind": 5, "<unk>": 6}, unk_token="<unk>"))

@@ -93,6 +93,16 @@ class TextTokens:
         return bool(_BYTE.fullmatch(string)) or bool(rest_of_word and string.startswith(rest_of_word))
 
     @cached_property
+    def _of_whole_texts(self) -> Tokenizer:
+        """The tokenizer, or a copy that neither cuts nor pads texts: transformers leaves in it, and in its file, what a last call set."""
+        if self.tokenizer.truncation is None and self.tokenizer.padding is None:
+            return self.tokenizer
+        whole = Tokenizer.from_str(self.tokenizer.to_str())
+        whole.no_truncation()
+        whole.no_padding()
+        return whole
+
+    @cached_property
     def _without_prefix(self) -> Tokenizer:
         """The tokenizer less what puts a space before a text."""
         parts = {}
@@ -100,7 +110,8 @@ class TextTokens:
             part = getattr(self.tokenizer, name)
             parts[name] = None if part is None else json.loads(part.__getstate__())  # as the tokenizer's file writes it
         bare = {name: _without_prefix(part) for name, part in parts.items()}
-        return self.tokenizer if bare == parts else Tokenizer.from_str(json.dumps(json.loads(self.tokenizer.to_str()) | bare))
+        whole = self._of_whole_texts
+        return whole if bare == parts else Tokenizer.from_str(json.dumps(json.loads(whole.to_str()) | bare))
 
     @cached_property
     def round_trip(self) -> float:
@@ -121,12 +132,16 @@ class TextTokens:
                 " max-activating examples of kind local (Neuronpedia's have no ids)"
             )
 
+    def ids_alone(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text without special tokens."""
+        return [encoding.ids for encoding in self._of_whole_texts.encode_batch(list(texts), add_special_tokens=False)]
+
     def token_ids(self, texts: Sequence[str], bos: str, max_tokens: int | None = None) -> list[list[int]]:
         """The ids of each text as the model is given it: with the beginning-of-sequence token that the tokenizer adds or, where `bos` is
         "always", with one in any case; cut after `max_tokens`, that token included."""
         if bos == "always" and self.bos_id is None:
             raise SettingsError(f"{self.source}: its tokenizer has no beginning-of-sequence token; set the model's bos to tokenizer")
-        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=True)
+        encodings = self._of_whole_texts.encode_batch(list(texts), add_special_tokens=True)
         return [with_bos(encoding.ids, bos, self.bos_id)[:max_tokens] for encoding in encodings]
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.core.errors import NotFiniteError
+from saesteer.core.tokens import TextTokens
 from saesteer.engine.finite import fault
 from saesteer.engine.hook_points import HookPoint, readings, sae_hook_point
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
@@ -162,7 +163,7 @@ def word_cosines(lm: LanguageModel, concept: Sequence[str], words: Sequence[str]
     """The cosine of each word with the words of a concept, by the model's input embeddings. Those of a word's tokens are averaged, and less
     the vocabulary's mean, which all have in common."""
     embeddings = lm.model.get_input_embeddings().weight.float()
-    tokens = lm.tokenizer([f" {word}" for word in (*concept, *words)], add_special_tokens=False)["input_ids"]
+    tokens = TextTokens(lm.tokenizer.backend_tokenizer).retokenise([f" {word}" for word in (*concept, *words)])
     vectors = torch.stack([embeddings[ids].mean(0) for ids in tokens]).nan_to_num() - embeddings.mean(0)
     mean = vectors[: len(concept)].mean(0, keepdim=True)
     cosines: list[float] = torch.nn.functional.cosine_similarity(vectors[len(concept) :], mean).tolist()

@@ -63,7 +63,7 @@ def grouped_attention(
     query: Float[Tensor, "row head seq d_head"],
     key: Float[Tensor, "row kv_head seen d_head"],
     value: Float[Tensor, "row kv_head seen d_head"],
-    attention_mask: Float[Tensor, "#row 1 seq seen"] | None,
+    attention_mask: Float[Tensor, "#row #head seq seen"] | None,
     scaling: float,
     softcap: float | None = None,
     **_other: Any,
@@ -73,7 +73,9 @@ def grouped_attention(
     n_seq, n_kv = query.shape[2], key.shape[1]
     together = query.unflatten(1, (n_kv, -1)).flatten(2, 3)  # [row kv_head group*seq d_head]
     n_group = together.shape[2] // n_seq
-    mask = None if attention_mask is None else attention_mask.repeat(1, 1, n_group, 1)  # [row 1 group*seq seen]
+    mask = attention_mask
+    if mask is not None:  # [row 1 group*seq seen], or of a family with a mask for each head (Doge) [row kv_head group*seq seen]
+        mask = mask.repeat(1, 1, n_group, 1) if mask.shape[1] == 1 else mask.unflatten(1, (n_kv, -1)).flatten(2, 3)
     if softcap is None:
         output = nn.functional.scaled_dot_product_attention(together, key, value, attn_mask=mask, scale=scaling)
     else:

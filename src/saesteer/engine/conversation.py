@@ -54,6 +54,12 @@ def check_prompts(name: str, tokenizer: Any, bos: str, prompt_format: str, chat:
             raise ValueError(f"{key} is {value!r}, but must be one of {', '.join(allowed)}")
     if bos == "always" and tokenizer.bos_token_id is None:
         raise ValueError(f"{name}: its tokenizer has no beginning-of-sequence token; set bos to tokenizer")
+    ends, bare = (tokenizer("a", add_special_tokens=adds)["input_ids"][-1:] for adds in (True, False))
+    if ends == [tokenizer.eos_token_id] != bare:
+        raise ValueError(
+            f"{name}: its tokenizer ends every text with {tokenizer.eos_token}, after which no model goes on: set add_eos_token to false in"
+            " its tokenizer_config.json, or take that token out of the post-processor of its tokenizer.json"
+        )
     if prompt_format == "chat":
         if not tokenizer.chat_template:
             raise ValueError(f"{name}: its tokenizer has no chat template; set prompt_format to plain or take an instruction-tuned model")

@@ -22,7 +22,7 @@ from saesteer.core.files import alone_in, file_digest, regular_file, write_folde
 from saesteer.engine.finite import check_weights
 from saesteer.sources.gguf import Gguf, GgufTensor, config_of, read_gguf
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 _BYTES, _CARD, _RECORD = 4, "README.md", "gguf.json"
 _CONTROL, _USER_DEFINED = 3, 4
@@ -147,10 +147,9 @@ def _tokenizer(gguf: Gguf) -> PreTrainedTokenizerFast:
     backend = _backend(gguf, values)
     names = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
     special = {f"{name}_token": _token(gguf, values.get(key)) for name, key in names.items()}
-    adds_bos = bool(values.get("add_bos_token", values.get("model") == "llama"))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, **special, add_bos_token=adds_bos, add_eos_token=bool(values.get("add_eos_token", False))
-    )
+    # Files that do not say it, as llama.cpp takes them. An end of the text is never added: a prompt goes on.
+    adds_bos = bool(values.get("add_bos_token", values.get("model") == "llama" or values.get("pre") in _WHOLE_WORDS_FIRST))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special, add_bos_token=adds_bos, add_eos_token=False)
     tokenizer.chat_template = gguf.values.get("tokenizer.chat_template")
     return tokenizer
 

@@ -81,10 +81,10 @@ def token_nll(
 ) -> Float64[Tensor, " token"]:
     """-log p of each target under the model's own logits, `n_rows` at a time; where shapes matter, the head sees as many in any case. By
     pieces of `n_tokens` of the vocabulary; None: whole."""
-    losses = []
+    losses, precise = [], torch.promote_types(hidden.dtype, torch.float32)
     for rows, tokens in zip(hidden.split(n_rows), targets.split(n_rows), strict=True):
         seen = pad_rows(rows, n_rows) if shape_matters(lm) else rows
-        normalisers, largest, of_targets = [], [], torch.empty(len(rows), device=lm.device)
+        normalisers, largest, of_targets = [], [], torch.empty(len(rows), device=lm.device, dtype=precise)
         for start, raw in logit_chunks(lm, seen, n_tokens) if n_tokens else [(0, unchecked_logits(lm, seen))]:
             largest.append(raw.amax(dim=1))
             logits = soft_capped(lm, raw[: len(rows)])

@@ -269,7 +269,7 @@ def hidden_after(
     """What the final norm puts out when the value at a place is this one (and `past` goes past it); only the blocks behind it run."""
     residual = value if past is None else past
     with _inside(lm, place, value), spliced(lm, place.depth, residual):
-        return hidden_states(lm, inputs_embeds=residual, use_cache=False)
+        return hidden_states(lm, inputs_embeds=residual.clone(), use_cache=False)  # CTRL scales its embeddings in place
 
 
 def hidden_after_prompt(

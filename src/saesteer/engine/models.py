@@ -102,8 +102,15 @@ class LanguageModel:
 
     @property
     def n_positions(self) -> int:
-        """The most tokens that the model takes; without a limit where positions are not embedded (Bloom)."""
-        return int(getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None) or sys.maxsize)
+        """The most tokens that the model takes; without a limit where positions are not embedded (Bloom). Where rotations depend on the
+        longest text of a forward beyond some length (Phi-3.5), that length."""
+        config = self.model.config.get_text_config(decoder=True)
+        rotations = getattr(config, "rope_parameters", None) or {}
+        kinds = [rotations, *(of for of in rotations.values() if isinstance(of, Mapping))]
+        name = "original_max_position_embeddings"
+        lengths = [of.get(name) or getattr(config, name, None) for of in kinds if of.get("rope_type") == "longrope"]
+        limits = [getattr(config, "max_position_embeddings", None), *lengths]
+        return int(min((limit for limit in limits if limit), default=sys.maxsize))
 
     @property
     def device(self) -> torch.device:
@@ -337,7 +344,8 @@ def spliced_hidden(lm: LanguageModel, prompt: Prefill, depth: int, rows: Float[T
     cache = Cache(layers=shared or empty_layers(lm.structure))
     position_ids = torch.full((padded.shape[0], 1), prompt.position, device=lm.device)
     with spliced(lm, depth, padded[:, None]):
-        hidden = hidden_states(lm, inputs_embeds=padded[:, None], position_ids=position_ids, past_key_values=cache, use_cache=True)
+        # A clone: CTRL scales its embeddings in place.
+        hidden = hidden_states(lm, inputs_embeds=padded[:, None].clone(), position_ids=position_ids, past_key_values=cache, use_cache=True)
     return hidden[: rows.shape[0], -1]
 
 

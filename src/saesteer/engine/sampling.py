@@ -66,4 +66,4 @@ def largest_ids(logits: Float[Tensor, "row vocab"], k: int) -> Int[Tensor, "row 
     groups = maxima.topk(min(k, maxima.shape[1]), dim=1, sorted=False).indices  # [row k]
     ids = (groups[:, :, None] * size + torch.arange(size, device=logits.device)).flatten(1)  # [row k*size]
     candidates = logits.gather(1, ids.clamp(max=n_vocab - 1)).masked_fill_(ids >= n_vocab, -math.inf)
-    return ids.gather(1, candidates.topk(k, dim=1, sorted=False).indices)
+    return ids.gather(1, candidates.topk(k, dim=1, sorted=False).indices).clamp_(max=n_vocab - 1)  # where fewer than k are finite

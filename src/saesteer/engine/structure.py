@@ -34,27 +34,29 @@ class Structure:
 
 
 def structure_of(model: Any) -> Structure:
-    """The parts of a model in evaluation mode, tried on two tokens."""
+    """The parts of a model in evaluation mode, tried on two texts of two tokens that differ in the second."""
     _check_kind(model)
     structure = untried_structure(model)
     blocks, decoder, head = structure.blocks, model.get_decoder(), structure.head
     cache = Cache(layers=empty_layers(structure))
     inner = [part for block in blocks for part in (*block.children(), *_maps(block))]
     with torch.no_grad(), _watched(inner) as inner_calls, _watched([*blocks, decoder, head]) as calls:
-        ids = torch.ones(1, 2, dtype=torch.long, device=model.get_input_embeddings().weight.device)
+        ids = torch.tensor([[1, 1], [1, 2]], device=model.get_input_embeddings().weight.device)
         logits = model(input_ids=ids, past_key_values=cache, use_cache=True).logits
     if [call.module for call in calls] != [*blocks, decoder, head]:
         raise ValueError(f"{_name(model)}: its forward does not run each decoder block once, in order, and then its head")
-    if not all(layer.keys is not None and len(layer.keys) == 1 for layer in cache.layers):
+    if not all(layer.keys is not None and len(layer.keys) == len(ids) for layer in cache.layers):
         raise ValueError(f"{_name(model)}: its blocks keep nothing of a prompt in the cache that the engine gives them")
     *of_blocks, of_decoder, of_head = calls
     residuals, width = [block_residual(call.output) for call in of_blocks], head.weight.shape[1]
-    if not all(isinstance(residual, Tensor) and residual.shape == (1, 2, width) for residual in residuals):
+    if not all(isinstance(residual, Tensor) and residual.shape == (*ids.shape, width) for residual in residuals):
         raise ValueError(f"{_name(model)}: its decoder blocks do not put out a residual stream of width {width}")
     if any(call.argument is not residual for call, residual in zip(of_blocks[1:], residuals[:-1], strict=True)):
         raise ValueError(f"{_name(model)}: a decoder block is not given the residual that the block before it puts out")
+    if not all(_alike(*residual[:, 0].float()) for residual in residuals):
+        raise ValueError(f"{_name(model)}: a token's residual depends on the tokens after it: load a causal language model")
     with rows_named(_name(model)):
-        check_logits(logits[0], head.weight)
+        check_logits(logits.flatten(0, 1), head.weight)
     _check_head(model, of_decoder.output.last_hidden_state, of_head, logits, structure)
     output = of_blocks[0].output
     projections = tuple(_projection(call, inner_calls) for call in of_blocks)
@@ -64,7 +66,9 @@ def structure_of(model: Any) -> Structure:
 def _check_kind(model: Any) -> None:
     """Refuse what is no causal language model of transformers, whole and by itself."""
     if hasattr(model, "get_base_model"):  # PEFT's
-        raise ValueError(f"{_name(model)}: a model with an adapter: give load_model its merge_and_unload(), or get_base_model()")
+        raise ValueError(f"{_name(model)}: a model with an adapter: give load_model its merge_and_unload()")
+    if adapted := next((name for name, part in model.named_modules() if hasattr(part, "get_base_layer")), None):
+        raise ValueError(f"{_name(model)}: {adapted} has an adapter: give load_model the adapted model's merge_and_unload()")
     reason = None
     if not isinstance(model, PreTrainedModel):
         reason = "is no model of transformers"
@@ -162,10 +166,19 @@ def _projection(block: _Call, calls: Sequence[_Call]) -> nn.Module | None:
     return last.module if torch.equal(of_part, last.output) or torch.equal(of_part, with_input) else None
 
 
+def _alike(one: Tensor, other: Tensor, share: float = 0.01) -> bool:
+    """Whether two tensors are equal but for rounding, at most a share of the largest value."""
+    return torch.allclose(one, other, rtol=0, atol=share * float(other.abs().max()))
+
+
 def _check_head(model: Any, hidden: Tensor, of_head: _Call, logits: Tensor, structure: Structure) -> None:
-    """Refuse a head that is not given what the decoder puts out, or whose outputs, scaled and capped, are the model's logits."""
+    """Refuse a head that is not given what the decoder puts out, that is more than a linear map (a hook on it changes what it puts out), or
+    whose outputs, scaled and capped, are not the model's logits."""
     if of_head.argument.shape != hidden.shape or not torch.equal(of_head.argument, hidden.to(of_head.argument.device)):
         raise ValueError(f"{_name(model)}: its head is not given what its decoder puts out, but something made of that")
+    product = nn.functional.linear(of_head.argument, of_head.module.weight, getattr(of_head.module, "bias", None))
+    if not _alike(product.float(), of_head.output.float()):
+        raise ValueError(f"{_name(model)}: its head puts out something else than the product with its weights: take hooks off it")
     scale, cap = structure.logit_scale, structure.final_logit_softcapping
     expected = of_head.output.float() * scale
     expected = expected if cap is None else cap * torch.tanh(expected / cap)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import safetensors_fault
+from saesteer.core.tokens import load_tokens
 from saesteer.engine.attention import attention_on
 from saesteer.engine.finite import check_weights
 from saesteer.engine.quantised import quantisation
@@ -109,10 +110,31 @@ def without_remote_code(path: Path) -> Iterator[None]:
         ) from error
 
 
+_PROBES = (
+    "In 2018, 1234 people paid 3.50",
+    " the sea",
+    "the  sea\n\n house\t",
+    "e\u0301 n\u0303 caf\u00e9",
+    "Don't; it's 7am",
+    "大海 море",
+)
+"""Texts that tokenizers of different kinds split otherwise."""
+
+
 def load_tokenizer(path: Path) -> Any:
-    """A folder's tokenizer; nothing is fetched."""
+    """A folder's tokenizer; nothing is fetched. It is that of its tokenizer.json, which corpora are read with (core.tokens), also where
+    transformers makes another one of the model's family: of every Qwen 2, one that splits texts as Qwen's own."""
     with without_remote_code(path):
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    if type(tokenizer) is PreTrainedTokenizerFast or not (path / "tokenizer.json").is_file():
+        return tokenizer
+    expected = load_tokens(path).ids_alone(_PROBES)
+    if tokenizer(list(_PROBES), add_special_tokens=False)["input_ids"] == expected:
+        return tokenizer
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+    if tokenizer(list(_PROBES), add_special_tokens=False)["input_ids"] != expected:
+        raise SettingsError(f"{path}: transformers takes its tokenizer for another than its tokenizer.json holds: save it anew there")
+    return tokenizer
 
 
 def _placement(path: Path, dtype: str, device: str) -> dict[str, Any]:
