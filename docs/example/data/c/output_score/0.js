@@ -1,1 +1,1 @@
-saesteer.piece("c/output_score/0","Rh7zPq+NCj8MT+s4Q5HLPrRjbz8MaTY/sg4bPVksGj8=");
+saesteer.piece("c/output_score/0","VB7zPsONCj8AT+s4OpHLPqdjbz8OaTY/rA4bPWUsGj8=");
