@@ -51,7 +51,7 @@ CASES = {
     "features nothing": "experiment 'nothing': there is no file config/experiments/nothing.yaml",
     "check mikro": "there is no file config/experiments/mikro.yaml. Did you mean 'micro'?",
     "features misspelt": "release gemma-scope-2b-pt-res-canonical has no SAE",
-    "features micro --configfile nowhere.yaml": "there is no nowhere.yaml here: go to the folder of a project, or name",
+    "features micro --configfile nowhere.yaml": "there is no nowhere.yaml here: go to the folder of a project",
     "features micro --configfile config/broken.yaml": "config/broken.yaml is not readable as YAML",
     "check --configfile config/no_list.yaml": "experiments: a list belongs here, in brackets: .a, b. .given: 'micro'.",
     "init micro --model data/world/model --saes data/world/saes": "config/experiments/micro.yaml is there already, and is not overwritten",

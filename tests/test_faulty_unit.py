@@ -137,7 +137,7 @@ def overflowing(share: float) -> Any:
     with torch.no_grad():
         for text in TEXTS:
             model(torch.tensor([lm.tokenizer(text)["input_ids"]]))
-        model(torch.ones(1, 2, dtype=torch.long))  # what is tried when a model is loaded
+        model(torch.tensor([[1, 1], [1, 2]]))  # what is tried when a model is loaded
         handle.remove()
         tried, sizes = largest.pop().max(), torch.cat(largest)
         limit = sizes.quantile(1 - share) if share < 1 else min(sizes.min(), tried) / 2
@@ -145,7 +145,7 @@ def overflowing(share: float) -> Any:
     return model.half(), lm.tokenizer, bool(share < 1 and tried < limit)
 
 
-@pytest.mark.parametrize("share", [0.3, 1.0])
+@pytest.mark.parametrize("share", [0.05, 1.0])
 def test_float16_that_overflows_is_refused_by_name(share: float) -> None:
     model, tokenizer, loads = overflowing(share)
     said = r"not finite in float16 on cpu: use float32, or bfloat16 on a GPU"

@@ -14,6 +14,7 @@ from slow_vectors import cosine, gradient_of, slow_loss, slow_residuals
 
 from saesteer.engine.conditional import similarity
 from saesteer.engine.interventions import ConditionalAddition
+from saesteer.engine.saes import written_size
 from saesteer.methods.fit import cast, corrsteer, means, probe, sae_logits, sae_ssv, sdcv, srs
 from saesteer.methods.fit.problem import Abstains, Problem
 
@@ -302,3 +303,17 @@ def test_cast_is_diffmean_with_a_condition_on_whole_texts(sea: Problem) -> None:
     meets = [(similarity(rows, fitted.condition) > fitted.threshold) == fitted.above for rows in (positive, negative)]
     true, false = (int(of_texts.sum()) for of_texts in meets)
     assert 2 * true / (true + false + 12) > 2 / 3 + 0.05  # F1 on the texts that it was fitted on; 2/3 is that of steering always
+
+
+def test_sae_ssv_trains_on_what_an_sae_writes_that_divides_by_its_inputs_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with an SAE of longer decoder rows, whose activations write as much."""
+    monkeypatch.setattr(sae_ssv, "STEPS", 5)
+    monkeypatch.setattr(sae_ssv, "LANGUAGE_MODEL", 50.0)
+    given = problem("sea", n_texts=8)
+    dividing = replace(given, sae=replace(given.sae, meta=replace(given.sae.meta, scale="std")))
+    size = written_size(dividing.sae.meta, dividing.positive_tokens.read).median()
+    longer = replace(given, sae=replace(given.sae, W_dec=given.sae.W_dec * size))
+    codes = torch.tensor([[3.0, -2.0]] * 8).double(), torch.tensor([[1.0, 0.0]] * 8).double()
+    made = [sae_ssv.trained(one, torch.tensor([3, 5]), *codes) for one in (dividing, longer, given)]
+    torch.testing.assert_close(made[0], made[1], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(made[0], made[2], rtol=1e-3)

@@ -15,6 +15,7 @@ from saesteer.judge.prompt_writing import INSISTENCE
 from saesteer.methods.fit import prompting
 from saesteer.methods.fit.problem import Abstains, TrainingText
 from saesteer.settings.methods import FactorGrids
+from saesteer.settings.registry import method
 
 N_TEXTS = 24
 CHAT = "{{ bos_token }}{% for turn in messages %}[{{ turn.content }}]{% endfor %}"
@@ -96,3 +97,17 @@ def test_the_search_draws_candidates_that_leave_room() -> None:
     )
     for number, text in enumerate(prompting.search(chat).texts):
         assert text.startswith(prompting.WORDINGS[number % 3].format(concept=chat.concept))
+
+
+def test_a_factor_without_a_further_text_has_the_same_and_long_texts_leave_room() -> None:
+    """Every factor of the grid has a prompt, which the model takes with what it is to write."""
+    two, few = problem(n_texts=2), problem(n_texts=6)
+    long = [TrainingText((text.ids + text.ids[1:] * 9)[: few.lm.n_positions // 2 - 4], text.n_context) for text in few.positive]
+    for given, n_different in ((two, 2), (replace(few, positive=tuple(long)), 1)):
+        fitted = prompting.fit(given)
+        for factor in FactorGrids().factors(method("prompting")):
+            assert prompted_ids(given.lm, fitted, float(factor), "From my experience,", 12)
+        assert (len(fitted.texts), len(set(fitted.texts))) == (3, n_different)
+    too_long = [TrainingText((text.ids + text.ids[1:] * 9)[: few.lm.n_positions], text.n_context) for text in few.positive]
+    with pytest.raises(Abstains, match="the shortest text of the concept fills more than three quarters of the model's context"):
+        prompting.fit(replace(few, positive=tuple(too_long)))

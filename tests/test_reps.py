@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -190,3 +191,14 @@ def test_the_vector_writes_the_concept() -> None:
 
     assert log_p(0.5) > log_p(0) > log_p(-0.5)
     assert cosine(made.vector, diffmean(chess).vector) > 0.2
+
+
+def test_a_text_with_a_long_prompt_is_compared_with_what_there_is_room_for(sea: Problem) -> None:
+    """Others are compared as they are without it."""
+    n = sea.lm.n_positions
+    long = TrainingText((sea.positive[0].ids * 200)[:n], n - 4)
+    usual = reps.pairs(sea, sea.hook_point)
+    given = replace(sea, positive=(*sea.positive, long))
+    *others, last = reps.pairs(given, given.hook_point)
+    assert last.plain.text.n_output <= 4
+    assert [len(pair.plain.text.ids) for pair in others] == [len(pair.plain.text.ids) for pair in usual]

@@ -113,7 +113,7 @@ export function openTable({ n, chunk, layers }) {
           column.waiting.forEach((one) => one());
         }
       })();
-      column.whole.catch(() => {}).then(() => { column.waiting.forEach((one) => one()); column.waiting.clear(); });
+      column.whole.catch((error) => { column.fault = error; }).then(() => { column.waiting.forEach((one) => one()); column.waiting.clear(); });
     }
     const column = texts.get(name);
     if (!column.done) column.waiting.add(changed);

@@ -26,10 +26,11 @@ export function Features({ table, query }) {
   const index = useContext(Index);
   const names = index.table.numbers.map(([name]) => name);
   const columns = usePromise(async () => Object.fromEntries(await Promise.all(["feature", "order", ...names].map(async (name) => [name, await table.numbers(name)]))), []);
-  if (query.get("layer") !== null) kept = { ...FIRST, layer: query.get("layer") };
+  const layer = query.get("layer");
+  if (layer !== null && kept.layer !== layer) kept = { ...FIRST, layer };
   return <>
     <h1 tabIndex={-1}>Features</h1>
-    {columns.value ? <Grid table={table} columns={columns.value} names={names} /> : <Waiting error={columns.error} />}
+    {columns.value ? <Grid key={layer} table={table} columns={columns.value} names={names} /> : <Waiting error={columns.error} />}
   </>;
 }
 
@@ -43,7 +44,7 @@ function Grid({ table, columns, names }) {
   const order = useMemo(() => (sort === first && view.descending ? columns.order : sort === "feature" ? Uint32Array.from({ length: table.n }, (_, i) => (view.descending ? table.n - 1 - i : i)) : ordered(columns[sort], view.descending)), [sort, view.descending]);
   const marks = useMemo(() => {
     const blank = () => new Uint8Array(table.n);
-    return [...(needle && !id(needle) ? [[label, lens, more].reduce((rows, column) => (column ? table.mark(column, needle, rows) : rows), blank())] : []), ...(view.concept ? [table.mark(label, view.concept.toLowerCase(), blank()).map((fit) => fit === FITS.whole)] : [])];
+    return [...(needle && !id(needle) ? [[label, lens, more].reduce((rows, column) => (column ? table.mark(column, needle, rows) : rows), blank())] : []), ...(view.concept ? [table.mark(label, view.concept.toLowerCase(), blank()).map((fit, row) => fit === FITS.whole && table.textOf(label, row) === view.concept)] : [])];
   }, [view.needle, view.concept, view.needle || view.concept ? nTexts : 0]);
   const rows = useMemo(() => {
     const [, layer, feature] = id(view.needle) ?? [], within = layer ?? view.layer;
@@ -64,6 +65,7 @@ function Grid({ table, columns, names }) {
     </div>
     <p class="count" role="status">{rows.length.toLocaleString("en")} of {table.n.toLocaleString("en")} features{rows.length > MOST ? `; the first ${MOST.toLocaleString("en")} can be scrolled to` : ""}
       {label.done && lens.done && (!more || more.done) ? "" : "; texts are still being loaded"} <From tables={["features", "outcomes", "steering"]} /></p>
+    {[label, lens, more].find((one) => one?.fault) && <Waiting error={[label, lens, more].find((one) => one?.fault).fault} />}
     <Rows key={`${sort}${view.descending}${narrow}`} {...{ table, columns, names, rows, label, lens, more, needle, view, sort, set, narrow }} />
   </>;
 }

@@ -10,9 +10,11 @@ import { Files, Methods, Overview } from "./overview.jsx";
 import { Index, Waiting, objects, usePromise } from "./parts.jsx";
 import { Steer } from "./steer.jsx";
 
+const decoded = (part) => { try { return decodeURIComponent(part); } catch { return part; } };
+
 const route = () => {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
-  return { path: path.split("/").map(decodeURIComponent), query: new URLSearchParams(query ?? "") };
+  return { path: path.split("/").map(decoded), query: new URLSearchParams(query ?? "") };
 };
 
 function App({ index, table }) {

@@ -1,5 +1,5 @@
 import { useContext, useMemo, useState } from "preact/hooks";
-import { scoreName } from "./answer.jsx";
+import { level, scoreName } from "./answer.jsx";
 import { entry, load } from "./data.js";
 import { Choice, Index, Num, Panels, Section, Table, Texts, Waiting, objects, show, usePromise } from "./parts.jsx";
 
@@ -40,11 +40,20 @@ function Method({ page, rows, method, level }) {
     {equalCost.length > 0 && <EqualCost rows={equalCost} />}
     <Concepts key={layer} scores={scores} method={method} layer={layer} />
     {differences.length > 0 && <Section title="Against the other methods" tables={["method_differences"]}><details><summary>{differences.length} differences, paired by concept</summary>
-      <Table sortable caption="Differences from other methods" headers={["other method", ["score minus the other's", "method_differences", "mean"], "95 %", ["share of concepts won", "method_differences", "win_rate"], "95 %", ["p, all pairs", "method_differences", "p_all_pairs"], "concepts", "beside it"]}
-        rows={differences.map((one) => [{ sort: titles[one.other] ?? one.other, shown: <a href={`#/method/${one.other}`}>{titles[one.other] ?? one.other}</a> }, one.mean, ends(one.low, one.high), one.win_rate, ends(one.win_rate_low, one.win_rate_high), one.p_all_pairs, one.n,
+      <Table sortable caption="Differences from other methods" headers={["other method", ["score minus the other's", "method_differences", "mean"], level(index.methods), ["share of concepts won", "method_differences", "win_rate"], level(index.methods), ["p, all pairs", "method_differences", "p_all_pairs"], "concepts", "beside it"]}
+        rows={differences.map((one) => [{ sort: titles[one.other] ?? one.other, shown: <a href={`#/method/${one.other}`}>{titles[one.other] ?? one.other}</a> }, one.mean, sorted(one.low, one.high), one.win_rate, sorted(one.win_rate_low, one.win_rate_high), one.p_all_pairs, one.n,
           <a href={`#/compare/methods/${method}/${one.other}`}>compare</a>])} /></details></Section>}
   </>;
 }
+
+/** The factors that the halves chose as a cell that is sorted by the larger one. */
+const strongestOf = (factors) => {
+  const known = factors.filter((factor) => factor !== null).map(Number);
+  return { sort: known.length ? Math.max(...known) : null, shown: factors.map((factor) => factor ?? "none").join(", ") };
+};
+
+/** An interval as a cell that is sorted by its lower end. */
+const sorted = (low, high) => ({ sort: low, shown: ends(low, high) });
 
 const ends = (low, high) => (low === null ? "–" : `${show(low)} to ${show(high)}`);
 
@@ -63,7 +72,7 @@ function EqualCost({ rows }) {
   const index = useContext(Index), column = (title, name) => [title, "method_equal_cost", name], between = (row, name) => (row[`${name}_low`] === null ? "–" : ends(row[`${name}_low`], row[`${name}_high`]));
   return <Section title="At equal cost" tables={["method_equal_cost"]}>
     <p>At its strongest under a limit on its damage, how far the next-token distribution on ordinary text moves. Where no factor is within the limit, a concept counts as unsteered.</p>
-    <Table caption="Score under a limit on damage" headers={[column("at most, nats", "limit"), column(scoreName(index.methods), "score"), "95 %", column("divergence", "divergence"), "95 %", column("share unsteered", "share_unsteered")]}
+    <Table caption="Score under a limit on damage" headers={[column("at most, nats", "limit"), column(scoreName(index.methods), "score"), level(index.methods), column("divergence", "divergence"), level(index.methods), column("share unsteered", "share_unsteered")]}
       rows={rows.map((row) => [row.limit, row.score, between(row, "score"), row.divergence, between(row, "divergence"), row.share_unsteered])} /></Section>;
 }
 
@@ -80,7 +89,7 @@ function Concepts({ scores, method, layer }) {
     <Section title="Concept by concept" tables={["method_scores"]}><Table sortable caption="Scores by concept"
       headers={["concept", column("score", "score"), column("factors", "factors"), column("concept rating", "concept_rating"), column("fluency", "fluency_rating"), column("abstains", "abstains")]}
       rows={scores.map((one) => [{ sort: one.concept, shown: <button type="button" class="link" onClick={() => setConcept(one.concept_id)} aria-pressed={one.concept_id === concept}>{one.concept}</button> }, one.score,
-        one.factors.map((factor) => factor ?? "none").join(", "), one.concept_rating, one.fluency_rating, one.abstains ? one.reason ?? "yes" : "no"])} /></Section>
+        strongestOf(one.factors), one.concept_rating, one.fluency_rating, one.abstains ? one.reason ?? "yes" : "no"])} /></Section>
     {texts && <Section title={`Texts: ${row.concept}`} tables={["generations", "judge", "perplexity"]}>
       <div class="fields"><Choice label="Concept" value={concept} options={scores.map((one) => [one.concept_id, one.concept])} onChange={setConcept} /></div>
       {page.value ? page.value.rows.length ? <Texts key={concept} columns={index.methods.text_columns} rows={page.value.rows} best={row.factors.filter((one) => one !== null)} /> : <p>It abstains: {page.value.reason ?? "no text"}.</p> : "value" in page ? <p>There are no texts of it.</p> : <Waiting error={page.error} />}

@@ -4,7 +4,7 @@ import { served } from "./data.js";
 
 export const EDITS = [["addition", "add"], ["decay", "add, less at each token"], ["clamp", "clamp where active"], ["ablation", "set to 0 (ablate)"], ["projection", "project out"]];
 export const N_SAMPLES = [1, 2, 3, 5, 8];
-const FEATURE = /^(\d+)\/(\d+)\*(-?[\d.]*)$/, FIT = /^([\w-]+)\/(\d+)\*(-?[\d.]*)$/, TURN = /^(system|user|assistant):([^]*)$/;
+const FEATURE = /^(\d+)\/(\d+)\*(-?[\d.]*(?:[eE][-+]?\d+)?)$/, FIT = /^([\w-]+)\/(\d+)\*(-?[\d.]*(?:[eE][-+]?\d+)?)$/, TURN = /^(system|user|assistant):([^]*)$/;
 
 /** A prompt in the model's form: of a model that answers the turns of a conversation, of others a text. */
 const asPrompt = (text) => (served.turns ? [...served.turns.slice(0, -1), { role: "user", content: text }] : text);

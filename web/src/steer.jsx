@@ -56,7 +56,7 @@ export function Steer({ table, query }) {
     const saving = setTimeout(() => history.replaceState({ draft }, ""), SAVE_AFTER);
     return () => clearTimeout(saving);
   }, [draft, key]);
-  const set = (changes) => setDraft({ ...form, unread: [], ...changes });
+  const set = (changes) => setDraft((old) => ({ ...(old ?? request ?? begun), unread: [], ...changes }));
   const go = (to) => {
     history.replaceState(null, ""); // Back leads to what was written, not to what was changed after it
     setDraft(null);

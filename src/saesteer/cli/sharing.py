@@ -1,7 +1,6 @@
 """Commands that give results to others, and fetch theirs."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -133,9 +132,10 @@ def push(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -
     """Share finished results: upload the data, then commit and push the files in git that name it."""
     from saesteer.sharing import publish
 
-    settings = [configfile, *workflow_of(configfile).experiments_dirs]
-    tracked = _publish(partial(publish.push, settings=settings), experiments, configfile)
-    typer.echo(f"published {len(tracked)} folders and files")
+    def push_with_settings(folder: Path, configuration: list[str]) -> list[Path]:
+        return publish.push(folder, configuration, [configfile, *workflow_of(configfile).experiments_dirs])
+
+    typer.echo(f"published {len(_publish(push_with_settings, experiments, configfile))} folders and files")
 
 
 def _publish(publish: Callable[[Path, list[str]], list[Path]], experiments: list[str] | None, configfile: Path) -> list[Path]:

@@ -53,10 +53,10 @@ def structure_of(model: Any) -> Structure:
         raise ValueError(f"{_name(model)}: its decoder blocks do not put out a residual stream of width {width}")
     if any(call.argument is not residual for call, residual in zip(of_blocks[1:], residuals[:-1], strict=True)):
         raise ValueError(f"{_name(model)}: a decoder block is not given the residual that the block before it puts out")
-    if not all(_alike(*residual[:, 0].float()) for residual in residuals):
-        raise ValueError(f"{_name(model)}: a token's residual depends on the tokens after it: load a causal language model")
     with rows_named(_name(model)):
         check_logits(logits.flatten(0, 1), head.weight)
+    if not all(_alike(*residual[:, 0].float()) for residual in residuals):
+        raise ValueError(f"{_name(model)}: a token's residual depends on the tokens after it: load a causal language model")
     _check_head(model, of_decoder.output.last_hidden_state, of_head, logits, structure)
     output = of_blocks[0].output
     projections = tuple(_projection(call, inner_calls) for call in of_blocks)
@@ -177,6 +177,8 @@ def _check_head(model: Any, hidden: Tensor, of_head: _Call, logits: Tensor, stru
     if of_head.argument.shape != hidden.shape or not torch.equal(of_head.argument, hidden.to(of_head.argument.device)):
         raise ValueError(f"{_name(model)}: its head is not given what its decoder puts out, but something made of that")
     product = nn.functional.linear(of_head.argument, of_head.module.weight, getattr(of_head.module, "bias", None))
+    with rows_named(_name(model)):
+        check_logits(product.flatten(0, 1), of_head.module.weight)
     if not _alike(product.float(), of_head.output.float()):
         raise ValueError(f"{_name(model)}: its head puts out something else than the product with its weights: take hooks off it")
     scale, cap = structure.logit_scale, structure.final_logit_softcapping

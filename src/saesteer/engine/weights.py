@@ -131,7 +131,7 @@ def load_tokenizer(path: Path) -> Any:
     expected = load_tokens(path).ids_alone(_PROBES)
     if tokenizer(list(_PROBES), add_special_tokens=False)["input_ids"] == expected:
         return tokenizer
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     if tokenizer(list(_PROBES), add_special_tokens=False)["input_ids"] != expected:
         raise SettingsError(f"{path}: transformers takes its tokenizer for another than its tokenizer.json holds: save it anew there")
     return tokenizer

@@ -78,7 +78,13 @@ options.forEach((button, rating) => button.addEventListener("click", () => answe
 element("back").addEventListener("click", back);
 element("skip").addEventListener("click", skip);
 element("save").addEventListener("click", save);
+addEventListener("storage", (event) => {
+  if (event.key !== place) return;
+  answers = JSON.parse(event.newValue ?? "{}");
+  show();
+});
 document.addEventListener("keydown", (event) => {
+  if (event.repeat && event.key === "Enter") event.preventDefault();
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   const keys = { 1: () => answer(0), 2: () => answer(1), 3: () => answer(2), ArrowLeft: back, ArrowRight: skip };
   if (!(event.key in keys)) return;

@@ -13,11 +13,12 @@ import hmac
 import re
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LARGEST_BODY = 256 * 1024
+_TO_THE_PAGE = "<!doctype html><script>location.replace(location.pathname + location.hash)</script>"
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 _OF_EVERY_ANSWER = {
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -85,7 +86,7 @@ def _without_token(scope: Scope, token: str) -> Response | None:
         return refused(401, "this server wants its token: open the address that it printed, or send it as Authorization: Bearer")
     if scope["method"] != "GET":
         return None
-    answer = RedirectResponse(scope["path"])
+    answer = HTMLResponse(_TO_THE_PAGE)
     answer.set_cookie(_cookie(Headers(scope=scope)), token, httponly=True, samesite="strict")
     return answer
 

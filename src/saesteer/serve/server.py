@@ -98,7 +98,7 @@ def application(model: Model, scheduler: Scheduler, report: Path, token: str | N
         "/v1/chat/completions": endpoints.chat,
     }
     routes = [Route(path, _while_connected(endpoint), methods=["POST"]) for path, endpoint in computing.items()]
-    routes += [Route("/v1/models", endpoints.models), *page_routes(report, model.as_begun())]
+    routes += [Route("/v1/models", endpoints.models), *page_routes(report, model.as_begun(), model.run)]
     faults: dict[Any, Any] = {
         ValidationError: _invalid,
         SaesteerError: _invalid,
@@ -236,6 +236,8 @@ async def _chunks(n: int, written: Written, answer: dict[str, Any], stops: Seque
         text = progress.text if progress.finish else progress.text.rstrip("\N{REPLACEMENT CHARACTER}")
         if not progress.finish:
             text = text[: len(text) - max((len(begin) for begin in begins if text.endswith(begin)), default=0)]
+        if not text.startswith(sent[number]):  # some tokenizers decode a run of bytes as a whole: a character's part undoes those before it
+            text = sent[number]
         more, sent[number] = text[len(sent[number]) :], text
         yield {"data": json.dumps(answer | {"choices": [_choice(answer["object"], number, more, progress.finish)]})}
     yield {"data": "[DONE]"}
@@ -270,7 +272,7 @@ def _busy(request: Request, fault: Exception) -> Response:
     return answer
 
 
-def page_routes(report: Path, as_begun: dict[str, Any]) -> list[Route]:
+def page_routes(report: Path, as_begun: dict[str, Any], run: Run) -> list[Route]:
     """The routes of a report's folder: its data, the files that it was made from, and the page with its assets and figures."""
     page = _served_page((report / "index.html").read_text(encoding="utf-8"), as_begun)
 
@@ -281,9 +283,9 @@ def page_routes(report: Path, as_begun: dict[str, Any]) -> list[Route]:
     def file(request: Request) -> Response:
         index = read_piece(report, "index")
         tables = [] if index is None else json.loads(index)["files"]
-        addresses = {name: address for table in tables for name, address, _ in table["files"]}
-        address = addresses.get(request.path_params["name"])
-        return _sent(None if address is None else report / address, is_download=True)
+        name = request.path_params["name"]
+        is_listed = name in {listed for table in tables for listed, *_ in table["files"]}
+        return _sent(run.data / name.removeprefix(f"{run.name}/") if is_listed else None, is_download=True)
 
     def asset(request: Request) -> Response:
         name = request.path_params["name"]

@@ -126,6 +126,7 @@ def write_feature_pages(folder: Path, run: Run, features: pl.DataFrame, scores: 
         "answer": ANSWER,
         "outcomes": OUTCOME_COLUMNS,
         "rule": choice and choice.rule,
+        "confidence": run.experiment.intervals.confidence,
         "edit": run.sweep.sweep.edit if choice else "addition",
         "held_out": choice is not None and choice.factor_choice == "held_out",
         "texts": [*TEXT_KEYS, *TEXT_COLUMNS],

@@ -41,8 +41,8 @@ from saesteer.steps.step import step_tables
 from saesteer.summaries.summary import summary_tables
 
 ASSETS = ("index.html", "report.js", "report.css", "LICENSES.txt")
-_OF_DESKTOPS = {".DS_Store", "Thumbs.db", "desktop.ini"}
-"""Files that systems put into folders which somebody looked at."""
+_OF_OTHERS = {".DS_Store", "Thumbs.db", "desktop.ini", ".snakemake_timestamp"}
+"""Files that desktops put into folders which somebody looked at, and Snakemake into those that it made."""
 _STEPS_SHOWN = {name: table for name, table in step_tables().items() if name != "effects"}
 
 
@@ -71,7 +71,7 @@ def write_report(run: Run, folder: Path) -> Path:
 
 def _not_of_a_report(folder: Path) -> list[str]:
     """What a folder holds beside a report, or in place of one; nothing where there is no folder."""
-    names = sorted({path.name for path in folder.iterdir()} - _OF_DESKTOPS) if folder.exists() else []
+    names = sorted({path.name for path in folder.iterdir()} - _OF_OTHERS) if folder.exists() else []
     others = [name for name in names if name not in (*ASSETS, "data", "figures")]
     return others or (names if names and read_piece(folder, "index") is None else [])
 

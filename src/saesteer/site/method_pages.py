@@ -39,6 +39,7 @@ def write_method_pages(folder: Path, run: Run, methods: pl.DataFrame) -> dict[st
         "equal_cost": as_rows(tables["method_equal_cost"].filter(limit=SHOWN_LIMIT)) if "method_equal_cost" in tables else None,
         "published": as_rows(run.summary_if_any(every["method_published"])),
         "held_out": settings.factor_choice != "same_texts",
+        "confidence": settings.confidence,
         "vectors": run.rows_if_any(FITS, None, ["kind"]).filter(kind="addition")["method"].unique().sort().to_list(),
         "protocol": protocol_text(methods, settings),
         "notes": {layer: method_notes(methods.filter(layer=layer), settings) for layer in methods["layer"].unique().sort().to_list()},

@@ -144,13 +144,17 @@ def converted_sae(manifest: Path, fetched: Path | None, layer: int) -> Path:
     if fetched is None:
         return manifest.parent / str(entry["file"])
     file = fetched_folder(fetched) / entry["file"]
-    put = json.loads(fetched.read_text(encoding="utf-8"))["layers"][str(layer)]
-    if file.is_file() and json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["sha256"] != put["sha256"]:
+    if file.is_file() and _sha256_beside(file) != json.loads(fetched.read_text(encoding="utf-8"))["layers"][str(layer)]["sha256"]:
         raise SettingsError(
             f"{file} is another SAE than {fetched} says, by a project that shares the folder: delete {fetched} and run again, which"
             " fetches it anew"
         )
     return file
+
+
+def _sha256_beside(converted: Path) -> str:
+    """What the JSON beside a converted file says of its bytes."""
+    return str(json.loads(converted.with_suffix(".json").read_text(encoding="utf-8"))["sha256"])
 
 
 def is_current(converted: Path, expected: Mapping[str, Any]) -> bool:

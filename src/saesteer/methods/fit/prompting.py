@@ -8,6 +8,7 @@ follows no instructions: before its prompt stand training texts of the concept, 
 rival: it draws as many candidates as other methods have factors, and the prompts that choose a factor choose among them.
 """
 
+from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
@@ -39,8 +40,11 @@ def fit(problem: Problem) -> PromptText:
         return PromptText(tuple(filter(None, problem.prompts)))
     if problem.lm.prompt_format == "chat":
         return PromptText(tuple(wording.format(concept=problem.concept.strip().rstrip(".")) for wording in WORDINGS))
-    examples = [example for example, _ in _by_length(problem)][:MOST_EXAMPLES]
-    return PromptText(tuple(" ".join(examples[: number + 1]) for number in range(len(examples))))
+    examples = _fitting(_by_length(problem)[:MOST_EXAMPLES], problem.lm.n_positions * 3 // 4)
+    if not examples:
+        raise Abstains("the shortest text of the concept fills more than three quarters of the model's context")
+    texts = [" ".join(examples[: number + 1]) for number in range(len(examples))]
+    return PromptText((*texts, *texts[-1:] * (MOST_EXAMPLES - len(texts))))  # a factor without a further text has the same
 
 
 def search(problem: Problem) -> PromptText:
@@ -48,15 +52,19 @@ def search(problem: Problem) -> PromptText:
     instruction where the model answers. As many examples of a draw are left out as would fill more than half of the model's context."""
     examples = _by_length(problem)
     examples = examples[: max(MOST_EXAMPLES, len(examples) // 2)]
-    room = problem.lm.n_positions // 2
     generator, texts = problem.generator("prompt_search"), []
     for number in range(N_CANDIDATES):
         drawn = torch.randperm(len(examples), generator=generator).tolist()[: 1 + number % MOST_EXAMPLES]
-        lengths = accumulate(examples[place][1] for place in drawn)
-        fitting = [examples[place][0] for place, length in zip(drawn, lengths, strict=True) if length <= room]
+        fitting = _fitting([examples[place] for place in drawn], problem.lm.n_positions // 2)
         wording = WORDINGS[number % len(WORDINGS)].format(concept=problem.concept.strip().rstrip("."))
         texts.append(" ".join([wording, *fitting] if problem.lm.prompt_format == "chat" else fitting))
     return PromptText(tuple(texts))
+
+
+def _fitting(examples: Sequence[tuple[str, int]], room: int) -> list[str]:
+    """The texts, given with their numbers of tokens, up to where they would fill more than so many."""
+    lengths = accumulate(n for _, n in examples)
+    return [text for (text, _), length in zip(examples, lengths, strict=True) if length <= room]
 
 
 def _by_length(problem: Problem) -> list[tuple[str, int]]:

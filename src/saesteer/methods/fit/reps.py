@@ -122,8 +122,12 @@ def pairs(problem: Problem, hook_point: HookPoint) -> list[Pair]:
         schema_overrides={"row": pl.UInt32, "stream": pl.UInt64},
     )
     prompts = [text.ids[: text.n_context] for text in problem.positive]
-    sampling = Sampling(max(text.n_output for text in problem.positive), temperature=1.0, stop="")
-    frames = steered_texts(lm, problem.sae, problem.layer, rows, [Nothing()], prompts, sampling)
+    longest = max(text.n_output for text in problem.positive)
+    rooms = pl.Series([min(longest, lm.n_positions - len(prompt)) for prompt in prompts])  # a long prompt leaves less
+    frames = []
+    for room in rooms.unique().sort():
+        sampling = Sampling(room, temperature=1.0, stop="")
+        frames += steered_texts(lm, problem.sae, problem.layer, rows.filter(rooms == room), [Nothing()], prompts, sampling)
     written = pl.concat(frames).sort("row")["token_ids"].to_list()
     texts = zip(problem.positive, prompts, written, strict=True)
     plain = [TrainingText(prompt + token_ids[: text.n_output], len(prompt)) for text, prompt, token_ids in texts]

@@ -96,8 +96,7 @@ def max_activation(problem: Problem, feature: int) -> float:
 
 def direction(problem: Problem, feature: int) -> Float[Tensor, " d_model"]:
     """A feature's decoder direction, to unit norm."""
-    row = problem.sae.W_dec[feature].float()
-    return row / row.norm()
+    return unit(problem.sae.W_dec[feature].float(), f"the decoder row of feature {feature} is zero")
 
 
 def addition(problem: Problem, feature: int, activation: float | None = None) -> Addition:

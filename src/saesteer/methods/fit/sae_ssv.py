@@ -23,6 +23,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor, nn
 
 from saesteer.engine.interventions import Addition
+from saesteer.engine.saes import written_size
 from saesteer.methods.fit.problem import Problem
 from saesteer.methods.fit.sae_features import best, candidates, combination, ranked, scored
 from saesteer.methods.fit.ssv import steered_losses
@@ -100,7 +101,8 @@ def trained(
     problem: Problem, features: Int[Tensor, " k"], positive: Float64[Tensor, "text_p k"], negative: Float64[Tensor, "text_n k"]
 ) -> Float64[Tensor, " k"]:
     """v, in activations of the features."""
-    generator, directions = problem.generator("sae_ssv"), problem.sae.W_dec[features].float()
+    size = written_size(problem.sae.meta, problem.positive_tokens.read).median()  # of an SAE that divides what it reads by its size
+    generator, directions = problem.generator("sae_ssv"), problem.sae.W_dec[features].float() * size
     read = read_texts(problem.lm, problem.hook_point, problem.positive)
     above, below = positive.mean(dim=0), negative.mean(dim=0)
     v = ((above - below) / (above - below).norm()).requires_grad_()
