@@ -103,6 +103,12 @@ def test_a_page_of_another_origin_reads_nothing(
         page.set_content(f"<a href='{address}/'>a link that is followed</a>")
         page.get_by_role("link").click()
         page.wait_for_selector("text=wants its token" if page_name == "attacker.test" else "main h1")  # a link from there brings no cookie
+        if page_name == "attacker.test":  # the printed address, followed from a notebook's page or a chat
+            page.goto(f"http://{page_name}:{attacker}/")
+            page.set_content(f"<a href='{address}/?token={token}#/features'>the printed address</a>")
+            page.get_by_role("link").click()
+            page.wait_for_selector("h1:text-is('Features')")
+            assert "secret" not in page.url
         page.close()
 
 

@@ -285,7 +285,7 @@ def page_routes(report: Path, as_begun: dict[str, Any], run: Run) -> list[Route]
         tables = [] if index is None else json.loads(index)["files"]
         name = request.path_params["name"]
         is_listed = name in {listed for table in tables for listed, *_ in table["files"]}
-        return _sent(run.data / name.removeprefix(f"{run.name}/") if is_listed else None, is_download=True)
+        return _sent(confined(run.data, name.removeprefix(f"{run.name}/")) if is_listed else None, is_download=True)
 
     def asset(request: Request) -> Response:
         name = request.path_params["name"]
