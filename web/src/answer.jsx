@@ -54,7 +54,7 @@ export function Pair({ columns, page: { answer, recommended, texts }, level = 2 
 }
 
 /** How sure the intervals are that settings ask for, in words: 95 %. */
-export const level = ({ confidence }) => `${Number((100 * confidence).toFixed(2))} %`;
+export const levelOf = ({ confidence }) => `${Number((100 * confidence).toFixed(2))} %`;
 
 /** A text as one word of a command line. */
 export const word = (text) => (/^[\w .,;:?()/+-]*$/.test(text) ? `"${text}"` : `'${text.replaceAll("'", "'\\''")}'`);
@@ -66,7 +66,7 @@ export function Answer({ row, page, layer, feature }) {
   const how = edit === "addition" ? "" : edit === "ablation" ? " --edit ablation" : ` --edit ${edit} --factor ${recommended[0]}`;
   return <>
     <p class="answer"><Sentence row={row} page={page} /></p>
-    {recommended[0] !== null && <p>Recommended: factor {recommended[0]}, chosen by {recommended[1]}. {splitOf(index.features)}. Their rule is “{index.features.rule}”. Brackets: {level(index.features)} intervals over prompts. <From tables={["steering", "outcomes"]} /></p>}
+    {recommended[0] !== null && <p>Recommended: factor {recommended[0]}, chosen by {recommended[1]}. {splitOf(index.features)}. Their rule is “{index.features.rule}”. Brackets: {levelOf(index.features)} intervals over prompts. <From tables={["steering", "outcomes"]} /></p>}
     {answer.text && <Pair columns={index.features.texts} page={page} />}
     {recommended[0] !== null && prompt !== undefined && <Copy text={`saesteer steer ${index.name} ${layer}/${feature} ${word(prompt)}${how}`} what="Command" />}
   </>;

@@ -1,5 +1,5 @@
 import { useContext, useMemo, useState } from "preact/hooks";
-import { level, scoreName } from "./answer.jsx";
+import { levelOf, scoreName } from "./answer.jsx";
 import { entry, load } from "./data.js";
 import { Choice, Index, Num, Panels, Section, Table, Texts, Waiting, objects, show, usePromise } from "./parts.jsx";
 
@@ -40,7 +40,7 @@ function Method({ page, rows, method, level }) {
     {equalCost.length > 0 && <EqualCost rows={equalCost} />}
     <Concepts key={layer} scores={scores} method={method} layer={layer} />
     {differences.length > 0 && <Section title="Against the other methods" tables={["method_differences"]}><details><summary>{differences.length} differences, paired by concept</summary>
-      <Table sortable caption="Differences from other methods" headers={["other method", ["score minus the other's", "method_differences", "mean"], level(index.methods), ["share of concepts won", "method_differences", "win_rate"], level(index.methods), ["p, all pairs", "method_differences", "p_all_pairs"], "concepts", "beside it"]}
+      <Table sortable caption="Differences from other methods" headers={["other method", ["score minus the other's", "method_differences", "mean"], levelOf(index.methods), ["share of concepts won", "method_differences", "win_rate"], levelOf(index.methods), ["p, all pairs", "method_differences", "p_all_pairs"], "concepts", "beside it"]}
         rows={differences.map((one) => [{ sort: titles[one.other] ?? one.other, shown: <a href={`#/method/${one.other}`}>{titles[one.other] ?? one.other}</a> }, one.mean, sorted(one.low, one.high), one.win_rate, sorted(one.win_rate_low, one.win_rate_high), one.p_all_pairs, one.n,
           <a href={`#/compare/methods/${method}/${one.other}`}>compare</a>])} /></details></Section>}
   </>;
@@ -72,7 +72,7 @@ function EqualCost({ rows }) {
   const index = useContext(Index), column = (title, name) => [title, "method_equal_cost", name], between = (row, name) => (row[`${name}_low`] === null ? "–" : ends(row[`${name}_low`], row[`${name}_high`]));
   return <Section title="At equal cost" tables={["method_equal_cost"]}>
     <p>At its strongest under a limit on its damage, how far the next-token distribution on ordinary text moves. Where no factor is within the limit, a concept counts as unsteered.</p>
-    <Table caption="Score under a limit on damage" headers={[column("at most, nats", "limit"), column(scoreName(index.methods), "score"), level(index.methods), column("divergence", "divergence"), level(index.methods), column("share unsteered", "share_unsteered")]}
+    <Table caption="Score under a limit on damage" headers={[column("at most, nats", "limit"), column(scoreName(index.methods), "score"), levelOf(index.methods), column("divergence", "divergence"), levelOf(index.methods), column("share unsteered", "share_unsteered")]}
       rows={rows.map((row) => [row.limit, row.score, between(row, "score"), row.divergence, between(row, "divergence"), row.share_unsteered])} /></Section>;
 }
 

@@ -1,5 +1,5 @@
 import { useContext, useState } from "preact/hooks";
-import { HeldOut, Pair, heldOut, level, scoreName, splitOf } from "./answer.jsx";
+import { HeldOut, Pair, heldOut, levelOf, scoreName, splitOf } from "./answer.jsx";
 import { entry, served } from "./data.js";
 import { Choice, Index, Section, Table, Waiting, objects, show, usePromise } from "./parts.jsx";
 
@@ -36,7 +36,7 @@ function BestFeatures({ table }) {
   const best = pages.value?.filter((page) => page.answer?.held_out && page.recommended[0] !== null);
   return <Section title="Best features, by gain over unsteered texts" tables={["outcomes", "steering"]}>
     <p>A <b>feature</b> is a direction in the model's activations that a sparse autoencoder (SAE) found; steering adds it, times a <b>factor</b>, while the model writes. The <b>judge score</b> (0 to 2) says how far a text is about the feature's
-      concept and fluent. <b>GenSuccess@20</b> (0 to 20) counts its tokens among the 20 that the feature promotes most, its <b>top logit-lens tokens</b>. {splitOf(index.features)}. Brackets: {level(index.features)} intervals over
+      concept and fluent. <b>GenSuccess@20</b> (0 to 20) counts its tokens among the 20 that the feature promotes most, its <b>top logit-lens tokens</b>. {splitOf(index.features)}. Brackets: {levelOf(index.features)} intervals over
       prompts; where one of a gain reaches 0, steering is not shown. The text is the best of the first prompts.</p>
     {best?.length > 0 && best.every((page) => !(heldOut(index, page).gain_low > 0)) && <p>Of none of these is the gain shown to be above 0.</p>}
     {!best ? <Waiting error={pages.error} /> : best.length === 0 ? <p>No feature's texts have a {scoreName(index.features)}.</p> : best.map((page) => <article class="best">
@@ -66,7 +66,7 @@ export function MethodTable({ layer, most }) {
   const equalCost = objects(index.methods.equal_cost).filter((row) => row.layer === layer), limited = Object.fromEntries(equalCost.map((row) => [row.method, row]));
   const limitedScore = (row) => (row ? { sort: row.score, shown: <span class="nowrap">{show(row.score)}{interval(row, "score")}</span> } : null);
   return <Table sortable={!most} caption={`Steering methods, layer ${layer}`}
-    headers={["method", column(`score [${level(index.methods)}]`, "score"), ...(equalCost.length ? [[`at ≤ ${show(equalCost[0].limit)} nats`, "method_equal_cost", "score"]] : []), column("concept", "concept_rating"), ...(instructed ? [column("instruction", "instruction_rating")] : []), column("fluency", "fluency_rating"),
+    headers={["method", column(`score [${levelOf(index.methods)}]`, "score"), ...(equalCost.length ? [[`at ≤ ${show(equalCost[0].limit)} nats`, "method_equal_cost", "score"]] : []), column("concept", "concept_rating"), ...(instructed ? [column("instruction", "instruction_rating")] : []), column("fluency", "fluency_rating"),
       column("abstains", "n_abstaining"), column("factor", "median_factor"), column("perplexity", "perplexity"), column("labelled texts", "labelled_texts"), column("fit, s", "fit_seconds")]}
     rows={rows.map((row) => [{ sort: row.title, shown: <a class="name" href={`#/method/${row.method}`}>{row.title}</a> }, { sort: row.score, shown: <span class="nowrap">{show(row.score)}{interval(row, "score")}</span> },
       ...(equalCost.length ? [limitedScore(limited[row.method])] : []), row.concept_rating, ...(instructed ? [row.instruction_rating] : []), row.fluency_rating, row.n_abstaining, row.median_factor, row.perplexity, row.labelled_texts, row.fit_seconds])} />;
