@@ -89,7 +89,8 @@ def test_what_is_typed_while_a_fit_is_loaded_stays(compared: Served, page: Any) 
     page.get_by_label("Or what a method fitted").select_option("diffmean")
     page.get_by_label("Prompt").fill("My own prompt")
     page.get_by_label("Seed").fill("77")
-    page.wait_for_timeout(100)
+    while not held:
+        page.wait_for_timeout(20)
     for route in held:
         route.continue_()
     page.get_by_label("for the concept").wait_for()
