@@ -15,8 +15,8 @@ from fake_machines import ROOT, Machine, experiment, fake_rows
 from saesteer.core.store import MEASURED_ON, StoreError, WantedRows, complete, read_manifest, read_rows
 from saesteer.core.tables import row_digests
 from saesteer.run import Run
-from saesteer.settings import EmbeddingJudge, EndpointJudge, Experiment, LabelledTexts, SettingsError
-from saesteer.sources.concept_tables import CONCEPT_TEXTS, STEERING_PROMPTS
+from saesteer.settings import EmbeddingJudge, EndpointJudge, Experiment, LabelledTexts, SettingsError, load_experiment
+from saesteer.sources.concept_tables import COMPARED_CONCEPTS, CONCEPT_TEXTS, STEERING_PROMPTS
 from saesteer.steps.effects import EFFECTS
 from saesteer.steps.fits import FITS
 from saesteer.steps.generations import GENERATIONS
@@ -65,6 +65,12 @@ def test_fits_are_measured_on_training_texts_that_other_concepts_decide() -> Non
     """Of texts of one's own the other named concepts' are negative ones; a topic's texts do not depend on the others asked for."""
     assert CONCEPT_TEXTS in steps_of(small_comparison())["fits"].written
     assert steps_of(experiment("micro-methods"))["fits"].written == ()
+
+
+def test_fits_are_measured_on_the_labels_of_published_concepts() -> None:
+    """Which depend on the name of the SAE, as one and the same has several on the hub."""
+    published = load_experiment("gemma-2-2b-it-methods", ROOT / "config/experiments")
+    assert COMPARED_CONCEPTS in steps_of(published)["fits"].written
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from saesteer.core.texts import OF_TEXT
 from saesteer.judge.prompt_writing import prompts_fingerprint
 from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment, LabelledTexts, NamedConcepts, PublishedConcepts, TopicTexts
-from saesteer.settings.methods import HELD_OUT_TEXTS, ORDINARY_TOKENS, P4_LONGEST_TEXT
+from saesteer.settings.methods import HELD_OUT_TEXTS, ORDINARY_TOKENS, P4_LONGEST_TEXT, MethodSettings
 from saesteer.settings.registry import METHODS, Training, recipes_of
 from saesteer.sources.concept_tables import COMPARED_CONCEPTS, CONCEPT_TEXTS, STEERING_PROMPTS
 from saesteer.sources.prefixes import effect_prompts, training_openers
@@ -65,7 +65,6 @@ def step(experiment: Experiment) -> Step | None:
     inputs = ["model", "saes", *texts, *(["vectors"] if compared.vectors else [])]
     inputs += [str(ordinary_texts_pin(experiment))] if compared.pilot else []
     inputs += ["max_activating_examples", "concepts", "logit_lens", "input_score", "output_score", *(["effects"] if has_effects else [])]
-    of_file = isinstance(compared.concepts, LabelledTexts)  # a concept's negative texts depend on the other concepts, and on the prompts
     of_methods = tuple(dict.fromkeys(row.module.removeprefix("saesteer.") for row in METHODS))
     drawn_by = "world.concept_texts" if from_topics else "sources.concept_texts"
     return Step(
@@ -86,8 +85,18 @@ def step(experiment: Experiment) -> Step | None:
         runs_model=True,
         unit="fit",
         modules_of_methods=of_methods,
-        written=(*((CONCEPT_TEXTS,) if of_file else ()), *((STEERING_PROMPTS,) if compared.prompt_writer else ())),
+        written=_written(compared),
     )
+
+
+def _written(compared: MethodSettings) -> tuple[Table, ...]:
+    """The tables of the concepts whose rows are no function of a concept and the settings."""
+    tables = (
+        (CONCEPT_TEXTS, isinstance(compared.concepts, LabelledTexts)),  # negative ones depend on the other concepts, and on the prompts
+        (COMPARED_CONCEPTS, isinstance(compared.concepts, PublishedConcepts)),  # labels depend on what Neuronpedia calls the SAEs
+        (STEERING_PROMPTS, compared.prompt_writer is not None),
+    )
+    return tuple(table for table, is_read in tables if is_read)
 
 
 def _methods_with_concepts(experiment: Comparison) -> Keys:
