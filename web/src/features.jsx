@@ -41,6 +41,7 @@ function Grid({ table, columns, names }) {
   const [searched, search] = useState(kept.needle !== "");
   const more = searched ? table.text("more", textsCame) : null, needle = view.needle.trim().toLowerCase();
   const first = index.table.ranked_by ?? "", sort = names.includes(view.sort) || view.sort === "feature" ? view.sort : first;
+  const broken = [label, lens, more].find((column) => column?.fault);
   const order = useMemo(() => (sort === first && view.descending ? columns.order : sort === "feature" ? Uint32Array.from({ length: table.n }, (_, i) => (view.descending ? table.n - 1 - i : i)) : ordered(columns[sort], view.descending)), [sort, view.descending]);
   const marks = useMemo(() => {
     const blank = () => new Uint8Array(table.n);
@@ -65,7 +66,7 @@ function Grid({ table, columns, names }) {
     </div>
     <p class="count" role="status">{rows.length.toLocaleString("en")} of {table.n.toLocaleString("en")} features{rows.length > MOST ? `; the first ${MOST.toLocaleString("en")} can be scrolled to` : ""}
       {label.done && lens.done && (!more || more.done) ? "" : "; texts are still being loaded"} <From tables={["features", "outcomes", "steering"]} /></p>
-    {[label, lens, more].find((one) => one?.fault) && <Waiting error={[label, lens, more].find((one) => one?.fault).fault} />}
+    {broken && <Waiting error={broken.fault} />}
     <Rows key={`${sort}${view.descending}${narrow}`} {...{ table, columns, names, rows, label, lens, more, needle, view, sort, set, narrow }} />
   </>;
 }

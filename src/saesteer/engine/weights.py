@@ -129,12 +129,17 @@ def load_tokenizer(path: Path) -> Any:
     if type(tokenizer) is PreTrainedTokenizerFast or not (path / "tokenizer.json").is_file():
         return tokenizer
     expected = load_tokens(path).ids_alone(_PROBES)
-    if tokenizer(list(_PROBES), add_special_tokens=False)["input_ids"] == expected:
+    if _ids_of_probes(tokenizer) == expected:
         return tokenizer
     tokenizer = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    if tokenizer(list(_PROBES), add_special_tokens=False)["input_ids"] != expected:
+    if _ids_of_probes(tokenizer) != expected:
         raise SettingsError(f"{path}: transformers takes its tokenizer for another than its tokenizer.json holds: save it anew there")
     return tokenizer
+
+
+def _ids_of_probes(tokenizer: Any) -> list[list[int]]:
+    ids: list[list[int]] = tokenizer(list(_PROBES), add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def _placement(path: Path, dtype: str, device: str) -> dict[str, Any]:
