@@ -34,6 +34,7 @@ from saesteer.settings import ExplanationSettings
 from saesteer.settings.load import load_workflow, read_yaml
 from saesteer.site.feature_pages import _with_provenance
 from saesteer.site.labels import provenance
+from saesteer.sources.corpus import text_ids
 from saesteer.steps import explanations
 from saesteer.steps.activations import ACTIVATIONS
 from saesteer.steps.concepts import CONCEPTS
@@ -271,7 +272,7 @@ def test_no_text_without_activation_has_any(here: Folder) -> None:
     strings = [
         [tokens.text_of(token) for token in tokens.strings(ids)] for ids in pl.read_parquet(run.file("texts"))["token_ids"].to_list()
     ]
-    names = pl.read_parquet(run.file("texts"))["text_id"].to_list()
+    names = text_ids(run.file("texts"))
     lines = {name: " ".join("".join(of_text).split()) for name, of_text in zip(names, strings, strict=True)}
     active = dict(run.rows(ACTIVATIONS, [6], ["feature"]).select("text_id", "feature").iter_rows())
     for one in explanations._evidence(named, 6, [27, 182]):

@@ -102,7 +102,10 @@ def test_other_rows_of_an_earlier_step_make_the_later_step_s_rows_missing(
     shutil.copytree(computed(of), tmp_path / "ours")
     here = machine(tmp_path, "ours", of)
     assert here.n_missing(later) == 0
-    n_rows = read_rows(here.steps[later].table, [here.manifest(later)], here.layers).height
+    rows = read_rows(here.steps[later].table, [here.manifest(later)], here.layers)
+    n_rows = n_depending = rows.height
+    if earlier in here.steps[later].reads:
+        n_depending = rows.filter(pl.col("method").is_in(here.steps[later].reads[earlier])).height
     if earlier in WRITTEN:
         here.written(WRITTEN[earlier]).unlink()
         here.name = "theirs"
@@ -114,12 +117,23 @@ def test_other_rows_of_an_earlier_step_make_the_later_step_s_rows_missing(
         here.run((earlier,))
         with pytest.raises(StoreError, match="was measured on other rows than"):
             read_rows(here.steps[later].table, [here.manifest(later)])
-    assert here.n_missing(later) in (n_rows, None), "None: another step that it reads has to be computed again first"
+    assert here.n_missing(later) in (n_depending, None), "None: another step that it reads has to be computed again first"
     names = [*here.steps]
     first = names.index(earlier) if earlier in names else 0
     here.run(tuple(names[first : names.index(later) + 1]))
     assert here.n_missing(later) == 0
     assert read_rows(here.steps[later].table, [here.manifest(later)]).height == n_rows
+
+
+def test_a_method_with_another_input_leaves_the_other_methods_rows_valid(tmp_path: Path, computed: Callable[[str], Path]) -> None:
+    """SAE-TS reads effects of steering, which the others' fits do not depend on: without it, and with the effects of more vectors."""
+    shutil.copytree(computed("comparison"), tmp_path / "ours")
+    compared = small_comparison().methods
+    more = compared.effects.model_copy(update={"n_vectors": 60})
+    for changes, n_fits in (({"methods": compared.methods[:-1]}, 0), ({"effects": more}, len(compared.concepts.names))):
+        here = Machine(tmp_path / "ours", small_comparison().model_copy(update={"methods": compared.model_copy(update=changes)}), "ours")
+        here.run()
+        assert (here.computed["fits"], here.computed["generations"]) == (n_fits, 0)
 
 
 @pytest.mark.parametrize("of", EXPERIMENTS)

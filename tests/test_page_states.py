@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from chromium_pages import PHONE, browser, opened  # noqa: F401
+from chromium_pages import PHONE, browser, opened, sync_api  # noqa: F401
 from chromium_pages import pytestmark as pytestmark
 from served import Served
+from test_serve_hostile import held
 from test_serve_page import compared, comparison, page, served, setting, sweep, write, written  # noqa: F401
 
 from saesteer.rating.sheet import sheet_html
@@ -105,3 +106,27 @@ def test_a_strength_is_any_number_that_the_field_takes(sweep: tuple[Run, Path], 
     write(page)
     assert page.locator("[role=alert]").count() == 0
     assert page.locator(".strengths a").inner_text() == f"{layer}/{feature}"
+
+
+def test_a_refusal_stays_while_texts_grow(served: Served, page: Any) -> None:
+    with held(served):
+        page.goto(f"{served.address}/{setting('1/836*2')}")
+        page.wait_for_selector(".caret")
+        page.get_by_label("Seed").fill("")
+        page.get_by_role("button", name="Write").click()
+    written(page)
+    sync_api.expect(page.locator("[role=alert]")).to_have_text("The seed is empty: type a whole number from 0 up.")
+
+
+def test_the_answer_to_an_earlier_sentence_replaces_no_later_one(served: Served, page: Any) -> None:
+    page.goto(f"{served.address}/{setting('1/836*2')}")
+    asked: list[Any] = []
+    page.route("**/api/activations", lambda route: asked.append(route))
+    for sentence in ("The first one", "The second one"):
+        page.get_by_label("Sentence").fill(sentence)
+        with page.expect_request("**/api/activations"):
+            page.get_by_role("button", name="Look").click()
+    for route in reversed(asked):
+        with page.expect_response("**/api/activations"):
+            route.fulfill(json={"tokens": route.request.post_data_json["prompt"].split(), "activations": [1, 0, 0]})
+    assert "second" in page.locator(".activated").inner_text()

@@ -4,15 +4,16 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from workflow_folder import ROOT
 
-from saesteer.run import open_run
+from saesteer.run import Run, open_run
 from saesteer.settings import ModelSource, SettingsError, Workflow
 from saesteer.sources.hub import SMALL_FILES
-from saesteer.sources.pins import check_model_is_pinned, converted_sae, pin, pin_of_fetched, pinned_files
+from saesteer.sources.pins import check_model_is_pinned, converted_sae, pin, pin_of_fetched, pinned_files, pinned_path
 from saesteer.world.books.judge import load_text_judge
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -131,28 +132,33 @@ def test_a_model_that_is_no_longer_the_results_is_refused(model: Path, tmp_path:
     os.utime(other / weights.name, (1e9, 1e9))
     if how == "replaced by an older file":
         (other / weights.name).rename(weights)
-    with pytest.raises(SettingsError, match="is another model than the results' .*`touch` the new one's files and run the workflow"):
+    with pytest.raises(SettingsError, match="is not that of the results .*`touch` the new files and run the workflow"):
         check_model_is_pinned(ModelSource(path=other if "folder" in how else model), pinned, digests)
     assert noted < {path.name for path in digests.iterdir()}
 
 
-def test_a_run_loads_no_other_model_than_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+READERS: dict[str, Callable[[Run], object]] = {"model": lambda run: run.model(), "texts": lambda run: run.corpus(16)}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_run_reads_no_other_model_or_corpus_than_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(ROOT)
     run = open_run("micro", Workflow(experiments=("micro",), data_dir=tmp_path / "data"))
-    pinned = run.data / "pins/model.json"
+    path, pinned = pinned_path(run.experiment, name), run.data / f"pins/{name}.json"
+    assert path is not None
     pinned.parent.mkdir(parents=True)
-    pinned.write_text(json.dumps(pin(ROOT / "data/world/model")))
-    assert run.model().d_model == 128
+    pinned.write_text(json.dumps(pin(path)))
+    READERS[name](run)
     pinned.write_text(pinned.read_text().replace('"digest": "', '"digest": "f'))
-    with pytest.raises(SettingsError, match="is another model than the results'"):
-        run.model()
+    with pytest.raises(SettingsError, match=f"{path.name} is not that of the results"):
+        READERS[name](run)
 
 
 def test_a_fetched_model_is_the_results_by_its_name(tmp_path: Path) -> None:
     pinned = tmp_path / "pin.json"
     pinned.write_text(json.dumps(pin_of_fetched("someone/small", "a" * 40, {})))
     check_model_is_pinned(ModelSource(repo="someone/small"), pinned, tmp_path)
-    with pytest.raises(SettingsError, match="someone/large is another model"):
+    with pytest.raises(SettingsError, match="someone/large is not that of the results"):
         check_model_is_pinned(ModelSource(repo="someone/large"), pinned, tmp_path)
 
 

@@ -76,6 +76,8 @@ def test_three_texts_are_shown_that_say_what_a_low_a_middling_and_a_high_score_l
         "- unsteered (score 0.25: concept 0.25, fluency 2): p0 up0", "- steered (score 2.00: concept 2, fluency 2): p0 sp0",
         "Try it: saesteer steer tiny 3/7 p5 --factor 1",
     ]  # fmt: skip
+    of_list = [rows.with_columns(prompt=pl.format("- {}", "prefix_id")) for rows in (steered, plain)]
+    assert gist(answered_by(*of_list, CANDIDATE | {"layer": 3, "feature": 7}))[-1] == "Try it: saesteer steer tiny 3/7 --factor 1 -- '- p5'"
 
 
 def test_without_ordinary_texts_that_are_long_enough_their_loss_is_unknown(tmp_path: Path):

@@ -62,6 +62,14 @@ def test_sae_a_takes_the_best_auroc_of_each_texts_largest_code() -> None:
     assert addition.positions == "all"
 
 
+@pytest.mark.parametrize("choose", [sae_choice.by_auroc, sae_gradient_output.fit])
+def test_a_feature_without_a_direction_is_no_candidate(choose: Callable[[Problem], Addition]) -> None:
+    whole = problem("sea", 8, features=range(0, 1024, 3))
+    first, decoder = choose(whole).features, whole.sae.W_dec.clone()
+    decoder[list(first)] = 0
+    assert choose(replace(whole, sae=replace(whole.sae, W_dec=decoder))).features not in (first, ())
+
+
 def test_sae_a_on_the_shipped_world_is_scikit_learns_choice() -> None:
     given_ = problem("sea", 24, features=range(0, 1024, 3))
     label, codes = [1] * 24 + [0] * 24, []

@@ -185,6 +185,8 @@ def test_openais_parameters_are_honoured(served: Served) -> None:
         cut = min(whole.find(one) for one in ([stop] if isinstance(stop, str) else stop) if one in whole)
         assert (short.text, short.finish_reason) == (whole[:cut], "stop")
         assert "".join(part.choices[0].text for part in parts) == whole[:cut]
+    unset = {"top_p": None, "n": None, "presence_penalty": None, "logprobs": False, "logit_bias": {}, "store": False}
+    assert client.completions.create(**asked, extra_body=unset).choices[0].text == whole
     several = client.completions.create(**asked | {"temperature": 1, "n": 3, "max_tokens": 5})
     assert len({choice.text for choice in several.choices}) == 3
     assert several.usage is not None

@@ -73,7 +73,7 @@ def features(*named: tuple[int, int, float]) -> dict[str, Any]:
 
 NOT_HONOURED: tuple[dict[str, Any], ...] = (
     {"logprobs": 0}, {"logprobs": 5}, {"logprobs": True}, {"echo": True}, {"best_of": 3}, {"presence_penalty": 1}, {"n": 17},
-    {"logit_bias": {"5": 1}}, {"stream_options": {"include_usage": True}}, {"max_tokens": 0}, {"temperature": 2.5},
+    {"logit_bias": {"5": 1}}, {"stream_options": {"include_usage": True}}, {"store": True}, {"max_tokens": 0}, {"temperature": 2.5},
     {"stop": [""]}, {"stop": ["a", "b", "c", "d", "e"]},
 )  # fmt: skip
 

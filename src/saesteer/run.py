@@ -32,9 +32,9 @@ from saesteer.settings import (
     load_experiment,
 )
 from saesteer.settings.base import DOWNLOADS
-from saesteer.sources.corpus import topic_names
+from saesteer.sources.corpus import read_texts, topic_names
 from saesteer.sources.features import features_of
-from saesteer.sources.pins import check_model_is_pinned, converted_sae, fetched_folder, model_settings, pinned_path
+from saesteer.sources.pins import check_is_pinned, check_model_is_pinned, converted_sae, fetched_folder, model_settings, pinned_path
 from saesteer.sources.prefixes import prompt_source, read_prefixes, unused_prefixes
 from saesteer.sources.published import cached_path
 
@@ -214,10 +214,16 @@ class Run:
         return topic_names(self.file("topics"))
 
     def file(self, name: str) -> Path:
-        """A data file that the experiment names (sources.pins)."""
+        """A data file that the experiment names (sources.pins); refused where it is no longer that of the results."""
         path = pinned_path(self.experiment, name)
         assert path is not None
+        if (pinned := self.data / f"pins/{name}.json").is_file():
+            check_is_pinned(path, None, pinned, self.downloads / "digests")
         return path
+
+    def corpus(self, max_tokens: int, name: str = "texts") -> pl.DataFrame:
+        """The texts of a data file, text_id and token_ids; those to be tokenised are cut after so many tokens."""
+        return read_texts(self.file(name), self.model_folder(), self.experiment.model.bos, max_tokens)
 
     def pin(self, name: str = "model") -> dict[str, Any]:
         """What a pin holds: digests of a model or data file."""

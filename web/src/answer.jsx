@@ -68,6 +68,6 @@ export function Answer({ row, page, layer, feature }) {
     <p class="answer"><Sentence row={row} page={page} /></p>
     {recommended[0] !== null && <p>Recommended: factor {recommended[0]}, chosen by {recommended[1]}. {splitOf(index.features)}. Their rule is “{index.features.rule}”. Brackets: {levelOf(index.features)} intervals over prompts. <From tables={["steering", "outcomes"]} /></p>}
     {answer.text && <Pair columns={index.features.texts} page={page} />}
-    {recommended[0] !== null && prompt !== undefined && <Copy text={`saesteer steer ${index.name} ${layer}/${feature} ${word(prompt)}${how}`} what="Command" />}
+    {recommended[0] !== null && prompt !== undefined && <Copy text={`saesteer steer ${index.name} ${layer}/${feature}${prompt.startsWith("-") ? `${how} -- ${word(prompt)}` : ` ${word(prompt)}${how}`}`} what="Command" />}
   </>;
 }

@@ -35,7 +35,7 @@ async function write(setting, controller, onChange) {
 }
 
 export function Steer({ table, query }) {
-  const index = useContext(Index), [draft, setDraft] = useState(history.state?.draft ?? null), [run, setRun] = useState(null), running = useRef(null);
+  const index = useContext(Index), [draft, setDraft] = useState(history.state?.draft ?? null), [run, setRun] = useState(null), [refusal, setRefusal] = useState(""), running = useRef(null);
   const { value: presets = [] } = usePromise(() => presetsOf(table, index), []);
   const blank = read(new URLSearchParams(), index), request = query.size ? read(query, index) : null, key = request && address(request);
   const presetOf = ({ feature }) => ({ ...blank, features: [feature], edit: index.features.edit });
@@ -49,6 +49,7 @@ export function Steer({ table, query }) {
   useEffect(() => {
     setDraft(history.state?.draft ?? null);
     setRun(written.get(key) ?? null);
+    setRefusal("");
     if (key && !written.has(key)) start(request);
     return () => { stop(); running.current = null; };
   }, [key]);
@@ -65,13 +66,14 @@ export function Steer({ table, query }) {
   const submit = (event) => {
     event.preventDefault();
     const fault = faultOf(form);
-    if (fault) setRun((old) => ({ ...old, fault })); else go(address(form));
+    setRefusal(fault);
+    if (!fault) go(address(form));
   };
   return <>
     <h1 tabIndex={-1}>Steer</h1>
     {presets.length > 0 && <p class="links presets"><span class="quiet">Examples:</span>{presets.map((one) => <a href={address(presetOf(one))}>{one.label || `${one.feature.layer}/${one.feature.feature}`}</a>)}</p>}
-    <Form {...{ table, form, set }} isBegun={form === begun} onSubmit={submit} onStop={stop} onReset={() => { setRun(null); go(START); }} />
-    {run?.fault && <p class="error" role="alert">{run.fault}</p>}
+    <Form {...{ table, form, set }} isBegun={form === begun} onSubmit={submit} onStop={stop} onReset={() => { setRun(null); setRefusal(""); go(START); }} />
+    {(refusal || run?.fault) && <p class="error" role="alert">{refusal || run.fault}</p>}
     {run?.texts && <Written {...{ run, set }} isStale={address(form) !== address(run.setting)} onRestore={() => setDraft(null)} />}
     <Sentence table={table} features={form.features} />
   </>;
@@ -147,7 +149,7 @@ function Text({ text: { text, finish }, run, isSteered, onGoOn }) {
 
 /** Whether a sentence activates the features: the activation at each of its tokens. */
 function Sentence({ table, features }) {
-  const index = useContext(Index), [text, setText] = useState(""), [looked, setLooked] = useState(null), [fault, setFault] = useState("");
+  const index = useContext(Index), [text, setText] = useState(""), [looked, setLooked] = useState(null), [fault, setFault] = useState(""), last = useRef(null);
   const most = async ({ layer, feature }) => {
     const row = await table.rowOf(layer, feature);
     return row < 0 ? null : (await entry("f", index.features.starts, row)).row[index.features.columns.indexOf("max_activation")];
@@ -155,15 +157,15 @@ function Sentence({ table, features }) {
   const look = async (event) => {
     event.preventDefault();
     setFault("");
+    const turn = (last.current = {}), isLast = () => last.current === turn; // answers may come in another order
     try {
       const rows = await Promise.all(features.map(async (one) => {
         const body = { prompt: text, layer: one.layer, feature: one.feature };
         return { ...one, ...(await (await post("api/activations", body)).json()), most: await most(one) };
       }));
-      setLooked({ text, rows });
+      if (isLast()) setLooked({ text, rows });
     } catch (error) {
-      setFault(error.message);
-      setLooked(null);
+      if (isLast()) { setFault(error.message); setLooked(null); }
     }
   };
   const isStale = looked && (looked.text !== text || String(features.map((one) => `${one.layer}/${one.feature}`)) !== String(looked.rows.map((one) => `${one.layer}/${one.feature}`)));

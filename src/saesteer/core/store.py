@@ -54,7 +54,8 @@ class Upstream:
     """The rows of earlier steps that one layer's rows are measured on."""
 
     digests: Sequence[pl.DataFrame]
-    """For each table read: some of the key columns, and MEASURED_ON, the digest of the rows behind these keys."""
+    """For each table read: some of the key columns, and MEASURED_ON, the digest of the rows behind these keys; empty, in the last ones, for
+    rows that do not depend on the table."""
     entries: Mapping[str, str]
     """Earlier step -> digest of the rows that its manifest names."""
 
@@ -92,7 +93,7 @@ class WantedRows:
         for name, digests in zip(names, self.upstream.digests, strict=True):
             on = [column for column in digests.columns if column != MEASURED_ON]
             joined = joined.join(digests.rename({MEASURED_ON: name}), on=on, how="left", maintain_order="left")
-        joined = joined.with_columns(pl.concat_str(names, separator=" ").alias(MEASURED_ON)).drop(names)
+        joined = joined.with_columns(pl.concat_str(names, separator=" ").str.strip_chars_end().alias(MEASURED_ON)).drop(names)
         if joined[MEASURED_ON].null_count():
             first = joined.filter(pl.col(MEASURED_ON).is_null()).row(0, named=True)
             raise StoreError(f"layer {self.layer}: of what an earlier step should have computed, a row is missing for {first}: run again")

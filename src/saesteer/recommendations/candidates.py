@@ -27,7 +27,6 @@ from saesteer.settings import EmbeddingJudge, ExplainedFeatures, RecommendationS
 from saesteer.settings.base import three_digits
 from saesteer.settings.methods import ORDINARY_TOKENS
 from saesteer.site.labels import with_labels
-from saesteer.sources.corpus import read_texts
 from saesteer.steps.features import FEATURES
 from saesteer.steps.logit_lens import LOGIT_LENS
 from saesteer.steps.max_activating_examples import MAX_ACTIVATING_EXAMPLES
@@ -153,10 +152,9 @@ def know_words(known: dict[str, Any], vectors: Embed, words: Sequence[str], file
 def concept_cosines(run: Run, concept: str) -> pl.DataFrame | None:
     """layer, feature, cosine of the decoder row with the mean of texts that have the concept's name in them less that of others; None where
     the experiment has no texts of its own, or too few have it."""
-    local = run.experiment.local_examples
-    if local is None:
+    if run.experiment.local_examples is None:
         return None
-    texts = read_texts(local.texts, run.model_folder(), run.experiment.model.bos, ORDINARY_TOKENS)["token_ids"].list.head(ORDINARY_TOKENS)
+    texts = run.corpus(ORDINARY_TOKENS)["token_ids"].list.head(ORDINARY_TOKENS)
     named = re.compile(rf"(?<!\w){re.escape(concept)}s?(?!\w)", re.IGNORECASE)
     having: list[list[int]] = []
     lacking: list[list[int]] = []

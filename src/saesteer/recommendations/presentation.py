@@ -147,9 +147,9 @@ def gist(answered: Answer) -> list[str]:
     for prompt, unsteered, its_ratings, steered, ratings in _text_cells(pairs):
         sides = ((f"unsteered ({its_ratings})", unsteered), (f"steered ({ratings})", steered))
         lines += [f"- {side}: {prompt}{between}{text}" for side, text in sides]
-    prompt = shlex.quote(pairs["prompt"][pairs.height // 2])
-    what = f"{question.name} {best.layer}/{best.name} {prompt}{_options(best.factor)}"
-    return [*lines, f"Try it: saesteer steer {what}"]
+    prompt, options = shlex.quote(text := pairs["prompt"][pairs.height // 2]), _options(best.factor)
+    words = f"{options} -- {prompt}" if text.startswith("-") else f" {prompt}{options}"
+    return [*lines, f"Try it: saesteer steer {question.name} {best.layer}/{best.name}{words}"]
 
 
 def _options(factor: str) -> str:

@@ -112,7 +112,15 @@ class OpenAiRequest(_Params):
     presence_penalty: Literal[0] = 0
     frequency_penalty: Literal[0] = 0
     logprobs: Annotated[None, BeforeValidator(lambda value: None if value is False else value)] = None  # 0 asks for some
+    logit_bias: dict[str, float] = Field(default={}, max_length=0)
+    store: Literal[False] = False
     steering: SteeringField = SteeringField()
+
+    @model_validator(mode="before")
+    @classmethod
+    def without_nulls(cls, values: Any) -> Any:
+        """A field that is null is one that was not sent."""
+        return {name: value for name, value in values.items() if value is not None} if isinstance(values, dict) else values
 
 
 class CompletionRequest(OpenAiRequest):

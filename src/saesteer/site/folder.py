@@ -105,10 +105,10 @@ def _headline(run: Run, metrics: Path) -> list[tuple[str, str, str]]:
 
 def _what_ran(run: Run) -> Iterator[tuple[str, str]]:
     """What was run, on which model and version, and when its tables were written, in words."""
-    name, pin = run.experiment.model.name, run.data / "pins/model.json"
+    pinned = run.pin() if (run.data / "pins/model.json").is_file() else None
+    name = pinned["path"] if pinned else run.experiment.model.name  # the pin's is that of the results, whatever the file says now
     yield "Model", Path(name).name if Path(name).is_absolute() else name
-    if pin.is_file():
-        pinned = json.loads(pin.read_text(encoding="utf-8"))
+    if pinned:
         yield "Version", f"{(pinned['revision'] or pinned['digest'])[:12]} (commit, or digest of its files)"
     if isinstance(run.experiment, Sweep):
         yield "Texts", f"{len(run.prompts_if_any())} prompts, {len(run.experiment.sweep.factors)} factors of each feature"

@@ -15,20 +15,16 @@ ALGORITHM_VERSION = 1
 
 
 def text_ids(path: Path) -> list[str]:
-    """The text_id of each text of a Parquet file; a digest of the text where the file is yet to be tokenised."""
+    """The text_id of each text of a Parquet file: a digest of the text where the file is yet to be tokenised."""
     if {"text_id", "token_ids"} <= text_columns(path):
         return _with_tokens(path)["text_id"].to_list()
     return list(dict.fromkeys(map(text_id, pl.read_parquet(path, columns=["text"])["text"].to_list())))
 
 
 def _with_tokens(path: Path) -> pl.DataFrame:
-    """text_id and token_ids of a Parquet file that has both. An id of the file's own that is no digest of its text gets a digest of its
-    tokens beside it: what is measured of a text is stored under its id, and another file may have the same numbers."""
+    """text_id and token_ids of a Parquet file that has both. A text_id is the file's followed by a digest of the tokens: what is measured
+    of a text is stored under its text_id, and another file may have the same ones with other tokens."""
     rows = _ids_and_tokens(path)
-    if "text" in text_columns(path):
-        texts = pl.read_parquet(path, columns=["text"])["text"]
-        if rows["text_id"].to_list() == [text_id(text or "") for text in texts]:
-            return rows
     ids = [f"{name}-{text_id(str(tokens))}" for name, tokens in rows.iter_rows()]
     return rows.with_columns(text_id=pl.Series(ids, dtype=pl.String))
 

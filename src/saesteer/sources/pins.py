@@ -99,17 +99,27 @@ def known_digest(file: Path, folder: Path) -> str:
 
 def check_model_is_pinned(settings: ModelSource, pinned: Path, digests: Path) -> None:
     """Refuse a model that is no longer the one of the results beside its pin. `digests` is the folder of `known_digest`."""
-    of_results = json.loads(pinned.read_text(encoding="utf-8"))
     if settings.folder:
-        same = pin(settings.folder, settings.revision, digest=partial(known_digest, folder=digests))["digest"] == of_results["digest"]
-    else:
-        named = [settings.name, settings.package.sha256 if settings.package else of_results["revision"]]
-        same = named == [of_results["path"], of_results["revision"]]
-    if not same:
-        raise SettingsError(
-            f"{settings.name} is another model than the results' (by {pinned}): either give that one back, or `touch` the new one's files"
-            " and run the workflow, which computes anew what depends on it"
-        )
+        check_is_pinned(settings.folder, settings.revision, pinned, digests)
+        return
+    of_results = json.loads(pinned.read_text(encoding="utf-8"))
+    named = [settings.name, settings.package.sha256 if settings.package else of_results["revision"]]
+    if named != [of_results["path"], of_results["revision"]]:
+        raise _another(settings.name, pinned)
+
+
+def check_is_pinned(path: Path, revision: str | None, pinned: Path, digests: Path) -> None:
+    """The same of a folder or file."""
+    of_results = json.loads(pinned.read_text(encoding="utf-8"))
+    if pin(path, revision, digest=partial(known_digest, folder=digests))["digest"] != of_results["digest"]:
+        raise _another(path, pinned)
+
+
+def _another(name: str | Path, pinned: Path) -> SettingsError:
+    return SettingsError(
+        f"{name} is not that of the results (by {pinned}): either give that one back, or `touch` the new files and run the workflow, which"
+        " computes anew what depends on them"
+    )
 
 
 def _refuse_weights_elsewhere(index: Path, files: Mapping[str, str]) -> None:

@@ -15,7 +15,7 @@ ACTIVATIONS = Table(
     ("layer", "text_id"),
     {
         "layer": LAYER,
-        "text_id": Column(pl.String, "first 16 hex digits of the SHA-256 of the text"),
+        "text_id": Column(pl.String, "digest of the text; of a corpus with token_ids, its text_id and their digest"),
         "n_tokens": Column(pl.UInt16, "tokens of the text, BOS included"),
         "n_ordinary": Column(pl.UInt16, "of them, those that count: neither BOS nor another special token"),
         "token_index": Column(pl.List(pl.UInt16), "position of each non-zero activation at a token that counts"),
@@ -41,11 +41,10 @@ def _texts(layer: int) -> list[Axis]:
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.engine.activations import sparse_activations
-    from saesteer.sources.corpus import read_texts
 
     local = run.experiment.local_examples
     assert local is not None
-    texts = read_texts(local.texts, run.model_folder(), run.experiment.model.bos, local.max_tokens)
+    texts = run.corpus(local.max_tokens)
     lm = run.model()
     for layers, names in _same_layers(missing):
         saes = {layer: run.sae(layer) for layer in layers}

@@ -90,12 +90,11 @@ def _corpus(run: Run, layer: int, features: Sequence[int]) -> "Corpus | None":
     """The texts of local max-activating examples; Neuronpedia does not say in which texts a feature is not active."""
     from saesteer.analysis.label_evidence import Corpus, texts_with
     from saesteer.core.counter_rng import text_keys
-    from saesteer.sources.corpus import read_texts
 
     local = run.experiment.local_examples
     if local is None:
         return None
-    texts = read_texts(local.texts, run.model_folder(), run.experiment.model.bos, local.max_tokens)
+    texts = run.corpus(local.max_tokens)
     by_id, strings = dict(texts.select("text_id", "token_ids").iter_rows()), run.tokens().strings
     active = texts_with(run.rows(ACTIVATIONS, [layer], ["feature"]), features)
     return Corpus(list(by_id), text_keys(by_id), lambda name: strings(by_id[name]), active)

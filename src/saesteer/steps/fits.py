@@ -13,7 +13,7 @@ from saesteer.judge.prompt_writing import prompts_fingerprint
 from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment, LabelledTexts, NamedConcepts, PublishedConcepts, TopicTexts
 from saesteer.settings.methods import HELD_OUT_TEXTS, ORDINARY_TOKENS, P4_LONGEST_TEXT, MethodSettings
-from saesteer.settings.registry import METHODS, Training, recipes_of
+from saesteer.settings.registry import METHODS, Training, method, recipes_of
 from saesteer.sources.concept_tables import COMPARED_CONCEPTS, CONCEPT_TEXTS, STEERING_PROMPTS
 from saesteer.sources.prefixes import effect_prompts, training_openers
 from saesteer.sources.published import published_file
@@ -57,7 +57,6 @@ def step(experiment: Experiment) -> Step | None:
     from_topics = isinstance(compared.concepts, TopicTexts)
     settings = {**_training(experiment), **model_values(experiment)}
     settings |= {"features": values_of(experiment.features), "n_features": experiment.saes.n_features}
-    settings |= {"n_vectors": compared.effects.n_vectors} if has_effects else {}
     settings |= {"prompt_writer": prompts_fingerprint(compared.prompt_writer)} if compared.prompt_writer else {}
     settings |= {"words": compared.words} if compared.words else {}
     settings |= {"pilot": {**values_of(compared.pilot), "n_tokens": ORDINARY_TOKENS}} if compared.pilot else {}
@@ -85,6 +84,7 @@ def step(experiment: Experiment) -> Step | None:
         runs_model=True,
         unit="fit",
         modules_of_methods=of_methods,
+        reads={EFFECTS.name: [row.key for name in compared.methods if "effects" in (row := method(name)).needs]},
         written=_written(compared),
     )
 
@@ -119,10 +119,9 @@ def _training(experiment: Comparison) -> dict[str, Any]:
     sizes = values_of(compared, "n_positive", "n_negative", "seed", "training_tokens", "learning_rates")
     sizes |= {"longest_training_text": longest} if (longest := compared.longest_training_text) != P4_LONGEST_TEXT else {}
     recipes = {name: asdict(recipe) for name, recipe in recipes_of(experiment.model.name).items()}
-    if effects.step(experiment) is None:  # else these prompts are in the fingerprint of the effects
-        sizes |= {"neutral": value_digest(effect_prompts(compared))}
-    openers, n_held_out = value_digest(training_openers(compared)), compared.effects.n_held_out
-    return {**sizes, "recipes": recipes, "texts": source, "openers": openers, "n_held_out": n_held_out, "held_out_texts": HELD_OUT_TEXTS}
+    digests = {"neutral": value_digest(effect_prompts(compared)), "openers": value_digest(training_openers(compared))}
+    n_held_out = compared.effects.n_held_out
+    return {**sizes, **digests, "recipes": recipes, "texts": source, "n_held_out": n_held_out, "held_out_texts": HELD_OUT_TEXTS}
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -137,7 +136,7 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     experiment, settings, lm = run.comparison, run.comparison.methods, run.model()
     neutral = [plain_token_ids(lm, text) for text in effect_prompts(settings) if text]
     prompts = run.summary(STEERING_PROMPTS) if settings.prompt_writer else pl.DataFrame(schema=STEERING_PROMPTS.schema)
-    vectors = read_vectors(settings.vectors, experiment.saes.d_model) if settings.vectors else {}
+    vectors = read_vectors(run.file("vectors"), experiment.saes.d_model) if settings.vectors else {}
     training = Training(recipes_of(experiment.model.name), settings.learning_rates, HELD_OUT_TEXTS)
     n_prefix = n_prefix_tokens(lm) if settings.training_tokens == "all" else None
     has_effects = effects.step(experiment) is not None

@@ -52,11 +52,10 @@ def step(experiment: Experiment) -> Step | None:
 
 def from_activations(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.analysis.max_activating_examples import max_activating_examples
-    from saesteer.sources.corpus import read_texts
 
     local, tokens = run.experiment.local_examples, run.tokens()
     assert local is not None
-    texts = read_texts(local.texts, run.model_folder(), run.experiment.model.bos, local.max_tokens)
+    texts = run.corpus(local.max_tokens)
     for layer, rows in by_layer(missing):
         yield max_activating_examples(run.rows(ACTIVATIONS, [layer]), texts, rows["feature"].to_list(), local.n_examples, tokens)
 

@@ -9,7 +9,6 @@ from saesteer.core.tables import FEATURE_KEYS, OF_FEATURE, Column, Table
 from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment, Steering, Sweep
 from saesteer.settings.methods import ORDINARY_TOKENS
-from saesteer.sources.corpus import read_texts
 from saesteer.sources.features import resolve
 from saesteer.steps.step import Step, by_layer, every_feature, values_of
 
@@ -76,6 +75,5 @@ def ordinary(run: Run, n_texts: int, n_tokens: int = ORDINARY_TOKENS) -> list[li
     """The first `n_tokens` tokens of `n_texts` ordinary texts."""
     from saesteer.engine.damage import ordinary_texts
 
-    file, model = run.file(str(ordinary_texts_pin(run.steering))), run.experiment.model
-    corpus = read_texts(file, run.model_folder(), model.bos, n_tokens)
+    corpus = run.corpus(n_tokens, str(ordinary_texts_pin(run.steering)))
     return ordinary_texts(corpus["token_ids"].to_list(), n_texts, n_tokens)

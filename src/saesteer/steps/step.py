@@ -3,8 +3,8 @@
 Features, factors, prefixes, texts, methods and concepts are keys, not settings: one more of them leaves all other rows valid.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from graphlib import TopologicalSorter
 from importlib import import_module
@@ -88,6 +88,8 @@ class Step:
     """Modules that count by a version in the keys instead: those that fit a method."""
     beside_unsteered: bool = False
     """Whether a row depends on the rows of all unsteered texts of the same target as well."""
+    reads: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Of inputs that are earlier steps: the values of the key column `method` whose rows alone depend on them."""
     written: tuple[Table, ...] = ()
     """Summary tables that rows depend on in a way that settings and inputs do not say: a language model wrote them, or other keys count."""
 

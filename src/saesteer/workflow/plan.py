@@ -83,7 +83,7 @@ def wanted_rows(run: Run, step: str, layers: Sequence[int]) -> list[WantedRows]:
         axes = [axis.values(run) for axis in axes_of(run, step, layer)]
         rows_read = upstream(run, step, layer, axes)
         entries = {name: values["layers"][str(layer)] if "layers" in values else values for name, values in read.items()}
-        digests = {name: entry.get("fingerprint") or entry["digest"] for name, entry in entries.items()}
+        digests = {name: entry.get("fingerprint") or entry["digest"] for name, entry in entries.items() if name not in plan.reads}
         fingerprint = {**common, "inputs": digests}
         fingerprint |= {MEASURED_ON: "rows"} if rows_read else {}  # parts without the column are of another fingerprint
         wanted.append(WantedRows(layer, axes, fingerprint, rows_read))
@@ -104,12 +104,14 @@ def upstream(run: Run, step: str, layer: int, axes: Sequence[pl.DataFrame]) -> U
     tables += [(table, run.summary(table)) for table in plan.written]
     of_texts = "concept_id" if isinstance(run.experiment, Comparison) else "feature"
     target = of_texts if "target" in plan.table.keys else None
-    frames = [_digests(plan, table, _of_keys(rows, plan, table, axes), target) for table, rows in tables]
+    digests = {table.name: _digests(plan, table, _of_keys(rows, plan, table, axes), target) for table, rows in tables}
+    frames = [frame for name, frame in digests.items() if name not in plan.reads]
     if plan.beside_unsteered:
         assert not isinstance(run.experiment, Scores)
         unsteered, at = is_unsteered(run.experiment), layer_of_unsteered(run.experiment, layer)
         of_texts_alone = [table for table, _ in tables if {"target", "factor"} <= {*table.keys}]
         frames += [_combined_digests(table, run.rows(table, [at]).filter(unsteered), ["target"]) for table in of_texts_alone]
+    frames += [_of_methods(frame, plan.reads[name], axes) for name, frame in digests.items() if name in plan.reads]
     entries = {}
     for name in earlier:
         (manifest,) = run.manifests(name, [layer])
@@ -132,6 +134,12 @@ def _digests(plan: Step, table: Table, rows: pl.DataFrame, target: str | None) -
     shared = [name for name in table.keys if name in plan.table.keys or name == target]
     digests = _combined_digests(table, rows, shared)
     return digests.rename({target: "target"}).cast({"target": pl.String}) if target in shared else digests
+
+
+def _of_methods(digests: pl.DataFrame, reading: Sequence[str], axes: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """The digests for the rows of some methods, empty ones for those of the others."""
+    methods = next(axis for axis in axes if "method" in axis.columns).select("method").unique()
+    return methods.join(digests, how="cross").with_columns(pl.when(pl.col("method").is_in(reading)).then(MEASURED_ON).otherwise(pl.lit("")))
 
 
 def _combined_digests(table: Table, rows: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:

@@ -23,8 +23,9 @@ DETECTS = 0.7
 
 def candidates(problem: Problem) -> pl.DataFrame:
     """The layer's scored features with a positive max activation, lowest id first: FEATURES rows. A feature that was never active has no
-    strength to be steered with."""
-    rows = problem.features.filter(pl.col("max_activation") > 0).sort("feature")
+    strength to be steered with, and one whose decoder row is zero no direction."""
+    rows = scored(problem.features, "decoder_norm", problem.sae.W_dec.norm(dim=1))
+    rows = rows.filter(pl.col("max_activation") > 0, pl.col("decoder_norm") > 0).sort("feature")
     if rows.is_empty():
         raise Abstains("none of the layer's scored features was ever active")
     return rows
