@@ -13,10 +13,12 @@ import torch
 from engine_models import FURTHER_FAMILIES, tiny_model, tiny_tokenizer
 from family_table import HEADER, TABLE, row
 from model_families import REFUSED, RUN
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from saesteer.engine import models
 from saesteer.engine.perplexity import continuation_nll
+from saesteer.engine.weights import load_weights
 from saesteer.settings import SettingsError, load_experiment
 from saesteer.workflow import families
 from saesteer.workflow.checks import check_model_config
@@ -125,14 +127,15 @@ WITH_IMAGES = {
         "vision_config": VISION | {"model_type": "pixtral"},
         "text_config": TEXT | RUN["mistral"] | {"model_type": "mistral"},
     },
+    "smolvlm": {"vision_config": VISION, "text_config": TEXT | RUN["llama"] | {"model_type": "llama"}},
 }
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", ["everywhere", "in the settings of the whole", "nowhere"])
 @pytest.mark.parametrize("family", WITH_IMAGES)
-def test_the_text_part_of_a_model_for_images_and_text_is_loaded_whole(family: str, tied: bool, tmp_path: Path) -> None:
-    config = AutoConfig.for_model(family, **WITH_IMAGES[family], tie_word_embeddings=tied)
-    config.get_text_config(decoder=True).tie_word_embeddings = tied
+def test_the_text_part_of_a_model_for_images_and_text_is_loaded_whole(family: str, tied: str, tmp_path: Path) -> None:
+    config = AutoConfig.for_model(family, **WITH_IMAGES[family], tie_word_embeddings=tied != "nowhere")
+    config.get_text_config(decoder=True).tie_word_embeddings = tied == "everywhere"
     with torch.random.fork_rng():
         torch.manual_seed(0)
         whole = AutoModelForImageTextToText.from_config(config).eval()
@@ -144,6 +147,14 @@ def test_the_text_part_of_a_model_for_images_and_text_is_loaded_whole(family: st
     assert (lm.n_layers, lm.d_model) == (4, 32)
     assert sum(weight.numel() for weight in lm.model.parameters()) < sum(weight.numel() for weight in whole.parameters())
     assert families.refusal(json.loads((tmp_path / "config.json").read_text())) is None
+
+
+def test_a_text_model_that_cannot_be_loaded_alone_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """Not in the names of all classes that transformers has."""
+    AutoConfig.for_model("qwen2_5_vl").save_pretrained(tmp_path)
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(SettingsError, match=r"has no class for its text model alone, so it cannot run here$"):
+        load_weights(tmp_path, "float32", "cpu")
 
 
 @pytest.mark.parametrize("family", ["falcon", "bloom", "gptj", "gpt_neo", "mpt", "opt"])
@@ -158,6 +169,8 @@ def test_check_refuses_by_name_what_cannot_run() -> None:
     check_model_config("tiny", experiment, {"model_type": "llama"} | sizes, "me/model")
     refused = {
         r"me/model: models of the family mamba cannot run: its layers keep a state": {"model_type": "mamba"} | sizes,
+        r"family qwen3_vl cannot run: transformers has no class": {"model_type": "qwen3_vl", "text_config": sizes},
+        r"family paligemma cannot run: it reads a prompt in both": {"model_type": "paligemma", "text_config": sizes},
         r"family t5 cannot run: it is no decoder": {"model_type": "t5"} | sizes,
         r"family new_t5 cannot run: it is no decoder": {"model_type": "new_t5", "is_encoder_decoder": True} | sizes,
         r"family gemma3n_text cannot run": {"model_type": "other", "text_config": {"model_type": "gemma3n_text"} | sizes},

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
@@ -19,7 +20,7 @@ from saesteer.sources import model_size
 
 ALGORITHM_VERSION = 1
 
-OF_TEXT = {r"^(model\.)?language_model\.(model\.)?(?!lm_head)": "model.", r"^(model\.)?language_model\.lm_head": "lm_head"}
+OF_TEXT = {r"^(model\.)?(language|text)_model\.(model\.)?(?!lm_head)": "model.", r"^(model\.)?language_model\.lm_head": "lm_head"}
 """Names of the text model's weights within a model for images and text, as saved before and since transformers 5, and by itself."""
 
 
@@ -49,6 +50,8 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
     with without_remote_code(path):
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     text = config.get_text_config(decoder=True)
+    if text is not config and getattr(config, "tie_word_embeddings", False) and not _has_head(path):
+        text.tie_word_embeddings = True  # which only the settings of the whole model say
     model = whole_model(
         AutoModelForCausalLM,
         path,
@@ -60,6 +63,15 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
     )
     model.set_attn_implementation(attention_on(device, model))
     return model
+
+
+def _has_head(path: Path) -> bool:
+    """Whether a folder's weights have a head, or the model's embeddings are its head."""
+    names: list[str] = []
+    for file in path.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            names += opened.keys()
+    return any(name.endswith("lm_head.weight") for name in names)
 
 
 def check_readable(path: Path) -> None:
@@ -103,6 +115,8 @@ def without_remote_code(path: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
+        if "Unrecognized configuration class" in str(error):
+            raise SettingsError(f"{path}: transformers has no class for its text model alone, so it cannot run here") from error
         if "trust_remote_code" not in str(error):
             raise
         raise SettingsError(

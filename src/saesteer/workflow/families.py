@@ -8,6 +8,8 @@ _RECURRENT = "its layers keep a state of a prompt but no keys and values"
 _FORM = "what it keeps of a prompt is in a form that cannot be shared between rows yet"
 _SHARED = "its layers use keys and values of earlier layers, which a splice leaves out"
 _ENCODER = "it is no decoder that hands its last residual to a head"
+_ALONE = "transformers has no class for its text model alone"
+_PREFIX = "it reads a prompt in both directions"
 _HEAD = "its logits are made from its last residual in a way that is not known here"
 
 REFUSED = {
@@ -17,6 +19,8 @@ REFUSED = {
         ("falcon_h1", "inkling2_text", "inkling_text", "minimax", "nemotron_h", "openai-gpt", "zamba", "zamba2", "zaya"), _FORM
     ),
     **dict.fromkeys(("gemma3n", "gemma3n_text"), _SHARED),
+    **dict.fromkeys(("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe"), _ALONE),
+    **dict.fromkeys(("paligemma",), _PREFIX),
     **dict.fromkeys(("hyperclovax", "llama4", "llama4_text", "minicpm3"), _HEAD),
     **dict.fromkeys(("albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta"), _ENCODER),
     **dict.fromkeys(("bart", "marian", "mbart", "mt5", "pegasus", "t5", "umt5", "whisper"), _ENCODER),
