@@ -57,7 +57,7 @@ def answers(root: Path, experiment: str) -> Iterator[str]:
     """The verdict on each of QUESTIONS, with its numbers."""
     yield from of_sweep(root, experiment) if metrics_file(root, experiment).is_file() else [NOT_RUN] * N_OF_SWEEP
     pairs = method_pairs(root, experiment)
-    yield _ratio_cell(pairs) if len(pairs) else NOT_RUN
+    yield f"{_ratio_cell(pairs)}, {_n_abstaining(root, experiment)} of them unsteered" if len(pairs) else NOT_RUN
     tried = {of_try: brute_force_pairs(by_books_judge(root, experiment, of_try)) for of_try in TRIES}
     yield "; ".join(f"{of_try} try {_ratio_cell(pairs)}" for of_try, pairs in tried.items() if len(pairs)) or NOT_RUN
 
@@ -99,6 +99,12 @@ def method_pairs(root: Path, experiment: str) -> _Pairs:
     if scores is None:
         return np.empty((0, 2))
     return scores.pivot("method", index="concept", values="score").select(FILTERED_FEATURE, ADAPTER).drop_nulls().to_numpy()
+
+
+def _n_abstaining(root: Path, experiment: str) -> int:
+    """Concepts for which there is no filtered feature, whose texts are unsteered."""
+    scores = stored(root, comparison(experiment), METHOD_SCORES.name)
+    return 0 if scores is None else scores.filter(pl.col("abstains"), method=FILTERED_FEATURE).height
 
 
 def brute_force_pairs(scores: pl.DataFrame) -> _Pairs:

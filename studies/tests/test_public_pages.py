@@ -97,8 +97,8 @@ def root(tmp_path: Path) -> Path:
         folder.mkdir()
         of_methods = {"sae_label_output_score": 0.4, "lora": 1.2, "unsteered": 0.0, "prompting": 1.5, "diffmean": 0.75}
         names = [*BRUTE_FORCE, *(f"c{n}" for n in range(10))]
-        made = [(method, name, score) for method, score in of_methods.items() for name in names]
-        pl.DataFrame(made, schema=["method", "concept", "score"], orient="row").write_csv(folder / "method_scores.csv")
+        made = [(method, name, score, score == 0.4) for method, score in of_methods.items() for name in names]
+        pl.DataFrame(made, schema=["method", "concept", "score", "abstains"], orient="row").write_csv(folder / "method_scores.csv")
         for name in ("methods", "method_differences", "method_damage", "method_equal_cost"):
             stored(ROOT, "tiny-methods", name).filter(layer=3).write_csv(folder / f"{name}.csv")
         rows = [

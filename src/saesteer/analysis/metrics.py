@@ -306,7 +306,6 @@ def _is_below(ratio: Mapping[str, Any]) -> str:
 
 
 def _filter_helps(variants: Mapping[str, Any]) -> str:
-    most = variants["n"] / 2
-    if variants["registered"] == HOLDS:
-        return HOLDS if variants["n_showing"] > most else OPEN
-    return DOES_NOT_HOLD if variants["registered"] == DOES_NOT_HOLD and variants["n_excluding"] > most else OPEN
+    """The registered variant's verdict, which holds only where most variants show the gain."""
+    verdict: str = variants["registered"]
+    return OPEN if verdict == HOLDS and variants["n_showing"] <= variants["n"] / 2 else verdict
