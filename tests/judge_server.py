@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
+from urllib.parse import parse_qsl, urlsplit
 
 from loopback import Handler, serving_with
 
@@ -177,12 +178,18 @@ class _Handler(Handler):
             time.sleep(judge.hold_batch_reply)
             return self.reply(200, batch)
         if path == "/v1/batches":
-            return self.reply(200, {"data": list(judge.batches.values())})
+            return self.reply(200, self._page(list(judge.batches.values())[::-1]))
         if match := re.fullmatch(r"/v1/batches/(\S+)", path):
             return self._batch(match[1])
         if match := re.fullmatch(r"/v1/files/(\S+)/content", path):
             return self.reply(200, judge.files[match[1]])
         return self.reply(404, {"error": {"message": "no such address"}})
+
+    def _page(self, newest_first: list[dict[str, Any]]) -> dict[str, Any]:
+        query = dict(parse_qsl(urlsplit(self.path).query))
+        start = 1 + next((place for place, one in enumerate(newest_first) if one["id"] == query.get("after")), -1)
+        end = start + int(query.get("limit", 20))
+        return {"object": "list", "data": newest_first[start:end], "has_more": end < len(newest_first)}
 
     def _uploaded(self, content: bytes) -> str:
         message = BytesParser().parsebytes(b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + content)

@@ -40,7 +40,10 @@ def test_make_help_lists_every_target() -> None:
     assert {name for line in listed.splitlines() for name in line[:22].split()} == set(targets[1].split())
 
 
-@pytest.mark.parametrize("given", [["--config", "part_seconds=5", "-n"], ["--config=part_seconds=5", "-n"], ["-n", "-C", "part_seconds=5"]])
+@pytest.mark.parametrize(
+    "given",
+    [["--config", "part_seconds=5", "-n"], ["--config=part_seconds=5", "-n"], ["-n", "-C", "part_seconds=5"], ["-n", "-Cpart_seconds=5"]],
+)
 def test_values_of_the_configuration_leave_the_named_experiments(given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Snakemake heeds the last --config alone."""
     monkeypatch.chdir(tmp_path)

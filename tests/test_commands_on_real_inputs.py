@@ -93,7 +93,14 @@ def test_features_are_found_by_their_explanations(folder: RealFolder) -> None:
 
 
 def judged(
-    folder: Path, seed: int, rating: int, measured_on: str = "concepts:a generations:a", model: str = "judge", file: str | None = None
+    folder: Path,
+    seed: int,
+    rating: int,
+    measured_on: str = "concepts:a generations:a",
+    model: str = "judge",
+    file: str | None = None,
+    layer: int = 3,
+    version: int = 1,
 ) -> None:
     """Ratings of four texts by the judge of a seed, as a judge step leaves them. `file`: the digest of a judge's own file."""
 
@@ -111,10 +118,11 @@ def judged(
 
     values = {"method": ["feature"], "target": ["1", "2"], "factor": ["2"], "prefix_id": ["p", "q"], "sample": [0]}
     axes = [pl.DataFrame({name: column}) for name, column in values.items()]
-    inputs = {"judge_model": file} if file else {}
-    fingerprint = {"settings": {"kind": "endpoint", "model": model, "seed": seed}, "inputs": inputs, MEASURED_ON: "rows"}
-    digests = WantedRows(3, axes, {}).keys(JUDGEMENTS).with_columns(pl.lit(measured_on).alias(MEASURED_ON))
-    wanted = WantedRows(3, axes, fingerprint, Upstream([digests], {}))
+    inputs = {"generations": f"of layer {layer}"} | ({"judge_model": file} if file else {})
+    settings, versions = {"kind": "endpoint", "model": model, "seed": seed}, {"judge.parse": version}
+    fingerprint = {"settings": settings, "algorithm_versions": versions, "inputs": inputs, MEASURED_ON: "rows"}
+    digests = WantedRows(layer, axes, {}).keys(JUDGEMENTS).with_columns(pl.lit(measured_on).alias(MEASURED_ON))
+    wanted = WantedRows(layer, axes, fingerprint, Upstream([digests], {}))
     complete(folder, JUDGEMENTS, [wanted], rate, folder / "layers_03-03.json")
 
 
@@ -149,6 +157,26 @@ def test_judges_that_differ_late_in_a_name_or_in_a_file_are_two(tmp_path: Path, 
     (value,) = first.values()
     assert any(value in name for name in alike)
     assert len(set().union(*equal)) == 3
+
+
+def test_a_judge_of_two_layers_is_one(tmp_path: Path) -> None:
+    """Its texts are measured on other SAEs in each."""
+    for layer in (3, 6):
+        judged(tmp_path, seed=0, rating=0, layer=layer)
+    with pytest.raises(SettingsError, match="holds the ratings of 1 judge"):
+        pairwise_agreement(tmp_path)
+    judged(tmp_path, seed=1, rating=2, layer=6)
+    ((_, rows),) = pairwise_agreement(tmp_path).items()
+    assert rows["n"].to_list() == [4, 0, 4]
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_of_a_judges_versions_the_newest_counts(version: int, tmp_path: Path) -> None:
+    judged(tmp_path, seed=0, rating=2, version=version)
+    judged(tmp_path, seed=0, rating=0, version=version + 1)
+    judged(tmp_path, seed=1, rating=0)
+    ((_, rows),) = pairwise_agreement(tmp_path).items()
+    assert rows["equal"].to_list() == [1, None, 1]
 
 
 @pytest.mark.parametrize("other", ["concepts:a generations:b", "concepts:b generations:a"])

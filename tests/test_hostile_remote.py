@@ -17,6 +17,7 @@ from made_up_results import FILES, MANIFEST, OUTPUTS, PART, RECORD, Shared, writ
 from sharing_folders import damage, damaged_objects, objects
 from test_pull import published, shared  # noqa: F401
 
+from saesteer.sharing import publish
 from saesteer.sharing.commands import SharingError, dvc, git, set_up_merging
 from saesteer.sharing.dvc_metadata import merge_versions
 from saesteer.sharing.provenance import Statement, write_statements
@@ -177,7 +178,7 @@ def test_files_of_dvc_and_snakemake_that_git_must_not_bring(shared: Shared, monk
     actions = (
         shared.pull,
         lambda: push(shared.clone, []),
-        lambda: merge_versions(Path("data/exp/tables.dvc"), Path("data/exp/tables.dvc")),
+        lambda: merge_versions(*[Path("data/exp/tables.dvc")] * 3),
     )
     for action in actions:
         with pytest.raises(SharingError, match=f"git holds {re.escape(name)}, "):
@@ -189,7 +190,7 @@ def test_a_program_of_the_name_of_dvc_that_git_brings(shared: Shared) -> None:
     write(shared.clone, {"dvc.py": b"open('ran', 'w')", "saesteer.py": b"open('ran', 'w')"})
     assert dvc(shared.clone, "version")
     set_up_merging(shared.clone)
-    driver = git(shared.clone, "config", "merge.saesteer.driver").strip().replace("merge-versions %A %B", "--version")
+    driver = git(shared.clone, "config", "merge.saesteer.driver").strip().replace("merge-versions %A %B %P", "--version")
     subprocess.run(driver, shell=True, cwd=shared.clone, check=True, capture_output=True)
     assert not (shared.clone / "ran").exists()
 
@@ -230,11 +231,15 @@ def test_a_record_of_another_form_in_provenance(shared: Shared, record: Any) -> 
     shared.refuses(r"made_up\.jsonl, line 1: not a statement")
 
 
-def test_an_input_elsewhere_in_provenance(shared: Shared, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sha256", [hashlib.sha256(b"secret").hexdigest(), "0" * 64])
+def test_an_input_elsewhere_in_provenance(shared: Shared, tmp_path: Path, sha256: str) -> None:
+    """It is not read, as its digest is nobody's business: what was made of it counts as made without, so its job is due."""
     (tmp_path / "secret.txt").write_bytes(b"secret")
-    outside = {"../secret.txt": hashlib.sha256(b"secret").hexdigest()}
-    write_statements(shared.clone, "exp", [Statement("data/exp/metrics.json", hashlib.sha256(b"{}").hexdigest(), outside, RECORD)])
-    assert shared.pull(("data/exp/metrics.json",)).refused == {"data/exp/metrics.json": "made from ../secret.txt, which is missing"}
+    record = RECORD | {"input": ["../secret.txt"]}
+    statement = Statement("data/exp/metrics.json", hashlib.sha256(b"{}").hexdigest(), {"../secret.txt": sha256}, record)
+    write_statements(shared.clone, "exp", [statement])
+    agreeing = shared.pull(("data/exp/metrics.json",)).agreeing["data/exp/metrics.json"]
+    assert (agreeing.inputs, agreeing.record["input"]) == ({}, [])
 
 
 def why_manifest_is_refused(shared: Shared, data: bytes) -> str:
@@ -313,4 +318,31 @@ def test_a_forged_listing_in_a_merge(shared: Shared, monkeypatch: pytest.MonkeyP
     theirs.write_text((shared.clone / "data/exp/tables.dvc").read_text().replace(shared.named("data/exp/tables"), digest))
     monkeypatch.chdir(shared.clone)
     with pytest.raises(SharingError, match="neither DVC's cache nor the remote has the other branch's listing"):
-        merge_versions(Path("data/exp/tables.dvc"), theirs)
+        merge_versions(Path("data/exp/tables.dvc"), theirs, Path("data/exp/tables.dvc"))
+
+
+def test_results_of_an_input_that_is_not_committed_are_not_published(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts or texts of one's own lie anywhere in the repository. What git does not hold stays here, as texts may."""
+    for name in ("mine/prompts.txt", "mine/texts.txt"):
+        write(shared.clone, {name: b"The sea"})
+    git(shared.clone, "add", "mine/prompts.txt")
+    git(shared.clone, "commit", "--quiet", "--message", "Prompts")
+
+    def recorded(folder: Path, configuration: list[str]) -> list[Path]:
+        inputs = {name: hashlib.sha256(b"The sea").hexdigest() for name in ("mine/prompts.txt", "mine/texts.txt")}
+        write_statements(folder, "exp", [Statement("data/exp/metrics.json", hashlib.sha256(b"{}").hexdigest(), inputs, RECORD)])
+        return [Path("data/exp/metrics.json")]
+
+    monkeypatch.setattr(publish, "record", recorded)
+    monkeypatch.setattr(publish, "SOURCES", ("data",))
+    (shared.clone / "mine/prompts.txt").write_bytes(b"The tea")
+    with pytest.raises(SharingError, match=r"commit these first, .*\n M mine/prompts.txt$"):
+        publish.push(shared.clone, [])
+
+
+def test_what_this_machine_fetched_is_no_input_and_a_folder_of_that_name_is() -> None:
+    assert [publish._is_local(name) for name in ("data/downloads/exp/model.json", "downloads/texts.parquet", "/x/downloads/m")] == [
+        True,
+        False,
+        False,
+    ]

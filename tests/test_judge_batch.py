@@ -115,12 +115,36 @@ def test_a_killed_run_finds_its_batch_again(when: str, tmp_path: Path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
+def test_two_jobs_at_once_pay_for_a_question_once(tmp_path: Path):
+    """The second waits for the batch of the first, also while that is being made."""
+    with judge_server(hold_batch_reply=1.0) as judge:
+        runs = [judging_process(TEXTS, judge, tmp_path, batch=True) for _ in range(2)]
+        assert [run.wait(120) for run in runs] == [0, 0]
+        assert (len(judge.batches), len(judge.answered)) == (1, 9)
+    assert notes(tmp_path) == []
+
+
 def test_making_a_batch_is_never_blindly_repeated(tmp_path: Path):
     """The reply to its making comes too late: the batch exists, and is found in the list."""
     with judge_server(hold_batch_reply=0.6) as judge:
         judged(generations(TEXTS), asker(judge, timeout_seconds=0.3), tmp_path)
         assert judge.paths.count("POST /v1/batches") == 1
         assert len(judge.answered) == 9
+
+
+@pytest.mark.parametrize("n_newer", [0, 150])
+def test_a_lost_batch_is_found_among_newer_ones(n_newer: int, tmp_path: Path):
+    with judge_server(batch_polls=10**9, hold_batch_reply=1.0) as judge:
+        run = judging_process(TEXTS, judge, tmp_path, batch=True)
+        while run.poll() is None and not judge.batches:
+            time.sleep(0.01)
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait(10)
+        others = {"status": "completed", "metadata": None, "created_at": 9}
+        judge.batches |= {f"other-{number}": others | {"id": f"other-{number}"} for number in range(n_newer)}
+        judge.batch_polls = 0
+        judged(generations(TEXTS), asker(judge), tmp_path)
+        assert judge.paths.count("POST /v1/batches") == 1
 
 
 def test_another_models_batch_of_the_same_questions_is_not_taken_for_one_that_was_lost(tmp_path: Path):

@@ -123,13 +123,18 @@ def test_a_torn_line_is_cut_off(tmp_path: Path) -> None:
     budget.settle(second, Spend(200, 20, 0.25))
     whole = path.read_bytes()
     *before, last = whole.splitlines(keepends=True)
-    for n_bytes in range(len(last)):
+    for n_bytes in range(len(last) - 1):
         path.write_bytes(b"".join(before) + last[:n_bytes])
         later = Budget(one, tmp_path)
         assert (later.total, later.open) == (Spend(800, 80, 0.875), Spend(700, 70, 0.75))
         later.settle(second, Spend(200, 20, 0.25))
         assert later.total == Spend(300, 30, 0.375)
         assert path.read_bytes() == whole
+    path.write_bytes(whole.rstrip(b"\n"))  # as editors save it, after a line above was deleted
+    later = Budget(one, tmp_path)
+    third = later.reserve(Spend(1, 1, 0.5))
+    assert (later.total, path.read_bytes()[: len(whole)]) == (Spend(301, 31, 0.875), whole)
+    later.settle(third, Spend())
 
 
 def line_with(**values: Any) -> str:

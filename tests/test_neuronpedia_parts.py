@@ -136,6 +136,16 @@ def test_export_of_local_examples(tmp_path: Path) -> None:
     assert (feature["modelId"], feature["layer"], feature["maxActApprox"], feature["frac_nonzero"]) == (*str(SOURCE).split("/"), None, 0.0)
 
 
+def test_batches_of_an_earlier_export_are_removed(tmp_path: Path) -> None:
+    examples, activations = local_examples()
+    far = examples.with_columns(feature=pl.col("feature") + 5_000)
+    root = tmp_path / f"v1/{SOURCE}"
+    for rows in (pl.concat([examples, far]), examples):
+        write_export(rows, SOURCE, tmp_path, activations)
+        (root / "activations/notes.txt").touch()
+    assert sorted(path.name for path in (root / "activations").iterdir()) == ["batch-0.jsonl.gz", "notes.txt"]
+
+
 def test_equal_examples_give_equal_bytes(tmp_path: Path) -> None:
     rows = table({feature: examples_of(feature) for feature in (3, 20, 1)})
     write_export(rows, SOURCE, tmp_path / "a")

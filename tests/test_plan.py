@@ -179,6 +179,12 @@ def test_a_job_with_inputs_to_come_counts_as_missing(micro: Experiment, tmp_path
     assert plan.n_missing(run_with_inputs(tmp_path, micro, "generations"), "generations", (2,)) == 4 * 3 * 4
 
 
+def test_a_dry_run_does_without_texts_that_are_not_here(micro: Experiment, tmp_path: Path) -> None:
+    elsewhere = micro.max_activating_examples.model_copy(update={"texts": tmp_path / "texts.parquet"})
+    run = run_with_inputs(tmp_path, micro.model_copy(update={"max_activating_examples": elsewhere}), "activations")
+    assert plan.n_missing(run, "activations", (2,)) is None
+
+
 STARTED = """
 import importlib, sys
 def start(heavy, *modules):

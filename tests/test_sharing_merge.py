@@ -1,6 +1,9 @@
 """Two colleagues, two branches, one merge: nothing is lost and nothing computed twice; and every version can be had again."""
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +11,8 @@ import polars as pl
 import pytest
 from sharing_folders import Clone, clone_of, damaged_objects, first_clone, object_of, objects
 from workflow_folder import PER_FEATURE, PER_GENERATION, Folder, new_rows
+
+from saesteer.sharing.commands import set_up_merging
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
@@ -134,3 +139,36 @@ def test_a_version_comes_back_with_nothing_to_do(story: Story, tmp_path: Path) -
     clone.tool("saesteer", "pull")
     assert clone.has_nothing_to_do()
     assert 700 in clone.table("generations")["feature"]
+
+
+@pytest.mark.parametrize("project", [".", "steering"])
+def test_branches_merge_where_the_project_is_a_folder_of_the_repository(project: str, tmp_path: Path) -> None:
+    top, results = Path(), Path(project, "data/exp/judge")
+    environment = os.environ | {f"GIT_{who}_{what}": "x@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+    def run(*command: str, folder: Path = top) -> None:
+        subprocess.run(command, cwd=tmp_path / folder, env=environment, check=True, capture_output=True)
+
+    def part(letter: str) -> None:
+        (tmp_path / results / "f").mkdir(parents=True, exist_ok=True)
+        (tmp_path / results / f"f/{letter}.parquet").write_text(letter)
+        run(sys.executable, "-m", "dvc", "add", "--quiet", "data/exp/judge", folder=Path(project))
+        run("git", "add", "--all")
+        run("git", "commit", "--quiet", "--message", letter)
+
+    run("git", "init", "--quiet", "--initial-branch=main")
+    (tmp_path / project).mkdir(exist_ok=True)
+    run(sys.executable, "-m", "dvc", "init", "--quiet", "--subdir" if project != "." else "--force", folder=Path(project))
+    (tmp_path / project / ".dvc/config").write_text(f"[core]\n    remote = storage\n['remote \"storage\"']\n    url = {tmp_path}/store\n")
+    (tmp_path / project / ".dvc/config").replace(tmp_path / project / ".dvc/config.local")
+    (tmp_path / ".gitattributes").write_text("*.dvc merge=saesteer\n")
+    part("a")
+    run("git", "checkout", "--quiet", "-b", "theirs")
+    part("b")
+    run("git", "checkout", "--quiet", "main")
+    (tmp_path / results / "f/b.parquet").unlink()
+    part("c")
+    set_up_merging(tmp_path / project)
+    run("git", "merge", "--no-edit", "theirs")
+    assert "nfiles: 3" in (tmp_path / f"{results}.dvc").read_text()
+    assert not list(tmp_path.rglob(".merge-*"))

@@ -185,6 +185,31 @@ def test_layers_in_turn_go_to_parts_of_their_own(tmp_path: Path) -> None:
     assert [part.parent.name for part in sorted(tmp_path.glob("*/*/*.parquet"))] == ["layer_00", "layer_01"]
 
 
+def test_a_part_that_another_job_writes_in_the_meantime_is_not_set_aside(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs with shares of a layer's features write into one folder."""
+    step.run([1])
+    sound_parts = store.sound_parts
+
+    def and_then_another_writes(folder: Path) -> list[Path]:
+        parts = sound_parts(folder)
+        store.write_part(folder, rows_of(wanted([7]).keys(OUTPUT_SCORE)))
+        return parts
+
+    monkeypatch.setattr(store, "sound_parts", and_then_another_writes)
+    step.run([2])
+    assert not list(step.folder.rglob("*.corrupt"))
+
+
+def test_rows_before_one_that_cannot_be_stored_are_kept(step: Step) -> None:
+    def compute(missing: pl.DataFrame):
+        for row in missing.iter_slices(1):
+            yield rows_of(row).with_columns(output_score=pl.when(pl.col("feature") == 3).then(pl.lit(float("nan"))).otherwise(0.5))
+
+    with pytest.raises(TableError, match="output_score is NaN or infinite at .*'feature': 3"):
+        complete(step.folder, OUTPUT_SCORE, [wanted([1, 2, 3])], compute, step.manifest)
+    assert step.run([1, 2, 3]) == 1
+
+
 def test_full_disk_names_the_problem_and_loses_nothing(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file-size limit makes the kernel refuse the write, as a full disk does."""
     program = textwrap.dedent(f"""

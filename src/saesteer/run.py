@@ -7,7 +7,6 @@ is called, and torch is imported only where a model or an SAE is loaded.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from saesteer.core.errors import SettingsError, check_known
+from saesteer.core.files import read_json
 from saesteer.core.store import SHARE, read_manifest, read_rows
 from saesteer.core.tables import Table, read_summary
 from saesteer.core.tokens import TextTokens, load_tokens
@@ -214,20 +214,25 @@ class Run:
         return topic_names(self.file("topics"))
 
     def file(self, name: str) -> Path:
-        """A data file that the experiment names (sources.pins); refused where it is no longer that of the results."""
+        """A data file that the experiment names (sources.pins)."""
         path = pinned_path(self.experiment, name)
         assert path is not None
+        return path
+
+    def pinned_file(self, name: str) -> Path:
+        """`file`, refused where it is no longer that of the results."""
+        path = self.file(name)
         if (pinned := self.data / f"pins/{name}.json").is_file():
             check_is_pinned(path, None, pinned, self.downloads / "digests")
         return path
 
     def corpus(self, max_tokens: int, name: str = "texts") -> pl.DataFrame:
         """The texts of a data file, text_id and token_ids; those to be tokenised are cut after so many tokens."""
-        return read_texts(self.file(name), self.model_folder(), self.experiment.model.bos, max_tokens)
+        return read_texts(self.pinned_file(name), self.model_folder(), self.experiment.model.bos, max_tokens)
 
     def pin(self, name: str = "model") -> dict[str, Any]:
         """What a pin holds: digests of a model or data file."""
-        pin: dict[str, Any] = json.loads((self.data / f"pins/{name}.json").read_text(encoding="utf-8"))
+        pin: dict[str, Any] = read_json(self.data / f"pins/{name}.json")
         return pin
 
     def model_record(self) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from jaxtyping import Float
 
 from saesteer.analysis.best_factor import RULES
 from saesteer.analysis.recommendation import Verdict
-from saesteer.core.markdown import escaped, number, table
+from saesteer.core.markdown import escaped, number, table, with_interval
 from saesteer.core.uncertainty import RATINGS, Interval, mean_interval, of_differences
 from saesteer.methods.compare.tables import METHOD_DAMAGE, METHOD_DIFFERENCES, METHOD_EQUAL_COST, METHOD_SCORES, METHODS_TABLE
 from saesteer.reference.sae_docs import Release, releases, verdict
-from saesteer.site.headline import headline_markdown, share, times, with_interval
+from saesteer.site.headline import headline_markdown, share, times
 from saesteer.site.method_pages import SHOWN_LIMIT
 from studies.pages.answers import CONFIDENCE, NOT_RUN, by_books_judge, recommended
 from studies.pages.results import GRID_ENDS, MODELS, REGISTERED, SHIPPED, comparison, metrics, metrics_file, stored

@@ -10,10 +10,10 @@ import pytest
 from drawn_figures import thin
 from scipy import stats
 
+from saesteer.core.markdown import with_interval
 from saesteer.core.tables import write_summary
 from saesteer.core.uncertainty import RATINGS, Interval, mean_interval
 from saesteer.settings import SettingsError
-from saesteer.site.headline import with_interval
 from saesteer.world.books.judge import concept_rating, load_text_judge, word_ids
 from studies import ROOT
 from studies.pages.answer_figure import data, draw

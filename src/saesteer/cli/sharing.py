@@ -143,7 +143,7 @@ def _publish(publish: Callable[[Path, list[str]], list[Path]], experiments: list
 
     check_lock()  # provenance names the code's digest, and rows are only as old as its versions say
     refuse_while_running()
-    chosen = ["--config", f"experiments=[{','.join(experiments)}]"] if experiments else []
+    chosen = ["--config", f"experiments=[{','.join(experiments)}]", "methods=[]"] if experiments else []
     return publish(Path(), ["--configfile", str(configfile), *chosen])
 
 
@@ -164,9 +164,9 @@ def pull(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -
 
 
 @command("merge-versions", hidden=True)
-def merge_versions(ours: Path, theirs: Path) -> None:
+def merge_versions(ours: Path, theirs: Path, merged_as: Annotated[Path, typer.Argument()] = Path("merged.dvc")) -> None:
     """What git calls to merge *.dvc files."""
     from saesteer.sharing import dvc_metadata
 
     refuse_while_running()
-    dvc_metadata.merge_versions(ours, theirs)
+    dvc_metadata.merge_versions(ours, theirs, merged_as)

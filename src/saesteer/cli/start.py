@@ -19,6 +19,8 @@ command = commands("Start")
 
 _SAYS_WHERE = r"-[cje]|--(cores|jobs|executor|profile)\b"
 """Options of Snakemake's that say where jobs run, and how many at once."""
+_WITH_VALUE = r"(?s)^(--config(?==)|-C)=?(.+)"
+"""An option of Snakemake's for values of the configuration, written as one word with the first of them."""
 
 
 @command()
@@ -204,7 +206,7 @@ def _configured(names: Sequence[str], options: Sequence[str]) -> list[str]:
         return list(options)
     # Without the configuration's comparisons: what those read of the shipped model would be copied here.
     values = [f"experiments=[{','.join(names)}]", "methods=[]"]
-    whole = [part for option in options for part in (option.split("=", 1) if option.startswith("--config=") else [option])]
+    whole = [part for option in options for part in re.sub(_WITH_VALUE, r"\1\0\2", option).split("\0")]
     place = next((place for place, option in enumerate(whole) if option in ("--config", "-C")), None)
     return ["--config", *values, *whole] if place is None else [*whole[: place + 1], *values, *whole[place + 1 :]]
 

@@ -196,6 +196,14 @@ def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """The value in a JSON file from elsewhere; refused where it holds none."""
+    try:
+        return json.loads(regular_file(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingsError(f"{path} is not readable as JSON: {error}") from error
+
+
 def _flush(path: Path) -> None:
     """Flush a file or folder to disk; some network and shared drives know no flushing of folders, and say so by EINVAL."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -14,6 +14,12 @@ def number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
+def with_interval(value: float | None, low: float | None, high: float | None, digits: int = 2) -> str:
+    """A number, with its interval where it has one: 1.60 [1.19, 2.04]."""
+    ends = "" if low is None or high is None else f" [{number(low, digits)}, {number(high, digits)}]"
+    return number(value, digits) + ends
+
+
 def counted(n: int, noun: str) -> str:
     """A number of things whose plural takes an s."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -119,8 +119,9 @@ def complete(
     for want in wanted:
         layer_folder = _layer_folder(folder, want)
         remove_abandoned(layer_folder)
+        parts = set(layer_folder.glob("*.parquet"))  # first: another job of the layer may write one in the meantime
         sound = sound_parts(layer_folder)
-        for part in sorted(set(layer_folder.glob("*.parquet")) - set(sound)):
+        for part in sorted(parts - set(sound)):
             aside = part.with_suffix(".parquet.corrupt")
             with contextlib.suppress(FileNotFoundError):  # another job of the layer did
                 part.replace(aside)
@@ -173,7 +174,8 @@ def _write_parts(
     started = time.monotonic()
     try:
         for frame in frames:
-            waiting.setdefault(frame["layer"][0], []).append(frame)
+            rows = validate(table, table.of(frame), f"new rows of {folder}")
+            waiting.setdefault(rows["layer"][0], []).append(rows)
             if time.monotonic() - started > part_seconds:
                 while waiting:
                     _write_part(folder, table, by_layer, waiting.pop(next(iter(waiting))), made_with)
@@ -186,7 +188,7 @@ def _write_parts(
 def _write_part(
     folder: Path, table: Table, by_layer: Mapping[int, WantedRows], frames: Sequence[pl.DataFrame], made_with: Mapping[str, str]
 ) -> None:
-    rows = validate(table, pl.concat(map(table.of, frames)), f"new rows of {folder}").sort(table.keys)
+    rows = validate(table, pl.concat(frames), f"new rows of {folder}").sort(table.keys)
     want = by_layer[rows["layer"][0]]
     target = _layer_folder(folder, want)
     path = target.parent / _FINGERPRINT

@@ -141,7 +141,11 @@ def write_summary(table: Table, frame: pl.DataFrame, path: Path) -> None:
 
 def read_summary(table: Table, path: Path) -> pl.DataFrame:
     """Read a table that is computed afresh, and check it against its schema."""
-    return validate(table, pl.read_parquet(path), str(path))
+    try:
+        frame = pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise TableError(f"{path} is damaged ({error}): delete it and run the workflow, which makes it again") from error
+    return validate(table, frame, str(path))
 
 
 def by_name(*tables: Table) -> dict[str, Table]:

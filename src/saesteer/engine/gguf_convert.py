@@ -25,8 +25,6 @@ from saesteer.sources.gguf import Gguf, GgufTensor, config_of, read_gguf
 ALGORITHM_VERSION = 2
 
 _BYTES, _CARD, _RECORD = 4, "README.md", "gguf.json"
-_CONTROL, _USER_DEFINED = 3, 4
-"""Types of tokens."""
 _DIGITS_ALONE = ("smollm", "starcoder", "refact")
 _WHOLE_WORDS_FIRST = ("llama-bpe", "llama3", "llama-v3", "tekken")
 _SPLITS = ("gpt-2", "qwen2", "deepseek-r1-qwen", *_DIGITS_ALONE, *_WHOLE_WORDS_FIRST)

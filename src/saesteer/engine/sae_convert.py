@@ -21,7 +21,7 @@ from saesteer.engine.finite import check_files, check_weights
 from saesteer.engine.sae_read import config_of, npz_shape, read
 from saesteer.engine.saes import Sae, SaeMeta, placed, read_meta, tensor_shapes
 from saesteer.settings import SaeSettings
-from saesteer.sources.hub import Fetched, HubError, fetch_files
+from saesteer.sources.hub import Fetched, chosen, fetch_files
 from saesteer.sources.pins import SAE_FILES, is_current, pin
 from saesteer.sources.sae_sources import (
     FORMS,
@@ -185,12 +185,7 @@ def _with_form_on_hub(source: SaeSource, revision: str | None, cache_dir: Path |
 def _fetch_named(
     source: SaeSource, revision: str | None, cache_dir: Path | None, needed: tuple[str, ...], optional: tuple[str, ...]
 ) -> Fetched:
-    def choose(repo: str, listing: Mapping[str, int]) -> list[str]:
-        for name in needed:
-            if name not in listing:
-                raise HubError(f"{repo} has no {name}, which an SAE of this form ({source.loader}) consists of; check the id and revision")
-        return [*needed, *(name for name in optional if name in listing)]
-
+    choose = chosen(needed, optional, f", which an SAE of this form ({source.loader}) consists of; check the id and revision")
     return fetch_files(source.repo, revision, choose, cache_dir, needed=needed + optional, inside=folder_of(source))
 
 

@@ -78,12 +78,10 @@ def write_export(examples: pl.DataFrame, source: Source, folder: Path, activatio
     features = sorted(ordered.iter_rows(named=True), key=lambda row: str(row["feature"]))
     unknown = {"typeName": None, "explanationModelName": None}
     explanations = [_names(row, source) | {"description": text} | unknown for row in features for text in row["explanations"]]
-    for number, start in enumerate(range(0, len(features), _SIZE)):
-        _write_batch(root / "features", number, (_feature_line(row, source) for row in features[start : start + _SIZE]))
-    for number, start in enumerate(range(0, len(explanations), _SIZE)):
-        _write_batch(root / "explanations", number, explanations[start : start + _SIZE])
-    for (group,), rows in ordered.group_by(pl.col("feature") // _SIZE, maintain_order=True):
-        _write_batch(root / "activations", group, _example_lines(rows, source, activations))
+    for name, lines in {"features": [_feature_line(row, source) for row in features], "explanations": explanations}.items():
+        _write_batches(root / name, enumerate(lines[start : start + _SIZE] for start in range(0, len(lines), _SIZE)))
+    groups = ordered.group_by(pl.col("feature") // _SIZE, maintain_order=True)
+    _write_batches(root / "activations", ((group, _example_lines(rows, source, activations)) for (group,), rows in groups))
     layer, _, source_set = source.source.partition("-")
     for name, values in {
         "model": {"id": source.model, "layers": None, "owner": None},
@@ -94,7 +92,14 @@ def write_export(examples: pl.DataFrame, source: Source, folder: Path, activatio
         write_text(root / f"{name}.jsonl", json.dumps(values) + "\n")
 
 
-def _write_batch(folder: Path, number: object, lines: Iterable[Mapping[str, Any]]) -> None:
+def _write_batches(folder: Path, batches: Iterable[tuple[object, Iterable[Mapping[str, Any]]]]) -> None:
+    """Write numbered batches, and remove those of an earlier export that are none of these."""
+    written = {_write_batch(folder, number, lines) for number, lines in batches}
+    for path in set(folder.glob("batch-*.jsonl.gz")) - written:
+        path.unlink()
+
+
+def _write_batch(folder: Path, number: object, lines: Iterable[Mapping[str, Any]]) -> Path:
     """Write a batch. Equal lines give equal bytes: no time and no name in the gzip header."""
 
     def compress(path: Path) -> None:
@@ -102,7 +107,9 @@ def _write_batch(folder: Path, number: object, lines: Iterable[Mapping[str, Any]
             for line in lines:
                 packed.write(json.dumps(line, allow_nan=False).encode() + b"\n")
 
-    write_atomically(folder / f"batch-{number}.jsonl.gz", compress)
+    path = folder / f"batch-{number}.jsonl.gz"
+    write_atomically(path, compress)
+    return path
 
 
 def _names(row: Mapping[str, Any], source: Source) -> dict[str, str]:

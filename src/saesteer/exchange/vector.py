@@ -174,8 +174,8 @@ def effect_table(about: Mapping[str, Any]) -> str:
     def cell(value: Mapping[str, Any] | None, n_texts: int) -> str:
         if value is None:
             return "–"
-        interval = "" if value["low"] is None else f" [{markdown.number(value['low'])}, {markdown.number(value['high'])}]"
-        return markdown.number(value["mean"]) + interval + ("" if value["n"] == n_texts else f" (n = {value['n']})")
+        of_all = "" if value["n"] == n_texts else f" (n = {value['n']})"
+        return markdown.with_interval(value["mean"], value["low"], value["high"]) + of_all
 
     header = ("", "texts", "score", "concept", "fluency", "GenSuccess@20", "perplexity, × unsteered")
     scores = ("judge_score", "concept_rating", "fluency_rating", "gen_success_20", "perplexity_ratio")

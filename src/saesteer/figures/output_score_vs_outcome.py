@@ -3,6 +3,7 @@
 import polars as pl
 
 from saesteer.analysis.metrics import correlations
+from saesteer.core.markdown import with_interval
 from saesteer.figures.definition import FigureDefinition, Options, Tables, constants, held_out
 from saesteer.figures.style import PAGE, SMALLEST, Axes, Figure, PathCollection, empty_panel, layer_bar, new_figure, scatter_by_layer
 
@@ -49,8 +50,7 @@ def panel(axes: Axes, points: pl.DataFrame, measure: str) -> PathCollection:
 def _rho(points: pl.DataFrame, scope: str) -> str:
     row = points.row(0, named=True)
     rho, low, high = (row[f"{scope}_{name}"] for name in ("rho", "low", "high"))
-    number = "undefined" if rho is None else f"{rho:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
-    return f"Spearman {scope.replace('_', ' ')}: {number.replace('-', '−')}"
+    return f"Spearman {scope.replace('_', ' ')}: {'undefined' if rho is None else with_interval(rho, low, high)}"
 
 
 def draw(data: pl.DataFrame) -> Figure:

@@ -18,7 +18,7 @@ from saesteer.core.files import value_digest, write_json
 from saesteer.judge.answers import AnswerBook, Ask, JudgeAnswer, JudgeError
 from saesteer.judge.completion import NO_ANSWER, Exchange, Parameters, answer_fields, completion_request, may_be_charged, status_of_error
 from saesteer.judge.endpoint import MAX_RETRIES, EndpointAsker, OfEndpoint, check_key
-from saesteer.judge.spend import Budget, Spend, actual, most, prompt_characters
+from saesteer.judge.spend import Budget, Spend, actual, locked, most, prompt_characters
 from saesteer.settings import Endpoint
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MOST_REQUESTS = 20_000
 """Requests in one batch: below the 50,000 and the 200 MB that are common limits."""
+MOST_LISTED = 5_000
+"""Batches among which one of an earlier run is looked for, newest first."""
 
 POLL_SECONDS = 30.0
 """Between two looks at a batch."""
@@ -78,33 +80,40 @@ class BatchAsker(OfEndpoint):
     """Where the limit allows for no more than so many of the questions left, no batch is sent: each may take a day."""
 
     async def _ask_all(self, client: "AsyncOpenAI", asks: Sequence[Ask], book: AnswerBook) -> None:
-        """Collect the noted batches that hold any of the questions, then send the others."""
+        """Collect the noted batches, of this job or another, that hold any of the questions, then send the others."""
         by_id, exchange = {_custom_id(ask): ask for ask in asks}, Exchange(self.settings, book)
-        for note in _notes(book.folder):
-            if not note.identities.keys() & by_id.keys():
-                continue
-            if batch_id := note.batch_id or await self._listed_id(client, note):
-                log.info("judge: batch %s of an earlier run is found again", batch_id)
-                await self._collect(client, replace(note, batch_id=batch_id), by_id, book, exchange)
-            else:  # never made; what was reserved for it still counts, since only the endpoint's bill can tell
-                note.path.unlink(missing_ok=True)
-        while unanswered := [ask for ask in asks if ask.key not in book]:
-            affordable, worst = self._affordable(unanswered)
-            self.budget.n_left = len(unanswered)
-            if len(affordable) < min(len(unanswered), self.fewest):
-                raise self.budget.limit_reached()
-            request = self.budget.reserve(worst)
-            if request is None:  # another job has reserved since
-                continue
-            identities = {_custom_id(ask): ask.identity for ask in affordable}
-            note = _Note(book.folder / "batches" / f"{value_digest(sorted(identities))[:16]}.json", identities, request)
-            note.write()
-            sent = await self._sent(client, note, affordable, exchange.parameters)
-            await self._collect(client, sent, by_id, book, exchange)
+        while any(ask.key not in book for ask in asks):
+            with locked(book.folder / "batches" / "lock"):  # so that a note without a batch is one of a job that was killed
+                notes = list(_notes(book.folder))
+                book.refresh()  # after that: a note goes when its answers are on disk
+                left = [ask for ask in asks if ask.key not in book]
+                notes = await self._under_way(client, [note for note in notes if note.identities.keys() & set(map(_custom_id, left))])
+                if left and not notes and (request := self._reserved(affordable := self._affordable(left), len(left))):
+                    notes = [await self._sent(client, book, affordable, request, exchange.parameters)]
+            for note in notes:
+                await self._collect(client, note, by_id, book, exchange)
         exchange.close()
 
-    def _affordable(self, asks: Sequence[Ask]) -> tuple[list[Ask], Spend]:
-        """As many questions as the limits allow even if each costs the most it can, and what they then cost."""
+    async def _under_way(self, client: "AsyncOpenAI", notes: Sequence[_Note]) -> list[_Note]:
+        """The notes whose batches were made, with their ids."""
+        under_way = []
+        for note in notes:
+            if batch_id := note.batch_id or await self._listed_id(client, note):
+                log.info("judge: batch %s is under way and is waited for", batch_id)
+                under_way.append(replace(note, batch_id=batch_id))
+            else:  # never made; what was reserved for it still counts, since only the endpoint's bill can tell
+                note.path.unlink(missing_ok=True)
+        return under_way
+
+    def _reserved(self, asks: Sequence[Ask], n_unanswered: int) -> str | None:
+        """The name of a request for a batch in the ledger; None where another job has reserved since."""
+        self.budget.n_left = n_unanswered
+        if len(asks) < min(n_unanswered, self.fewest):
+            raise self.budget.limit_reached()
+        return self.budget.reserve(sum((most(self.settings, ask.messages) for ask in asks), Spend()))
+
+    def _affordable(self, asks: Sequence[Ask]) -> list[Ask]:
+        """As many questions as the limits allow even if each costs the most it can."""
         chosen: list[Ask] = []
         worst = Spend()
         for ask in asks[: self.questions_at_once]:
@@ -113,18 +122,27 @@ class BatchAsker(OfEndpoint):
                 break
             chosen.append(ask)
             worst = more
-        return chosen, worst
+        return chosen
 
     async def _listed_id(self, client: "AsyncOpenAI", note: _Note) -> str | None:
         """The id of a batch that was made by a run that did not live to know it."""
-        listed = (await client.batches.list(limit=100)).data or []
-        matching = [batch for batch in listed if (batch.metadata or {}).get("saesteer") == note.request and batch.status in _GOOD]
+        matching, n_listed = [], 0
+        async for batch in client.batches.list(limit=100):  # and the pages that follow
+            if (batch.metadata or {}).get("saesteer") == note.request and batch.status in _GOOD:
+                matching.append(batch)
+            n_listed += 1
+            if n_listed >= MOST_LISTED:  # an endpoint may give the same page for ever
+                break
         return max(matching, key=lambda batch: batch.created_at).id if matching else None
 
-    async def _sent(self, client: "AsyncOpenAI", note: _Note, asks: Sequence[Ask], parameters: Parameters) -> _Note:
-        """Upload the questions and make the batch; its note then has its id. Making is never blindly tried again: that could pay twice."""
+    async def _sent(self, client: "AsyncOpenAI", book: AnswerBook, asks: Sequence[Ask], reserved: str, parameters: Parameters) -> _Note:
+        """Upload the questions for which a request is reserved and make the batch; its note then has its id. Making is never blindly tried
+        again: that could pay twice."""
         from saesteer.judge.client import BatchUncertain
 
+        identities = {_custom_id(ask): ask.identity for ask in asks}
+        note = _Note(book.folder / "batches" / f"{value_digest(sorted(identities))[:16]}.json", identities, reserved)
+        note.write()
         request = {"method": "POST", "url": _COMPLETIONS}
         bodies = {_custom_id(ask): completion_request(self.settings, ask, parameters) for ask in asks}
         lines = [json.dumps({"custom_id": name, **request, "body": body}) for name, body in bodies.items()]
@@ -229,5 +247,8 @@ def _parts(line: str) -> tuple[str, int, Any]:
 
 def _notes(folder: Path) -> Iterator[_Note]:
     for path in sorted((folder / "batches").glob("*.json")):
-        values = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:  # another job has the answers
+            continue
         yield _Note(path, values["asks"], values["request"], values["batch_id"])

@@ -146,6 +146,21 @@ class SpendLimitReached(JudgeError):
     """The next request could pass the limit in money or tokens."""
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[BinaryIO]:
+    """A file, made where there is none, locked against other jobs until it is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise JudgeError(
+                f"{path} cannot be locked ({error}), and without that jobs could pass the spend limit together: put data_dir on a file"
+                " system that has locks (flock)"
+            ) from error
+        yield file
+
+
 class Budget:
     """The limits of a section of the settings, checked against the ledger in an experiment's data folder."""
 
@@ -217,18 +232,17 @@ class Budget:
     @contextmanager
     def _locked(self) -> Iterator[BinaryIO]:
         """The ledger, locked against other jobs and read to its end."""
-        self._ledger.parent.mkdir(parents=True, exist_ok=True)
-        with self._ledger.open("a+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
-            except OSError as error:
-                raise JudgeError(
-                    f"{self._ledger} cannot be locked ({error}), and without that jobs could pass the spend limit together: put data_dir"
-                    " on a file system that has locks (flock)"
-                ) from error
+        with locked(self._ledger) as file:
             self._read(file)
-            if file.seek(0, os.SEEK_END) > self._read_to:  # a line without its end: its writer was killed before it sent the request
-                file.truncate(self._read_to)
+            file.seek(self._read_to)
+            if rest := file.read():  # a line without its end
+                try:
+                    _Line.model_validate_json(rest)
+                except ValidationError:  # its writer was killed before it sent the request
+                    file.truncate(self._read_to)
+                else:  # an editor took the end
+                    file.write(b"\n")
+                    self._count(rest + b"\n")
             yield file
 
     def _read(self, file: BinaryIO) -> None:

@@ -28,6 +28,7 @@ from saesteer.rating.sheet import ASPECTS, RATINGS, rated_texts
 from saesteer.run import Run
 from saesteer.settings import SettingsError
 from saesteer.sources.encoding import json_of
+from saesteer.steps.step import is_step
 
 SCHEMA = pl.Schema(
     {
@@ -71,18 +72,21 @@ def stored_ratings(judge_folder: Path) -> dict[str, pl.DataFrame]:
     """Judge (its settings and files, in words) -> its JUDGEMENTS rows among all parts of a judge step, with digests of text and concept."""
     judges: dict[str, Mapping[str, Any]] = {}
     rated: dict[str, list[pl.DataFrame]] = {}
-    for path in sorted(judge_folder.glob("*/fingerprint.json")):
-        fingerprint = json.loads(path.read_text(encoding="utf-8"))
+    fingerprints = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(judge_folder.glob("*/fingerprint.json"))}
+    # The newest version of a judge comes first: versions are only ever raised.
+    for path, fingerprint in sorted(fingerprints.items(), key=lambda one: -sum(one[1]["algorithm_versions"].values())):
         parts = [part for layer in sorted(path.parent.glob("layer_*")) for part in sound_parts(layer)]
         digests = {column: pl.col(MEASURED_ON).str.extract(rf"{step}:(\w+)").fill_null("") for column, step in _MEASURED.items()}
         rows = [pl.read_parquet(part).with_columns(**digests).drop(MEASURED_ON) for part in parts]
         if rows:
-            digest = value_digest([fingerprint["settings"], fingerprint["inputs"]])
-            judges[digest] = fingerprint
+            files = {name: value for name, value in fingerprint["inputs"].items() if not is_step(name)}  # steps' differ by layer
+            digest = value_digest([fingerprint["settings"], files])
+            judges[digest] = {"settings": fingerprint["settings"], "files": files}
             rated.setdefault(digest, []).extend(rows)
     names = _names(judges)
     return {
-        names[digest]: pl.concat(rows).unique([*TEXT_KEYS, *_MEASURED], keep="first", maintain_order=True) for digest, rows in rated.items()
+        names[digest]: pl.concat(rows, how="diagonal").unique([*TEXT_KEYS, *_MEASURED], keep="first", maintain_order=True)
+        for digest, rows in rated.items()
     }
 
 
@@ -91,7 +95,7 @@ def _names(judges: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     short = {digest: _in_words(judge["settings"], SHOWN) for digest, judge in judges.items()}
     n_of_name = Counter(short.values())
     return {
-        digest: name if n_of_name[name] == 1 else _in_words(judges[digest]["settings"] | judges[digest]["inputs"], None)
+        digest: name if n_of_name[name] == 1 else _in_words(judges[digest]["settings"] | judges[digest]["files"], None)
         for digest, name in short.items()
     }
 

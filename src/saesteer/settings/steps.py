@@ -220,7 +220,7 @@ class Endpoint(AnswerSettings):
     max_tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """Name by which max_tokens is sent; OpenAI's o-series and gpt-5 know the second only, and spend part of it on thoughts."""
     concurrency: Annotated[int, Field(gt=0)] = 8
-    """Requests under way at once."""
+    """Requests of a job under way at once."""
     batch: bool = False
     """Use the endpoint's batch API (cheaper, slower) where it has one."""
     usd_per_million_input_tokens: Annotated[float, Field(ge=0)] = 0.0

@@ -56,4 +56,4 @@ def dvc(folder: Path, *arguments: str) -> bool:
 def set_up_merging(folder: Path) -> None:
     """Tell this clone's git how to merge *.dvc files (.gitattributes names the driver; what it runs is each clone's own setting)."""
     git(folder, "config", "merge.saesteer.name", "union of DVC folders")
-    git(folder, "config", "merge.saesteer.driver", f'"{sys.executable}" -P -m saesteer merge-versions %A %B')
+    git(folder, "config", "merge.saesteer.driver", f'"{sys.executable}" -P -m saesteer merge-versions %A %B %P')

@@ -10,9 +10,11 @@ It is read and written through DVC's own Python interface, which is not a public
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -227,34 +229,44 @@ def md5(path: Path) -> str:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def merge_versions(ours: Path, theirs: Path) -> None:
-    """Write the union of two .dvc files' folders into `ours`; of two versions of a single file, ours stays.
+def merge_versions(ours: Path, theirs: Path, merged_as: Path) -> None:
+    """Write the union of two .dvc files' folders into `ours`; of two versions of a single file, ours stays. `merged_as` is the place of the
+    result in the repository of git, at whose top all paths begin.
 
     Parts are named by their content, so the union of both listings is right. Manifests, tables and figures may differ: ours are taken, and
     since they disagree with the merged configuration, Snakemake makes them again without computing a row. DVC's own driver stops at such
     files, and needs the other branch's listing in the local cache; this one fetches it.
     """
-    with repository(Path()) as repo:
-        file = load_file(repo, str(ours), verify=False)
-        stage = file.stage
-        out, other = stage.outs[0], load_file(repo, str(theirs), verify=False).stage.outs[0]
-        if not (out.is_dir_checksum and other.is_dir_checksum):
-            return
-        folder = Path(out.fspath)
-        mine, yours = (files_of(repo, folder, branch.hash_info.value) for branch in (out, other))
-        if mine is None or yours is None:
-            raise SharingError(
-                f"{out.def_path}: neither DVC's cache nor the remote has the {'other' if mine else 'own'} branch's listing of it:"
-                " `git merge --abort`, have that branch pushed (`make push`), merge again"
-            )
-        merged = Tree()
-        for path, digest in (yours | mine).items():
-            merged.add(path.relative_to(folder).parts, None, HashInfo("md5", digest))
-        merged.digest()
-        out.cache.add(merged.path, merged.fs, merged.oid)
-        # Where the remote has both listings it has both branches' files, and the merged listing may go there too, so that a pull finds it.
-        remote = repo.cloud.get_remote_odb(None, "push")
-        if all(remote.exists(branch.hash_info.value) for branch in (out, other)):
-            remote.add(merged.path, merged.fs, merged.oid)
-        out.hash_info, out.meta, out.files = merged.hash_info, Meta(nfiles=len(merged)), None
-        file.dump(stage)
+    top = Path().resolve()
+    project = next((folder for folder in (top / merged_as).parents if (folder / ".dvc").is_dir()), top)
+    # DVC reads .dvc files below its own folder only, and git gives ours and theirs at the top.
+    with repository(project) as repo, TemporaryDirectory(prefix=".merge-", dir=project) as scratch:
+        mine, yours = (shutil.copyfile(path, Path(scratch, f"{name}.dvc")) for name, path in (("ours", ours), ("theirs", theirs)))
+        _write_union(repo, mine, yours)
+        shutil.copyfile(mine, ours)
+
+
+def _write_union(repo: Repo, ours: Path, theirs: Path) -> None:
+    file = load_file(repo, str(ours), verify=False)
+    stage = file.stage
+    out, other = stage.outs[0], load_file(repo, str(theirs), verify=False).stage.outs[0]
+    if not (out.is_dir_checksum and other.is_dir_checksum):
+        return
+    folder = Path(out.fspath)
+    mine, yours = (files_of(repo, folder, branch.hash_info.value) for branch in (out, other))
+    if mine is None or yours is None:
+        raise SharingError(
+            f"{out.def_path}: neither DVC's cache nor the remote has the {'other' if mine else 'own'} branch's listing of it:"
+            " `git merge --abort`, have that branch pushed (`make push`), merge again"
+        )
+    merged = Tree()
+    for path, digest in (yours | mine).items():
+        merged.add(path.relative_to(folder).parts, None, HashInfo("md5", digest))
+    merged.digest()
+    out.cache.add(merged.path, merged.fs, merged.oid)
+    # Where the remote has both listings it has both branches' files, and the merged listing may go there too, so that a pull finds it.
+    remote = repo.cloud.get_remote_odb(None, "push")
+    if all(remote.exists(branch.hash_info.value) for branch in (out, other)):
+        remote.add(merged.path, merged.fs, merged.oid)
+    out.hash_info, out.meta, out.files = merged.hash_info, Meta(nfiles=len(merged)), None
+    file.dump(stage)

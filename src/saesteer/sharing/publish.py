@@ -15,9 +15,10 @@ from dvc_data.hashfile.transfer import transfer
 
 from saesteer.core.files import file_digest
 from saesteer.core.store import mixed_versions
+from saesteer.settings.base import DOWNLOADS
 from saesteer.sharing.commands import SharingError, dvc, git, git_top, set_up_merging
 from saesteer.sharing.dvc_metadata import remove_broken_lock, repository
-from saesteer.sharing.provenance import FOLDER, SHARED, Statement, faults, is_manifest, is_result, write_statements
+from saesteer.sharing.provenance import FOLDER, SHARED, Statement, faults, is_manifest, is_result, read_statements, write_statements
 from saesteer.sharing.snakemake_metadata import read_record
 
 SOURCES = ("Snakefile", "rules", "scripts", "src", "config", "envs", "data/world", "data/public")
@@ -68,17 +69,24 @@ def push(folder: Path, configuration: list[str], settings: Sequence[Path] = ()) 
         )
     top = git_top(folder)
     ours = [str(path) for path in settings if top and path.exists() and path.resolve().is_relative_to(top)]
-    if changed := git(folder, "status", "--porcelain", "--", *SOURCES, *ours).rstrip():
-        raise SharingError(f"commit these first, since published results belong to a commit of what made them:\n{changed}")
+    _refuse_uncommitted(folder, *SOURCES, *ours)
     tracked = record(folder, configuration)
-    _upload(folder, tracked)
     experiments = sorted({_experiment(str(path)) for path in tracked})
+    stated = [one for experiment in experiments for of_output in read_statements(folder, experiment).values() for one in of_output]
+    read = {name for one in stated for name in one.inputs if top and (folder / name).resolve().is_relative_to(top)}
+    _refuse_uncommitted(folder, *read, untracked="no")  # texts that are in no commit stay here
+    _upload(folder, tracked)
     names = [*(f"{path}.dvc" for path in tracked), *(f"{FOLDER}/{name}" for name in experiments)]
     git(folder, "add", "--", *names)
     if git(folder, "status", "--porcelain", "--", *names).strip():
         git(folder, "commit", "--quiet", "--message", f"Results of {', '.join(experiments)}", "--", *names)
     push_commits(folder)
     return tracked
+
+
+def _refuse_uncommitted(folder: Path, *names: str, untracked: str = "normal") -> None:
+    if changed := git(folder, "--literal-pathspecs", "status", "--porcelain", f"--untracked-files={untracked}", "--", *names).rstrip():
+        raise SharingError(f"commit these first, since published results belong to a commit of what made them:\n{changed}")
 
 
 def push_commits(folder: Path) -> None:
@@ -174,7 +182,7 @@ def _is_complete(folder: Path, tracked: Sequence[Path]) -> bool:
 
 def _is_local(name: str) -> bool:
     """Whether a file says where this machine put what it fetched. Colleagues fetch for themselves; pins say what it was."""
-    return "downloads" in Path(name).parts
+    return Path(name).is_relative_to(Path("data", DOWNLOADS))
 
 
 def _experiment(output: str) -> str:

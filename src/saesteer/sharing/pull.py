@@ -237,9 +237,10 @@ def set_aside(path: Path) -> None:
 
 
 def _at_hand(folder: Path, statement: Statement, outputs: Collection[str]) -> Statement:
-    """The statement without the inputs that nobody published and that are not on this machine: a model or texts that stayed where the
-    results were made. Its job counts as one that read none of them, so it is due, and they are compared, as soon as they are here."""
-    absent = {name for name in statement.inputs if name not in outputs and not (folder / name).exists()}
+    """The statement without the inputs that nobody published and that are not in this folder: a model or texts that stayed where the
+    results were made, or lie on a shared disk. Its job counts as one that read none of them, so it is due, and they are compared, as soon
+    as they are here."""
+    absent = {name for name in statement.inputs if name not in outputs and not ((path := confined(folder, name)) and path.exists())}
     if not absent:
         return statement
     record = {**statement.record, "input": [name for name in statement.record["input"] or [] if name not in absent]}

@@ -11,7 +11,7 @@ from typing import Any
 from saesteer.analysis.best_factor import RULES
 from saesteer.analysis.metrics import MAX_P, MIN_KEPT, MIN_LAYERS, MIN_RATIO
 from saesteer.analysis.selection import CONTROLS
-from saesteer.core.markdown import number, table
+from saesteer.core.markdown import number, table, with_interval
 from saesteer.run import Run
 from saesteer.workflow.outputs import planned_outputs
 
@@ -159,12 +159,6 @@ def finished_words(run: Run) -> Iterator[str]:
 
 def _interval(numbers: _Numbers, name: str) -> str:
     return with_interval(numbers[name], numbers["low"], numbers["high"])
-
-
-def with_interval(value: float | None, low: float | None, high: float | None, digits: int = 2) -> str:
-    """A number, with its interval where it has one: 1.60 [1.19, 2.04]."""
-    ends = "" if low is None or high is None else f" [{number(low, digits)}, {number(high, digits)}]"
-    return number(value, digits) + ends
 
 
 def share(n: int, n_all: int) -> str:

@@ -7,14 +7,13 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.core.markdown import number, table
+from saesteer.core.markdown import number, table, with_interval
 from saesteer.core.texts import RATING_COLUMNS
 from saesteer.methods.compare.means import told_apart
 from saesteer.methods.compare.paper_values import FACTS, PaperValue, Protocol, read_paper_values
 from saesteer.methods.compare.protocol import UNSTEERED, row_of
 from saesteer.settings.methods import HELD_OUT_TEXTS, MethodSettings
 from saesteer.settings.registry import method
-from saesteer.site.headline import with_interval
 
 _Row = dict[str, Any]
 _CHOICES = {

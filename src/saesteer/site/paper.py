@@ -13,10 +13,9 @@ import numpy as np
 import polars as pl
 
 from saesteer.analysis.selection import LAYER_SETS
-from saesteer.core.markdown import table
+from saesteer.core.markdown import table, with_interval
 from saesteer.core.uncertainty import Estimate, Interval, rank_correlation, ratio_interval
 from saesteer.settings import SelectionSettings, Sweep
-from saesteer.site.headline import with_interval
 
 PAPER_FIGURES = Path(__file__).with_name("paper_figures.csv")
 KEPT, REMOVED, HIGH = 0.9, 0.01, 0.5

@@ -2,13 +2,11 @@
 what the encoder puts out, pooled over tokens and normalised. Models with further layers behind that are refused.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from saesteer.core.errors import SettingsError
-from saesteer.core.files import regular_file
+from saesteer.core.files import read_json
 
 MODULES, POOLING, LENGTHS = "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"
 _KNOWN = ("Transformer", "Pooling", "Normalize")
@@ -27,7 +25,7 @@ class TextPooling:
 
 def text_pooling(folder: Path) -> TextPooling:
     """What the folder's files say; refused where they say nothing, or something else than the mean or the first token."""
-    modules, pooling, lengths = (_json(folder / name) for name in (MODULES, POOLING, LENGTHS))
+    modules, pooling, lengths = (read_json(path) if (path := folder / name).exists() else None for name in (MODULES, POOLING, LENGTHS))
     kinds = [str(module.get("type")).rpartition(".")[2] for module in modules or () if isinstance(module, dict)]
     if further := [kind for kind in kinds if kind not in _KNOWN]:
         raise SettingsError(f"{folder / MODULES}: the model has a module {further[0]}: take one that has only {', '.join(_KNOWN)}")
@@ -43,13 +41,3 @@ def text_pooling(folder: Path) -> TextPooling:
             f"{folder / POOLING}: the pooling is {' and '.join(modes) or 'none'}: take a model whose pooling is mean or cls"
         )
     return TextPooling(_MODES[modes[0]], lengths.get("max_seq_length") if isinstance(lengths, dict) else None)
-
-
-def _json(path: Path) -> Any:
-    """A JSON file's value; None where there is no such file."""
-    if not path.exists():
-        return None
-    try:
-        return json.loads(regular_file(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SettingsError(f"{path} is not readable as JSON: {error}") from error

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,28 +93,29 @@ def fetch_model(repo: str, revision: str | None, cache_dir: Path | None) -> Fetc
     return replace(fetched, files=fetched.files | pooling.files)
 
 
-def model_config(repo: str, revision: str | None, cache_dir: Path | None) -> dict[str, Any]:
-    """A model's config.json: its family, width and depth, before anything large is downloaded."""
+def chosen(needed: Sequence[str], optional: Sequence[str], hint: str) -> Choose:
+    """Those needed, and the optional ones that are there; `hint` goes on from what a repository is said to lack."""
 
     def choose(repo: str, listing: Mapping[str, int]) -> list[str]:
-        if "config.json" not in listing:
-            raise HubError(f"{repo} has no config.json: it is no model that transformers can load")
-        return ["config.json"]
+        if missing := [name for name in needed if name not in listing]:
+            raise HubError(f"{repo} has no {missing[0]}{hint}")
+        return [*needed, *(name for name in optional if name in listing)]
 
-    fetched = fetch_files(repo, revision, choose, cache_dir, needed=("config.json",))
+    return choose
+
+
+def model_config(repo: str, revision: str | None, cache_dir: Path | None) -> dict[str, Any]:
+    """A model's config.json: its family, width and depth, before anything large is downloaded."""
+    names = ("config.json",)
+    fetched = fetch_files(repo, revision, chosen(names, (), ": it is no model that transformers can load"), cache_dir, needed=names)
     return dict(json.loads((fetched.folder / "config.json").read_text(encoding="utf-8")))
 
 
 def model_tokenizer(repo: str, revision: str | None, cache_dir: Path | None) -> Path:
     """Folder with a model's tokenizer and settings, without its weights."""
-    names = ("config.json", "tokenizer.json", "tokenizer_config.json")
-
-    def choose(repo: str, listing: Mapping[str, int]) -> list[str]:
-        if missing := [name for name in names[:2] if name not in listing]:
-            raise HubError(f"{repo} has no {missing[0]}: choose a repository with one")
-        return [name for name in names if name in listing]
-
-    return fetch_files(repo, revision, choose, cache_dir, needed=names[:2]).folder
+    names = ("config.json", "tokenizer.json")
+    choose = chosen(names, ("tokenizer_config.json",), ": choose a repository with one")
+    return fetch_files(repo, revision, choose, cache_dir, needed=names).folder
 
 
 def repo_size(repo: str, revision: str | None) -> int:

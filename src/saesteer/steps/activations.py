@@ -36,7 +36,7 @@ def step(experiment: Experiment) -> Step | None:
 
 def _texts(layer: int) -> list[Axis]:
     """Every text of the corpus."""
-    return [Axis(("text_id",), lambda run: pl.DataFrame({"text_id": text_ids(run.file("texts"))}), None)]
+    return [Axis(("text_id",), lambda run: pl.DataFrame({"text_id": text_ids(run.file("texts"))}), None, lambda run: run.file("texts"))]
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:

@@ -64,7 +64,7 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         return
     examples = run.rows(MAX_ACTIVATING_EXAMPLES, layers_of(missing)).join(missing, on=["layer", "feature"], how="semi")
     if isinstance(concepts, TopicConcepts):
-        topics = pl.read_parquet(run.file("texts"), columns=["token_topics"])
+        topics = pl.read_parquet(run.pinned_file("texts"), columns=["token_topics"])
         texts = topics.with_columns(text_id=pl.Series(text_ids(run.file("texts"))))
         rows = clear_concepts(examples, texts, run.topics(), MIN_SHARE)
     elif isinstance(concepts, GivenConcept):

@@ -136,7 +136,7 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     experiment, settings, lm = run.comparison, run.comparison.methods, run.model()
     neutral = [plain_token_ids(lm, text) for text in effect_prompts(settings) if text]
     prompts = run.summary(STEERING_PROMPTS) if settings.prompt_writer else pl.DataFrame(schema=STEERING_PROMPTS.schema)
-    vectors = read_vectors(run.file("vectors"), experiment.saes.d_model) if settings.vectors else {}
+    vectors = read_vectors(run.pinned_file("vectors"), experiment.saes.d_model) if settings.vectors else {}
     training = Training(recipes_of(experiment.model.name), settings.learning_rates, HELD_OUT_TEXTS)
     n_prefix = n_prefix_tokens(lm) if settings.training_tokens == "all" else None
     has_effects = effects.step(experiment) is not None

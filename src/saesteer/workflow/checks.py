@@ -1,6 +1,5 @@
 """What can be known about an experiment's files before any job starts: refused here, not after an hour of computing."""
 
-import json
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
@@ -10,7 +9,7 @@ from typing import Any
 import polars as pl
 from safetensors import safe_open
 
-from saesteer.core.files import regular_file, safetensors_fault
+from saesteer.core.files import read_json, regular_file, safetensors_fault
 from saesteer.core.tokens import load_tokens
 from saesteer.settings import (
     Comparison,
@@ -252,10 +251,7 @@ def check_tokens(experiment: Experiment, model: Path) -> float | None:
 
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON file of a model or an SAE."""
-    try:
-        values = json.loads(regular_file(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SettingsError(f"{path} is not readable as JSON: {error}") from error
+    values = read_json(path)
     if not isinstance(values, dict):
         raise SettingsError(f"{path} holds no JSON object, which a configuration is")
     return values
