@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import json
 import socket
 import threading
@@ -21,6 +22,9 @@ from saesteer.serve.model import Model
 from saesteer.serve.scheduler import Scheduler, TextProgress, TextRequest
 from saesteer.serve.server import application, server_of
 
+get, post = (functools.partial(send, timeout=60) for send in (httpx.get, httpx.post))
+"""Requests that also a busy machine answers in time."""
+
 
 @dataclass(frozen=True)
 class Served:
@@ -30,7 +34,7 @@ class Served:
 
     def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         headers = {"Content-Type": "application/json", **headers}
-        return httpx.post(f"{self.address}{path}", content=json.dumps(body), headers=headers, timeout=60)
+        return post(f"{self.address}{path}", content=json.dumps(body), headers=headers)
 
     def raw(self, data: bytes) -> socket.socket:
         """A connection on which these bytes have been sent."""

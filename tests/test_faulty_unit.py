@@ -10,14 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import polars as pl
 import pytest
 import test_invariance
 import torch
 from engine_models import rows_of_grid, shipped_sae, tiny_model, tiny_sae
 from safetensors.torch import load_file, save_file
-from served import serving
+from served import post, serving
 from test_evaluation import comparison, finished_fits  # noqa: F401
 from test_every_method import BRIEF, fit, given
 from test_generate import prefixes_of, swept
@@ -115,8 +114,8 @@ def test_the_row_is_named() -> None:
 
 def test_a_server_says_why_there_is_no_text(comparison: Run, tmp_path: Path) -> None:
     with serving(comparison, page_in(tmp_path), {6: shipped_sae(6)}) as server, faulty_from(0):
-        answer = httpx.post(f"{server.address}/v1/completions", json={"prompt": PROMPT, "steering": MEDICINE, "max_tokens": 3})
-        following = httpx.post(f"{server.address}/api/next", json={"prompt": PROMPT, "steering": MEDICINE, "layer": 6, "feature": 548})
+        answer = post(f"{server.address}/v1/completions", json={"prompt": PROMPT, "steering": MEDICINE, "max_tokens": 3})
+        following = post(f"{server.address}/api/next", json={"prompt": PROMPT, "steering": MEDICINE, "layer": 6, "feature": 548})
     assert BAD in answer.text
     assert BAD in following.text
     assert "NaN" not in answer.text + following.text

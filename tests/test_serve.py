@@ -22,7 +22,7 @@ import pytest
 import torch
 from engine_models import shipped_model, shipped_sae
 from oracles.plain_hooks import at_hook_point
-from served import Served, serving
+from served import Served, get, serving
 from test_evaluation import NAME, comparison, finished_fits  # noqa: F401
 from workflow_folder import BIN, Folder
 
@@ -251,7 +251,7 @@ def test_no_file_outside_the_report_is_served(comparison: Run, tmp_path: Path) -
     climbing = ("/../pyproject.toml", "/%2e%2e/pyproject.toml", "//etc/passwd", "/..%2fpyproject.toml", "/figures/../../pyproject.toml")
     of_data = ("/data/../../x.json", "/data/%00.json", f"/data/{'x/' * 3000}x.json", f"/data/{'x' * 300}.json", "/data/index.js")
     with serving(comparison, page_in(tmp_path), {LAYER: shipped_sae(LAYER)}) as served:
-        assert httpx.get(served.address).text == "<title>report</title>"
+        assert get(served.address).text == "<title>report</title>"
         for path in (*climbing, *of_data, "/notes.txt", "/files/../notes.txt", f"/figures/{'x/' * 3000}"):
             with served.raw(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()) as raw:
                 assert b" 404 " in raw.recv(64), path
@@ -259,11 +259,11 @@ def test_no_file_outside_the_report_is_served(comparison: Run, tmp_path: Path) -
 
 def test_a_server_that_others_reach_wants_its_token(with_token: Served) -> None:
     address, asked = with_token.address, {"prompt": PROMPT, "max_tokens": 1}
-    assert httpx.get(address).status_code == 401
-    assert httpx.get(address, params={"token": "wrong"}).status_code == 401
+    assert get(address).status_code == 401
+    assert get(address, params={"token": "wrong"}).status_code == 401
     assert with_token.post("/v1/completions", asked).status_code == 401
     assert with_token.post("/v1/completions", asked, Authorization="Bearer secret").status_code == 200
-    with httpx.Client(base_url=address) as browser:
+    with httpx.Client(base_url=address, timeout=60) as browser:
         opened = browser.get("/", params={"token": "secret"})
         assert "location.replace(location.pathname + location.hash)" in opened.text  # the token leaves the address
         assert browser.get("/").text == "<title>report</title>"
@@ -278,7 +278,7 @@ def test_a_client_that_goes_away_ends_its_texts(served: Served, monkeypatch: pyt
     jobs: list[scheduling.Job] = []
     submit = served.scheduler.submit
     monkeypatch.setattr(served.scheduler, "submit", lambda *given: jobs.append(submit(*given)) or jobs[-1])
-    with httpx.stream("POST", f"{served.address}/api/steer", json=body) as answer:
+    with httpx.stream("POST", f"{served.address}/api/steer", json=body, timeout=60) as answer:
         next(answer.iter_lines())
     deadline = time.monotonic() + 10
     while not jobs[0].is_cancelled and time.monotonic() < deadline:

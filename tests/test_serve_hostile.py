@@ -13,9 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from served import Served
+from served import Served, get, post
 from test_evaluation import finished_fits  # noqa: F401
 from test_serve import FEATURE, LAYER, MEDICINE, PROMPT, served, serving_fits, with_token  # noqa: F401
 from tokenizer_kinds import KINDS
@@ -115,17 +114,17 @@ def test_what_is_wrong_is_said_in_a_sentence(served: Served, path: str, body: An
 def test_what_a_page_of_another_site_can_send_is_refused(served: Served) -> None:
     body = {"prompt": PROMPT, "steering": MEDICINE}
     assert served.post("/api/steer", body, Host="attacker.example").status_code == 421  # DNS rebinding
-    assert httpx.get(served.address, headers={"Host": "attacker.example"}).status_code == 421
+    assert get(served.address, headers={"Host": "attacker.example"}).status_code == 421
     assert served.post("/api/steer", body, Origin="https://attacker.example").status_code == 403  # CSRF
     assert served.post("/api/steer", body, Origin="null").status_code == 403
-    form = httpx.post(f"{served.address}/api/steer", content=json.dumps(body), headers={"Content-Type": "text/plain"})
+    form = post(f"{served.address}/api/steer", content=json.dumps(body), headers={"Content-Type": "text/plain"})
     assert form.status_code == 415  # what a form can send without asking first
     assert served.post("/api/steer", body, Origin=served.address).status_code == 200
 
 
 def test_what_is_too_large_is_refused(served: Served) -> None:
     assert served.post("/api/steer", {"prompt": "x" * LARGEST_BODY, "steering": {}}).status_code == 413
-    chunks = httpx.post(f"{served.address}/api/steer", content=iter([b"{}"]), headers={"Content-Type": "application/json"})
+    chunks = post(f"{served.address}/api/steer", content=iter([b"{}"]), headers={"Content-Type": "application/json"})
     assert chunks.status_code == 413
 
 
@@ -154,7 +153,7 @@ def test_chunks_beside_a_length_are_refused(served: Served) -> None:
 )
 def test_only_the_servers_own_pages_load_parts_of_it(served: Served, headers: dict[str, str], status: int) -> None:
     for path in ("/", "/v1/models"):
-        assert httpx.get(f"{served.address}{path}", headers=headers).status_code == status
+        assert get(f"{served.address}{path}", headers=headers).status_code == status
 
 
 def test_no_answer_may_be_used_or_framed_by_another_origin(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,17 +163,17 @@ def test_no_answer_may_be_used_or_framed_by_another_origin(served: Served, monke
         raise ZeroDivisionError
 
     answers = [
-        (200, httpx.get(served.address)),
-        (200, httpx.post(f"{served.address}/v1/completions", json=COMPLETION)),
-        (200, httpx.post(f"{served.address}/v1/completions", json=COMPLETION | {"stream": True})),
-        (400, httpx.post(f"{served.address}/v1/completions", json={})),
-        (403, httpx.post(f"{served.address}/v1/completions", headers={"Origin": "null"}, json=COMPLETION)),
-        (404, httpx.get(f"{served.address}/nothing")),
+        (200, get(served.address)),
+        (200, post(f"{served.address}/v1/completions", json=COMPLETION)),
+        (200, post(f"{served.address}/v1/completions", json=COMPLETION | {"stream": True})),
+        (400, post(f"{served.address}/v1/completions", json={})),
+        (403, post(f"{served.address}/v1/completions", headers={"Origin": "null"}, json=COMPLETION)),
+        (404, get(f"{served.address}/nothing")),
         (405, served.post("/v1/models", {})),
-        (421, httpx.get(served.address, headers={"Host": "attacker.example"})),
+        (421, get(served.address, headers={"Host": "attacker.example"})),
     ]
     monkeypatch.setattr(served.scheduler, "submit", fail)
-    answers.append((500, httpx.post(f"{served.address}/v1/completions", json=COMPLETION)))
+    answers.append((500, post(f"{served.address}/v1/completions", json=COMPLETION)))
     for status, answer in answers:
         said = {name: answer.headers.get(name) for name in ("cross-origin-resource-policy", "x-content-type-options")}
         assert (answer.status_code, said) == (status, {"cross-origin-resource-policy": "same-origin", "x-content-type-options": "nosniff"})
@@ -183,7 +182,7 @@ def test_no_answer_may_be_used_or_framed_by_another_origin(served: Served, monke
 
 @pytest.mark.parametrize("name", ["[", "[::1", "]", "127.0.0.1:x:y"])
 def test_names_that_are_none_are_refused(served: Served, name: str) -> None:
-    assert httpx.get(served.address, headers={"Host": name}).status_code in (400, 421)
+    assert get(served.address, headers={"Host": name}).status_code in (400, 421)
     for origin in (f"http://{name}", "http://127.0.0.1:1"):
         assert served.post("/v1/completions", COMPLETION, Origin=origin).status_code == 403
 
@@ -192,7 +191,7 @@ def test_names_that_are_none_are_refused(served: Served, name: str) -> None:
 def test_a_server_with_a_token_has_any_name(with_token: Served, name: str) -> None:
     """Whoever listens on every address cannot know its names. A page that gives itself this address (DNS rebinding) has no token."""
     host = f"{name}:8765"
-    opened = httpx.get(with_token.address, params={"token": "secret"}, headers={"Host": host})
+    opened = get(with_token.address, params={"token": "secret"}, headers={"Host": host})
     assert (opened.status_code, "refresh" in opened.headers, "location" in opened.headers) == (200, False, False)
     assert {"httponly", "samesite=strict"} <= {part.strip().lower() for part in opened.headers["set-cookie"].split(";")}
     cookie = opened.headers["set-cookie"].partition(";")[0]
