@@ -88,8 +88,9 @@ class BatchAsker(OfEndpoint):
                 book.refresh()  # after that: a note goes when its answers are on disk
                 left = [ask for ask in asks if ask.key not in book]
                 notes = await self._under_way(client, [note for note in notes if note.identities.keys() & set(map(_custom_id, left))])
-                if left and not notes and (request := self._reserved(affordable := self._affordable(left), len(left))):
-                    notes = [await self._sent(client, book, affordable, request, exchange.parameters)]
+                if left and not notes:
+                    affordable, request = self._reserved(left)
+                    notes = [await self._sent(client, book, affordable, request, exchange.parameters)] if request else []
             for note in notes:
                 await self._collect(client, note, by_id, book, exchange)
         exchange.close()
@@ -105,15 +106,9 @@ class BatchAsker(OfEndpoint):
                 note.path.unlink(missing_ok=True)
         return under_way
 
-    def _reserved(self, asks: Sequence[Ask], n_unanswered: int) -> str | None:
-        """The name of a request for a batch in the ledger; None where another job has reserved since."""
-        self.budget.n_left = n_unanswered
-        if len(asks) < min(n_unanswered, self.fewest):
-            raise self.budget.limit_reached()
-        return self.budget.reserve(sum((most(self.settings, ask.messages) for ask in asks), Spend()))
-
-    def _affordable(self, asks: Sequence[Ask]) -> list[Ask]:
-        """As many questions as the limits allow even if each costs the most it can."""
+    def _reserved(self, asks: Sequence[Ask]) -> tuple[list[Ask], str | None]:
+        """As many questions as the limits allow even if each costs the most it can, and the name of their request in the ledger; None where
+        another job has reserved since."""
         chosen: list[Ask] = []
         worst = Spend()
         for ask in asks[: self.questions_at_once]:
@@ -122,7 +117,10 @@ class BatchAsker(OfEndpoint):
                 break
             chosen.append(ask)
             worst = more
-        return chosen
+        self.budget.n_left = len(asks)
+        if len(chosen) < min(len(asks), self.fewest):
+            raise self.budget.limit_reached()
+        return chosen, self.budget.reserve(worst)
 
     async def _listed_id(self, client: "AsyncOpenAI", note: _Note) -> str | None:
         """The id of a batch that was made by a run that did not live to know it."""
